@@ -1,0 +1,29 @@
+"""Can a classifier still improve on some classes without losing on any other? Find out, and do it."""
+
+from lightning_pareto.influence import BatchError, ClassificationTask, InfluenceMatrix, Shard, estimate_influence
+from lightning_pareto.integration import ParetoCallback, ReweightedDataModule, reweighted_dataloader
+from lightning_pareto.linprog import InfeasibleError, LinearProgramError
+from lightning_pareto.pareto import ParetoVerdict, check_pareto
+from lightning_pareto.report import ClasswiseComparison, plot_comparison
+from lightning_pareto.reweighting import SampleWeights, reweight
+from lightning_pareto.sampling import ParetoSampler
+
+__all__ = [
+    "BatchError",
+    "ClassificationTask",
+    "ClasswiseComparison",
+    "InfeasibleError",
+    "InfluenceMatrix",
+    "LinearProgramError",
+    "ParetoCallback",
+    "ParetoSampler",
+    "ParetoVerdict",
+    "ReweightedDataModule",
+    "SampleWeights",
+    "Shard",
+    "check_pareto",
+    "estimate_influence",
+    "plot_comparison",
+    "reweight",
+    "reweighted_dataloader",
+]

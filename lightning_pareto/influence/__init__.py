@@ -1,0 +1,8 @@
+"""Class-wise influence: dataloaders and a model in, an (N, K) matrix out."""
+
+from lightning_pareto.influence.estimate import estimate_influence
+from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.influence.sharding import Shard
+from lightning_pareto.influence.task import BatchError, ClassificationTask
+
+__all__ = ["BatchError", "ClassificationTask", "InfluenceMatrix", "Shard", "estimate_influence"]

@@ -1,0 +1,102 @@
+"""Categories of the validation set, and their split into folds for cross-fitting."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_pareto.influence.measures import Measure, logit_gradient
+from lightning_pareto.influence.passes import GradientPass
+
+Categories = Callable[[Any], Tensor]
+"""Function of a validation batch returning each sample's category, integers in [0, K), (B,)."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Every validation sample in one cell: its fold and its category.
+
+    Attributes:
+        cell: fold · K + category of every validation sample, (M,).
+        support: number of samples in every cell, (F, K).
+        names: the K names.
+    """
+
+    cell: Tensor
+    support: Tensor
+    names: tuple[str, ...]
+
+
+def scan(
+    validation: GradientPass,
+    measure: Measure,
+    categories: Categories | None,
+    class_names: Sequence[str] | None,
+    folds: int,
+    seed: int,
+) -> Cells:
+    """Read the category of every validation sample and deal each category's samples out to the folds.
+
+    One forward pass, which also finds unreadable batches, labels out of range and non-finite losses before the long
+    passes begin.
+
+    Args:
+        validation: the validation pass.
+        measure: the per-sample measure, checked to be finite.
+        categories: function of a batch; the labels by default.
+        class_names: K names; by default as many as there are logits (labels) or categories seen, numbered.
+        folds: number of folds F. Each category is spread over them as evenly as its size allows.
+        seed: of the deal.
+
+    Raises:
+        ValueError: if a category is out of range.
+    """
+    found = torch.zeros(validation.size, dtype=torch.int64)
+    classes = 0
+    with validation.shard.agreement("validation scan"):
+        for indices, batch, forward in validation("validation scan"):
+            logit_gradient(measure, forward.logits, forward.targets)
+            read = forward.targets if categories is None else _read(categories(batch), forward.targets)
+            found[indices] = read.cpu()
+            classes = forward.logits.shape[1] if categories is None else 0
+    found = validation.shard.sum(found)
+    count = len(class_names) if class_names is not None else max(classes, int(found.max()) + 1)
+    names = tuple(map(str, class_names)) if class_names is not None else tuple(map(str, range(count)))
+    if int(found.min()) < 0 or int(found.max()) >= count:
+        raise ValueError(
+            f"validation categories must lie in [0, {count}), found {int(found.min())} to {int(found.max())}: "
+            "give one class name for each category"
+        )
+    cell = _deal(found, folds, seed) * count + found
+    support = torch.bincount(cell, minlength=folds * count).reshape(folds, count)
+    absent = [name for name, samples in zip(names, support.sum(dim=0).tolist(), strict=True) if samples == 0]
+    if absent:
+        warnings.warn(
+            f"no validation samples of {', '.join(absent)}: nothing can be said about them, and the verdict and the "
+            "weights leave them out. Add validation samples of these categories",
+            stacklevel=2,
+        )
+    return Cells(cell, support, names)
+
+
+def _read(categories: Any, targets: Tensor) -> Tensor:
+    if not isinstance(categories, Tensor) or categories.shape != targets.shape or categories.is_floating_point():
+        raise ValueError(
+            f"categories(batch) must return an integer tensor of shape {tuple(targets.shape)}, found {categories!r:.80}"
+        )
+    return categories
+
+
+def _deal(categories: Tensor, folds: int, seed: int) -> Tensor:
+    """Fold of every sample: within each category a random order, dealt out one by one, (M,)."""
+    generator = torch.Generator().manual_seed(seed)
+    fold = torch.zeros_like(categories)
+    for category in categories.unique():
+        members = (categories == category).nonzero().squeeze(1)
+        start = int(torch.randint(folds, (1,), generator=generator))
+        order = torch.randperm(len(members), generator=generator)
+        fold[members] = (order + start) % folds
+    return fold

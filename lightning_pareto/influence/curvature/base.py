@@ -1,0 +1,22 @@
+"""The interface of a curvature approximation."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from lightning_pareto.influence.layers import Layer
+
+Directions = dict[Layer, Tensor]
+"""For every covered layer, D directions in its parameters, (D, R, O, I)."""
+
+
+class CurvatureError(ArithmeticError):
+    """A curvature could not be computed or inverted."""
+
+
+class Curvature(ABC):
+    """A positive definite approximation H + λI of the curvature of the mean training loss."""
+
+    @abstractmethod
+    def solve(self, directions: Directions) -> Directions:
+        """Return (H + λI)⁻¹ applied to each of the D directions, in the same shapes."""

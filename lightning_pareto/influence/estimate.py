@@ -1,0 +1,173 @@
+"""The influence of every training sample on every category, in one pass for all categories."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_pareto.influence.categories import Categories, Cells, scan
+from lightning_pareto.influence.curvature import fit_curvature
+from lightning_pareto.influence.directions import category_gradients, score
+from lightning_pareto.influence.gradients import GradientProbe
+from lightning_pareto.influence.layers import Coverage, cover
+from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.influence.measures import MeasureName, get_measure
+from lightning_pareto.influence.passes import GradientPass, Progress, silent
+from lightning_pareto.influence.sharding import Shard
+from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.loaders import check_map_style
+
+CurvatureName = Literal["ekfac", "gauss_newton", "identity"]
+
+
+@dataclass(frozen=True)
+class InfluenceOptions:
+    """The options of :func:`estimate_influence` that change its numbers; kept in the result's metadata.
+
+    Attributes:
+        curvature: how H is approximated.
+        measure: what is measured on the validation set.
+        damping: λ as a share of the mean eigenvalue (of each layer, for EK-FAC).
+        folds: number of parts of the validation set for cross-fitting.
+        seed: of the Fisher labels and of the folds.
+    """
+
+    curvature: CurvatureName = "ekfac"
+    measure: MeasureName = "loss"
+    damping: float = 0.1
+    folds: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        get_measure(self.measure, lambda logits, targets: logits[:, 0] + targets)
+        if not self.damping > 0:
+            raise ValueError(f"damping must be > 0 (a share of the mean eigenvalue), found {self.damping}")
+        if self.folds < 1:
+            raise ValueError(f"folds must be at least 1, found {self.folds}")
+
+
+def estimate_influence(
+    module: nn.Module,
+    train_dataloader: "DataLoader[Any]",
+    val_dataloader: "DataLoader[Any]",
+    *,
+    task: ClassificationTask | None = None,
+    curvature: CurvatureName = "ekfac",
+    measure: MeasureName = "loss",
+    damping: float = 0.1,
+    categories: Categories | None = None,
+    class_names: Sequence[str] | None = None,
+    folds: int = 8,
+    seed: int = 0,
+    shard: Shard | None = None,
+    transfer: Callable[[Any], Any] | None = None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    progress: Progress = silent,
+) -> InfluenceMatrix:
+    r"""Estimate the influence of every training sample on every category of the validation set.
+
+    ``P[i, k] = v_kᵀ (H + λI)⁻¹ ∇ℓ_i`` with v_k the mean gradient of the validation measure over category k. Only the
+    K (times folds) directions ``(H + λI)⁻¹ v_k`` are solved for, so that one pass over the training set gives the whole
+    matrix. EK-FAC takes two passes more, for the factors and their eigenvalues.
+
+    The model is read in evaluation mode, each submodule's mode is put back, and no ``.grad`` is touched. Samples are
+    read in index order whatever the loaders shuffle or drop. A random transform in the dataset makes the scores those
+    of one random draw: give loaders without augmentation.
+
+    Memory: the directions take K · folds times the covered parameters, the result N · K · folds numbers.
+
+    Args:
+        module: the trained model, on its device.
+        train_dataloader: over the map-style training dataset.
+        val_dataloader: over the map-style validation dataset.
+        task: how to read a batch; the default serves ``(x, y)`` and ``labels`` dict batches.
+        curvature: ``"ekfac"`` for any size, ``"gauss_newton"`` exact for up to 5,000 parameters, ``"identity"`` for
+            plain gradient dot products.
+        measure: ``"loss"`` or ``"soft_error"`` (one minus the probability of the true class).
+        damping: λ as a share of the mean eigenvalue of H, per layer for EK-FAC.
+        categories: function of a validation batch returning (B,) integers; the labels by default.
+        class_names: names of the K categories.
+        folds: parts of the validation set whose scores are kept apart, for cross-fitting the verdict; 1 for none.
+        seed: of the Fisher labels and of the folds.
+        shard: this process's part when several work together.
+        transfer: moves a batch to the device; by default every tensor in it.
+        context: entered around every forward pass, for instance autocast.
+        progress: called with (stage, batches done, batches in all).
+
+    Returns:
+        The influence matrix; positive is beneficial, row i is index i of the training dataset.
+
+    Raises:
+        BatchError: if a batch, its labels or the logits cannot be read.
+        TypeError: if a loader has no indices.
+        ValueError: for an empty dataset, non-finite losses, unknown options, or a module with nothing to cover.
+        CurvatureError: if the curvature or the scores are not finite.
+
+    Source: PARETO-LP-GA (arXiv:2510.03950); EK-FAC influence (Grosse et al. 2023, arXiv:2308.03296).
+    """
+    options = InfluenceOptions(curvature, measure, damping, folds, seed)
+    task = task or ClassificationTask()
+    shard = shard or Shard()
+    _check_sizes(check_map_style(train_dataloader, "train_dataloader"), shard)
+    _check_sizes(check_map_style(val_dataloader, "val_dataloader"), shard)
+    coverage = cover(module)
+    probe = GradientProbe(module, coverage.layers, task, context)
+    device = next(module.parameters()).device
+    with probe.open():
+        train = GradientPass(train_dataloader, probe, shard, device, transfer, progress)
+        validation = GradientPass(val_dataloader, probe, shard, device, transfer, progress)
+        validation_measure = get_measure(measure, task.loss)
+        cells = scan(validation, validation_measure, categories, class_names, folds, seed)
+        fitted = fit_curvature(curvature, train, damping, seed)
+        directions = fitted.solve(category_gradients(validation, validation_measure, cells))
+        scores, labels = score(train, task.loss, directions)
+    return _assemble(scores, labels, cells, _metadata(options, coverage))
+
+
+def _check_sizes(loader: "DataLoader[Any]", shard: Shard) -> None:
+    size = len(loader.dataset)  # type: ignore[arg-type]
+    if size < shard.count:
+        raise ValueError(f"a dataset of {size} samples cannot be shared by {shard.count} processes: use fewer")
+
+
+def _assemble(scores: Tensor, labels: Tensor, cells: Cells, metadata: dict[str, Any]) -> InfluenceMatrix:
+    """Average the folds' scores, each category over its own samples."""
+    folds, count = cells.support.shape
+    by_fold = scores.reshape(-1, folds, count).transpose(0, 1).numpy()  # (F, N, K)
+    support = cells.support.numpy()
+    share = support / np.maximum(support.sum(axis=0), 1)
+    total = np.einsum("fnk,fk->nk", by_fold, share)
+    total[:, support.sum(axis=0) == 0] = np.nan
+    return InfluenceMatrix(
+        total.astype(np.float32),
+        labels.numpy(),
+        cells.names,
+        support=support.sum(axis=0),
+        fold_scores=by_fold if folds > 1 else None,
+        fold_support=support if folds > 1 else None,
+        metadata=metadata,
+    )
+
+
+def _metadata(options: InfluenceOptions, coverage: Coverage) -> dict[str, Any]:
+    if coverage.uncovered:
+        warnings.warn(
+            f"{len(coverage.uncovered)} trainable parameters are not covered by the influence "
+            f"({coverage.covered_share:.1%} of the numbers are): {', '.join(coverage.uncovered[:4])}"
+            f"{', …' if len(coverage.uncovered) > 4 else ''}. Covered are nn.Linear and nn.Conv2d",
+            stacklevel=3,
+        )
+    return {
+        "options": asdict(options),
+        "covered": [layer.name for layer in coverage.layers.values()],
+        "uncovered": list(coverage.uncovered),
+        "covered_share": coverage.covered_share,
+        "versions": {"torch": torch.__version__, "lightning_pareto": version("lightning_pareto")},
+    }

@@ -1,0 +1,130 @@
+"""The influence matrix: the effect of every training sample on every category of the validation set."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lightning_pareto.artifacts import load_artifact, save_artifact
+
+
+@dataclass(frozen=True, eq=False)
+class InfluenceMatrix:
+    """Influence of N training samples on K categories of the validation set.
+
+    ``scores[i, k] = v_kᵀ (H + λI)⁻¹ ∇ℓ_i``, where v_k is the mean gradient of the validation measure over category k.
+    **Positive is beneficial**: raising the weight of sample i lowers the measure (loss or error) on category k. To
+    first order, weights w change the measure of category k by ``−mean_i (w_i − 1) scores[i, k]``.
+
+    It is built by :func:`estimate_influence`, or by hand from another tool's scores. By hand there are no folds, and
+    :func:`check_pareto` then can only make in-sample statements.
+
+    Do not trust single values to more than their order of magnitude: influence is a first-order quantity at one model.
+
+    Args:
+        scores: (N, K) array or tensor, kept as float32. Row i is dataset index i. A category without validation samples
+            is a column of NaN.
+        labels: (N,) integer training labels.
+        class_names: K names of the categories; numbers by default.
+        support: (K,) number of validation samples of each category.
+        fold_scores: (F, N, K) the same scores from F disjoint parts of the validation set, for cross-fitting.
+        fold_support: (F, K) number of validation samples behind each of them.
+        metadata: how it was computed, JSON-serialisable.
+
+    Raises:
+        ValueError: if shapes disagree, or a value is infinite, or NaN in a column that is not NaN throughout.
+
+    Example:
+        >>> influence = InfluenceMatrix([[0.5, -0.1], [-0.2, -0.3]], [0, 1], ["cat", "dog"])
+        >>> influence.total().round(1)
+        array([ 0.4, -0.5])
+    """
+
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    class_names: Sequence[str] | None = None
+    support: npt.NDArray[np.int64] | None = None
+    fold_scores: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    fold_support: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        scores = _array(self.scores, np.float32)
+        if scores.ndim != 2 or 0 in scores.shape:
+            raise ValueError(f"scores must be (N, K) with N, K ≥ 1, found shape {scores.shape}")
+        n, k = scores.shape
+        absent = np.isnan(scores).all(axis=0)
+        if not np.isfinite(scores[:, ~absent]).all():
+            row, column = np.argwhere(~np.isfinite(scores) & ~absent)[0]
+            raise ValueError(f"scores[{row}, {column}] is {scores[row, column]}: every score must be finite")
+        names = tuple(str(i) for i in range(k)) if self.class_names is None else tuple(map(str, self.class_names))
+        if len(names) != k:
+            raise ValueError(f"expected {k} class names, one per column of the scores, found {len(names)}")
+        object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "class_names", names)
+        object.__setattr__(self, "labels", _checked(self.labels, np.int64, (n,), "labels"))
+        if self.support is not None:
+            object.__setattr__(self, "support", _checked(self.support, np.int64, (k,), "support"))
+        if (self.fold_scores is None) != (self.fold_support is None):
+            raise ValueError("fold_scores and fold_support belong together: give both or neither")
+        if self.fold_scores is not None:
+            folds = len(self.fold_scores)
+            object.__setattr__(
+                self, "fold_scores", _checked(self.fold_scores, np.float32, (folds, n, k), "fold_scores")
+            )
+            object.__setattr__(self, "fold_support", _checked(self.fold_support, np.int64, (folds, k), "fold_support"))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The K names of the categories."""
+        assert self.class_names is not None
+        return tuple(self.class_names)
+
+    @property
+    def present(self) -> npt.NDArray[np.bool_]:
+        """Which categories have validation samples, (K,)."""
+        absent: npt.NDArray[np.bool_] = np.isnan(self.scores).all(axis=0)
+        return ~absent
+
+    def total(self) -> npt.NDArray[np.float64]:
+        """Sum of each sample's influence over the categories present, (N,). The lowest are suspected wrong labels."""
+        total: npt.NDArray[np.float64] = np.nansum(self.scores, axis=1, dtype=np.float64)
+        return total
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the matrix to ``path`` (safetensors), whole or not at all."""
+        arrays: dict[str, np.ndarray] = {"scores": self.scores, "labels": self.labels}
+        for name in ("support", "fold_scores", "fold_support"):
+            if getattr(self, name) is not None:
+                arrays[name] = getattr(self, name)
+        return save_artifact(
+            path, "influence", arrays, {"class_names": list(self.names), "metadata": dict(self.metadata)}
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "InfluenceMatrix":
+        """Read a matrix written by :meth:`save`.
+
+        Raises:
+            ArtifactError: if the file is not a whole influence artifact.
+        """
+        arrays, metadata = load_artifact(path, "influence")
+        return cls(**arrays, class_names=metadata["class_names"], metadata=metadata["metadata"])
+
+
+def _array(values: Any, dtype: npt.DTypeLike) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values, dtype=dtype)
+
+
+def _checked(values: Any, dtype: npt.DTypeLike, shape: tuple[int, ...], name: str) -> np.ndarray:
+    array = _array(values, dtype)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, found {array.shape}")
+    return array

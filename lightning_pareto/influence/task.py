@@ -1,0 +1,139 @@
+"""How a batch becomes per-sample logits, targets and losses."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TASK_EXAMPLE = """Describe it with a ClassificationTask:
+
+    from lightning_pareto import ClassificationTask
+
+    task = ClassificationTask(
+        logits=lambda module, batch: module(batch["image"]),  # (B, C)
+        targets=lambda batch: batch["digit"],                 # (B,) integers
+    )
+
+and pass task=task. (Use named functions instead of lambdas with strategy="ddp_spawn".)"""
+
+
+class BatchError(ValueError):
+    """A batch, or what the module makes of it, cannot be read as a classification problem."""
+
+
+def default_logits(module: nn.Module, batch: Any) -> Any:
+    """Call the module as an ``(x, y)`` or a ``labels`` dict batch asks for."""
+    if isinstance(batch, Mapping):
+        return read_logits(module(**{name: value for name, value in batch.items() if name != "labels"}))
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return read_logits(module(batch[0]))
+    raise BatchError(f"cannot read a batch of type {_describe(batch)}.\n{TASK_EXAMPLE}")
+
+
+def read_logits(output: Any) -> Any:
+    """Return a module's output itself, or its ``.logits`` / ``["logits"]``."""
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    return getattr(output, "logits", output)
+
+
+def default_targets(batch: Any) -> Any:
+    """Return ``y`` of an ``(x, y)`` batch or ``labels`` of a dict batch."""
+    if isinstance(batch, Mapping) and "labels" in batch:
+        return batch["labels"]
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[1]
+    raise BatchError(f"cannot find the labels in a batch of type {_describe(batch)}.\n{TASK_EXAMPLE}")
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Per-sample cross-entropy, (B,)."""
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+@dataclass(frozen=True)
+class ClassificationTask:
+    """How a batch becomes per-sample logits, targets and losses.
+
+    The defaults serve ``(x, y)`` batches with logits from the module's ``forward``, and dict batches with ``labels``
+    whose other entries are the keyword arguments of ``forward``, returning logits or an object with ``.logits``.
+
+    Attributes:
+        logits: function of (module, batch) returning logits, (B, C) with C ≥ 2.
+        targets: function of the batch returning integer labels in [0, C), (B,).
+        loss: function of (logits, targets) returning the *training* loss of each sample, (B,). Each value may depend
+            on its own row only. Give yours if you train with label smoothing, class weights or a focal loss.
+
+    Example:
+        >>> import torch
+        >>> task = ClassificationTask(targets=lambda batch: batch["digit"])
+        >>> task.targets({"digit": torch.tensor([3, 1])})
+        tensor([3, 1])
+    """
+
+    logits: Callable[[nn.Module, Any], Any] = default_logits
+    targets: Callable[[Any], Any] = default_targets
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+
+    def read_targets(self, batch: Any) -> Tensor:
+        """Return the labels of a batch, checked to be an integer vector.
+
+        Raises:
+            BatchError: if they are missing, floating or not one per sample.
+        """
+        targets = self.targets(batch)
+        if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
+            raise BatchError(
+                f"expected integer labels of shape (B,), found {_describe(targets)}. "
+                "One-hot labels: targets=lambda batch: batch[1].argmax(dim=1).\n" + TASK_EXAMPLE
+            )
+        return targets
+
+    def read_logits(self, module: nn.Module, batch: Any, targets: Tensor) -> Tensor:
+        """Return the logits of a batch, checked against its targets.
+
+        Raises:
+            BatchError: if they are not (B, C) with C ≥ 2, or a label lies outside [0, C).
+        """
+        try:
+            logits = self.logits(module, batch)
+        except TypeError as error:
+            raise BatchError(f"the module's forward did not take the batch: {error}.\n{TASK_EXAMPLE}") from error
+        return check_logits(logits, targets)
+
+
+def check_logits(logits: Any, targets: Tensor) -> Tensor:
+    """Return ``logits`` if they are (B, C), C ≥ 2, finite, and every target lies in [0, C).
+
+    Raises:
+        BatchError: otherwise.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(targets):
+        raise BatchError(f"expected logits of shape ({len(targets)}, C), found {_describe(logits)}.\n{TASK_EXAMPLE}")
+    if logits.shape[1] < 2:
+        raise BatchError(
+            "expected one logit per class, found a single one. For a binary classifier with one logit z: "
+            "logits=lambda module, batch: torch.nn.functional.pad(module(batch[0]).reshape(-1, 1), (1, 0))"
+        )
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= logits.shape[1]:
+        raise BatchError(
+            f"labels must lie in [0, {logits.shape[1]}), the number of logits; found {low if low < 0 else high}. "
+            "Remove or relabel those samples (ignored labels such as -100 are not samples of a category)"
+        )
+    if not torch.isfinite(logits).all():
+        raise BatchError("the model's outputs are not finite: it diverged, or its inputs contain NaN or infinity")
+    return logits
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} with keys {list(value)}"
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of {len(value)}"
+    return type(value).__name__

@@ -1,0 +1,169 @@
+"""From a trainer that has just fitted a model to influence and verdict."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.utils.data import DataLoader
+
+from lightning_pareto.influence.categories import Categories
+from lightning_pareto.influence.estimate import InfluenceOptions, estimate_influence
+from lightning_pareto.influence.gradients import evaluation_mode
+from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.influence.sharding import Shard
+from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.integration.models import best_checkpoint, weights_of
+from lightning_pareto.integration.progress import progress_bar
+from lightning_pareto.loaders import check_map_style
+from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
+
+
+@dataclass(frozen=True)
+class ParetoData:
+    """Where the samples come from and how they are read; see :class:`ParetoCallback` for the fields."""
+
+    task: ClassificationTask
+    class_names: Sequence[str] | None
+    categories: Categories | None
+    category_names: Sequence[str] | None
+    train_dataloader: Any
+    val_dataloader_idx: int
+
+    def train(self, trainer: pl.Trainer) -> "DataLoader[Any]":
+        """The loader of the training samples.
+
+        Raises:
+            TypeError: if its samples have no index.
+        """
+        return check_map_style(self.train_dataloader or trainer.train_dataloader, "the train dataloader")
+
+    def validation(self, trainer: pl.Trainer) -> "DataLoader[Any]":
+        """The chosen validation loader.
+
+        Raises:
+            ValueError: if there is none.
+            TypeError: if its samples have no index.
+        """
+        loaders = trainer.val_dataloaders
+        if not loaders:
+            raise ValueError(
+                "ParetoCallback needs a validation set: trainer.fit(model, train_dataloader, val_dataloader), or a "
+                "val_dataloader() in the DataModule or LightningModule, and limit_val_batches other than 0"
+            )
+        if isinstance(loaders, dict):
+            loaders = list(loaders.values())
+        if isinstance(loaders, (list, tuple)):
+            if not 0 <= self.val_dataloader_idx < len(loaders):
+                raise ValueError(f"val_dataloader_idx={self.val_dataloader_idx}, but there are {len(loaders)} loaders")
+            loaders = loaders[self.val_dataloader_idx]
+        return check_map_style(loaders, "the validation dataloader")
+
+    def names_of_classes(self, trainer: pl.Trainer) -> Sequence[str] | None:
+        """Class names as given, or those of the dataset."""
+        names = self.class_names
+        if names is None and trainer.train_dataloader is not None:
+            names = getattr(getattr(trainer.train_dataloader, "dataset", None), "classes", None)
+        return names if isinstance(names, (list, tuple)) else None
+
+    def names(self, trainer: pl.Trainer) -> Sequence[str] | None:
+        """Names of the columns of the influence matrix."""
+        return self.names_of_classes(trainer) if self.categories is None else self.category_names
+
+    def check(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Find what would make the analysis fail, on two samples and without a trace in any random state.
+
+        Raises:
+            BatchError: if a batch cannot be read.
+            ValueError: if there is no validation set, a dataset is empty, or the class names do not fit.
+            TypeError: if a loader's samples have no index, or the strategy shards the model.
+        """
+        _check_strategy(trainer)
+        train, validation = self.train(trainer), self.validation(trainer)
+        transfer = _transfer(trainer, module)
+        with isolate_rng(), torch.no_grad(), evaluation_mode(module), trainer.precision_plugin.forward_context():
+            for loader in (train, validation):
+                batch = transfer(_two_samples(loader))
+                logits = self.task.read_logits(module, batch, self.task.read_targets(batch))
+        names = self.names_of_classes(trainer)
+        if names is not None and len(names) != logits.shape[1]:
+            raise ValueError(f"{len(names)} class names for a model with {logits.shape[1]} logits: give one for each")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the callback finds after a fit."""
+
+    influence: InfluenceMatrix
+    verdict: ParetoVerdict
+
+
+def analyse(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: ParetoData,
+    options: InfluenceOptions,
+    budget: float,
+    level: float,
+    checkpoint: str,
+) -> Analysis:
+    """Estimate influence at the chosen weights, all processes together, and reach the verdict.
+
+    Raises:
+        Exception: whatever the estimate raises, on every process.
+    """
+    path = best_checkpoint(trainer) if checkpoint == "best" else None
+    stage = trainer.state.stage
+    trainer.validating = True  # the user's batch hooks must not augment
+    try:
+        with isolate_rng(), weights_of(module, path) as used, progress_bar(trainer) as progress:
+            influence = estimate_influence(
+                module,
+                data.train(trainer),
+                data.validation(trainer),
+                task=data.task,
+                categories=data.categories,
+                class_names=data.names(trainer),
+                shard=Shard(trainer.global_rank, trainer.world_size, module.device),
+                transfer=_transfer(trainer, module),
+                context=trainer.precision_plugin.forward_context,
+                progress=progress,
+                **asdict(options),
+            )
+    finally:
+        trainer.state.stage = stage
+    where = {"checkpoint": "last weights" if used is None else used.name}
+    influence = replace(influence, metadata={**influence.metadata, **where})
+    return Analysis(influence, check_pareto(influence, budget=budget, level=level))
+
+
+def _check_strategy(trainer: pl.Trainer) -> None:
+    if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        raise TypeError(
+            f"ParetoCallback needs the whole model on every device, which {type(trainer.strategy).__name__} does not "
+            'keep: use strategy="ddp" or a single device'
+        )
+
+
+def _transfer(trainer: pl.Trainer, module: pl.LightningModule) -> Callable[[Any], Any]:
+    """Move a batch as the trainer does, with the hooks of the user's DataModule or LightningModule."""
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    owner = datamodule if datamodule and is_overridden("on_before_batch_transfer", datamodule) else module
+
+    def transfer(batch: Any) -> Any:
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = owner.on_before_batch_transfer(batch, 0)
+        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+    return transfer
+
+
+def _two_samples(loader: "DataLoader[Any]") -> Any:
+    dataset = loader.dataset
+    indices = list(range(min(2, len(dataset))))  # type: ignore[arg-type]
+    samples = dataset.__getitems__(indices) if hasattr(dataset, "__getitems__") else [dataset[i] for i in indices]
+    return loader.collate_fn(samples)

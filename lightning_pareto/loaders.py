@@ -1,0 +1,71 @@
+"""The user's DataLoader with another sampler and every other option kept."""
+
+import copy
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
+
+
+def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
+    """Return ``loader`` if each of its samples has an index.
+
+    Args:
+        loader: what the user gave.
+        name: what to call it in the error.
+
+    Raises:
+        TypeError: if it is not a DataLoader over a map-style dataset that batches samples by index.
+        ValueError: if its dataset is empty.
+    """
+    if not isinstance(loader, DataLoader):
+        raise TypeError(
+            f"{name} must be one torch.utils.data.DataLoader, found {type(loader).__name__}. "
+            "With several loaders, name the one whose samples are meant"
+        )
+    dataset = loader.dataset
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise TypeError(
+            f"{name} reads {type(dataset).__name__}, which has no index and no length: influence and weights belong to "
+            "dataset indices. Load it into a map-style dataset (with __getitem__ and __len__) first, for instance "
+            "list(dataset)"
+        )
+    if loader.batch_sampler is None:
+        raise TypeError(
+            f"{name} has automatic batching disabled (batch_size=None), so its dataset's items are not samples. "
+            "Give the loader a batch_size and let the dataset return single samples"
+        )
+    if len(dataset) == 0:
+        raise ValueError(f"{name} has an empty dataset")
+    return loader
+
+
+def with_sampler(
+    loader: "DataLoader[Any]",
+    sampler: Sampler[int],
+    *,
+    drop_last: bool,
+    generator: torch.Generator | None,
+) -> "DataLoader[Any]":
+    """Return a copy of ``loader`` that draws its indices from ``sampler``.
+
+    The copy keeps the class and every other attribute, so that a subclass of DataLoader works whatever its
+    constructor takes: batch size, collate function, workers, pinning, prefetching, timeout.
+
+    Args:
+        loader: a map-style loader.
+        sampler: yields dataset indices.
+        drop_last: whether a last, smaller batch is left out.
+        generator: the copy's generator, from which it seeds its workers.
+    """
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 64
+    twin = copy.copy(loader)
+    twin.__dict__.update(  # DataLoader refuses assignment of these after its construction
+        sampler=sampler,
+        batch_sampler=BatchSampler(sampler, size, drop_last),
+        batch_size=size,
+        drop_last=drop_last,
+        generator=generator,
+        _iterator=None,
+    )
+    return twin

@@ -1,0 +1,66 @@
+"""Admissible weights: take from samples, give back evenly to their own class, keep the mass of every class.
+
+    w_i = 1 − d_i + mean_{j: y_j = y_i} d_j,    0 ≤ d_i ≤ 1,    Σ_i d_i ≤ budget · N
+
+The first-order gain of such weights is linear in d, with the scores centred within each class as its coefficients.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+
+
+def predicted_gain(scores: npt.NDArray[np.floating], weights: Float) -> Float:
+    """First-order drop of the measure of every category, ``mean_i (w_i − 1) P_ik``, (K,); positive is better."""
+    gain: Float = (weights - 1) @ scores.astype(np.float64) / len(scores)
+    return gain
+
+
+def column_scale(scores: npt.NDArray[np.floating]) -> Float:
+    """Mean absolute influence s_k on every category, (K,): the unit of relative gains.
+
+    A column of zeros gets the scale 1, so that its relative gain is 0 and not undefined.
+    """
+    scale = np.abs(scores).mean(axis=0, dtype=np.float64)
+    return np.where(scale > 0, scale, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class AdmissibleSet:
+    """The admissible weights of a training set.
+
+    Attributes:
+        labels: (N,) class of every training sample.
+        budget: largest share of the training mass that may be moved, in [0, 1].
+    """
+
+    labels: npt.NDArray[np.int64]
+    budget: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget <= 1:
+            raise ValueError(f"budget is the share of training mass that may move, in (0, 1], found {self.budget}")
+
+    @property
+    def largest_sum(self) -> float:
+        """Upper bound of Σ d."""
+        return self.budget * len(self.labels)
+
+    def slopes(self, scores: npt.NDArray[np.floating]) -> Float:
+        """N times the gain of every category for a unit of each d_i, (N, K): class mean minus own score."""
+        exact: Float = scores.astype(np.float64)
+        return self._class_means(exact) - exact
+
+    def weights(self, removed: Float) -> Float:
+        """Weights w for removed mass d, (N,)."""
+        return 1 - removed + self._class_means(removed[:, None])[:, 0]
+
+    def _class_means(self, values: Float) -> Float:
+        _, position, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
+        sums = np.zeros((len(counts), values.shape[1]))
+        np.add.at(sums, position, values)
+        means: Float = (sums / counts[:, None])[position]
+        return means

@@ -1,0 +1,58 @@
+"""The paper's own diagnostics: do the influence vectors lie on a trade-off hyperplane?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_pareto.pareto.admissible import Float
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Where each training sample lies.
+
+    Attributes:
+        sign: +1 jointly beneficial (all P_ik > 0), −1 jointly harmful (all P_ik < 0), 0 a trade-off, (N,).
+    """
+
+    sign: npt.NDArray[np.int8]
+
+    @property
+    def beneficial(self) -> float:
+        """Share of jointly beneficial samples."""
+        return float((self.sign > 0).mean())
+
+    @property
+    def harmful(self) -> float:
+        """Share of jointly harmful samples."""
+        return float((self.sign < 0).mean())
+
+    @property
+    def trade_off(self) -> float:
+        """Share of samples that help some categories and harm others."""
+        return float((self.sign == 0).mean())
+
+
+def regions(scores: npt.NDArray[np.floating]) -> Regions:
+    """Sort the samples into the three regions by the signs of their scores, (N, K)."""
+    return Regions(((scores > 0).all(axis=1).astype(np.int8) - (scores < 0).all(axis=1)).astype(np.int8))
+
+
+def explained_variance_ratio(scores: npt.NDArray[np.floating]) -> Float:
+    """Share of variance along each principal axis of the influence vectors, falling, (K,)."""
+    centred = scores.astype(np.float64) - scores.mean(axis=0, dtype=np.float64)
+    variance = np.linalg.eigvalsh(centred.T @ centred)[::-1].clip(min=0)
+    total = variance.sum()
+    return variance / total if total > 0 else variance
+
+
+def hyperplane_distance(scores: npt.NDArray[np.floating]) -> float:
+    """Root mean square share of an influence vector that points along (1, …, 1), in [0, 1].
+
+    0 when every vector lies on the hyperplane Σ_k P_ik = 0, where what one category gains another loses.
+    """
+    scores = scores.astype(np.float64)
+    along = scores.sum(axis=1) ** 2 / scores.shape[1]
+    length = (scores**2).sum()
+    return float(np.sqrt(along.sum() / length)) if length > 0 else 0.0

@@ -1,0 +1,201 @@
+"""The verdict: can every category still gain, and how sure is that?"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.pareto.admissible import AdmissibleSet, Float, column_scale
+from lightning_pareto.pareto.headroom import headroom
+from lightning_pareto.pareto.hyperplane import Regions, explained_variance_ratio, hyperplane_distance, regions
+from lightning_pareto.pareto.significance import cross_fit
+
+Answer = Literal["yes", "no", "not proven"]
+
+
+@dataclass(frozen=True, eq=False)
+class ParetoVerdict:
+    """Whether every category can still gain from reweighting the training data, to first order.
+
+    Gains are relative: in units of each category's mean absolute influence ``scale``. Multiply by ``scale`` for the
+    predicted drop of the measure.
+
+    Do not trust it where the model is far from a minimum of its training loss, or beyond small changes: it is first
+    order at one model. A *yes* says that a small step helps; only a second fit shows what a large one does.
+
+    Attributes:
+        class_names: the K categories.
+        headroom: in-sample h, the largest relative gain that all categories can have at once. Nearly always above zero
+            and proof of nothing alone.
+        held_out_gain: cross-fitted relative gain of each category, (K,); NaN without folds or validation samples.
+        standard_error: of the held-out gain, (K,).
+        p_value: of H0 "some category does not gain"; NaN without folds.
+        prices: trade-off prices λ of the categories, ≥ 0 with sum 1, (K,): the categories that hold the others back.
+        scale: s_k, (K,).
+        explained_variance_ratio: principal axes of the influence vectors, falling, (K,).
+        hyperplane_distance: share of the influence vectors off the plane Σ_k P_ik = 0, in [0, 1].
+        regions: jointly beneficial, jointly harmful and trade-off samples.
+        present: which categories have validation samples and take part, (K,).
+        budget: share of the training mass that may move.
+        level: of the test.
+        min_gain: relative gain below which an improvement is negligible.
+    """
+
+    class_names: tuple[str, ...]
+    headroom: float
+    held_out_gain: Float
+    standard_error: Float
+    p_value: float
+    prices: Float
+    scale: Float
+    explained_variance_ratio: Float = field(repr=False)
+    hyperplane_distance: float
+    regions: Regions = field(repr=False)
+    present: np.ndarray = field(repr=False)
+    budget: float
+    level: float
+    min_gain: float
+
+    @property
+    def improvable(self) -> bool:
+        """Significant, and the least held-out gain is more than negligible."""
+        return bool(self.p_value <= self.level and np.nanmin(self.held_out_gain) > self.min_gain)
+
+    @property
+    def answer(self) -> Answer:
+        """``"yes"``; ``"no"`` if even the optimistic in-sample headroom is negligible; else ``"not proven"``."""
+        if self.improvable:
+            return "yes"
+        return "no" if self.headroom <= self.min_gain else "not proven"
+
+    def __str__(self) -> str:
+        lines = [f"Pareto improvement possible: {self.answer.upper()}", self._reason(), ""]
+        width = max(8, *(len(name) for name in self.class_names))
+        lines.append(f"{'category':<{width}}  held-out gain ± error   price")
+        for k, name in enumerate(self.class_names):
+            if not self.present[k]:
+                lines.append(f"{name:<{width}}  no validation samples")
+                continue
+            gain = f"{self.held_out_gain[k]:+13.3f} ± {self.standard_error[k]:5.3f}"
+            if np.isnan(self.held_out_gain[k]):
+                gain = f"{'unknown':>21}"
+            lines.append(f"{name:<{width}}  {gain}   {self.prices[k]:5.2f}")
+        lines += [
+            "",
+            "Gains: predicted drop of the validation measure, in units of each category's",
+            "mean absolute influence. Price: how much a category holds the others back.",
+            f"Training samples: {self.regions.beneficial:.0%} help every category, {self.regions.harmful:.0%} harm "
+            f"every one, {self.regions.trade_off:.0%} trade off.",
+            f"First principal axis {self.explained_variance_ratio[0]:.2f}; off the trade-off plane "
+            f"{self.hyperplane_distance:.2f}.",
+            "First order at this model: a second fit shows what is really gained.",
+        ]
+        return "\n".join(lines)
+
+    def _reason(self) -> str:
+        if np.isnan(self.p_value):
+            return (
+                f"In-sample headroom {self.headroom:.3f}; without validation folds nothing is proven.\n"
+                "Use estimate_influence(..., folds=8)."
+            )
+        worst = int(np.nanargmin(self.held_out_gain))
+        return (
+            f"Moving at most {self.budget:.0%} of the training mass: headroom {self.headroom:.3f} in sample.\n"
+            f"Held out, the worst category ({self.class_names[worst]}) gains {self.held_out_gain[worst]:+.3f}; "
+            f"p = {self.p_value:.2g} at level {self.level:g}."
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the verdict to ``path`` (safetensors), whole or not at all."""
+        numbers = {
+            name: getattr(self, name)
+            for name in ("headroom", "p_value", "hyperplane_distance", "budget", "level", "min_gain")
+        }
+        arrays = {name: getattr(self, name) for name in _ARRAYS} | {"regions": self.regions.sign}
+        return save_artifact(path, "verdict", arrays, {"class_names": list(self.class_names), **numbers})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "ParetoVerdict":
+        """Read a verdict written by :meth:`save`.
+
+        Raises:
+            ArtifactError: if the file is not a whole verdict artifact.
+        """
+        arrays, metadata = load_artifact(path, "verdict")
+        sign = arrays.pop("regions")
+        names = tuple(metadata.pop("class_names"))
+        fields: dict[str, Any] = {**arrays, **metadata}
+        return cls(class_names=names, regions=Regions(sign), **fields)
+
+
+_ARRAYS = ("held_out_gain", "standard_error", "prices", "scale", "explained_variance_ratio", "present")
+
+
+def check_pareto(
+    influence: InfluenceMatrix, *, budget: float = 0.2, level: float = 0.05, min_gain: float = 0.01
+) -> ParetoVerdict:
+    """Say whether reweighting the training data can still improve every category.
+
+    The headroom LP ``h = max_w min_k gain_k(w)/s_k`` over mass-preserving weights is solved on all folds of the
+    validation set but one and evaluated on that one, for every fold; an intersection-union test over the categories
+    asks whether all of them gain.
+
+    Args:
+        influence: the influence matrix; with folds if anything is to be proven.
+        budget: share of the training mass that may move, in (0, 1].
+        level: of the test.
+        min_gain: relative gain (in units of mean absolute influence) below which an improvement is negligible.
+
+    Returns:
+        The verdict over the categories that have validation samples.
+
+    Raises:
+        ValueError: for a budget or level out of range, or if no category has validation samples.
+        LinearProgramError: if the solver fails.
+
+    Source: arXiv:2510.03950 for influence vectors and the hyperplane diagnostic; headroom and its test are this
+    package's.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), found {level}")
+    present = influence.present
+    if not present.any():
+        raise ValueError("no category has validation samples")
+    scores = influence.scores[:, present]
+    scale = column_scale(scores)
+    admissible = AdmissibleSet(influence.labels, budget)
+    solved = headroom(scores, scale, admissible)
+    gain = error = np.full(int(present.sum()), np.nan)
+    p_value = np.nan
+    if influence.fold_scores is not None and influence.fold_support is not None:
+        held_out = cross_fit(
+            influence.fold_scores[:, :, present], influence.fold_support[:, present], scale, admissible
+        )
+        gain, error, p_value = held_out.mean, held_out.standard_error, held_out.p_value
+    return ParetoVerdict(
+        class_names=influence.names,
+        headroom=solved.value,
+        held_out_gain=_spread(gain, present),
+        standard_error=_spread(error, present),
+        p_value=float(p_value),
+        prices=_spread(solved.prices, present, 0.0),
+        scale=_spread(scale, present),
+        explained_variance_ratio=explained_variance_ratio(scores),
+        hyperplane_distance=hyperplane_distance(scores),
+        regions=regions(scores),
+        present=present,
+        budget=budget,
+        level=level,
+        min_gain=min_gain,
+    )
+
+
+def _spread(values: Float, present: np.ndarray, fill: float = np.nan) -> Float:
+    """Put values of the present categories back into a vector over all K."""
+    spread = np.full(len(present), fill)
+    spread[present] = values
+    return spread

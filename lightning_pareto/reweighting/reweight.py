@@ -1,0 +1,99 @@
+"""From an influence matrix to sample weights."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.pareto.admissible import AdmissibleSet, Float, column_scale, predicted_gain
+from lightning_pareto.reweighting.mass_preserving import GiveBack, give_back, solve_mass_preserving
+from lightning_pareto.reweighting.paper import solve_paper
+from lightning_pareto.reweighting.weights import SampleWeights
+
+
+def reweight(
+    influence: InfluenceMatrix,
+    *,
+    targets: Sequence[int | str] | None = None,
+    thresholds: float | Sequence[float] | None = None,
+    budget: float = 0.2,
+    method: Literal["mass_preserving", "paper"] = "mass_preserving",
+    return_mass: GiveBack = "additive",
+    max_weight: float = 2.0,
+) -> SampleWeights:
+    """Find sample weights that raise the target categories without lowering another, to first order.
+
+    ``"mass_preserving"`` (default): take mass from at most a share ``budget`` of the samples and give it back within
+    each one's class; maximise the sum of the targets' relative gains, with a floor for every category.
+
+    ``"paper"``: the LP of PARETO-LP-GA with thresholds α and weights up to ``max_weight``. It moves mass between
+    classes; its predictions hold for small steps only.
+
+    Args:
+        influence: the influence matrix.
+        targets: categories to raise, by name or number; all by default.
+        thresholds: for ``"mass_preserving"`` the least relative gain (in units of mean absolute influence) of each
+            category, 0 by default; for ``"paper"`` the share α_k ∈ [0, 1] of its influence that each keeps, 0.9 by
+            default. One number or K.
+        budget: share of the training mass that may move, in (0, 1]; ``"mass_preserving"`` only.
+        method: which LP.
+        return_mass: ``"additive"`` gives mass back evenly to the class, ``"multiplicative"`` only to samples kept;
+            ``"mass_preserving"`` only.
+        max_weight: largest weight, ≥ 1; ``"paper"`` only.
+
+    Returns:
+        The weights, with the gain that they predict for each category.
+
+    Raises:
+        ValueError: for unknown targets or methods, or options out of range.
+        InfeasibleError: if the thresholds cannot be met.
+
+    Example:
+        >>> influence = InfluenceMatrix([[1.0, 0.5], [-2.0, -1.0], [0.5, 1.0], [0.5, 0.5]], [0, 0, 1, 1])
+        >>> reweight(influence, budget=0.25).values
+        array([1.5, 0.5, 1. , 1. ])
+    """
+    present = influence.present
+    scores = influence.scores[:, present]
+    chosen = _targets(influence, targets)[present]
+    if not chosen.any():
+        raise ValueError("none of the targets has validation samples")
+    limits = _per_category(thresholds, influence, 0.9 if method == "paper" else 0.0)[present]
+    if method == "mass_preserving":
+        admissible = AdmissibleSet(influence.labels, budget)
+        removed = solve_mass_preserving(scores, column_scale(scores), admissible, chosen, limits)
+        values = give_back(removed, admissible, return_mass)
+    elif method == "paper":
+        if not max_weight >= 1:
+            raise ValueError(f"max_weight must be at least 1, found {max_weight}")
+        if (limits < 0).any() or (limits > 1).any():
+            raise ValueError(f"thresholds of the paper's LP lie in [0, 1], found {limits.tolist()}")
+        values = solve_paper(scores, chosen, limits, max_weight)
+    else:
+        raise ValueError(f"method must be 'mass_preserving' or 'paper', found {method!r}")
+    gain = np.full(len(present), np.nan)
+    gain[present] = predicted_gain(scores, values)
+    options = {"method": method, "budget": budget, "return_mass": return_mass, "max_weight": max_weight}
+    return SampleWeights(values, gain, influence.names, metadata=options)
+
+
+def _targets(influence: InfluenceMatrix, targets: Sequence[int | str] | None) -> np.ndarray:
+    names = influence.names
+    chosen = np.zeros(len(names), dtype=bool)
+    for target in range(len(names)) if targets is None else targets:
+        index = names.index(target) if target in names else target
+        if not isinstance(index, (int, np.integer)) or not 0 <= index < len(names):
+            raise ValueError(f"unknown target {target!r}; the categories are {list(names)}")
+        chosen[index] = True
+    return chosen
+
+
+def _per_category(value: float | Sequence[float] | None, influence: InfluenceMatrix, default: float) -> Float:
+    k = len(influence.names)
+    limits = np.asarray(default if value is None else value, dtype=np.float64)
+    if limits.ndim and limits.shape != (k,):
+        raise ValueError(f"thresholds must be one number or {k}, one per category, found {limits.shape}")
+    if not np.isfinite(limits).all():
+        raise ValueError("thresholds must be finite")
+    return np.full(k, limits)
