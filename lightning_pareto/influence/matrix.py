@@ -88,7 +88,7 @@ class InfluenceMatrix:
     @property
     def present(self) -> npt.NDArray[np.bool_]:
         """Which categories have validation samples, (K,)."""
-        absent: npt.NDArray[np.bool_] = np.isnan(self.scores).all(axis=0)
+        absent: npt.NDArray[np.bool_] = np.asarray(np.isnan(self.scores).all(axis=0))
         return ~absent
 
     def total(self) -> npt.NDArray[np.float64]:

@@ -121,7 +121,7 @@ class ParetoCallback(pl.Callback):
         self._mailbox.clear()
         directory = self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "pareto"
         self.dirpath_of_fit = directory
-        if not trainer.fast_dev_run:
+        if not _is_dry_run(trainer):
             self.data.check(trainer, pl_module)
 
     def on_validation_batch_start(
@@ -149,11 +149,11 @@ class ParetoCallback(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log class-wise accuracy and support."""
         if self._classwise is not None and not trainer.sanity_checking:
-            self.log_dict(self._classwise.compute(), sync_dist=trainer.world_size > 1)
+            pl_module.log_dict(self._classwise.compute(), sync_dist=trainer.world_size > 1)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute, keep, log and print the results; an error becomes a warning."""
-        if trainer.fast_dev_run or trainer.interrupted:
+        if _is_dry_run(trainer) or trainer.interrupted:
             return
         try:
             self._analysis = analyse(
@@ -177,9 +177,7 @@ class ParetoCallback(pl.Callback):
             analysis.influence.save(self.dirpath_of_fit / INFLUENCE_FILE)
             analysis.verdict.save(self.dirpath_of_fit / VERDICT_FILE)
         except OSError as error:
-            rank_zero_warn(
-                f"the results could not be written to {self.dirpath_of_fit}, they are in memory only: {error}"
-            )
+            rank_zero_warn(f"no results could be written to {self.dirpath_of_fit}, they are in memory only: {error}")
 
     def _log(self, trainer: pl.Trainer, verdict: ParetoVerdict) -> None:
         values = {
@@ -204,3 +202,7 @@ class ParetoCallback(pl.Callback):
         if not directory or not (Path(directory) / name).is_file():
             raise RuntimeError("there is no result: fit a Trainer with this callback first, and look at its warnings")
         return Path(directory) / name
+
+
+def _is_dry_run(trainer: pl.Trainer) -> bool:
+    return bool(getattr(trainer, "fast_dev_run", False))

@@ -132,6 +132,6 @@ def _decompose(layer: Layer, a: Tensor, g: Tensor) -> EigenBasis:
         )
     try:
         inputs, outputs = torch.linalg.eigh(a.double())[1], torch.linalg.eigh(g.double())[1]
-    except torch._C._LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise CurvatureError(f"the eigendecomposition of layer {layer.name!r} did not converge: {error}") from error
     return EigenBasis(inputs.to(a.dtype), outputs.to(g.dtype))
