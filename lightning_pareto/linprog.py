@@ -55,6 +55,9 @@ class LinearProgram:
         row_upper: (m,), ``INFINITY`` where there is none.
         lower: (n,).
         upper: (n,).
+
+    Raises:
+        LinearProgramError: if the objective or a row is not finite.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class LinearProgram:
         lower: np.ndarray,
         upper: np.ndarray,
     ) -> None:
+        if not (np.isfinite(objective).all() and np.isfinite(rows).all()):
+            raise LinearProgramError("the objective and the rows of a linear program must be finite")
         m, n = rows.shape
         model = highspy.HighsLp()
         model.num_col_, model.num_row_ = n, m

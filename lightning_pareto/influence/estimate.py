@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.influence.categories import Categories, Cells, scan
-from lightning_pareto.influence.curvature import fit_curvature
+from lightning_pareto.influence.curvature import CurvatureError, Directions, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
 from lightning_pareto.influence.gradients import GradientProbe
 from lightning_pareto.influence.layers import Coverage, cover
@@ -126,9 +126,12 @@ def estimate_influence(
         validation_measure = get_measure(measure, task.loss)
         cells = scan(validation, validation_measure, categories, class_names, folds, seed)
         fitted = fit_curvature(curvature, train, damping, seed)
-        directions = fitted.solve(category_gradients(validation, validation_measure, cells))
+        gradients = category_gradients(validation, validation_measure, cells)
+        if not gradients:
+            raise CurvatureError("no covered layer takes part in the forward pass: are its weights used otherwise?")
+        directions = fitted.solve(gradients)
         scores, labels = score(train, task.loss, directions)
-    return _assemble(scores, labels, cells, _metadata(options, coverage))
+    return _assemble(scores, labels, cells, _metadata(options, coverage, directions))
 
 
 def _check_sizes(loader: "DataLoader[Any]", shard: Shard) -> None:
@@ -156,18 +159,19 @@ def _assemble(scores: Tensor, labels: Tensor, cells: Cells, metadata: dict[str, 
     )
 
 
-def _metadata(options: InfluenceOptions, coverage: Coverage) -> dict[str, Any]:
-    if coverage.uncovered:
+def _metadata(options: InfluenceOptions, coverage: Coverage, reached: Directions) -> dict[str, Any]:
+    uncovered, share = coverage.uncovered(reached), coverage.covered_share(reached)
+    if uncovered:
         warnings.warn(
-            f"{len(coverage.uncovered)} trainable parameters are not covered by the influence "
-            f"({coverage.covered_share:.1%} of the numbers are): {', '.join(coverage.uncovered[:4])}"
-            f"{', …' if len(coverage.uncovered) > 4 else ''}. Covered are nn.Linear and nn.Conv2d",
+            f"{len(uncovered)} trainable parameters are not covered by the influence ({share:.1%} of the numbers "
+            f"are): {', '.join(uncovered[:4])}{', …' if len(uncovered) > 4 else ''}. Covered are nn.Linear and "
+            "nn.Conv2d modules that are called as modules",
             stacklevel=3,
         )
     return {
         "options": asdict(options),
-        "covered": [layer.name for layer in coverage.layers.values()],
-        "uncovered": list(coverage.uncovered),
-        "covered_share": coverage.covered_share,
+        "covered": [layer.name for layer in reached],
+        "uncovered": uncovered,
+        "covered_share": share,
         "versions": {"torch": torch.__version__, "lightning_pareto": version("lightning_pareto")},
     }

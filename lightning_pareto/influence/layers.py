@@ -13,6 +13,7 @@ The bias is one more input that is always one.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -83,28 +84,36 @@ class Conv2dLayer(Layer):
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which trainable parameters are covered.
+    """Which trainable parameters can be covered.
 
     Attributes:
         layers: the covered modules and how each is read.
-        uncovered: names of trainable parameters that no layer covers.
-        covered_share: covered trainable numbers over all trainable numbers.
+        parameters: every trainable parameter's size by name, and the layer that covers it, if any.
     """
 
     layers: dict[nn.Module, Layer] = field(repr=False)
-    uncovered: tuple[str, ...]
-    covered_share: float
+    parameters: dict[str, tuple[int, Layer | None]]
+
+    def uncovered(self, reached: Collection[Layer]) -> list[str]:
+        """Names of the trainable parameters that none of the layers reached by a backward pass covers."""
+        return [name for name, (_, layer) in self.parameters.items() if layer not in reached]
+
+    def covered_share(self, reached: Collection[Layer]) -> float:
+        """Covered trainable numbers over all trainable numbers."""
+        covered = sum(size for size, layer in self.parameters.values() if layer in reached)
+        return covered / sum(size for size, _ in self.parameters.values())
 
 
 def cover(module: nn.Module) -> Coverage:
     """Find the layers of ``module`` with trainable parameters that can be covered.
 
     Args:
-        module: any module; ``nn.Linear`` and ``nn.Conv2d`` are covered at any depth. A weight that two modules share
-            is left uncovered, because neither alone has its whole gradient.
+        module: any module; ``nn.Linear`` and ``nn.Conv2d`` are covered at any depth, but not their subclasses, whose
+            forward may differ. A weight that two modules share is left uncovered, because neither alone has its whole
+            gradient.
 
     Returns:
-        The covered layers and the parameters that are not.
+        The covered layers, and every trainable parameter with its layer.
 
     Raises:
         ValueError: if nothing can be covered.
@@ -114,14 +123,14 @@ def cover(module: nn.Module) -> Coverage:
         for parameter in submodule.parameters(recurse=False):
             owners[parameter] = owners.get(parameter, 0) + 1
     layers: dict[nn.Module, Layer] = {}
-    covered: set[nn.Parameter] = set()
+    covered: dict[nn.Parameter, Layer] = {}
     for name, submodule in module.named_modules():
         trainable = [p for p in submodule.parameters(recurse=False) if p.requires_grad]
         if trainable and all(owners[p] == 1 for p in trainable):
             layer = _read(name, submodule)
             if layer is not None:
                 layers[submodule] = layer
-                covered.update(trainable)
+                covered.update(dict.fromkeys(trainable, layer))
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if not layers:
         raise ValueError(
@@ -129,17 +138,13 @@ def cover(module: nn.Module) -> Coverage:
             + ("every parameter is frozen" if not named else f"its parameters are {list(named)[:5]}")
             + ". Unfreeze the layers whose influence you want, at least the classifier's head"
         )
-    total = sum(p.numel() for p in named.values())
-    return Coverage(
-        layers=layers,
-        uncovered=tuple(name for name, p in named.items() if p not in covered),
-        covered_share=sum(p.numel() for p in covered) / total,
-    )
+    return Coverage(layers, {name: (p.numel(), covered.get(p)) for name, p in named.items()})
 
 
 def _read(name: str, module: nn.Module) -> Layer | None:
-    if not isinstance(module, (nn.Linear, nn.Conv2d)):
+    if type(module) not in (nn.Linear, nn.Conv2d):
         return None
+    assert isinstance(module, (nn.Linear, nn.Conv2d))
     weight = module.weight.requires_grad
     bias = module.bias is not None and module.bias.requires_grad
     if isinstance(module, nn.Conv2d):

@@ -9,6 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+class OtherProcessError(RuntimeError):
+    """Another process failed, and this one cannot go on without it."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """This process's part of the work.
@@ -51,7 +55,7 @@ class Shard:
             stage: what is being done, for the error message.
 
         Raises:
-            RuntimeError: on the processes without an error of their own.
+            OtherProcessError: on the processes without an error of their own.
         """
         try:
             yield
@@ -59,7 +63,7 @@ class Shard:
             self._failures(1)
             raise
         if self._failures(0):
-            raise RuntimeError(f"another process failed during the {stage}; its own error says why")
+            raise OtherProcessError(f"another process failed during the {stage}; its own error says why")
 
     def _failures(self, mine: int) -> int:
         return int(self.sum(torch.tensor([mine])))

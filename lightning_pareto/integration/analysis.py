@@ -1,6 +1,8 @@
 """From a trainer that has just fitted a model to influence and verdict."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -120,7 +122,12 @@ def analyse(
     stage = trainer.state.stage
     trainer.validating = True  # the user's batch hooks must not augment
     try:
-        with isolate_rng(), weights_of(module, path) as used, progress_bar(trainer) as progress:
+        with (
+            _warnings_of_one(trainer),
+            isolate_rng(),
+            weights_of(module, path) as used,
+            progress_bar(trainer) as progress,
+        ):
             influence = estimate_influence(
                 module,
                 data.train(trainer),
@@ -139,6 +146,15 @@ def analyse(
     where = {"checkpoint": "last weights" if used is None else used.name}
     influence = replace(influence, metadata={**influence.metadata, **where})
     return Analysis(influence, check_pareto(influence, budget=budget, level=level))
+
+
+@contextlib.contextmanager
+def _warnings_of_one(trainer: pl.Trainer) -> Iterator[None]:
+    """Let only rank zero warn."""
+    with warnings.catch_warnings():
+        if not trainer.is_global_zero:
+            warnings.simplefilter("ignore")
+        yield
 
 
 def _check_strategy(trainer: pl.Trainer) -> None:

@@ -1,6 +1,7 @@
 """The callback: class-wise metrics during a fit, influence and verdict after it."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.estimate import CurvatureName, InfluenceOptions
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
+from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis import Analysis, ParetoData, analyse
 from lightning_pareto.integration.classwise import ClasswiseAccuracy
@@ -54,6 +56,7 @@ class ParetoCallback(pl.Callback):
         val_dataloader_idx: which of several validation loaders to use.
         dirpath: where the results are written; ``pareto`` under the trainer's log directory by default.
         seed: of the Fisher labels and the folds.
+        analyse: compute influence and verdict after the fit; False only logs class-wise accuracy, as for a second fit.
         verbose: print the verdict.
 
     Raises:
@@ -78,6 +81,7 @@ class ParetoCallback(pl.Callback):
         val_dataloader_idx: int = 0,
         dirpath: str | Path | None = None,
         seed: int = 0,
+        analyse: bool = True,
         verbose: bool = True,
     ) -> None:
         super().__init__()
@@ -91,6 +95,7 @@ class ParetoCallback(pl.Callback):
         self.level = level
         self.checkpoint = checkpoint
         self.dirpath = None if dirpath is None else Path(dirpath)
+        self.analyse = analyse
         self.verbose = verbose
         self._classwise: ClasswiseAccuracy | None = None
         self._analysis: Analysis | None = None
@@ -121,7 +126,7 @@ class ParetoCallback(pl.Callback):
         self._mailbox.clear()
         directory = self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "pareto"
         self.dirpath_of_fit = directory
-        if not _is_dry_run(trainer):
+        if self._wanted(trainer):
             self.data.check(trainer, pl_module)
 
     def on_validation_batch_start(
@@ -153,7 +158,7 @@ class ParetoCallback(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute, keep, log and print the results; an error becomes a warning."""
-        if _is_dry_run(trainer) or trainer.interrupted:
+        if not self._wanted(trainer) or trainer.interrupted:
             return
         try:
             self._analysis = analyse(
@@ -164,11 +169,17 @@ class ParetoCallback(pl.Callback):
                 self._publish(self._analysis)
         except Exception as error:
             self._error = error
-            rank_zero_warn(f"ParetoCallback failed after the fit, the trained model is untouched: {error}")
+            if trainer.is_global_zero or not isinstance(error, OtherProcessError):
+                warnings.warn(
+                    f"ParetoCallback failed after the fit, the trained model is untouched: {error}", stacklevel=2
+                )
         self._mailbox.put(str(self.dirpath_of_fit))
 
     def _counts(self, trainer: pl.Trainer, dataloader_idx: int) -> bool:
         return dataloader_idx == self.data.val_dataloader_idx and not trainer.sanity_checking
+
+    def _wanted(self, trainer: pl.Trainer) -> bool:
+        return self.analyse and not getattr(trainer, "fast_dev_run", False)
 
     def _publish(self, analysis: Analysis) -> None:
         if self.verbose:
@@ -202,7 +213,3 @@ class ParetoCallback(pl.Callback):
         if not directory or not (Path(directory) / name).is_file():
             raise RuntimeError("there is no result: fit a Trainer with this callback first, and look at its warnings")
         return Path(directory) / name
-
-
-def _is_dry_run(trainer: pl.Trainer) -> bool:
-    return bool(getattr(trainer, "fast_dev_run", False))

@@ -88,8 +88,8 @@ class ReweightedDataModule(pl.LightningDataModule):
     """
 
     def __init__(self, datamodule: pl.LightningDataModule, weights: Weights, seed: int = 0) -> None:
-        super().__init__()
         self.datamodule = datamodule
+        super().__init__()
         self.weights = _read(weights)
         self.seed = seed
         for name in _DELEGATED:

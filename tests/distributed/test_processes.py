@@ -1,0 +1,156 @@
+"""Two processes give what one gives."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from lightning_pareto import (
+    ClassificationTask,
+    InfluenceMatrix,
+    ParetoCallback,
+    ReweightedDataModule,
+    estimate_influence,
+)
+from tests._asserts import assert_near
+from tests._tolerances import TWO_PROCESSES
+from tests.integration._models import Data, Plain, datasets, trainer
+
+pytestmark = [
+    pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
+]
+
+
+def two(tmp_path, *callbacks, strategy="ddp_fork", **options):
+    return trainer(tmp_path, *callbacks, strategy=strategy, devices=2, **options)
+
+
+def untrained():
+    """A model that a fit with this learning rate leaves as it is, so that any number of processes has the same one."""
+    torch.manual_seed(0)
+    return Plain(lr=0.0)
+
+
+def single_process():
+    data = Data()
+    return estimate_influence(untrained(), data.train_dataloader(), data.val_dataloader())
+
+
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+def test_the_influence_matrix_is_that_of_one_process_and_comes_back(tmp_path, strategy):
+    callback = ParetoCallback(verbose=False)
+    two(tmp_path, callback, strategy=strategy, max_epochs=1).fit(untrained(), datamodule=Data())
+    expected = single_process()
+    assert_near(callback.influence.scores, expected.scores, TWO_PROCESSES)
+    assert_near(callback.influence.fold_scores, expected.fold_scores, TWO_PROCESSES)
+    np.testing.assert_array_equal(callback.influence.labels, expected.labels)
+    np.testing.assert_array_equal(callback.influence.support, expected.support)
+    assert 0 <= callback.verdict.p_value <= 1
+
+
+def test_a_number_of_samples_that_does_not_divide(tmp_path):
+    train, val = datasets(train=101, val=61)
+    callback = ParetoCallback(verbose=False)
+    two(tmp_path, callback, max_epochs=1).fit(untrained(), datamodule=Data(train, val))
+    data = Data(train, val)
+    expected = estimate_influence(untrained(), data.train_dataloader(), data.val_dataloader())
+    assert_near(callback.influence.scores, expected.scores, TWO_PROCESSES)
+    assert callback.influence.support.sum() == 61, "none of the sampler's duplicates"
+
+
+class NoteDraws(pl.Callback):
+    """Writes the first inputs of every batch that this process trains on."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen += batch[0].tolist()
+
+    def on_train_end(self, trainer, pl_module):
+        (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(self.seen))
+
+
+def test_the_second_fit_shares_one_weighted_epoch(tmp_path):
+    weights = np.random.default_rng(0).uniform(0, 2, 240)
+    weights *= 240 / weights.sum()
+    model = Plain()
+    two(tmp_path, NoteDraws(tmp_path), max_epochs=1).fit(model, datamodule=ReweightedDataModule(Data(), weights))
+    rows = {tuple(row): i for i, row in enumerate(datasets()[0].tensors[0].tolist())}
+    draws = [[rows[tuple(x)] for x in json.loads((tmp_path / f"rank{r}.json").read_text())] for r in range(2)]
+    assert [len(part) for part in draws] == [120, 120]
+    assert np.abs(np.bincount(draws[0] + draws[1], minlength=240) - weights).max() < 1 + 1e-9
+
+
+def test_classwise_metrics_are_those_of_the_whole_validation_set(tmp_path):
+    fitted = two(tmp_path, ParetoCallback(analyse=False), max_epochs=1)
+    fitted.fit(untrained(), datamodule=Data())
+    x, y = datasets()[1].tensors
+    hits = untrained().eval()(x).argmax(1) == y
+    for k, name in enumerate(Data().train.classes):
+        assert fitted.callback_metrics[f"val_accuracy/{name}"] == pytest.approx(float(hits[y == k].float().mean()))
+
+
+def fails_on_one_rank(logits, targets):
+    loss = ClassificationTask().loss(logits, targets)
+    return loss * torch.nan if dist.is_initialized() and dist.get_rank() == 1 else loss
+
+
+@pytest.mark.filterwarnings("ignore:ParetoCallback failed after the fit")
+def test_an_error_on_one_process_ends_the_analysis_on_both(tmp_path):
+    callback = ParetoCallback(task=ClassificationTask(loss=fails_on_one_rank))
+    fitted = two(tmp_path, callback, max_epochs=1)
+    fitted.fit(Plain(), datamodule=Data())
+    assert fitted.state.finished
+    with pytest.raises(RuntimeError, match="there is no result"):
+        _ = callback.influence
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from lightning_pareto import ParetoCallback, ReweightedDataModule, reweight
+from tests.distributed.test_processes import two, untrained
+from tests.integration._models import Data, Plain
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    callback = ParetoCallback(dirpath=folder / "pareto", verbose=False)
+    two(folder, callback, strategy="ddp", max_epochs=1).fit(untrained(), datamodule=Data())
+    again = two(folder, ParetoCallback(analyse=False), strategy="ddp", max_epochs=2)
+    again.fit(Plain(), datamodule=ReweightedDataModule(Data(), reweight(callback.influence)))
+    if again.is_global_zero:
+        (folder / "accuracy").write_text(str(float(again.callback_metrics["val_accuracy_macro"])))
+"""
+
+
+def test_a_launched_script_runs_the_main_job(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, script, tmp_path],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_near(
+        InfluenceMatrix.load(tmp_path / "pareto" / "influence.safetensors").scores,
+        single_process().scores,
+        TWO_PROCESSES,
+    )
+    assert float((tmp_path / "accuracy").read_text()) > 0.4

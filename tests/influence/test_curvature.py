@@ -1,0 +1,103 @@
+"""EK-FAC and Gauss-Newton against dense matrices."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_pareto.influence.curvature import CurvatureError, fit_curvature
+from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
+from lightning_pareto.influence.curvature.fisher import exact_signals, sampled_signal
+from lightning_pareto.influence.gradients import GradientProbe
+from lightning_pareto.influence.layers import cover
+from lightning_pareto.influence.passes import GradientPass
+from lightning_pareto.influence.sharding import Shard
+from lightning_pareto.influence.task import ClassificationTask
+from tests._asserts import assert_near
+from tests._oracles import exact_hessian, flat_sample_gradients, loader
+from tests._tolerances import RELATIVE
+
+
+def training_pass(module, x, y, **options):
+    probe = GradientProbe(module, cover(module).layers, ClassificationTask())
+    return GradientPass(loader(x, y, **options), probe, Shard(), torch.device("cpu"))
+
+
+@pytest.fixture
+def problem():
+    torch.manual_seed(1)
+    return nn.Linear(3, 4).double(), torch.randn(50, 3).double(), torch.randint(4, (50,))
+
+
+def test_exact_signals_sum_to_the_softmax_covariance():
+    p = torch.randn(6, 4).double().softmax(1)
+    total = torch.einsum("cbi,cbj->bij", exact_signals(p.log()), exact_signals(p.log()))
+    assert_near(total, torch.diag_embed(p) - p[:, :, None] * p[:, None, :], RELATIVE[torch.float64])
+
+
+def test_sampled_signals_have_that_covariance_in_the_mean():
+    logits = torch.tensor([[0.5, -1.0, 0.3]]).double().repeat(100_000, 1)
+    signal = sampled_signal(logits, torch.rand(100_000, generator=torch.Generator().manual_seed(0)))
+    p = logits[0].softmax(0)
+    assert_near(signal.T @ signal / len(signal), torch.diag(p) - torch.outer(p, p), 0.02)
+
+
+def test_gauss_newton_is_the_hessian_of_logistic_regression(problem):
+    module, x, y = problem
+    curvature = fit_curvature("gauss_newton", training_pass(module, x, y), 0.1, 0)
+    hessian = exact_hessian(module, x, y)
+    damped = hessian + 0.1 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
+    right = torch.randn(2, 16).double()
+    layer = next(iter(cover(module).layers.values()))
+    shaped = torch.cat([right[:, :12].reshape(2, 1, 4, 3), right[:, 12:].reshape(2, 1, 4, 1)], dim=3)
+    [solved] = curvature.solve({next(iter(curvature._shapes)): shaped}).values()
+    solved = torch.cat([solved[..., :3].flatten(1), solved[..., 3:].flatten(1)], dim=1)
+    assert layer.name == ""
+    assert_near(solved, torch.linalg.solve(damped, right.T).T, RELATIVE[torch.float64])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_ekfac_keeps_the_whole_trace(groups):
+    """The corrected eigenvalues are second moments in a rotated basis: their sum is that of the squared gradients."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(4, 4, 3, groups=groups, padding=1, padding_mode="circular"), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3)
+    ).double()
+    x, y = torch.randn(40, 4, 4, 4).double(), torch.randint(3, (40,))
+    train = training_pass(module, x, y)
+    curvature = EkfacCurvature.fit(train, 0.1, seed=5)
+    uniforms = torch.rand(40, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    drawn = (module(x).softmax(1).cumsum(1) < uniforms[:, None]).sum(1)
+    expected = flat_sample_gradients(module, x, drawn).square().sum() / 40
+    assert_near(sum(e.sum() for e in curvature.eigenvalues.values()), expected, RELATIVE[torch.float64])
+
+
+def test_ekfac_is_exact_where_the_factors_are(problem):
+    """With one and the same input for all samples the Fisher of a linear layer is a Kronecker product."""
+    module, x, y = problem
+    x = x[:1].repeat(50, 1)
+    train = training_pass(module, x, y)
+    curvature = EkfacCurvature.fit(train, 0.1, seed=0)
+    uniforms = torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = (module(x).softmax(1).cumsum(1) < uniforms[:, None]).sum(1)
+    loop = flat_sample_gradients(module, x, drawn)
+    fisher = loop.T @ loop / 50
+    damped = fisher + 0.1 * fisher.diagonal().mean() * torch.eye(16, dtype=torch.float64)
+    right = torch.randn(1, 1, 4, 4).double()
+    [solved] = curvature.solve({next(iter(curvature.bases)): right}).values()
+    flat = torch.cat([right[0, 0, :, :3].flatten(), right[0, 0, :, 3]])
+    found = torch.cat([solved[0, 0, :, :3].flatten(), solved[0, 0, :, 3]])
+    assert_near(found, torch.linalg.solve(damped, flat), 1e-8)
+
+
+def test_names_the_layer_whose_factors_are_not_finite(problem):
+    module, x, y = problem
+    x[7, 0] = 1e200  # squares overflow, logits do not
+    module.weight.data.zero_()
+    with pytest.raises(CurvatureError, match="layer '' are not finite"):
+        fit_curvature("ekfac", training_pass(module, x, y), 0.1, 0)
+
+
+def test_gauss_newton_refuses_a_large_model():
+    module = nn.Linear(2_000, 3)
+    with pytest.raises(ValueError, match="6003 covered parameters"):
+        fit_curvature("gauss_newton", training_pass(module, torch.randn(4, 2_000), torch.tensor([0, 1, 2, 0])), 0.1, 0)

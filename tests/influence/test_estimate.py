@@ -1,0 +1,268 @@
+"""The influence matrix against exact Hessians, retraining and its own invariances."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from lightning_pareto import BatchError, ClassificationTask, InfluenceMatrix, estimate_influence
+from lightning_pareto.datasets import gaussian_classes
+from tests._asserts import assert_near
+from tests._oracles import class_losses, exact_influence, fit_logistic, loader
+from tests._tolerances import RELATIVE
+
+CLASSES = 4
+
+
+@pytest.fixture(scope="module")
+def logistic():
+    """A fitted logistic regression with its data, all in float64."""
+    train, val = gaussian_classes(200, noise=0.2, seed=1), gaussian_classes(300, seed=2)
+    x, x_val = train.inputs.double(), val.inputs.double()
+    return fit_logistic(x, train.given, CLASSES), x, train.given, x_val, val.given
+
+
+@pytest.fixture
+def network():
+    """A small untrained convolutional net with data."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 5), nn.Dropout(0.5))
+    module.append(nn.Linear(5, CLASSES))
+    return module, torch.randn(50, 1, 6, 6), torch.arange(50) % CLASSES, torch.randn(30, 1, 6, 6), torch.arange(30) % 4
+
+
+def estimate(problem, train_options=None, **options) -> InfluenceMatrix:
+    module, x, y, x_val, y_val = problem
+    return estimate_influence(module, loader(x, y, **(train_options or {})), loader(x_val, y_val), **options)
+
+
+@pytest.mark.parametrize("damping", [1e-3, 0.1])
+def test_gauss_newton_is_exact_for_logistic_regression(logistic, damping):
+    found = estimate(logistic, curvature="gauss_newton", damping=damping)
+    assert_near(found.scores, exact_influence(*logistic, CLASSES, damping), RELATIVE[torch.float32])
+
+
+def test_predicts_leave_one_out_retraining(logistic):
+    module, x, y, x_val, y_val = logistic
+    exact = estimate(logistic, curvature="gauss_newton", damping=1e-6).scores
+    ekfac = estimate(logistic, curvature="ekfac", damping=1e-3).scores
+    before = class_losses(module, x_val, y_val, CLASSES)
+    left_out = np.random.default_rng(0).permutation(len(y))[:40]
+    rises = []
+    for i in left_out:
+        weights = torch.ones(len(y), dtype=torch.float64)
+        weights[i] = 0
+        rises.append(class_losses(fit_logistic(x, y, CLASSES, weights), x_val, y_val, CLASSES) - before)
+    measured = np.array(rises) * len(y)
+    for k in range(CLASSES):
+        assert spearmanr(exact[left_out, k], measured[:, k]).statistic >= 0.99
+        assert spearmanr(ekfac[left_out, k], measured[:, k]).statistic >= 0.7  # overlapping classes are not Kronecker
+    assert abs(np.polyfit(exact[left_out].ravel(), measured.ravel(), 1)[0] - 1) < 0.1, "scale, not only rank"
+
+
+def test_ekfac_is_nearer_to_exact_than_no_curvature(logistic):
+    exact = exact_influence(*logistic, CLASSES, 0.1).ravel()
+    agreement = {
+        name: np.corrcoef(estimate(logistic, curvature=name).scores.ravel(), exact)[0, 1]
+        for name in ("ekfac", "identity")
+    }
+    assert agreement["ekfac"] > max(0.95, agreement["identity"])
+
+
+@pytest.mark.parametrize(
+    "train_options",
+    [{"batch_size": 7}, {"shuffle": True}, {"drop_last": True, "batch_size": 30}, {"num_workers": 1}],
+    ids=str,
+)
+def test_does_not_depend_on_how_samples_are_loaded(network, train_options):
+    expected, found = estimate(network), estimate(network, train_options)
+    assert_near(found.scores, expected.scores, 1e-4)  # float32 sums in another order, through an eigenbasis
+    np.testing.assert_array_equal(found.labels, network[2])
+
+
+def test_is_repeatable_to_the_bit_and_leaves_no_trace(network):
+    module = network[0]
+    module.train()
+    state, random = copy.deepcopy(module.state_dict()), torch.get_rng_state()
+    first, second = estimate(network, {"shuffle": True}), estimate(network, {"shuffle": True})
+    np.testing.assert_array_equal(first.scores, second.scores)
+    assert all(m.training for m in module.modules())
+    assert all(p.grad is None for p in module.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_rows_follow_the_samples_and_columns_the_classes(network):
+    module, x, y, x_val, y_val = network
+    order = torch.randperm(50)
+    identity = {"curvature": "identity"}
+    assert_near(
+        estimate((module, x[order], y[order], x_val, y_val), **identity).scores,
+        estimate(network, **identity).scores[order],
+        RELATIVE[torch.float32],
+    )
+    relabelled = copy.deepcopy(module)
+    relabelled[-1].weight.data = module[-1].weight.data.flip(0)
+    relabelled[-1].bias.data = module[-1].bias.data.flip(0)
+    found = estimate((relabelled, x, 3 - y, x_val, 3 - y_val), **identity)
+    assert_near(found.scores[:, ::-1].copy(), estimate(network, **identity).scores, RELATIVE[torch.float32])
+
+
+def test_folds_average_to_the_whole_and_are_balanced(network):
+    found = estimate(network, folds=3)
+    assert found.fold_scores.shape == (3, 50, CLASSES)
+    share = found.fold_support / found.fold_support.sum(axis=0)
+    np.testing.assert_allclose(np.einsum("fnk,fk->nk", found.fold_scores, share), found.scores, atol=1e-5)
+    assert np.ptp(found.fold_support, axis=0).max() <= 1
+    assert_near(estimate(network, folds=1).scores, found.scores, RELATIVE[torch.float32])
+
+
+def test_the_soft_error_is_another_measure(network):
+    module, x, y, x_val, y_val = network
+    found = estimate(network, curvature="identity", measure="soft_error").scores
+    module.eval()
+    p = module(x_val).softmax(1)[torch.arange(30), y_val]
+    v = torch.autograd.grad((1 - p)[y_val == 2].mean(), list(module.parameters()))
+    g = torch.autograd.grad(nn.functional.cross_entropy(module(x[4:5]), y[4:5]), list(module.parameters()))
+    assert_near(found[4, 2], sum((a * b).sum() for a, b in zip(v, g, strict=True)), 1e-4)
+
+
+def test_categories_may_be_any_groups(network):
+    x_val = network[3]
+    found = estimate(network, categories=lambda b: (b[0].mean((1, 2, 3)) > 0).long(), class_names=["dark", "light"])
+    assert found.scores.shape == (50, 2)
+    assert found.names == ("dark", "light")
+    assert found.support.tolist() == [int((x_val.mean((1, 2, 3)) <= 0).sum()), int((x_val.mean((1, 2, 3)) > 0).sum())]
+
+
+def test_dict_batches_with_logits_in_the_output():
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, features):
+            return Output(self.head(features))
+
+    class Dicts(Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, i):
+            return {"features": torch.full((3,), float(i)), "labels": i % 2}
+
+    data = DataLoader(Dicts(), batch_size=5)
+    assert estimate_influence(Model(), data, data).scores.shape == (12, 2)
+
+
+def test_a_task_describes_any_other_batch():
+    data = DataLoader([(i % 2, torch.full((3,), float(i)), "note") for i in range(12)], batch_size=5)
+    module = nn.Linear(3, 2)
+    with pytest.raises(BatchError, match=r"list of 3(.|\n)*ClassificationTask\("):
+        estimate_influence(module, data, data)
+    task = ClassificationTask(logits=lambda m, batch: m(batch[1]), targets=lambda batch: batch[0])
+    assert estimate_influence(module, data, data, task=task).scores.shape == (12, 2)
+
+
+def test_an_absent_class_is_named_and_left_out(network):
+    module, x, y, x_val, y_val = network
+    keep = y_val != 1
+    with pytest.warns(UserWarning, match="no validation samples of dog"):
+        found = estimate((module, x, y, x_val[keep], y_val[keep]), class_names=["cat", "dog", "cow", "hen"])
+    assert found.present.tolist() == [True, False, True, True]
+    assert np.isnan(found.scores[:, 1]).all()
+    assert found.support[1] == 0
+
+
+def test_uncovered_parameters_are_reported():
+    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    data = loader(torch.randn(10, 3), torch.arange(10) % 2)
+    with pytest.warns(UserWarning, match=r"2 trainable parameters are not covered.*1\.weight, 1\.bias"):
+        found = estimate_influence(module, data, data)
+    assert found.metadata["uncovered"] == ["1.weight", "1.bias"]
+    assert found.metadata["covered"] == ["0", "2"]
+
+
+class Attention(nn.Module):
+    """Uses the weights of its output layer without calling it, as nn.MultiheadAttention does."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.unused, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = nn.functional.linear(self.attention(x, x, x)[0], self.unused.weight)
+        return self.head(x.mean(1))
+
+
+def test_weights_used_outside_their_module_are_not_counted_as_covered():
+    data = loader(torch.randn(10, 3, 4), torch.arange(10) % 2)
+    with pytest.warns(UserWarning, match="6 trainable parameters are not covered"):
+        found = estimate_influence(Attention(), data, data)
+    assert found.metadata["covered"] == ["head"]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([(torch.zeros(3), 0)])
+
+
+GOOD = loader(torch.randn(10, 3), torch.arange(10) % 2)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "options", "error", "message"),
+    [
+        (DataLoader(Stream()), GOOD, {}, TypeError, "train_dataloader reads Stream, which has no index"),
+        (GOOD, DataLoader(Stream()), {}, TypeError, "val_dataloader reads Stream"),
+        (GOOD, [GOOD], {}, TypeError, "must be one torch.utils.data.DataLoader, found list"),
+        (GOOD, loader(torch.zeros(0, 3), torch.zeros(0).long()), {}, ValueError, "val_dataloader has an empty dataset"),
+        (DataLoader(GOOD.dataset, batch_size=None), GOOD, {}, TypeError, "automatic batching disabled"),
+        (GOOD, loader(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])), {}, BatchError, r"in \[0, 2\).*found 2"),
+        (loader(torch.randn(2, 3), torch.tensor([0, -100])), GOOD, {}, BatchError, "found -100"),
+        (GOOD, loader(torch.randn(4, 3), torch.rand(4)), {}, BatchError, "expected integer labels of shape"),
+        (GOOD, loader(torch.randn(4, 3), torch.ones(4, 2).long()), {}, BatchError, "One-hot labels"),
+        (GOOD, loader(torch.full((4, 3), torch.nan), torch.tensor([0, 1, 0, 1])), {}, BatchError, "not finite"),
+        (GOOD, loader(torch.randn(4, 5), torch.tensor([0, 1, 0, 1])), {}, RuntimeError, "shapes cannot be multiplied"),
+        (GOOD, GOOD, {"class_names": ["a"]}, ValueError, r"must lie in \[0, 1\)"),
+        (GOOD, GOOD, {"damping": 0.0}, ValueError, "damping must be > 0"),
+        (GOOD, GOOD, {"folds": 0}, ValueError, "folds must be at least 1"),
+        (GOOD, GOOD, {"measure": "accuracy"}, ValueError, "measure must be one of"),
+        (GOOD, GOOD, {"curvature": "hessian"}, ValueError, "curvature must be"),
+        (GOOD, GOOD, {"categories": lambda batch: batch[0]}, ValueError, "must return an integer tensor"),
+        (GOOD, GOOD, {"task": ClassificationTask(loss=lambda z, y: z.mean())}, ValueError, 'reduction="none"'),
+        (
+            GOOD,
+            GOOD,
+            {"task": ClassificationTask(loss=lambda z, y: z[:, 0] / 0)},
+            ValueError,
+            "a sample's loss is not finite",
+        ),
+        (
+            DataLoader(GOOD.dataset, batch_size=5, collate_fn=lambda b: torch.utils.data.default_collate(b[1:])),
+            GOOD,
+            {},
+            ValueError,
+            "returned 4 labels for 5 samples",
+        ),
+    ],
+)
+def test_bad_input_is_a_clear_error(train, val, options, error, message):
+    with pytest.raises(error, match=message):
+        estimate_influence(nn.Linear(3, 2), train, val, **options)
+
+
+def test_one_logit_is_an_error_with_its_remedy():
+    with pytest.raises(BatchError, match=r"one logit z: logits=lambda module, batch"):
+        estimate_influence(nn.Linear(3, 1), GOOD, GOOD)
+    task = ClassificationTask(logits=lambda m, batch: nn.functional.pad(m(batch[0]).reshape(-1, 1), (1, 0)))
+    assert estimate_influence(nn.Linear(3, 1), GOOD, GOOD, task=task).scores.shape == (10, 2)

@@ -1,0 +1,74 @@
+"""The result object and its file."""
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_pareto import InfluenceMatrix, SampleWeights
+from lightning_pareto.artifacts import ArtifactError, load_artifact, save_artifact
+
+
+def test_saves_and_loads_every_field(tmp_path):
+    matrix = InfluenceMatrix(
+        torch.randn(6, 2),
+        [0, 1, 0, 1, 0, 1],
+        ["cat", "dog"],
+        support=[3, 4],
+        fold_scores=np.ones((2, 6, 2)),
+        fold_support=[[1, 2], [2, 2]],
+        metadata={"options": {"damping": 0.1}},
+    )
+    again = InfluenceMatrix.load(matrix.save(tmp_path / "deep" / "influence.safetensors"))
+    for name in ("scores", "labels", "support", "fold_scores", "fold_support"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(matrix, name))
+    assert (again.names, again.metadata) == (matrix.names, matrix.metadata)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1.0, 2.0], [0, 1]), r"must be \(N, K\)"),
+        (([[1.0], [np.inf]], [0, 1]), r"scores\[1, 0\] is inf"),
+        (([[1.0], [np.nan]], [0, 1]), r"scores\[1, 0\] is nan"),
+        (([[1.0], [2.0]], [0]), r"labels must have shape \(2,\)"),
+        (([[1.0], [2.0]], [0, 0], ["a", "b"]), "expected 1 class names"),
+        (([[1.0], [2.0]], [0, 0], None, [1, 2]), r"support must have shape \(1,\)"),
+        (([[1.0], [2.0]], [0, 0], None, None, np.ones((1, 2, 1))), "belong together"),
+    ],
+)
+def test_checks_itself(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        InfluenceMatrix(*arguments)
+
+
+def test_a_broken_file_is_never_read_as_whole(tmp_path):
+    path = InfluenceMatrix([[1.0], [2.0]], [0, 0]).save(tmp_path / "influence.safetensors")
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ArtifactError, match="not a whole safetensors file"):
+        InfluenceMatrix.load(path)
+    with pytest.raises(FileNotFoundError, match="no influence artifact"):
+        InfluenceMatrix.load(tmp_path / "none")
+
+
+def test_another_kind_or_a_newer_format_is_refused(tmp_path, monkeypatch):
+    path = SampleWeights([1.0]).save(tmp_path / "weights.safetensors")
+    with pytest.raises(ArtifactError, match="holds 'weights', expected 'influence'"):
+        InfluenceMatrix.load(path)
+    monkeypatch.setattr("lightning_pareto.artifacts.FORMAT_VERSION", 99)
+    save_artifact(path, "weights", {}, {})
+    monkeypatch.undo()
+    with pytest.raises(ArtifactError, match="format version 99"):
+        load_artifact(path, "weights")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = SampleWeights([1.0]).save(tmp_path / "weights.safetensors")
+
+    def full(_descriptor):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        SampleWeights([2.0]).save(path)
+    assert SampleWeights.load(path).values.tolist() == [1.0]
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,179 @@
+"""Weights into DataModules and DataLoaders, and a second fit on them."""
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from lightning_pareto import ParetoCallback, ParetoSampler, ReweightedDataModule, SampleWeights, reweighted_dataloader
+from lightning_pareto import reweight as solve
+from tests.integration._models import Data, Plain, datasets, trainer
+
+
+def half():
+    """Weights that take the first half of the samples twice and the rest never."""
+    return np.repeat([2.0, 0.0], 120)
+
+
+class Seen(Callback):
+    """Notes which samples every training epoch draws."""
+
+    def __init__(self, data):
+        self.rows = {tuple(row): i for i, row in enumerate(data.tensors[0].tolist())}
+        self.epochs = []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.epochs.append([])
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.epochs[-1] += [self.rows[tuple(row)] for row in batch[0].tolist()]
+
+
+def test_the_second_fit_trains_on_the_weights(tmp_path):
+    data, seen = Data(), Seen(datasets()[0])
+    trainer(tmp_path, seen).fit(Plain(), datamodule=ReweightedDataModule(data, SampleWeights(half())))
+    assert [np.bincount(epoch, minlength=240).tolist() for epoch in seen.epochs] == [half().tolist()] * 2
+    assert seen.epochs[0] != seen.epochs[1], "shuffled anew"
+
+
+def test_the_main_job_from_callback_to_second_fit(tmp_path):
+    data, callback = Data(), ParetoCallback(verbose=False)
+    trainer(tmp_path, callback, max_epochs=5).fit(Plain(), datamodule=data)
+    path = solve(callback.influence).save(tmp_path / "weights.safetensors")
+    fitted = trainer(tmp_path, ParetoCallback(analyse=False), max_epochs=3)
+    fitted.fit(Plain(), datamodule=ReweightedDataModule(data, path))
+    assert fitted.callback_metrics["val_accuracy_macro"] > 0.5
+
+
+def test_plain_dataloaders_and_every_option_is_kept(tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    train, val = datasets()
+    options = {
+        "batch_size": 7,
+        "collate_fn": torch.utils.data.default_collate,
+        "num_workers": 2,
+        "pin_memory": False,
+        "generator": generator,
+        "drop_last": True,
+        "prefetch_factor": 3,
+        "persistent_workers": True,
+        "timeout": 60,
+    }
+    loader = reweighted_dataloader(DataLoader(train, shuffle=True, **options), half())
+    for name, value in options.items():
+        assert getattr(loader, name) is value or getattr(loader, name) == value
+    assert isinstance(loader.sampler, ParetoSampler)
+    assert {len(y) for _, y in loader} == {7}
+    seen = Seen(train)
+    trainer(tmp_path, seen, max_epochs=1).fit(Plain(), loader, DataLoader(val, batch_size=50))
+    assert len(seen.epochs[0]) == 240 // 7 * 7
+    assert max(seen.epochs[0]) < 120
+
+
+def test_a_subclass_of_dataloader_stays_one():
+    class Special(DataLoader):
+        def __init__(self, secret, dataset):
+            self.secret = secret
+            super().__init__(dataset, batch_size=5)
+
+    loader = reweighted_dataloader(Special("s", range(10)), np.repeat([2.0, 0.0], 5))
+    assert isinstance(loader, Special)
+    assert loader.secret == "s"
+    assert sorted(torch.cat(list(loader)).tolist()) == sorted([*range(5)] * 2)
+
+
+def test_the_wrapper_defines_only_what_the_datamodule_does():
+    class Staged(Data):
+        def setup(self, stage):
+            self.stage = stage
+
+    inner = Staged()
+    wrapper = ReweightedDataModule(inner, half())
+    hooks = ("setup", "val_dataloader", "test_dataloader", "prepare_data")
+    assert [name for name in hooks if is_overridden(name, wrapper)] == ["setup", "val_dataloader"]
+    wrapper.setup("fit")
+    assert inner.stage == "fit"
+
+
+def test_a_datamodule_without_validation_fits(tmp_path):
+    class OnlyTrain(pl.LightningDataModule):
+        def train_dataloader(self):
+            return DataLoader(datasets()[0], batch_size=32)
+
+    class Untested(Plain):
+        validation_step = pl.LightningModule.validation_step
+
+    trainer(tmp_path).fit(Untested(), datamodule=ReweightedDataModule(OnlyTrain(), half()))
+
+
+def test_hooks_of_the_datamodule_still_work_and_it_knows_its_trainer(tmp_path):
+    class Hooked(Data):
+        moved = 0
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            assert self.trainer is not None
+            self.moved += 1
+            return batch
+
+    inner = Hooked()
+    fitted = trainer(tmp_path, max_epochs=1)
+    fitted.fit(Plain(), datamodule=ReweightedDataModule(inner, half()))
+    assert inner.moved > 0
+    assert inner.trainer is fitted
+
+
+def test_a_resumed_fit_draws_the_epoch_it_is_in(tmp_path):
+    data = Data()
+    whole, first, rest = (Seen(datasets()[0]) for _ in range(3))
+    trainer(tmp_path, whole, max_epochs=3).fit(Plain(), datamodule=ReweightedDataModule(data, np.ones(240)))
+    fitted = trainer(tmp_path, first, max_epochs=1)
+    fitted.fit(Plain(), datamodule=ReweightedDataModule(data, np.ones(240)))
+    fitted.save_checkpoint(tmp_path / "one.ckpt")
+    trainer(tmp_path, rest, max_epochs=3).fit(
+        Plain(), datamodule=ReweightedDataModule(data, np.ones(240)), ckpt_path=tmp_path / "one.ckpt"
+    )
+    assert first.epochs + rest.epochs == whole.epochs
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(range(3))
+
+
+TEN = TensorDataset(torch.arange(10))
+
+
+@pytest.mark.parametrize(
+    ("loader", "weights", "error", "message"),
+    [
+        (DataLoader(TEN), np.ones(9), ValueError, "9 weights for a training dataset of 10 samples"),
+        (DataLoader(Stream()), np.ones(3), TypeError, "no index and no length"),
+        ([DataLoader(TEN)], np.ones(10), TypeError, "found list"),
+        (DataLoader(TEN, batch_size=None), np.ones(10), TypeError, "automatic batching disabled"),
+        (DataLoader(TEN), -np.ones(10), ValueError, "finite and ≥ 0"),
+        (DataLoader(TEN), "nowhere.safetensors", FileNotFoundError, "no weights artifact at nowhere"),
+    ],
+)
+def test_bad_input_is_a_clear_error(loader, weights, error, message):
+    with pytest.raises(error, match=message):
+        reweighted_dataloader(loader, weights)
+
+
+def test_a_batch_sampler_of_the_users_own_is_refused_and_a_sampler_replaced_aloud():
+    class Buckets(BatchSampler):
+        pass
+
+    with pytest.raises(TypeError, match=r"batches with Buckets(.|\n)*ParetoSampler\(weights\)"):
+        reweighted_dataloader(DataLoader(TEN, batch_sampler=Buckets(RandomSampler(TEN), 2, False)), np.ones(10))
+    with pytest.warns(UserWarning, match="replace your WeightedRandomSampler"):
+        reweighted_dataloader(DataLoader(TEN, sampler=WeightedRandomSampler([1.0] * 10, 10)), np.ones(10))

@@ -1,0 +1,140 @@
+"""The verdict on data that can, and that cannot, be improved."""
+
+import numpy as np
+import pytest
+
+from lightning_pareto import InfluenceMatrix, ParetoVerdict, check_pareto, estimate_influence
+from lightning_pareto.datasets import gaussian_classes
+from lightning_pareto.pareto.hyperplane import explained_variance_ratio, hyperplane_distance, regions
+from tests._oracles import class_losses, fit_logistic, loader
+
+
+def logistic_verdict(noise, seed, budget=0.1):
+    train, val = gaussian_classes(1000, noise=noise, seed=seed), gaussian_classes(600, seed=1000 + seed)
+    x, x_val = train.inputs.double(), val.inputs.double()
+    module = fit_logistic(x, train.given, 4)
+    influence = estimate_influence(
+        module, loader(x, train.given), loader(x_val, val.given), curvature="gauss_newton", damping=1e-3
+    )
+    return check_pareto(influence, budget=budget), module, train
+
+
+def test_noisy_labels_are_improvable_and_a_small_step_improves_every_class():
+    verdict, module, train = logistic_verdict(noise=0.3, seed=0)
+    assert verdict.improvable
+    assert verdict.answer == "yes"
+    test = gaussian_classes(20_000, seed=77)
+    wrong = train.flipped
+    weights = 1 - 0.1 * wrong + 0.1 * np.array([wrong[(train.given == y).numpy()].mean() for y in train.given])
+    after = fit_logistic(train.inputs.double(), train.given, 4, weights)
+    before, after = (class_losses(m, test.inputs.double(), test.given, 4) for m in (module, after))
+    assert (after < before).all()
+
+
+def test_clean_labels_at_the_optimum_are_not():
+    """An optimal model: in-sample headroom is above zero every time, and cross-fitting sees through it."""
+    verdicts = [logistic_verdict(noise=0.0, seed=seed)[0] for seed in range(10)]
+    assert all(verdict.headroom > 0 for verdict in verdicts)
+    assert sum(verdict.improvable for verdict in verdicts) <= 1
+    assert {verdict.answer for verdict in verdicts} <= {"yes", "no", "not proven"}
+
+
+def random_influence(signal, seed=0, folds=8, n=400, k=3):
+    """Scores with a share of jointly harmful samples, and noise that differs between the folds."""
+    rng = np.random.default_rng(seed)
+    common = np.where(rng.random(n) < 0.2, -signal, 0)[:, None] + rng.normal(size=(n, k))
+    fold_scores = common + rng.normal(size=(folds, n, k))
+    return InfluenceMatrix(
+        fold_scores.mean(axis=0),
+        rng.integers(0, k, n),
+        ["cat", "dog", "cow"],
+        fold_scores=fold_scores,
+        fold_support=np.full((folds, k), 20),
+    )
+
+
+def test_without_folds_nothing_is_proven():
+    influence = random_influence(3.0)
+    verdict = check_pareto(InfluenceMatrix(influence.scores, influence.labels))
+    assert not verdict.improvable
+    assert verdict.answer == "not proven"
+    assert np.isnan(verdict.p_value)
+    assert "folds=8" in str(verdict)
+
+
+def test_an_absent_category_is_left_out_of_everything():
+    influence = random_influence(3.0)
+    scores, folds = influence.scores.copy(), influence.fold_scores.copy()
+    scores[:, 1] = np.nan
+    support = influence.fold_support.copy()
+    support[:, 1] = 0
+    found = check_pareto(
+        InfluenceMatrix(scores, influence.labels, influence.names, fold_scores=folds, fold_support=support)
+    )
+    expected = check_pareto(
+        InfluenceMatrix(
+            influence.scores[:, [0, 2]],
+            influence.labels,
+            fold_scores=influence.fold_scores[:, :, [0, 2]],
+            fold_support=influence.fold_support[:, [0, 2]],
+        )
+    )
+    assert found.headroom == pytest.approx(expected.headroom)
+    assert found.p_value == pytest.approx(expected.p_value)
+    assert np.isnan(found.held_out_gain[1])
+    assert found.prices[1] == 0
+    assert "dog       no validation samples" in str(found)
+
+
+def test_a_category_in_one_fold_only_proves_nothing():
+    influence = random_influence(3.0)
+    assert check_pareto(influence).improvable
+    support = influence.fold_support.copy()
+    support[1:, 2] = 0
+    lonely = InfluenceMatrix(
+        influence.scores, influence.labels, fold_scores=influence.fold_scores, fold_support=support
+    )
+    assert not check_pareto(lonely).improvable
+
+
+def test_does_not_depend_on_the_order_of_samples_or_categories():
+    influence = random_influence(1.0)
+    verdict = check_pareto(influence)
+    rows, columns = np.random.default_rng(1).permutation(400), [2, 0, 1]
+    shuffled = InfluenceMatrix(
+        influence.scores[rows][:, columns],
+        influence.labels[rows],
+        fold_scores=influence.fold_scores[:, rows][:, :, columns],
+        fold_support=influence.fold_support[:, columns],
+    )
+    again = check_pareto(shuffled)
+    assert again.headroom == pytest.approx(verdict.headroom)
+    np.testing.assert_allclose(again.held_out_gain, verdict.held_out_gain[columns], atol=1e-6)
+    np.testing.assert_allclose(again.prices, verdict.prices[columns], atol=1e-6)
+
+
+def test_saves_loads_and_prints_within_80_columns(tmp_path):
+    verdict = check_pareto(random_influence(2.0))
+    again = ParetoVerdict.load(verdict.save(tmp_path / "verdict.safetensors"))
+    assert str(again) == str(verdict)
+    assert max(map(len, str(verdict).splitlines())) <= 80
+    assert again.regions.harmful == verdict.regions.harmful
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"budget": 0.0}, "budget is the share"), ({"budget": 1.5}, "found 1.5"), ({"level": 0.0}, "level must lie")],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        check_pareto(random_influence(1.0), **options)
+
+
+def test_the_papers_diagnostics():
+    line = np.array([[1.0, -1.0], [-2.0, 2.0], [0.5, -0.5]])
+    assert hyperplane_distance(line) == pytest.approx(0)
+    assert hyperplane_distance(np.abs(line)) == pytest.approx(1)
+    np.testing.assert_allclose(explained_variance_ratio(line), [1, 0], atol=1e-12)
+    found = regions(np.array([[1.0, 2.0], [-1.0, -1.0], [1.0, -1.0], [0.0, 1.0]]))
+    assert found.sign.tolist() == [1, -1, 0, 0]
+    assert (found.beneficial, found.harmful, found.trade_off) == (0.25, 0.25, 0.5)

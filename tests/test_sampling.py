@@ -1,0 +1,100 @@
+"""Systematic resampling: counts, means, replicas, epochs."""
+
+import numpy as np
+import pytest
+from torch.utils.data import DistributedSampler
+
+from lightning_pareto import ParetoSampler, SampleWeights
+from lightning_pareto.sampling import systematic_counts
+
+
+def counts(sampler, epoch=0, n=None):
+    sampler.set_epoch(epoch)
+    return np.bincount(list(sampler), minlength=n or len(sampler.weights))
+
+
+@pytest.fixture
+def weights():
+    values = np.random.default_rng(0).uniform(0, 2, 501)
+    return values * 501 / values.sum()
+
+
+def test_unit_weights_give_an_ordinary_shuffled_epoch():
+    sampler = ParetoSampler(np.ones(1000))
+    assert isinstance(sampler, DistributedSampler)
+    epochs = []
+    for epoch in range(50):
+        sampler.set_epoch(epoch)
+        epochs.append(list(sampler))
+        assert sorted(epochs[-1]) == list(range(1000))
+    assert len({tuple(epoch) for epoch in epochs}) == 50
+
+
+def test_every_count_is_within_one_of_its_weight_and_sums_are_exact(weights):
+    for epoch in range(200):
+        found = counts(ParetoSampler(weights), epoch)
+        assert np.abs(found - weights).max() < 1 + 1e-9
+        assert found.sum() == 501
+
+
+def test_the_mean_count_is_the_weight(weights):
+    epochs = 4000
+    total = sum(systematic_counts(weights, np.random.default_rng(seed)) for seed in range(epochs))
+    fraction = weights % 1
+    error = np.sqrt(fraction * (1 - fraction) / epochs)
+    assert (np.abs(total / epochs - weights) <= 5 * error + 1e-6).all()
+
+
+def test_neighbours_are_not_tied():
+    """With weights of one half and no random order, exactly one of every two neighbours would be drawn."""
+    drawn = np.array([systematic_counts(np.full(40, 0.5), np.random.default_rng(s)) for s in range(2000)])
+    assert abs(np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 7])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_replicas_share_one_epoch(weights, replicas, drop_last):
+    samplers = [
+        ParetoSampler(weights, num_replicas=replicas, rank=rank, drop_last=drop_last) for rank in range(replicas)
+    ]
+    parts = [list(sampler) for sampler in samplers]
+    assert {len(part) for part in parts} == {len(samplers[0])}
+    whole = list(ParetoSampler(weights, num_replicas=1, rank=0))
+    dealt = [i for row in zip(*parts, strict=True) for i in row]
+    if drop_last:
+        assert dealt == whole[: len(whole) // replicas * replicas]
+    else:
+        assert dealt[: len(whole)] == whole
+        assert len(dealt) - len(whole) < replicas
+
+
+def test_epochs_and_seeds_differ_and_repeat(weights):
+    first = ParetoSampler(weights, seed=3)
+    draws = [list(first)]
+    first.set_epoch(1)
+    draws.append(list(first))
+    draws.append(list(ParetoSampler(weights, seed=4)))
+    assert len({tuple(draw) for draw in draws}) == 3
+    assert list(ParetoSampler(weights, seed=3)) == draws[0]
+
+
+def test_an_epoch_has_as_many_draws_as_the_weights_sum_to():
+    assert len(ParetoSampler(np.full(10, 2.0))) == 20
+    assert len(ParetoSampler(np.full(10, 0.01))) == 1
+    assert counts(ParetoSampler([0.0, 1.0, 2.0])).tolist() == [0, 1, 2]
+
+
+def test_rounding_never_moves_a_whole_weight():
+    """0.1 + 0.2 + … is not exact, yet nine tenths and one tenth make one."""
+    for seed in range(500):
+        found = systematic_counts(np.tile([0.1] * 10, 20), np.random.default_rng(seed))
+        assert found.sum() == 20
+        assert systematic_counts(np.ones(200), np.random.default_rng(seed)).tolist() == [1] * 200
+
+
+def test_takes_weights_and_refuses_bad_ones():
+    assert list(ParetoSampler(SampleWeights([0.0, 1.0]))) == [1]
+    with pytest.raises(ValueError, match="finite and ≥ 0"):
+        ParetoSampler([1.0, -1.0])
+    with pytest.raises(ValueError, match="Invalid rank"):
+        ParetoSampler([1.0], num_replicas=2, rank=2)
