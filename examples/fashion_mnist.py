@@ -10,15 +10,13 @@ validation data together, and the Pareto second fit, each at its best epoch by v
 
 import argparse
 import gzip
-import logging
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from main_job import Job, Split, flip_labels, run
+from main_job import Job, Split, flip_labels, quiet, run
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -117,8 +115,7 @@ def read_options() -> argparse.Namespace:
 
 def main() -> None:
     options = read_options()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    quiet()
     train, test = load(options.data)
     trainer = {"devices": options.devices, "strategy": "ddp" if options.devices > 1 else "auto"}
     job = Job(network, options.epochs, batch_size=128, lr=3e-3, budget=options.budget, trainer=trainer)

@@ -4,7 +4,9 @@ Everything specific to `lightning_pareto` stands in `first_fit` and `run_seed`; 
 Lightning project.
 """
 
+import logging
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,6 +218,13 @@ def auc(influence: InfluenceMatrix, flipped: np.ndarray) -> float:
 @rank_zero_only
 def say(text: str) -> None:
     print(text, flush=True)
+
+
+def quiet() -> None:
+    """Leave out what Lightning says about itself."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for message in (".*does not have many workers", ".*have no `val_dataloader`", ".*LeafSpec.* is deprecated"):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def run(job: Job, make_split: Callable[[int], Split], seeds: range) -> ClasswiseComparison:

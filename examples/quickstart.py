@@ -8,11 +8,9 @@ second fit, each at its best epoch by validation.
 """
 
 import argparse
-import logging
-import warnings
 
 import torch
-from main_job import Job, Split, flip_labels, run
+from main_job import Job, Split, flip_labels, quiet, run
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -57,8 +55,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="epochs of every fit")
     parser.add_argument("--picture", help="where to save a picture of the result")
     options = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    quiet()
 
     job = Job(network, epochs=options.epochs, batch_size=32, lr=5e-3, budget=0.3)
     comparison = run(job, lambda seed: digits(seed, options.noise), range(options.seeds))

@@ -9,6 +9,8 @@ from scipy import stats
 
 Float = npt.NDArray[np.float64]
 
+LEVEL = 0.05
+
 
 @dataclass(frozen=True, eq=False)
 class ClasswiseComparison:
@@ -66,11 +68,11 @@ class ClasswiseComparison:
         p_values: Float = 2 * stats.t.sf(np.abs(t), max(len(change) - 1, 1))
         return np.where(np.isnan(error), np.nan, p_values)
 
-    def lost(self, arm: str, level: float = 0.05) -> tuple[str, ...]:
+    def lost(self, arm: str, level: float = LEVEL) -> tuple[str, ...]:
         """Classes that an arm lost significantly."""
         return self._significant(arm, level, sign=-1)
 
-    def gained(self, arm: str, level: float = 0.05) -> tuple[str, ...]:
+    def gained(self, arm: str, level: float = LEVEL) -> tuple[str, ...]:
         """Classes that an arm gained significantly."""
         return self._significant(arm, level, sign=1)
 
@@ -79,31 +81,32 @@ class ClasswiseComparison:
         return tuple(name for name, yes in zip(self.class_names, found, strict=True) if yes)
 
     def __str__(self) -> str:
+        arms = list(self.accuracy)
+        others = [arm for arm in arms if arm != self.baseline]
         seeds = len(self.accuracy[self.baseline])
-        others = [arm for arm in self.accuracy if arm != self.baseline]
-        wide = max(9, *(len(name) for name in (*self.class_names, "mean")))
-        columns = [max(12, len(arm)) for arm in self.accuracy]
-        lines = [
-            f"Accuracy in %, mean ± standard error over {seeds} seed{'s' * (seeds > 1)}; the arms:",
-            " " * wide + "".join(f"  {arm:>{c}}" for arm, c in zip(self.accuracy, columns, strict=True)),
-        ]
-        cells = {arm: _cells(_with_mean(values)) for arm, values in self.accuracy.items()}
-        for row, name in enumerate((*self.class_names, "mean")):
-            line = "".join(f"  {cells[arm][row]:>{c}}" for arm, c in zip(self.accuracy, columns, strict=True))
-            lines.append(f"{name:<{wide}}{line}")
+        lines = [f"Accuracy in %, mean ± standard error over {seeds} seed{'s' if seeds > 1 else ''}:"]
+        lines += self._table({arm: _cells(_with_mean(self.accuracy[arm])) for arm in arms})
+        lines += ["", f"Change against {self.baseline!r} under the same seed, in points (* p ≤ {LEVEL}):"]
+        lines += self._table({arm: self._change_cells(arm) for arm in others})
+        lines.append("")
         for arm in others:
-            lines += ["", f"Change from {self.baseline!r} to {arm!r} (paired, in points):", *self._changes(arm, wide)]
-            lost = self.lost(arm)
-            lines.append(f"Significantly lost (level 0.05): {', '.join(lost) if lost else 'none'}.")
+            lost, p_value = self.lost(arm), self.p_values(arm)[-1]
+            verdict = f"classes significantly LOST: {', '.join(lost)}" if lost else "no class significantly lost"
+            lines.append(f"{arm}: {verdict}; mean over classes p = {p_value:.3f}.")
         return "\n".join(lines)
 
-    def _changes(self, arm: str, wide: int) -> list[str]:
-        change, p_values = _with_mean(self.change(arm)), self.p_values(arm)
-        names = (*self.class_names, "mean")
-        return [
-            f"{name:<{wide}}  {cell:>14}   p = {p:.3f}" + ("  LOST" if name in self.lost(arm) else "")
-            for name, cell, p in zip(names, _cells(change, sign="+"), p_values, strict=True)
-        ]
+    def _table(self, cells: Mapping[str, Sequence[str]]) -> list[str]:
+        names = [*self.class_names, "mean"]
+        first = max(map(len, names))
+        widths = {arm: max(len(arm), *map(len, column)) for arm, column in cells.items()}
+        lines = [" " * first + "".join(f"  {arm:>{widths[arm]}}" for arm in cells)]
+        for row, name in enumerate(names):
+            lines.append(f"{name:<{first}}" + "".join(f"  {cells[arm][row]:>{widths[arm]}}" for arm in cells))
+        return lines
+
+    def _change_cells(self, arm: str) -> list[str]:
+        stars = ["*" if p <= LEVEL else " " for p in self.p_values(arm)]
+        return [cell + star for cell, star in zip(_cells(_with_mean(self.change(arm)), "+"), stars, strict=True)]
 
 
 def standard_error(values: Float) -> Float:

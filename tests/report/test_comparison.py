@@ -1,0 +1,54 @@
+"""The comparison table and its figure."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lightning_pareto import ClasswiseComparison, plot_comparison
+
+
+@pytest.fixture
+def comparison():
+    rng = np.random.default_rng(0)
+    ordinary = rng.uniform(0.6, 0.9, (5, 3))
+    pareto = ordinary + np.array([0.05, -0.04, 0.0]) + rng.normal(0, 0.005, (5, 3))
+    return ClasswiseComparison({"first": ordinary[::-1], "ordinary": ordinary, "Pareto": pareto}, "abc", "ordinary")
+
+
+def test_p_values_are_those_of_a_paired_t_test(comparison):
+    a, b = comparison.accuracy["Pareto"], comparison.accuracy["ordinary"]
+    np.testing.assert_allclose(comparison.p_values("Pareto")[:-1], stats.ttest_rel(a, b).pvalue)
+    assert comparison.p_values("Pareto")[-1] == pytest.approx(stats.ttest_rel(a.mean(1), b.mean(1)).pvalue)
+    np.testing.assert_array_equal(comparison.p_values("ordinary"), 1)
+
+
+def test_says_which_classes_lost(comparison):
+    assert comparison.lost("Pareto") == ("b",)
+    assert comparison.gained("Pareto") == ("a",)
+    text = str(comparison)
+    assert "Pareto: classes significantly LOST: b;" in text
+    row = text.splitlines()[4]
+    assert row.split()[:4] == ["c", *f"{100 * comparison.accuracy['first'][:, 2].mean():.2f} ±".split(), row.split()[3]]
+
+
+def test_one_seed_claims_nothing():
+    comparison = ClasswiseComparison({"a": [[0.5, 0.6]], "b": [[0.1, 0.1]]}, ["x", "y"], "a")
+    assert comparison.lost("b") == ()
+    assert np.isnan(comparison.p_values("b")).all()
+    assert "1 seed:" in str(comparison)
+
+
+def test_checks_itself():
+    with pytest.raises(ValueError, match="baseline 'c' is not one of"):
+        ClasswiseComparison({"a": [[0.5]]}, ["x"], "c")
+    with pytest.raises(ValueError, match=r"arm 'b' must have shape \(1, 1\)"):
+        ClasswiseComparison({"a": [[0.5]], "b": [[0.5, 0.5]]}, ["x"], "a")
+
+
+def test_the_figure_shows_every_arm_and_class(comparison, tmp_path):
+    figure, axes = plot_comparison(comparison)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert len(axes.get_legend_handles_labels()[1]) == 3
+    figure.savefig(tmp_path / "figure.png")
+    again, same = plot_comparison(comparison, axes)
+    assert (again, same) == (figure, axes)
