@@ -1,0 +1,119 @@
+"""Every code block of the README runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_pareto import ParetoSampler
+from tests.integration._models import Data, Plain, datasets
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BASH = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A user's project, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    train, val = datasets(noise=0.3, train=600, val=400)
+    return {
+        "model": Plain(),
+        "fresh_model": Plain(),
+        "datamodule": Data(train, val),
+        "train_dataloader": DataLoader(train, batch_size=32, shuffle=True),
+        "val_dataloader": DataLoader(val, batch_size=32),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.split("\n")[0])
+def test_python_blocks(block, project):
+    exec(block, project)
+    if "trainer" in project:
+        assert isinstance(project["trainer"], pl.Trainer)
+        assert isinstance(project["trainer"].train_dataloader.sampler, ParetoSampler), "the second fit ran on weights"
+    if "suspects" in project:
+        assert project["suspects"].shape == (20,)
+        assert isinstance(project["train_dataloader"].sampler, ParetoSampler)
+
+
+def test_there_are_two_commands():
+    main, tests = BASH
+    assert main == 'pip install -e ".[examples]" && python examples/quickstart.py\n'
+    assert tests == 'pip install -e ".[dev]" && python -m pytest\n'
+
+
+def run_example(name, *arguments):
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / name, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_quickstart_shows_what_it_promises(tmp_path):
+    picture = tmp_path / "digits.png"
+    output = run_example("quickstart.py", "--picture", str(picture))
+    assert "Pareto improvement possible: YES" in output
+    seeds = re.findall(r"seed (\d): improvable (\S+); flipped labels found with AUC ([\d.]+)", output)
+    assert [seed for seed, _, _ in seeds] == list("01234")
+    assert {answer for _, answer, _ in seeds} == {"yes"}
+    assert min(float(auc) for _, _, auc in seeds) >= 0.95
+    means = re.search(r"^mean +(\d.*)$", output, re.MULTILINE)[1].split("  ")
+    first, ordinary, joined, pareto = (float(cell.split(" ± ")[0]) for cell in means if cell.strip())
+    assert pareto > max(first, ordinary, joined)
+    assert picture.stat().st_size > 10_000
+
+
+def test_a_missing_data_set_says_how_to_get_it(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "fashion_mnist.py", "--data", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 1
+    assert f"No Fashion-MNIST found in {tmp_path}" in done.stderr
+    assert "apt-get install dataset-fashion-mnist" in done.stderr
+
+
+@pytest.fixture
+def tiny_fashion(tmp_path):
+    """A folder in Fashion-MNIST's format with 600 random images."""
+    import gzip
+
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    for part, size in (("train", 600), ("t10k", 200)):
+        labels = (np.arange(size) % 10).astype(np.uint8)
+        images = rng.integers(0, 50, (size, 28, 28)).astype(np.uint8)
+        images[np.arange(size), labels] += 200  # each class a bright row
+        with gzip.open(tmp_path / f"{part}-images-idx3-ubyte.gz", "wb") as file:
+            file.write(bytes(16) + images.tobytes())
+        with gzip.open(tmp_path / f"{part}-labels-idx1-ubyte.gz", "wb") as file:
+            file.write(bytes(8) + labels.tobytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize("devices", ["1", "2"])
+def test_fashion_mnist_runs_from_a_folder_with_its_options(tiny_fashion, devices):
+    sizes = ["--samples", "400", "--val-samples", "200", "--seeds", "2", "--epochs", "2", "--imbalance", "0.2"]
+    output = run_example("fashion_mnist.py", "--data", str(tiny_fashion), "--devices", devices, *sizes)
+    assert len(re.findall(r"^seed \d: improvable", output, re.MULTILINE)) == 2, "each seed once, by rank zero"
+    assert "2 seeds" in output
+    assert "T-shirt" in output
