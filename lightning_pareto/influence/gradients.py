@@ -125,6 +125,8 @@ class Forward:
 def sample_gradients(factors: Factors) -> Tensor:
     """Return the gradient of every sample, (B, R, O, I)."""
     a, g = factors
+    if a.shape[2] == 1:
+        return g.transpose(-1, -2) * a
     return g.transpose(-1, -2) @ a
 
 

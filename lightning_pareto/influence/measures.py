@@ -33,7 +33,7 @@ def logit_gradient(measure: Measure, logits: Tensor, targets: Tensor) -> Tensor:
     Raises:
         ValueError: if the measure is not one finite value per sample.
     """
-    leaf = logits.detach().requires_grad_()
+    leaf = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
     with torch.enable_grad():
         values = measure(leaf, targets)
     if values.shape != targets.shape:

@@ -65,19 +65,28 @@ class ParetoData:
             loaders = loaders[self.val_dataloader_idx]
         return check_map_style(loaders, "the validation dataloader")
 
-    def names_of_classes(self, trainer: pl.Trainer) -> Sequence[str] | None:
-        """Class names as given, or those of the dataset."""
-        names = self.class_names
-        if names is None and trainer.train_dataloader is not None:
-            names = getattr(getattr(trainer.train_dataloader, "dataset", None), "classes", None)
-        return names if isinstance(names, (list, tuple)) else None
+    def names_of_classes(self, trainer: pl.Trainer, count: int) -> Sequence[str]:
+        """Names of the classes as given, else ``dataset.classes`` if they fit, else numbers.
 
-    def names(self, trainer: pl.Trainer) -> Sequence[str] | None:
-        """Names of the columns of the influence matrix."""
-        return self.names_of_classes(trainer) if self.categories is None else self.category_names
+        Raises:
+            ValueError: if the names given are not one per class.
+        """
+        if self.class_names is not None:
+            if len(self.class_names) != count:
+                raise ValueError(
+                    f"{len(self.class_names)} class names for a model with {count} logits: give one for each"
+                )
+            return self.class_names
+        found = getattr(getattr(trainer.train_dataloader, "dataset", None), "classes", None)
+        if isinstance(found, (list, tuple)) and len(found) == count:
+            return [str(name) for name in found]
+        return [str(k) for k in range(count)]
 
-    def check(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def check(self, trainer: pl.Trainer, module: pl.LightningModule) -> Sequence[str] | None:
         """Find what would make the analysis fail, on two samples and without a trace in any random state.
+
+        Returns:
+            The names of the categories, as far as they are known.
 
         Raises:
             BatchError: if a batch cannot be read.
@@ -91,9 +100,8 @@ class ParetoData:
             for loader in (train, validation):
                 batch = transfer(_two_samples(loader))
                 logits = self.task.read_logits(module, batch, self.task.read_targets(batch))
-        names = self.names_of_classes(trainer)
-        if names is not None and len(names) != logits.shape[1]:
-            raise ValueError(f"{len(names)} class names for a model with {logits.shape[1]} logits: give one for each")
+        names = self.names_of_classes(trainer, logits.shape[1])
+        return names if self.categories is None else self.category_names
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,7 @@ def analyse(
     trainer: pl.Trainer,
     module: pl.LightningModule,
     data: ParetoData,
+    category_names: Sequence[str] | None,
     options: InfluenceOptions,
     budget: float,
     level: float,
@@ -134,7 +143,7 @@ def analyse(
                 data.validation(trainer),
                 task=data.task,
                 categories=data.categories,
-                class_names=data.names(trainer),
+                class_names=category_names,
                 shard=Shard(trainer.global_rank, trainer.world_size, module.device),
                 transfer=_transfer(trainer, module),
                 context=trainer.precision_plugin.forward_context,

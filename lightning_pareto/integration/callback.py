@@ -17,7 +17,7 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis import Analysis, ParetoData, analyse
-from lightning_pareto.integration.classwise import ClasswiseAccuracy
+from lightning_pareto.integration.classwise import ClasswiseAccuracy, named_values
 from lightning_pareto.integration.mailbox import Mailbox
 from lightning_pareto.pareto.verdict import ParetoVerdict
 
@@ -100,6 +100,8 @@ class ParetoCallback(pl.Callback):
         self._classwise: ClasswiseAccuracy | None = None
         self._analysis: Analysis | None = None
         self._error: Exception | None = None
+        self._folder = Path()
+        self._categories: Sequence[str] | None = None
         self._mailbox = Mailbox()
 
     @property
@@ -124,18 +126,17 @@ class ParetoCallback(pl.Callback):
         """Check data, labels and strategy before any training."""
         self._analysis = self._error = None
         self._mailbox.clear()
-        directory = self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "pareto"
-        self.dirpath_of_fit = directory
+        self._folder = self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "pareto"
         if self._wanted(trainer):
-            self.data.check(trainer, pl_module)
+            self._categories = self.data.check(trainer, pl_module)
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Listen to the logits of the chosen validation loader."""
-        if self._counts(trainer, dataloader_idx):
+        if dataloader_idx == self.data.val_dataloader_idx:
             if self._classwise is None:
-                self._classwise = ClasswiseAccuracy(self.data.task, self.data.names_of_classes(trainer))
+                self._classwise = ClasswiseAccuracy(self.data.task)
             self._classwise.listen(pl_module)
 
     def on_validation_batch_end(
@@ -148,13 +149,17 @@ class ParetoCallback(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the batch's predictions."""
-        if self._counts(trainer, dataloader_idx) and self._classwise is not None:
+        if dataloader_idx == self.data.val_dataloader_idx and self._classwise is not None:
             self._classwise.update(pl_module, batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log class-wise accuracy and support."""
-        if self._classwise is not None and not trainer.sanity_checking:
-            pl_module.log_dict(self._classwise.compute(), sync_dist=trainer.world_size > 1)
+        if self._classwise is None:
+            return
+        counts = self._classwise.compute()
+        if counts is not None and not trainer.sanity_checking:
+            names = self.data.names_of_classes(trainer, len(counts[0]))
+            pl_module.log_dict(named_values(*counts, names), sync_dist=trainer.world_size > 1)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute, keep, log and print the results; an error becomes a warning."""
@@ -162,7 +167,7 @@ class ParetoCallback(pl.Callback):
             return
         try:
             self._analysis = analyse(
-                trainer, pl_module, self.data, self.options, self.budget, self.level, self.checkpoint
+                trainer, pl_module, self.data, self._categories, self.options, self.budget, self.level, self.checkpoint
             )
             self._log(trainer, self._analysis.verdict)
             if trainer.is_global_zero:
@@ -173,10 +178,6 @@ class ParetoCallback(pl.Callback):
                 warnings.warn(
                     f"ParetoCallback failed after the fit, the trained model is untouched: {error}", stacklevel=2
                 )
-        self._mailbox.put(str(self.dirpath_of_fit))
-
-    def _counts(self, trainer: pl.Trainer, dataloader_idx: int) -> bool:
-        return dataloader_idx == self.data.val_dataloader_idx and not trainer.sanity_checking
 
     def _wanted(self, trainer: pl.Trainer) -> bool:
         return self.analyse and not getattr(trainer, "fast_dev_run", False)
@@ -185,10 +186,11 @@ class ParetoCallback(pl.Callback):
         if self.verbose:
             print(f"\n{analysis.verdict}\n", flush=True)  # noqa: T201
         try:
-            analysis.influence.save(self.dirpath_of_fit / INFLUENCE_FILE)
-            analysis.verdict.save(self.dirpath_of_fit / VERDICT_FILE)
+            analysis.influence.save(self._folder / INFLUENCE_FILE)
+            analysis.verdict.save(self._folder / VERDICT_FILE)
+            self._mailbox.put(str(self._folder.resolve()))
         except OSError as error:
-            rank_zero_warn(f"no results could be written to {self.dirpath_of_fit}, they are in memory only: {error}")
+            rank_zero_warn(f"no results could be written to {self._folder}, they are in memory only: {error}")
 
     def _log(self, trainer: pl.Trainer, verdict: ParetoVerdict) -> None:
         values = {
@@ -206,7 +208,7 @@ class ParetoCallback(pl.Callback):
             logger.log_metrics(values, step=trainer.global_step)
 
     def _file(self, name: str) -> Path:
-        """Where a result lies that another process computed."""
+        """Where a result of the last fit lies that another process computed."""
         if self._error is not None:
             raise RuntimeError("the last fit left no result, for the error above") from self._error
         directory = self._mailbox.get()

@@ -20,12 +20,10 @@ class ClasswiseAccuracy:
 
     Args:
         task: how to read a batch.
-        class_names: names of the classes; numbers by default.
     """
 
-    def __init__(self, task: ClassificationTask, class_names: Sequence[str] | None) -> None:
+    def __init__(self, task: ClassificationTask) -> None:
         self._task = task
-        self._names = class_names
         self._metric: MulticlassStatScores | None = None
         self._outputs: list[Any] = []
         self._handle: RemovableHandle | None = None
@@ -53,22 +51,19 @@ class ClasswiseAccuracy:
             self._metric = MulticlassStatScores(logits.shape[1], average=None).to(logits.device)
         self._metric.update(logits.detach(), targets)
 
-    def compute(self) -> dict[str, float]:
-        """End an epoch (a collective operation): values by name, none for a class without samples."""
-        self._stop()
+    def compute(self) -> tuple[list[float], list[float]] | None:
+        """End an epoch (a collective operation): correct predictions and support of every class, if there was any."""
         if self._metric is None:
-            return {}
+            return None
         scores = self._metric.compute()  # (C, 5): tp, fp, tn, fn, support
-        self._metric.reset()
-        hits, support = scores[:, 0].tolist(), scores[:, 4].tolist()
-        names = self._names or [str(k) for k in range(len(support))]
-        accuracy = {name: h / s for name, h, s in zip(names, hits, support, strict=True) if s}
-        return {
-            **{f"val_accuracy/{name}": value for name, value in accuracy.items()},
-            **{f"val_support/{name}": float(s) for name, s in zip(names, support, strict=True)},
-            "val_accuracy_macro": sum(accuracy.values()) / len(accuracy),
-            "val_accuracy_worst": min(accuracy.values()),
-        }
+        self.reset()
+        return scores[:, 0].tolist(), scores[:, 4].tolist()
+
+    def reset(self) -> None:
+        """Forget the epoch."""
+        self._stop()
+        if self._metric is not None:
+            self._metric.reset()
 
     def _heard(self, targets: Tensor) -> Tensor | None:
         """The one tensor of logits that fits the batch, if there is exactly one."""
@@ -85,3 +80,14 @@ class ClasswiseAccuracy:
             self._handle.remove()
             self._handle = None
         self._outputs.clear()
+
+
+def named_values(hits: Sequence[float], support: Sequence[float], class_names: Sequence[str]) -> dict[str, float]:
+    """Values to log, by name; a class without samples has a support but no accuracy."""
+    accuracy = {name: h / s for name, h, s in zip(class_names, hits, support, strict=True) if s}
+    return {
+        **{f"val_accuracy/{name}": value for name, value in accuracy.items()},
+        **{f"val_support/{name}": float(s) for name, s in zip(class_names, support, strict=True)},
+        "val_accuracy_macro": sum(accuracy.values()) / len(accuracy),
+        "val_accuracy_worst": min(accuracy.values()),
+    }

@@ -5,10 +5,12 @@
 The first-order gain of such weights is linear in d, with the scores centred within each class as its coefficients.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 Float = npt.NDArray[np.float64]
 
@@ -59,8 +61,13 @@ class AdmissibleSet:
         return 1 - removed + self._class_means(removed[:, None])[:, 0]
 
     def _class_means(self, values: Float) -> Float:
-        _, position, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
-        sums = np.zeros((len(counts), values.shape[1]))
-        np.add.at(sums, position, values)
-        means: Float = (sums / counts[:, None])[position]
+        position, average = self._classes
+        means: Float = (average @ values)[position]
         return means
+
+    @functools.cached_property
+    def _classes(self) -> tuple[npt.NDArray[np.intp], sparse.csr_array]:
+        """Class number of every sample, (N,), and the matrix that averages over each class, (classes, N)."""
+        _, position, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
+        where = (position, np.arange(len(position)))
+        return position, sparse.csr_array((1 / counts[position], where), shape=(len(counts), len(position)))
