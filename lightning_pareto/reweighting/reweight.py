@@ -7,9 +7,18 @@ import numpy as np
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float, column_scale, predicted_gain
+from lightning_pareto.pareto.headroom import headroom
 from lightning_pareto.reweighting.mass_preserving import GiveBack, give_back, solve_mass_preserving
 from lightning_pareto.reweighting.paper import solve_paper
 from lightning_pareto.reweighting.weights import SampleWeights
+
+HEADROOM_SHARE = 0.6
+"""Floor of every category's gain, as a share of what all can have at once, where no targets are chosen.
+
+Between the sum of gains (0), which may pass over a weak category, and their minimum (1), which was measured to let strong
+categories go. On Fashion-MNIST with 30 % label noise, over four development seeds, 0, 0.6 and 0.9 changed the mean over
+classes by +1.06, +1.21 and +0.94 points, and the weakest class by −0.3, +3.2 and +5.1.
+"""
 
 
 def reweight(
@@ -25,7 +34,8 @@ def reweight(
     """Find sample weights that raise the target categories without lowering another, to first order.
 
     ``"mass_preserving"`` (default): take mass from at most a share ``budget`` of the samples and give it back within
-    each one's class; maximise the sum of the targets' relative gains, with a floor for every category.
+    each one's class; maximise the sum of the targets' relative gains, with a floor for every category. Without targets
+    the floor is 0.6 of the headroom, so that the weak categories have their share of the sum; with targets it is 0.
 
     ``"paper"``: the LP of PARETO-LP-GA with thresholds α and weights up to ``max_weight``. It moves mass between
     classes; its predictions hold for small steps only.
@@ -34,7 +44,7 @@ def reweight(
         influence: the influence matrix.
         targets: categories to raise, by name or number; all by default.
         thresholds: for ``"mass_preserving"`` the least relative gain (in units of mean absolute influence) of each
-            category, 0 by default; for ``"paper"`` the share α_k ∈ [0, 1] of its influence that each keeps, 0.9 by
+            category; for ``"paper"`` the share α_k ∈ [0, 1] of its influence that each keeps, 0.9 by
             default. One number or K.
         budget: share of the training mass that may move, in (0, 1]; ``"mass_preserving"`` only.
         method: which LP.
@@ -59,12 +69,15 @@ def reweight(
     chosen = _targets(influence, targets)[present]
     if not chosen.any():
         raise ValueError("none of the targets has validation samples")
-    limits = _per_category(thresholds, influence, 0.9 if method == "paper" else 0.0)[present]
     if method == "mass_preserving":
-        admissible = AdmissibleSet(influence.labels, budget)
-        removed = solve_mass_preserving(scores, column_scale(scores), admissible, chosen, limits)
+        admissible, scale = AdmissibleSet(influence.labels, budget), column_scale(scores)
+        if thresholds is None and targets is None:
+            thresholds = HEADROOM_SHARE * headroom(scores, scale, admissible).value
+        limits = _per_category(thresholds, influence, 0.0)[present]
+        removed = solve_mass_preserving(scores, scale, admissible, chosen, limits)
         values = give_back(removed, admissible, return_mass)
     elif method == "paper":
+        limits = _per_category(thresholds, influence, 0.9)[present]
         if not max_weight >= 1:
             raise ValueError(f"max_weight must be at least 1, found {max_weight}")
         if (limits < 0).any() or (limits > 1).any():

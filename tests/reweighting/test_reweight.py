@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightning_pareto import InfeasibleError, InfluenceMatrix, SampleWeights, reweight
+from lightning_pareto import InfeasibleError, InfluenceMatrix, SampleWeights, check_pareto, reweight
 from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale
 from tests._tolerances import LINEAR_PROGRAM
 
@@ -45,6 +45,14 @@ def test_is_optimal_by_a_lagrangian_bound(influence):
     best = min(minimize(bound, start * np.ones(3), method="Nelder-Mead").fun for start in (-3.0, -1.0, 0.0))
     assert value <= best + LINEAR_PROGRAM
     assert value == pytest.approx(best, rel=1e-3)
+
+
+def test_without_targets_every_category_has_its_share_of_the_headroom(influence):
+    scale = column_scale(influence.scores)
+    h = check_pareto(influence).headroom
+    fair, greedy = reweight(influence), reweight(influence, thresholds=0.0)
+    assert (fair.predicted_gain / scale).min() >= 0.6 * h - LINEAR_PROGRAM
+    assert (greedy.predicted_gain / scale).sum() >= (fair.predicted_gain / scale).sum() - LINEAR_PROGRAM
 
 
 def test_floors_are_met(influence):
