@@ -57,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     quiet()
 
-    job = Job(network, epochs=options.epochs, batch_size=32, lr=5e-3, budget=0.3)
+    job = Job(network, epochs=options.epochs, batch_size=64, lr=5e-3, budget=0.3)
     comparison = run(job, lambda seed: digits(seed, options.noise), range(options.seeds))
     if options.picture:
         figure, _ = plot_comparison(comparison)
