@@ -231,6 +231,7 @@ def run(job: Job, make_split: Callable[[int], Split], seeds: range) -> Classwise
     """Run every seed and print what it gave."""
     results = []
     for seed in seeds:
+        say(f"seed {seed}: four fits and the influence of every training sample …")
         split = make_split(seed)
         result = run_seed(job, split, seed, show=seed == seeds[0])
         results.append(result)

@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="epochs of every fit")
     parser.add_argument("--picture", help="where to save a picture of the result")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # the net is small: a second thread costs more than it gives
     quiet()
 
     job = Job(network, epochs=options.epochs, batch_size=64, lr=5e-3, budget=0.3)

@@ -1,16 +1,18 @@
 """Every code block of the README runs."""
 
+import gzip
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_pareto import ParetoSampler
+from lightning_pareto import InfluenceMatrix, ParetoSampler
 from tests.integration._models import Data, Plain, datasets
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +39,8 @@ def project(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.split("\n")[0])
 def test_python_blocks(block, project):
+    influence = InfluenceMatrix(np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 2)
+    influence.save("pareto/influence.safetensors")
     exec(block, project)
     if "trainer" in project:
         assert isinstance(project["trainer"], pl.Trainer)
@@ -94,10 +98,6 @@ def test_a_missing_data_set_says_how_to_get_it(tmp_path):
 @pytest.fixture
 def tiny_fashion(tmp_path):
     """A folder in Fashion-MNIST's format with 600 random images."""
-    import gzip
-
-    import numpy as np
-
     rng = np.random.default_rng(0)
     for part, size in (("train", 600), ("t10k", 200)):
         labels = (np.arange(size) % 10).astype(np.uint8)

@@ -59,11 +59,18 @@ def scan(
     with validation.shard.agreement("validation scan"):
         for indices, batch, forward in validation("validation scan"):
             logit_gradient(measure, forward.logits, forward.targets)
+            if classes == 0 and _are_probabilities(forward.logits):
+                warnings.warn(
+                    "the model's outputs are rows in [0, 1] that sum to one: they look like probabilities, where logits "
+                    "are expected. Return them before the softmax, or logits=lambda module, batch: module(…).log()",
+                    stacklevel=2,
+                )
             read = forward.targets if categories is None else _read(categories(batch), forward.targets)
             found[indices] = read.cpu()
-            classes = forward.logits.shape[1] if categories is None else 0
+            classes = forward.logits.shape[1]
     found = validation.shard.sum(found)
-    count = len(class_names) if class_names is not None else max(classes, int(found.max()) + 1)
+    seen = int(found.max()) + 1
+    count = len(class_names) if class_names is not None else max(seen, classes if categories is None else 0)
     names = tuple(map(str, class_names)) if class_names is not None else tuple(map(str, range(count)))
     if int(found.min()) < 0 or int(found.max()) >= count:
         raise ValueError(
@@ -80,6 +87,12 @@ def scan(
             stacklevel=2,
         )
     return Cells(cell, support, names)
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    logits = logits.detach().float()
+    sums = logits.sum(dim=1)
+    return bool((logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
 
 
 def _read(categories: Any, targets: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ class InfluenceOptions:
 
     def __post_init__(self) -> None:
         get_measure(self.measure, lambda logits, targets: logits[:, 0] + targets)
+        if self.curvature not in get_args(CurvatureName):
+            raise ValueError(f"curvature must be one of {get_args(CurvatureName)}, found {self.curvature!r}")
         if not self.damping > 0:
             raise ValueError(f"damping must be > 0 (a share of the mean eigenvalue), found {self.damping}")
         if self.folds < 1:
@@ -162,10 +164,11 @@ def _assemble(scores: Tensor, labels: Tensor, cells: Cells, metadata: dict[str, 
 def _metadata(options: InfluenceOptions, coverage: Coverage, reached: Directions) -> dict[str, Any]:
     uncovered, share = coverage.uncovered(reached), coverage.covered_share(reached)
     if uncovered:
+        names = ", ".join(uncovered[:4]) + (", …" if len(uncovered) > 4 else "")
+        advice = "this changes little" if share >= 0.9 else "treat influence and verdict with caution"
         warnings.warn(
-            f"{len(uncovered)} trainable parameters are not covered by the influence ({share:.1%} of the numbers "
-            f"are): {', '.join(uncovered[:4])}{', …' if len(uncovered) > 4 else ''}. Covered are nn.Linear and "
-            "nn.Conv2d modules that are called as modules",
+            f"influence covers {share:.1%} of the trainable weights, those of nn.Linear and nn.Conv2d modules that are "
+            f"called as modules; {len(uncovered)} parameter tensors are left out ({names}): {advice}",
             stacklevel=3,
         )
     return {

@@ -13,7 +13,7 @@ import torch
 from lightning_pareto.artifacts import load_artifact, save_artifact
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InfluenceMatrix:
     """Influence of N training samples on K categories of the validation set.
 
@@ -63,8 +63,8 @@ class InfluenceMatrix:
             row, column = np.argwhere(~np.isfinite(scores) & ~absent)[0]
             raise ValueError(f"scores[{row}, {column}] is {scores[row, column]}: every score must be finite")
         names = tuple(str(i) for i in range(k)) if self.class_names is None else tuple(map(str, self.class_names))
-        if len(names) != k:
-            raise ValueError(f"expected {k} class names, one per column of the scores, found {len(names)}")
+        if len(names) != k or len(set(names)) != k or isinstance(self.class_names, str):
+            raise ValueError(f"expected {k} different class names, one per column of the scores, found {names}")
         object.__setattr__(self, "scores", scores)
         object.__setattr__(self, "class_names", names)
         object.__setattr__(self, "labels", _checked(self.labels, np.int64, (n,), "labels"))
@@ -78,6 +78,11 @@ class InfluenceMatrix:
                 self, "fold_scores", _checked(self.fold_scores, np.float32, (folds, n, k), "fold_scores")
             )
             object.__setattr__(self, "fold_support", _checked(self.fold_support, np.int64, (folds, k), "fold_support"))
+
+    def __repr__(self) -> str:
+        n, k = self.scores.shape
+        folds = "no" if self.fold_scores is None else str(len(self.fold_scores))
+        return f"InfluenceMatrix({n} samples × {k} categories, {folds} folds)"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,6 +120,15 @@ class InfluenceMatrix:
         """
         arrays, metadata = load_artifact(path, "influence")
         return cls(**arrays, class_names=metadata["class_names"], metadata=metadata["metadata"])
+
+
+def check_type(influence: Any) -> None:
+    """Raise a TypeError with its remedy for anything but an influence matrix."""
+    if not isinstance(influence, InfluenceMatrix):
+        raise TypeError(
+            f"expected an InfluenceMatrix, found {type(influence).__name__}: pass callback.influence, the result of "
+            "estimate_influence(…), InfluenceMatrix.load(path) or InfluenceMatrix(scores, labels)"
+        )
 
 
 def _array(values: Any, dtype: npt.DTypeLike) -> np.ndarray:

@@ -8,13 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TASK_EXAMPLE = """Describe it with a ClassificationTask:
+
+def task_example(batch: Any) -> str:
+    """How to describe a batch like this one, as code."""
+    x, y = ("batch[0]", "batch[1]") if isinstance(batch, (tuple, list)) else ('batch["image"]', 'batch["digit"]')
+    return f"""Describe it with a ClassificationTask:
 
     from lightning_pareto import ClassificationTask
 
     task = ClassificationTask(
-        logits=lambda module, batch: module(batch["image"]),  # (B, C)
-        targets=lambda batch: batch["digit"],                 # (B,) integers
+        logits=lambda module, batch: module({x}),  # (B, C)
+        targets=lambda batch: {y},                 # (B,) integers
     )
 
 and pass task=task. (Use named functions instead of lambdas with strategy="ddp_spawn".)"""
@@ -30,7 +34,7 @@ def default_logits(module: nn.Module, batch: Any) -> Any:
         return read_logits(module(**{name: value for name, value in batch.items() if name != "labels"}))
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return read_logits(module(batch[0]))
-    raise BatchError(f"cannot read a batch of type {_describe(batch)}.\n{TASK_EXAMPLE}")
+    raise BatchError(f"cannot read a batch of type {_describe(batch)}.\n{task_example(batch)}")
 
 
 def read_logits(output: Any) -> Any:
@@ -46,7 +50,7 @@ def default_targets(batch: Any) -> Any:
         return batch["labels"]
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[1]
-    raise BatchError(f"cannot find the labels in a batch of type {_describe(batch)}.\n{TASK_EXAMPLE}")
+    raise BatchError(f"cannot find the labels in a batch of type {_describe(batch)}.\n{task_example(batch)}")
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -88,7 +92,7 @@ class ClassificationTask:
         if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
             raise BatchError(
                 f"expected integer labels of shape (B,), found {_describe(targets)}. "
-                "One-hot labels: targets=lambda batch: batch[1].argmax(dim=1).\n" + TASK_EXAMPLE
+                f"One-hot labels: targets=lambda batch: batch[1].argmax(dim=1).\n{task_example(batch)}"
             )
         return targets
 
@@ -100,8 +104,8 @@ class ClassificationTask:
         """
         try:
             logits = self.logits(module, batch)
-        except TypeError as error:
-            raise BatchError(f"the module's forward did not take the batch: {error}.\n{TASK_EXAMPLE}") from error
+        except (TypeError, NotImplementedError) as error:
+            raise BatchError(f"the module's forward did not take the batch: {error}.\n{task_example(batch)}") from error
         return check_logits(logits, targets)
 
 
@@ -112,7 +116,10 @@ def check_logits(logits: Any, targets: Tensor) -> Tensor:
         BatchError: otherwise.
     """
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(targets):
-        raise BatchError(f"expected logits of shape ({len(targets)}, C), found {_describe(logits)}.\n{TASK_EXAMPLE}")
+        raise BatchError(
+            f"expected logits of shape ({len(targets)}, C), found {_describe(logits)}: give a "
+            "ClassificationTask(logits=lambda module, batch: …) that returns them"
+        )
     if logits.shape[1] < 2:
         raise BatchError(
             "expected one logit per class, found a single one. For a binary classifier with one logit z: "

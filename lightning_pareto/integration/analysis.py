@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.estimate import InfluenceOptions, estimate_influence
 from lightning_pareto.influence.gradients import evaluation_mode
+from lightning_pareto.influence.layers import cover
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
@@ -52,10 +53,11 @@ class ParetoData:
             TypeError: if its samples have no index.
         """
         loaders = trainer.val_dataloaders
-        if not loaders:
+        if loaders is None or (isinstance(loaders, (list, tuple, dict)) and not loaders):
             raise ValueError(
-                "ParetoCallback needs a validation set: trainer.fit(model, train_dataloader, val_dataloader), or a "
-                "val_dataloader() in the DataModule or LightningModule, and limit_val_batches other than 0"
+                "ParetoCallback needs a validation set: trainer.fit(model, train_dataloader, val_dataloader) or a "
+                "val_dataloader() in the DataModule or LightningModule, a validation_step() in the LightningModule (it "
+                "may do nothing), and limit_val_batches other than 0"
             )
         if isinstance(loaders, dict):
             loaders = list(loaders.values())
@@ -72,6 +74,8 @@ class ParetoData:
             ValueError: if the names given are not one per class.
         """
         if self.class_names is not None:
+            if isinstance(self.class_names, str) or len(set(self.class_names)) != len(self.class_names):
+                raise ValueError(f"class_names must be a list of different names, found {self.class_names!r}")
             if len(self.class_names) != count:
                 raise ValueError(
                     f"{len(self.class_names)} class names for a model with {count} logits: give one for each"
@@ -90,10 +94,12 @@ class ParetoData:
 
         Raises:
             BatchError: if a batch cannot be read.
-            ValueError: if there is no validation set, a dataset is empty, or the class names do not fit.
+            ValueError: if there is no validation set, a dataset is empty, the class names do not fit, or the module has
+                no layer that can be covered.
             TypeError: if a loader's samples have no index, or the strategy shards the model.
         """
         _check_strategy(trainer)
+        cover(module)
         train, validation = self.train(trainer), self.validation(trainer)
         transfer = _transfer(trainer, module)
         with isolate_rng(), torch.no_grad(), evaluation_mode(module), trainer.precision_plugin.forward_context():

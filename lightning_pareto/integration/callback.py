@@ -19,7 +19,7 @@ from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis import Analysis, ParetoData, analyse
 from lightning_pareto.integration.classwise import ClasswiseAccuracy, named_values
 from lightning_pareto.integration.mailbox import Mailbox
-from lightning_pareto.pareto.verdict import ParetoVerdict
+from lightning_pareto.pareto.verdict import ParetoVerdict, check_options
 
 INFLUENCE_FILE = "influence.safetensors"
 VERDICT_FILE = "verdict.safetensors"
@@ -91,6 +91,7 @@ class ParetoCallback(pl.Callback):
         self.data = ParetoData(
             task or ClassificationTask(), class_names, categories, category_names, train_dataloader, val_dataloader_idx
         )
+        check_options(budget, level)
         self.budget = budget
         self.level = level
         self.checkpoint = checkpoint
@@ -183,14 +184,16 @@ class ParetoCallback(pl.Callback):
         return self.analyse and not getattr(trainer, "fast_dev_run", False)
 
     def _publish(self, analysis: Analysis) -> None:
-        if self.verbose:
-            print(f"\n{analysis.verdict}\n", flush=True)  # noqa: T201
         try:
             analysis.influence.save(self._folder / INFLUENCE_FILE)
             analysis.verdict.save(self._folder / VERDICT_FILE)
             self._mailbox.put(str(self._folder.resolve()))
+            where = f"Influence and verdict: {self._folder}"
         except OSError as error:
             rank_zero_warn(f"no results could be written to {self._folder}, they are in memory only: {error}")
+            where = ""
+        if self.verbose:
+            print(f"\n{analysis.verdict}\n\n{where}\n", flush=True)  # noqa: T201
 
     def _log(self, trainer: pl.Trainer, verdict: ParetoVerdict) -> None:
         values = {
@@ -213,5 +216,8 @@ class ParetoCallback(pl.Callback):
             raise RuntimeError("the last fit left no result, for the error above") from self._error
         directory = self._mailbox.get()
         if not directory or not (Path(directory) / name).is_file():
-            raise RuntimeError("there is no result: fit a Trainer with this callback first, and look at its warnings")
+            raise RuntimeError(
+                "there is no result: fit a Trainer with this callback first, and look at its warnings. None is computed "
+                "with analyse=False or fast_dev_run, or if the fit trained nothing or was interrupted"
+            )
         return Path(directory) / name

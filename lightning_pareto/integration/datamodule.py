@@ -9,6 +9,7 @@ import numpy.typing as npt
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
+from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.loaders import check_map_style, with_sampler
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.sampling import ParetoSampler
@@ -84,10 +85,16 @@ class ReweightedDataModule(pl.LightningDataModule):
         seed: of the draws.
 
     Raises:
+        TypeError: if it is not a LightningDataModule.
         ValueError: from ``train_dataloader``, if there are not as many weights as samples.
     """
 
     def __init__(self, datamodule: pl.LightningDataModule, weights: Weights, seed: int = 0) -> None:
+        if not isinstance(datamodule, pl.LightningDataModule):
+            raise TypeError(
+                f"expected a LightningDataModule, found {type(datamodule).__name__}. For a DataLoader use "
+                "reweighted_dataloader(dataloader, weights)"
+            )
         self.datamodule = datamodule
         super().__init__()
         self.weights = _read(weights)
@@ -117,4 +124,6 @@ class ReweightedDataModule(pl.LightningDataModule):
 def _read(weights: Weights) -> SampleWeights:
     if isinstance(weights, (str, os.PathLike)):
         return SampleWeights.load(weights)
+    if isinstance(weights, InfluenceMatrix):
+        raise TypeError("expected weights, found an InfluenceMatrix: weights = reweight(influence)")
     return weights if isinstance(weights, SampleWeights) else SampleWeights(weights)  # type: ignore[arg-type]

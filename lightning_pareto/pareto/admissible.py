@@ -21,6 +21,12 @@ def predicted_gain(scores: npt.NDArray[np.floating], weights: Float) -> Float:
     return gain
 
 
+def check_budget(budget: float) -> None:
+    """Raise a ValueError for a budget out of range."""
+    if not 0 < budget <= 1:
+        raise ValueError(f"budget is the share of the training mass that may move, in (0, 1], found {budget}")
+
+
 def column_scale(scores: npt.NDArray[np.floating]) -> Float:
     """Mean absolute influence s_k on every category, (K,): the unit of relative gains.
 
@@ -41,10 +47,6 @@ class AdmissibleSet:
 
     labels: npt.NDArray[np.int64]
     budget: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.budget <= 1:
-            raise ValueError(f"budget is the share of training mass that may move, in (0, 1], found {self.budget}")
 
     @property
     def largest_sum(self) -> float:

@@ -8,16 +8,22 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_pareto.artifacts import load_artifact, save_artifact
-from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.pareto.admissible import AdmissibleSet, Float, column_scale
+from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.pareto.admissible import AdmissibleSet, Float, check_budget, column_scale
 from lightning_pareto.pareto.headroom import headroom
 from lightning_pareto.pareto.hyperplane import Regions, explained_variance_ratio, hyperplane_distance, regions
 from lightning_pareto.pareto.significance import cross_fit
 
 Answer = Literal["yes", "no", "not proven"]
 
+UNDERFITTED = 0.1
+"""Least drift over the categories above which a model counts as underfitted.
 
-@dataclass(frozen=True, eq=False)
+On digits it was 0.18 to 0.45 before and after the first epoch and below zero from the second epoch on.
+"""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class ParetoVerdict:
     """Whether every category can still gain from reweighting the training data, to first order.
 
@@ -36,6 +42,8 @@ class ParetoVerdict:
         p_value: of H0 "some category does not gain"; NaN without folds.
         prices: trade-off prices λ of the categories, ≥ 0 with sum 1, (K,): the categories that hold the others back.
         scale: s_k, (K,).
+        drift: relative gain of plain further training, ``mean_i P_ik / s_k``, (K,). Near or below zero for some
+            category once a model has converged; clearly above zero for all of them while it is underfitted.
         explained_variance_ratio: principal axes of the influence vectors, falling, (K,).
         hyperplane_distance: share of the influence vectors off the plane Σ_k P_ik = 0, in [0, 1].
         regions: jointly beneficial, jointly harmful and trade-off samples.
@@ -52,6 +60,7 @@ class ParetoVerdict:
     p_value: float
     prices: Float
     scale: Float
+    drift: Float
     explained_variance_ratio: Float = field(repr=False)
     hyperplane_distance: float
     regions: Regions = field(repr=False)
@@ -66,48 +75,65 @@ class ParetoVerdict:
         return bool(self.p_value <= self.level and np.nanmin(self.held_out_gain) > self.min_gain)
 
     @property
+    def underfitted(self) -> bool:
+        """Plain further training would help every category too: a *yes* may mean no more than that."""
+        return bool(np.nanmin(self.drift) > UNDERFITTED)
+
+    @property
     def answer(self) -> Answer:
         """``"yes"``; ``"no"`` if even the optimistic in-sample headroom is negligible; else ``"not proven"``."""
         if self.improvable:
             return "yes"
         return "no" if self.headroom <= self.min_gain else "not proven"
 
+    def __repr__(self) -> str:
+        return f"ParetoVerdict({self.answer!r}, headroom={self.headroom:.3f}, p_value={self.p_value:.2g})"
+
     def __str__(self) -> str:
-        lines = [f"Pareto improvement possible: {self.answer.upper()}", self._reason(), ""]
-        width = max(8, *(len(name) for name in self.class_names))
-        lines.append(f"{'category':<{width}}  held-out gain ± error   price")
-        for k, name in enumerate(self.class_names):
-            if not self.present[k]:
-                lines.append(f"{name:<{width}}  no validation samples")
-                continue
-            gain = f"{self.held_out_gain[k]:+13.3f} ± {self.standard_error[k]:5.3f}"
-            if np.isnan(self.held_out_gain[k]):
-                gain = f"{'unknown':>21}"
-            lines.append(f"{name:<{width}}  {gain}   {self.prices[k]:5.2f}")
+        lines = [f"Pareto improvement possible: {self.answer.upper()}", *self._reason(), "", *self._rows(), ""]
         lines += [
+            "Gain: predicted drop of the validation measure, in units of the mean absolute",
+            "influence on the category. Price: how much it holds the others back.",
+            f"Single samples: {self.regions.beneficial:.0%} help every category, {self.regions.harmful:.0%} harm every "
+            f"one, {self.regions.trade_off:.0%} do both.",
+            f"The paper's diagnostics: first principal axis {self.explained_variance_ratio[0]:.0%} of the variance,",
+            f"distance from the trade-off plane {self.hyperplane_distance:.2f} of 1.",
             "",
-            "Gains: predicted drop of the validation measure, in units of each category's",
-            "mean absolute influence. Price: how much a category holds the others back.",
-            f"Training samples: {self.regions.beneficial:.0%} help every category, {self.regions.harmful:.0%} harm "
-            f"every one, {self.regions.trade_off:.0%} trade off.",
-            f"First principal axis {self.explained_variance_ratio[0]:.2f}; off the trade-off plane "
-            f"{self.hyperplane_distance:.2f}.",
-            "First order at this model: a second fit shows what is really gained.",
+            "First order at this model: only a second fit shows what is really gained.",
         ]
+        if self.improvable:
+            lines.append(f"Next: weights = reweight(influence, budget={self.budget:g}), then fit again on them.")
         return "\n".join(lines)
 
-    def _reason(self) -> str:
+    def _rows(self) -> list[str]:
+        width = max(8, *(len(name) for name in self.class_names))
+        rows = [f"{'category':<{width}}  held-out gain ± error   price"]
+        for name, present, gain, error, price in zip(
+            self.class_names, self.present, self.held_out_gain, self.standard_error, self.prices, strict=True
+        ):
+            if not present:
+                rows.append(f"{name:<{width}}  no validation samples")
+            elif np.isnan(gain):
+                rows.append(f"{name:<{width}}  {'unknown':>21}   {price:5.2f}")
+            elif np.isinf(error):
+                rows.append(f"{name:<{width}}  {'too few samples':>21}   {price:5.2f}")
+            else:
+                rows.append(f"{name:<{width}}  {gain:+13.3f} ± {error:5.3f}   {price:5.2f}")
+        return rows
+
+    def _reason(self) -> list[str]:
+        lines = [f"Moving at most {self.budget:.0%} of the training mass: headroom {self.headroom:.3f} in sample."]
         if np.isnan(self.p_value):
-            return (
-                f"In-sample headroom {self.headroom:.3f}; without validation folds nothing is proven.\n"
-                "Use estimate_influence(..., folds=8)."
+            lines.append("Without validation folds nothing is proven: estimate_influence(..., folds=8).")
+        else:
+            worst = int(np.nanargmin(self.held_out_gain))
+            lines.append(
+                f"Held out, the worst category ({self.class_names[worst]}) gains {self.held_out_gain[worst]:+.3f}; "
+                f"p = {self.p_value:.2g} at level {self.level:g}."
             )
-        worst = int(np.nanargmin(self.held_out_gain))
-        return (
-            f"Moving at most {self.budget:.0%} of the training mass: headroom {self.headroom:.3f} in sample.\n"
-            f"Held out, the worst category ({self.class_names[worst]}) gains {self.held_out_gain[worst]:+.3f}; "
-            f"p = {self.p_value:.2g} at level {self.level:g}."
-        )
+        if self.underfitted:
+            lines.append("UNDERFITTED: plain further training would help every category. Train on first.")
+        return lines
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the verdict to ``path`` (safetensors), whole or not at all."""
@@ -132,7 +158,7 @@ class ParetoVerdict:
         return cls(class_names=names, regions=Regions(sign), **fields)
 
 
-_ARRAYS = ("held_out_gain", "standard_error", "prices", "scale", "explained_variance_ratio", "present")
+_ARRAYS = ("held_out_gain", "standard_error", "prices", "scale", "drift", "explained_variance_ratio", "present")
 
 
 def check_pareto(
@@ -160,8 +186,8 @@ def check_pareto(
     Source: arXiv:2510.03950 for influence vectors and the hyperplane diagnostic; headroom and its test are this
     package's.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), found {level}")
+    check_type(influence)
+    check_options(budget, level)
     present = influence.present
     if not present.any():
         raise ValueError("no category has validation samples")
@@ -184,6 +210,7 @@ def check_pareto(
         p_value=float(p_value),
         prices=_spread(solved.prices, present, 0.0),
         scale=_spread(scale, present),
+        drift=_spread(scores.mean(axis=0, dtype=np.float64) / scale, present),
         explained_variance_ratio=explained_variance_ratio(scores),
         hyperplane_distance=hyperplane_distance(scores),
         regions=regions(scores),
@@ -192,6 +219,13 @@ def check_pareto(
         level=level,
         min_gain=min_gain,
     )
+
+
+def check_options(budget: float, level: float) -> None:
+    """Raise a ValueError for a budget or a level out of range."""
+    check_budget(budget)
+    if not 0 < level < 1:
+        raise ValueError(f"level is that of a test, in (0, 1), found {level}")
 
 
 def _spread(values: Float, present: np.ndarray, fill: float = np.nan) -> Float:

@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.pareto.admissible import AdmissibleSet, Float, column_scale, predicted_gain
+from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.pareto.admissible import AdmissibleSet, Float, check_budget, column_scale, predicted_gain
 from lightning_pareto.pareto.headroom import headroom
 from lightning_pareto.reweighting.mass_preserving import GiveBack, give_back, solve_mass_preserving
 from lightning_pareto.reweighting.paper import solve_paper
@@ -25,7 +25,7 @@ by −0.3, −0.1 and −1.3.
 def reweight(
     influence: InfluenceMatrix,
     *,
-    targets: Sequence[int | str] | None = None,
+    targets: Sequence[int | str] | str | int | None = None,
     thresholds: float | Sequence[float] | None = None,
     budget: float = 0.2,
     method: Literal["mass_preserving", "paper"] = "mass_preserving",
@@ -43,7 +43,7 @@ def reweight(
 
     Args:
         influence: the influence matrix.
-        targets: categories to raise, by name or number; all by default.
+        targets: category or categories to raise, by name or number; all by default.
         thresholds: for ``"mass_preserving"`` the least relative gain (in units of mean absolute influence) of each
             category; for ``"paper"`` the share α_k ∈ [0, 1] of its influence that each keeps, 0.9 by
             default. One number or K.
@@ -65,6 +65,8 @@ def reweight(
         >>> reweight(influence, budget=0.25).values
         array([1.5, 0.5, 1. , 1. ])
     """
+    check_type(influence)
+    check_budget(budget)
     present = influence.present
     scores = influence.scores[:, present]
     chosen = _targets(influence, targets)[present]
@@ -92,9 +94,11 @@ def reweight(
     return SampleWeights(values, gain, influence.names, metadata=options)
 
 
-def _targets(influence: InfluenceMatrix, targets: Sequence[int | str] | None) -> np.ndarray:
+def _targets(influence: InfluenceMatrix, targets: Sequence[int | str] | str | int | None) -> np.ndarray:
     names = influence.names
     chosen = np.zeros(len(names), dtype=bool)
+    if isinstance(targets, (str, int)):
+        targets = [targets]
     for target in range(len(names)) if targets is None else targets:
         index = names.index(target) if target in names else target
         if not isinstance(index, (int, np.integer)) or not 0 <= index < len(names):

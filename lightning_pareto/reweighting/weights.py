@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lightning_pareto.artifacts import load_artifact, save_artifact
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SampleWeights:
     """One weight per training sample.
 
@@ -50,6 +50,10 @@ class SampleWeights:
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "predicted_gain", np.asarray(gain, dtype=np.float64))
         object.__setattr__(self, "class_names", tuple(self.class_names))
+
+    def __repr__(self) -> str:
+        low, high = self.values.min(), self.values.max()
+        return f"SampleWeights({len(self)} samples, {low:.2f} to {high:.2f}, {self.moved:.1%} of the mass moved)"
 
     def __len__(self) -> int:
         return len(self.values)

@@ -185,10 +185,18 @@ def test_an_absent_class_is_named_and_left_out(network):
 def test_uncovered_parameters_are_reported():
     module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     data = loader(torch.randn(10, 3), torch.arange(10) % 2)
-    with pytest.warns(UserWarning, match=r"2 trainable parameters are not covered.*1\.weight, 1\.bias"):
+    with pytest.warns(
+        UserWarning, match=r"covers 76.5%(.|\n)*2 parameter tensors are left out \(1\.weight, 1\.bias\): treat"
+    ):
         found = estimate_influence(module, data, data)
     assert found.metadata["uncovered"] == ["1.weight", "1.bias"]
     assert found.metadata["covered"] == ["0", "2"]
+
+
+def test_probabilities_in_the_place_of_logits_are_noticed():
+    module = nn.Sequential(nn.Linear(3, 2), nn.Softmax(dim=1))
+    with pytest.warns(UserWarning, match="look like probabilities, where logits are expected"):
+        estimate_influence(module, GOOD, GOOD)
 
 
 class Attention(nn.Module):
@@ -206,7 +214,7 @@ class Attention(nn.Module):
 
 def test_weights_used_outside_their_module_are_not_counted_as_covered():
     data = loader(torch.randn(10, 3, 4), torch.arange(10) % 2)
-    with pytest.warns(UserWarning, match="6 trainable parameters are not covered"):
+    with pytest.warns(UserWarning, match="6 parameter tensors are left out"):
         found = estimate_influence(Attention(), data, data)
     assert found.metadata["covered"] == ["head"]
 
@@ -237,7 +245,7 @@ GOOD = loader(torch.randn(10, 3), torch.arange(10) % 2)
         (GOOD, GOOD, {"damping": 0.0}, ValueError, "damping must be > 0"),
         (GOOD, GOOD, {"folds": 0}, ValueError, "folds must be at least 1"),
         (GOOD, GOOD, {"measure": "accuracy"}, ValueError, "measure must be one of"),
-        (GOOD, GOOD, {"curvature": "hessian"}, ValueError, "curvature must be"),
+        (GOOD, GOOD, {"curvature": "hessian"}, ValueError, "curvature must be one of"),
         (GOOD, GOOD, {"categories": lambda batch: batch[0]}, ValueError, "must return an integer tensor"),
         (GOOD, GOOD, {"task": ClassificationTask(loss=lambda z, y: z.mean())}, ValueError, 'reduction="none"'),
         (

@@ -2,11 +2,13 @@
 
 import csv
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_pareto import (
@@ -26,7 +28,9 @@ def test_after_fit_there_is_influence_and_a_verdict_in_memory_and_on_disk(tmp_pa
     assert callback.influence.scores.shape == (240, CLASSES)
     assert callback.influence.names == ("east", "north", "west", "south")
     np.testing.assert_array_equal(callback.influence.labels, datasets()[0].tensors[1])
-    assert str(callback.verdict) in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert str(callback.verdict) in output
+    assert f"Influence and verdict: {tmp_path / 'pareto'}" in output
     stored = InfluenceMatrix.load(tmp_path / "pareto" / "influence.safetensors")
     np.testing.assert_array_equal(stored.scores, callback.influence.scores)
     assert str(ParetoVerdict.load(tmp_path / "pareto" / "verdict.safetensors")) == str(callback.verdict)
@@ -212,7 +216,10 @@ def test_batch_hooks_are_the_users_and_do_not_augment(tmp_path):
     [
         (lambda t, v: (DataLoader(t),), {}, ValueError, "needs a validation set"),
         (lambda t, v: (DataLoader(Stream()), DataLoader(v)), {}, TypeError, "train dataloader reads Stream"),
+        (lambda t, v: (DataLoader(t), DataLoader(Stream())), {}, TypeError, "validation dataloader reads Stream"),
         (lambda t, v: ([DataLoader(t), DataLoader(t)], DataLoader(v)), {}, TypeError, "found list"),
+        (lambda t, v: (DataLoader(t), DataLoader(v)), {"class_names": "nesw"}, ValueError, "a list of different"),
+        (lambda t, v: (DataLoader(t), DataLoader(v)), {"class_names": list("aacd")}, ValueError, "a list of different"),
         (
             lambda t, v: (DataLoader(t), DataLoader(v)),
             {"class_names": ["a", "b"]},
@@ -231,6 +238,31 @@ def test_what_is_wrong_with_the_data_stops_the_fit_before_it_starts(tmp_path, lo
     with pytest.raises(error, match=message):
         fitted.fit(model, train, [val] if "val_dataloader_idx" in options else val)
     assert torch.equal(model.network[0].weight, before)
+
+
+def test_a_model_without_forward_or_coverable_layers_is_refused_before_the_fit(tmp_path):
+    class Formless(Plain):
+        forward = pl.LightningModule.forward
+
+        def training_step(self, batch, batch_idx):
+            return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+        def validation_step(self, batch, batch_idx):
+            return None
+
+    with pytest.raises(BatchError, match=r'missing the required "forward"(.|\n)*ClassificationTask\('):
+        trainer(tmp_path, ParetoCallback(), num_sanity_val_steps=0).fit(Formless(), datamodule=Data())
+
+    class Uncovered(Plain):
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Bilinear(2, 2, CLASSES)
+
+        def forward(self, x):
+            return self.network(x, x)
+
+    with pytest.raises(ValueError, match="no trainable nn"):
+        trainer(tmp_path, ParetoCallback()).fit(Uncovered(), datamodule=Data())
 
 
 def test_labels_out_of_range_in_validation_are_named(tmp_path):
@@ -274,7 +306,18 @@ def test_half_precision_by_autocast(tmp_path):
     assert np.isfinite(callback.influence.scores).all()
 
 
-@pytest.mark.parametrize("options", [{"checkpoint": "middle"}, {"damping": -1.0}, {"folds": 0}, {"measure": "f1"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"checkpoint": "middle"},
+        {"damping": -1.0},
+        {"folds": 0},
+        {"measure": "f1"},
+        {"budget": 3},
+        {"level": 5},
+        {"curvature": "kfac2"},
+    ],
+)
 def test_options_are_checked_at_once(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         ParetoCallback(**options)

@@ -15,7 +15,14 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_pareto import ParetoCallback, ParetoSampler, ReweightedDataModule, SampleWeights, reweighted_dataloader
+from lightning_pareto import (
+    InfluenceMatrix,
+    ParetoCallback,
+    ParetoSampler,
+    ReweightedDataModule,
+    SampleWeights,
+    reweighted_dataloader,
+)
 from lightning_pareto import reweight as solve
 from tests.integration._models import Data, Plain, datasets, trainer
 
@@ -167,6 +174,13 @@ TEN = TensorDataset(torch.arange(10))
 def test_bad_input_is_a_clear_error(loader, weights, error, message):
     with pytest.raises(error, match=message):
         reweighted_dataloader(loader, weights)
+
+
+def test_wrong_kinds_of_things_are_told_apart():
+    with pytest.raises(TypeError, match=r"For a DataLoader use reweighted_dataloader\(dataloader, weights\)"):
+        ReweightedDataModule(DataLoader(TEN), np.ones(10))
+    with pytest.raises(TypeError, match=r"weights = reweight\(influence\)"):
+        reweighted_dataloader(DataLoader(TEN), InfluenceMatrix(np.ones((10, 2)), np.zeros(10)))
 
 
 def test_a_batch_sampler_of_the_users_own_is_refused_and_a_sampler_replaced_aloud():

@@ -113,6 +113,25 @@ def test_does_not_depend_on_the_order_of_samples_or_categories():
     np.testing.assert_allclose(again.prices, verdict.prices[columns], atol=1e-6)
 
 
+def test_an_underfitted_model_is_told_to_train_on():
+    """An untrained model can be improved by anything; after training, further training no longer helps every class."""
+    train, val = gaussian_classes(500, seed=0), gaussian_classes(400, seed=1)
+    x, x_val = train.inputs.double(), val.inputs.double()
+    untrained = fit_logistic(x[:4], train.given[:4], 4, l2=10.0)
+    found = []
+    for module in (untrained, fit_logistic(x, train.given, 4)):
+        influence = estimate_influence(module, loader(x, train.given), loader(x_val, val.given))
+        found.append(check_pareto(influence))
+    assert [verdict.underfitted for verdict in found] == [True, False]
+    assert "UNDERFITTED" in str(found[0])
+    assert "UNDERFITTED" not in str(found[1])
+
+
+def test_refuses_anything_but_an_influence_matrix():
+    with pytest.raises(TypeError, match="expected an InfluenceMatrix, found ndarray"):
+        check_pareto(np.ones((3, 2)))
+
+
 def test_saves_loads_and_prints_within_80_columns(tmp_path):
     verdict = check_pareto(random_influence(2.0))
     again = ParetoVerdict.load(verdict.save(tmp_path / "verdict.safetensors"))
@@ -123,7 +142,11 @@ def test_saves_loads_and_prints_within_80_columns(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"budget": 0.0}, "budget is the share"), ({"budget": 1.5}, "found 1.5"), ({"level": 0.0}, "level must lie")],
+    [
+        ({"budget": 0.0}, "budget is the share"),
+        ({"budget": 1.5}, "found 1.5"),
+        ({"level": 0.0}, "level is that of a test"),
+    ],
 )
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):

@@ -104,6 +104,7 @@ def test_infeasible_thresholds_say_what_to_do(influence):
     [
         ({"targets": ["horse"]}, r"unknown target 'horse'; the categories are \['cat', 'dog', 'cow'\]"),
         ({"targets": [3]}, "unknown target 3"),
+        ({"targets": "two"}, "unknown target 'two'"),
         ({"targets": []}, "none of the targets"),
         ({"thresholds": [0.1, 0.2]}, "one number or 3"),
         ({"thresholds": np.nan}, "thresholds must be finite"),
