@@ -61,8 +61,8 @@ def scan(
             logit_gradient(measure, forward.logits, forward.targets)
             if classes == 0 and _are_probabilities(forward.logits):
                 warnings.warn(
-                    "the model's outputs are rows in [0, 1] that sum to one: they look like probabilities, where logits "
-                    "are expected. Return them before the softmax, or logits=lambda module, batch: module(…).log()",
+                    "the model's outputs are rows in [0, 1] that sum to one: they look like probabilities, where "
+                    "logits are expected. Return them before the softmax, or their logarithms",
                     stacklevel=2,
                 )
             read = forward.targets if categories is None else _read(categories(batch), forward.targets)

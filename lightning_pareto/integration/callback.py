@@ -217,7 +217,7 @@ class ParetoCallback(pl.Callback):
         directory = self._mailbox.get()
         if not directory or not (Path(directory) / name).is_file():
             raise RuntimeError(
-                "there is no result: fit a Trainer with this callback first, and look at its warnings. None is computed "
-                "with analyse=False or fast_dev_run, or if the fit trained nothing or was interrupted"
+                "there is no result: fit a Trainer with this callback first, and look at its warnings. None is "
+                "computed with analyse=False or fast_dev_run, or if the fit trained nothing or was interrupted"
             )
         return Path(directory) / name
