@@ -1,6 +1,7 @@
 """The user's DataLoader with another sampler and every other option kept."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,12 +42,21 @@ def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
     return loader
 
 
+def fetch(loader: "DataLoader[Any]", indices: Sequence[int]) -> Any:
+    """Return one batch of these samples, as the loader would make it, without any of its workers."""
+    dataset = loader.dataset
+    many = getattr(dataset, "__getitems__", None)
+    samples = many(list(indices)) if callable(many) else [dataset[index] for index in indices]
+    return loader.collate_fn(samples)
+
+
 def with_sampler(
     loader: "DataLoader[Any]",
     sampler: Sampler[int],
     *,
     drop_last: bool,
     generator: torch.Generator | None,
+    largest_batch: int | None = None,
 ) -> "DataLoader[Any]":
     """Return a copy of ``loader`` that draws its indices from ``sampler``.
 
@@ -58,8 +68,10 @@ def with_sampler(
         sampler: yields dataset indices.
         drop_last: whether a last, smaller batch is left out.
         generator: the copy's generator, from which it seeds its workers.
+        largest_batch: bounds the batch size.
     """
     size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 64
+    size = min(size, largest_batch or size)
     twin = copy.copy(loader)
     twin.__dict__.update(  # DataLoader refuses assignment of these after its construction
         sampler=sampler,

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.influence.categories import Categories, Cells, scan
-from lightning_pareto.influence.curvature import CurvatureError, Directions, fit_curvature
+from lightning_pareto.influence.curvature import CurvatureError, Directions, Fisher, FisherName, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
-from lightning_pareto.influence.gradients import GradientProbe
-from lightning_pareto.influence.layers import Coverage, cover
+from lightning_pareto.influence.gradients import GradientProbe, Plan
+from lightning_pareto.influence.layers import Selection, select_layers
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName, get_measure
 from lightning_pareto.influence.passes import GradientPass, Progress, silent
+from lightning_pareto.influence.samples import check_samples
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.influence.verification import VERIFIED, verify
 from lightning_pareto.loaders import check_map_style
 
 CurvatureName = Literal["ekfac", "gauss_newton", "identity"]
@@ -37,6 +39,9 @@ class InfluenceOptions:
         damping: λ as a share of the mean eigenvalue (of each layer, for EK-FAC).
         folds: number of parts of the validation set for cross-fitting.
         seed: of the Fisher labels and of the folds.
+        layers: shell patterns of the parameters to take, all by default.
+        fisher: which Fisher information EK-FAC approximates.
+        curvature_samples: how many training samples the curvature is fitted to, None for all.
     """
 
     curvature: CurvatureName = "ekfac"
@@ -44,11 +49,18 @@ class InfluenceOptions:
     damping: float = 0.1
     folds: int = 8
     seed: int = 0
+    layers: Sequence[str] | None = None
+    fisher: FisherName = "sampled"
+    curvature_samples: int | None = 10_000
 
     def __post_init__(self) -> None:
         get_measure(self.measure, lambda logits, targets: logits[:, 0] + targets)
         if self.curvature not in get_args(CurvatureName):
             raise ValueError(f"curvature must be one of {get_args(CurvatureName)}, found {self.curvature!r}")
+        if self.fisher not in get_args(FisherName):
+            raise ValueError(f"fisher must be one of {get_args(FisherName)}, found {self.fisher!r}")
+        if self.curvature_samples is not None and self.curvature_samples < 1:
+            raise ValueError(f"curvature_samples must be at least 1, or None for all, found {self.curvature_samples}")
         if not self.damping > 0:
             raise ValueError(f"damping must be > 0 (a share of the mean eigenvalue), found {self.damping}")
         if self.folds < 1:
@@ -68,6 +80,9 @@ def estimate_influence(
     class_names: Sequence[str] | None = None,
     folds: int = 8,
     seed: int = 0,
+    layers: Sequence[str] | None = None,
+    fisher: FisherName = "sampled",
+    curvature_samples: int | None = 10_000,
     shard: Shard | None = None,
     transfer: Callable[[Any], Any] | None = None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -98,6 +113,11 @@ def estimate_influence(
         class_names: names of the K categories.
         folds: parts of the validation set whose scores are kept apart, for cross-fitting the verdict; 1 for none.
         seed: of the Fisher labels and of the folds.
+        layers: take only parameters whose qualified names match one of these shell patterns, for instance
+            ``["head.*"]``.
+        fisher: which Fisher information EK-FAC approximates: ``"sampled"``, ``"exact"`` (a backward pass for every
+            class) or ``"empirical"``, see :class:`Fisher`.
+        curvature_samples: fit the curvature to so many random training samples, None for all.
         shard: this process's part when several work together.
         transfer: moves a batch to the device; by default every tensor in it.
         context: entered around every forward pass, for instance autocast.
@@ -114,26 +134,31 @@ def estimate_influence(
 
     Source: PARETO-LP-GA (arXiv:2510.03950); EK-FAC influence (Grosse et al. 2023, arXiv:2308.03296).
     """
-    options = InfluenceOptions(curvature, measure, damping, folds, seed)
+    options = InfluenceOptions(curvature, measure, damping, folds, seed, layers, fisher, curvature_samples)
     task = task or ClassificationTask()
     shard = shard or Shard()
     _check_sizes(check_map_style(train_dataloader, "train_dataloader"), shard)
     _check_sizes(check_map_style(val_dataloader, "val_dataloader"), shard)
-    coverage = cover(module)
-    probe = GradientProbe(module, coverage.layers, task, context)
+    selection = select_layers(module, layers)
+    probe = GradientProbe(module, selection.layers, task, context)
     device = next(module.parameters()).device
     with probe.open():
         train = GradientPass(train_dataloader, probe, shard, device, transfer, progress)
         validation = GradientPass(val_dataloader, probe, shard, device, transfer, progress)
+        with shard.agreement("comparison with autograd"):
+            check_samples(train, probe, VERIFIED)
+            plan = verify(probe, train.first(VERIFIED))
+            _warn_of_loops(plan)
         validation_measure = get_measure(measure, task.loss)
         cells = scan(validation, validation_measure, categories, class_names, folds, seed)
-        fitted = fit_curvature(curvature, train, damping, seed)
+        information = Fisher.draw(fisher, train.size, seed, task.loss)
+        fitted = fit_curvature(curvature, train.drawn(curvature_samples, seed), damping, information)
         gradients = category_gradients(validation, validation_measure, cells)
         if not gradients:
             raise CurvatureError("no covered layer takes part in the forward pass: are its weights used otherwise?")
         directions = fitted.solve(gradients)
         scores, labels = score(train, task.loss, directions)
-    return _assemble(scores, labels, cells, _metadata(options, coverage, directions))
+    return _assemble(scores, labels, cells, _metadata(options, plan, selection, directions))
 
 
 def _check_sizes(loader: "DataLoader[Any]", shard: Shard) -> None:
@@ -161,20 +186,22 @@ def _assemble(scores: Tensor, labels: Tensor, cells: Cells, metadata: dict[str, 
     )
 
 
-def _metadata(options: InfluenceOptions, coverage: Coverage, reached: Directions) -> dict[str, Any]:
-    uncovered, share = coverage.uncovered(reached), coverage.covered_share(reached)
-    if uncovered:
-        names = ", ".join(uncovered[:4]) + (", …" if len(uncovered) > 4 else "")
-        advice = "this changes little" if share >= 0.9 else "treat influence and verdict with caution"
-        warnings.warn(
-            f"influence covers {share:.1%} of the trainable weights, those of nn.Linear and nn.Conv2d modules that are "
-            f"called as modules; {len(uncovered)} parameter tensors are left out ({names}): {advice}",
-            stacklevel=3,
-        )
+def _metadata(options: InfluenceOptions, plan: Plan, selection: Selection, reached: Directions) -> dict[str, Any]:
+    how = {layer: plan.kinds.get(layer, "seldom") if layer in reached else "not used" for layer in plan.layers}
+    parameters = {name: how[layer] for layer in plan.layers for name in layer.names}
     return {
         "options": asdict(options),
-        "covered": [layer.name for layer in reached],
-        "uncovered": uncovered,
-        "covered_share": share,
+        "parameters": parameters | dict.fromkeys(selection.left_out, "left out"),
         "versions": {"torch": torch.__version__, "lightning_pareto": version("lightning_pareto")},
     }
+
+
+def _warn_of_loops(plan: Plan) -> None:
+    names = [name for layer in plan.looped if layer in plan.kinds for name in layer.names]
+    if names:
+        some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        warnings.warn(
+            f"{len(names)} parameter tensors are used in a way that has no fast per-sample gradient ({some}): they "
+            "take a backward pass for every sample, which is right but slow. layers=[…] names those to keep",
+            stacklevel=3,
+        )

@@ -1,20 +1,41 @@
-"""Per-sample gradients of the covered layers, without touching ``.grad``."""
+"""Per-sample gradients of a module's layers, without touching ``.grad``."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils.hooks import RemovableHandle
 
+from lightning_pareto.influence.factors import ELEMENTS, DenseFactors, Factors, concatenate
 from lightning_pareto.influence.layers import Layer
-from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.influence.operations import Operation
+from lightning_pareto.influence.recorder import Recorder, Use
+from lightning_pareto.influence.task import BatchError, ClassificationTask
 
-Factors = tuple[Tensor, Tensor]  # inputs (B, R, T, I), output gradients (B, R, T, O)
+Layout = Literal["sample first", "position first"]
+
+
+@dataclass
+class Plan:
+    """How each layer's per-sample gradients are had.
+
+    Attributes:
+        factored: layers read from the inputs and output gradients of their uses, and where those keep the samples.
+        looped: layers that take a backward pass for every sample.
+        kinds: what each layer is used for, as far as it was seen in use.
+    """
+
+    factored: dict[Layer, Layout]
+    looped: list[Layer] = field(default_factory=list)
+    kinds: dict[Layer, str] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """All of them, in one order."""
+        return [*self.factored, *self.looped]
 
 
 @contextlib.contextmanager
@@ -30,15 +51,14 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 class GradientProbe:
-    """Runs a module on batches and reads the two factors of every covered layer's per-sample gradients.
+    """Runs a module on batches and reads per-sample gradients of its layers.
 
-    A forward hook keeps each covered layer's input and the edge of the autograd graph that leaves it, so that in-place
-    activations afterwards do no harm; the backward pass asks for the gradients at those edges only, which leaves
-    ``.grad`` alone and saves the weight gradients of an ordinary backward pass.
+    The forward pass is recorded (:class:`Recorder`); the backward pass asks for the gradients at the recorded edges
+    only, which leaves ``.grad`` alone and saves the weight gradients of an ordinary backward pass.
 
     Args:
         module: the model, put into evaluation mode while the probe is open (:meth:`open`).
-        layers: the covered layers.
+        layers: the layers of interest, taken to keep their samples first until :func:`verify` knows better.
         task: reads batches.
         context: entered around the forward pass, for instance autocast.
     """
@@ -46,15 +66,19 @@ class GradientProbe:
     def __init__(
         self,
         module: nn.Module,
-        layers: dict[nn.Module, Layer],
+        layers: Sequence[Layer],
         task: ClassificationTask,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self.layers = list(layers.values())
+        self.plan = Plan(dict.fromkeys(layers, "sample first"))
         self.task = task
         self._module = module
-        self._modules = layers
         self._context = context
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers of interest, in one order on every process."""
+        return self.plan.layers
 
     def open(self) -> AbstractContextManager[None]:
         """Put every submodule into evaluation mode, and back into its own mode afterwards."""
@@ -67,17 +91,10 @@ class GradientProbe:
             BatchError: if the batch cannot be read.
         """
         targets = self.task.read_targets(batch)
-        calls: list[tuple[Layer, Tensor, GradientEdge]] = []
-        handles = [
-            submodule.register_forward_hook(_keep(calls, layer), with_kwargs=True)
-            for submodule, layer in self._modules.items()
-        ]
-        try:
-            with torch.inference_mode(False), torch.enable_grad(), self._context():
-                logits = self.task.read_logits(self._module, batch, targets)
-        finally:
-            _remove(handles)
-        return Forward(logits, targets, calls)
+        recorder = Recorder(list(self.plan.factored))
+        with torch.inference_mode(False), torch.enable_grad(), self._context(), _uncompiled(), recorder:
+            logits = self.task.read_logits(self._module, batch, targets)
+        return Forward(logits, targets, recorder.uses, self.plan)
 
 
 @dataclass(frozen=True)
@@ -91,67 +108,113 @@ class Forward:
 
     logits: Tensor
     targets: Tensor
-    _calls: list[tuple[Layer, Tensor, GradientEdge]] = field(repr=False)
+    _uses: list[Use] = field(repr=False)
+    _plan: Plan = field(repr=False)
 
-    def backward(self, signal: Tensor) -> Iterator[tuple[Layer, Factors]]:
-        """Yield every layer with the factors of its per-sample gradients.
+    def backward(self, signal: Tensor, omit: Collection[Layer] = ()) -> Iterator[tuple[Layer, slice, Factors]]:
+        """Yield the factors of per-sample gradients, layer by layer and in parts of the batch that fit the memory.
 
         Args:
             signal: gradient of each sample's scalar with respect to its own logits, (B, C).
+            omit: layers that are not wanted.
 
         Yields:
-            A layer and its factors in at least float32; several calls of one module stand one after another in T.
+            A layer, the part of the batch, and the factors of its samples, in at least float32. A layer that no sample
+            of the batch reaches is left out.
+
+        Raises:
+            BatchError: if a layer's input cannot be told apart by sample.
         """
-        if not self._calls:
-            return
+        for layer, uses in self.uses(signal, omit).items():
+            yield from self._factored(layer, uses, self._plan.factored[layer])
+        looped = [layer for layer in self._plan.looped if layer not in omit]
+        if looped:
+            yield from self._looped(looped, signal)
+
+    def only(self, layer: Layer, layout: Layout) -> "Forward":
+        """The same forward pass as if one layer, read in this layout, were all there is."""
+        uses = [use for use in self._uses if use.layer is layer]
+        return Forward(self.logits, self.targets, uses, Plan({layer: layout}))
+
+    def uses(self, signal: Tensor, omit: Collection[Layer] = ()) -> dict[Layer, list[tuple[Use, Tensor]]]:
+        """Every use of each layer that the signal reaches, with the gradient of its output."""
+        wanted = [use for use in self._uses if use.layer not in omit]
+        if not wanted:
+            return {}
+        edges = [use.edge for use in wanted]
         gradients = torch.autograd.grad(
-            self.logits,
-            [edge for _, _, edge in self._calls],
-            signal.to(self.logits.dtype),
-            retain_graph=True,
-            allow_unused=True,
+            self.logits, edges, signal.to(self.logits.dtype), retain_graph=True, allow_unused=True
         )
-        found: dict[Layer, list[tuple[Tensor, Tensor]]] = {}
-        for (layer, x, _), gradient in zip(self._calls, gradients, strict=True):
+        found: dict[Layer, list[tuple[Use, Tensor]]] = {}
+        for use, gradient in zip(wanted, gradients, strict=True):
             if gradient is not None:
-                found.setdefault(layer, []).append((x, gradient))
-        with torch.no_grad():
-            for layer, parts in found.items():
-                a = [_at_least_float32(layer.inputs(x)) for x, _ in parts]
-                g = [_at_least_float32(layer.output_gradients(gradient)) for _, gradient in parts]
-                yield layer, (torch.cat(a, dim=2), torch.cat(g, dim=2)) if len(parts) > 1 else (a[0], g[0])
+                found.setdefault(use.layer, []).append((use, gradient))
+        return found
+
+    @torch.no_grad()
+    def _factored(
+        self, layer: Layer, uses: list[tuple[Use, Tensor]], layout: Layout
+    ) -> Iterator[tuple[Layer, slice, Factors]]:
+        batch = len(self.targets)
+        arranged: list[tuple[Operation, Tensor, Tensor]] = []
+        for use, gradient in uses:
+            x = _arrange(use.x, use.operation.item, batch, layout, layer)
+            g = _arrange(gradient, use.operation.output_item, batch, layout, layer)
+            arranged.append((use.operation, x, g))
+        cost = sum(operation.cost(x, g) for operation, x, g in arranged)
+        for part in _parts(batch, cost):
+            factors = [
+                operation.factors(_at_least_float32(x[part]), _at_least_float32(g[part]))
+                for operation, x, g in arranged
+            ]
+            yield layer, part, concatenate(factors)
+
+    def _looped(self, layers: list[Layer], signal: Tensor) -> Iterator[tuple[Layer, slice, Factors]]:
+        """One backward pass a sample; every number is a block of its own."""
+        for part in _parts(len(signal), sum(layer.size for layer in layers)):
+            samples = range(part.start, min(part.stop, len(signal)))
+            rows = [self.sample_gradients(layers, signal, sample) for sample in samples]
+            for number, layer in enumerate(layers):
+                column = [row[number] for row in rows]
+                if (
+                    column[0] is not None
+                ):  # the graph is that of the whole batch, so that None holds for all its samples
+                    flat = torch.stack([_at_least_float32(g).flatten() for g in column if g is not None])
+                    a = flat[:, :, None, None]
+                    yield layer, part, DenseFactors(a, torch.ones_like(a))
+
+    def sample_gradients(self, layers: Sequence[Layer], signal: Tensor, sample: int) -> list[Tensor | None]:
+        """Gradient of one sample by autograd, for every parameter of the layers; None where it is not reached."""
+        alone = torch.zeros_like(signal, dtype=self.logits.dtype)
+        alone[sample] = signal[sample]
+        parameters = [p for layer in layers for p in layer.parameters]
+        return list(torch.autograd.grad(self.logits, parameters, alone, retain_graph=True, allow_unused=True))
 
 
-def sample_gradients(factors: Factors) -> Tensor:
-    """Return the gradient of every sample, (B, R, O, I)."""
-    a, g = factors
-    if a.shape[2] == 1:
-        return g.transpose(-1, -2) * a
-    return g.transpose(-1, -2) @ a
+def _arrange(x: Tensor, item: int, batch: int, layout: Layout, layer: Layer) -> Tensor:
+    """Bring a tensor to (B, n, …), the last ``item`` dimensions kept."""
+    lead, rest = x.shape[: x.ndim - item], x.shape[x.ndim - item :]
+    if lead.numel() % batch:
+        raise BatchError(
+            f"layer {layer.name!r} was called on a tensor of shape {tuple(x.shape)} for {batch} samples, whose parts "
+            "cannot be told apart by sample. Leave it out: layers=[…] takes the names of those to keep"
+        )
+    if layout == "sample first":
+        return x.reshape(batch, -1, *rest)
+    return x.reshape(-1, batch, *rest).transpose(0, 1)
 
 
-def chunks(factors: Factors, elements: int = 2**25) -> Iterator[tuple[slice, Factors]]:
-    """Cut a batch so that its per-sample gradients stay below a number of elements."""
-    a, g = factors
-    size = max(1, elements // (a.shape[1] * a.shape[3] * g.shape[3]))
-    for start in range(0, len(a), size):
-        part = slice(start, start + size)
-        yield part, (a[part], g[part])
+def _parts(batch: int, cost: int) -> Iterator[slice]:
+    """Cut a batch so that ``cost`` numbers a sample stay below the limit."""
+    size = max(1, ELEMENTS // max(cost, 1))
+    return (slice(start, start + size) for start in range(0, batch, size))
 
 
-def _keep(calls: list[tuple[Layer, Tensor, GradientEdge]], layer: Layer) -> Callable[..., None]:
-    def hook(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
-        if output.requires_grad:
-            x = args[0] if args else kwargs["input"]
-            calls.append((layer, x.detach(), get_gradient_edge(output)))
-
-    return hook
-
-
-def _remove(handles: list[RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Run compiled modules as they were written: a compiled graph cannot be watched."""
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x

@@ -37,7 +37,8 @@ class InfluenceMatrix:
         metadata: how it was computed, JSON-serialisable.
 
     Raises:
-        ValueError: if shapes disagree, or a value is infinite, or NaN in a column that is not NaN throughout.
+        ValueError: if shapes disagree, or a value is infinite, or NaN in a column that is not NaN throughout, or if
+            labels or supports are not integers.
 
     Example:
         >>> influence = InfluenceMatrix([[0.5, -0.1], [-0.2, -0.3]], [0, 1], ["cat", "dog"])
@@ -78,6 +79,18 @@ class InfluenceMatrix:
                 self, "fold_scores", _checked(self.fold_scores, np.float32, (folds, n, k), "fold_scores")
             )
             object.__setattr__(self, "fold_support", _checked(self.fold_support, np.int64, (folds, k), "fold_support"))
+            self._check_folds()
+
+    def _check_folds(self) -> None:
+        assert self.fold_scores is not None
+        assert self.fold_support is not None
+        for fold, (scores, support) in enumerate(zip(self.fold_scores, self.fold_support, strict=True)):
+            bad = ~np.isfinite(scores).all(axis=0) & (support > 0)
+            if bad.any():
+                raise ValueError(
+                    f"fold_scores[{fold}] of category {self.names[int(np.argmax(bad))]} are not finite, though "
+                    f"fold_support says that {support[np.argmax(bad)]} validation samples stand behind them"
+                )
 
     def __repr__(self) -> str:
         n, k = self.scores.shape
@@ -132,13 +145,21 @@ def check_type(influence: Any) -> None:
 
 
 def _array(values: Any, dtype: npt.DTypeLike) -> np.ndarray:
+    return np.asarray(_numpy(values), dtype=dtype)
+
+
+def _numpy(values: Any) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
-    return np.asarray(values, dtype=dtype)
+    return np.asarray(values)
 
 
 def _checked(values: Any, dtype: npt.DTypeLike, shape: tuple[int, ...], name: str) -> np.ndarray:
-    array = _array(values, dtype)
+    array = _numpy(values)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, found {array.shape}")
-    return array
+    if np.issubdtype(dtype, np.integer) and not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"{name} must be integers, found {array.dtype}: np.asarray({name}).astype(int) if they are whole"
+        )
+    return array.astype(dtype, copy=False)

@@ -1,8 +1,7 @@
 """One pass over a dataset in index order, yielding per-sample gradients."""
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,11 +9,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_pareto.influence.gradients import Forward, GradientProbe
+from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.sharding import Shard
-from lightning_pareto.loaders import with_sampler
+from lightning_pareto.loaders import fetch, with_sampler
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, batches done, batches in all) before the first and after every batch."""
+
+
+_DIMENSIONS = 4
+
+LOOPED_BATCH = 8
+"""Batch size where some layer takes a backward pass through the whole batch for every sample of it."""
 
 
 def silent(_stage: str, _done: int, _total: int) -> None:
@@ -32,6 +38,7 @@ class GradientPass:
         device: where batches go, unless ``transfer`` is given.
         transfer: moves a batch to the device, with the user's own hooks.
         progress: told of every batch.
+        chosen: dataset indices to go over, all by default.
     """
 
     loader: "DataLoader[Any]"
@@ -40,11 +47,62 @@ class GradientPass:
     device: torch.device
     transfer: Callable[[Any], Any] | None = None
     progress: Progress = silent
+    chosen: Sequence[int] | None = None
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """The dataset indices of all processes together."""
+        return range(self.dataset_size) if self.chosen is None else self.chosen
+
+    @property
+    def dataset_size(self) -> int:
+        """Number of samples of the dataset, whatever was chosen of it."""
+        return len(self.loader.dataset)  # type: ignore[arg-type]
 
     @property
     def size(self) -> int:
-        """Number of samples of the whole dataset, all processes together."""
-        return len(self.loader.dataset)  # type: ignore[arg-type]
+        """Number of samples, all processes together."""
+        return len(self.indices)
+
+    def drawn(self, count: int | None, seed: int) -> "GradientPass":
+        """A pass over ``count`` samples (None for all) in random order, the same on every process."""
+        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(seed))[:count]
+        return replace(self, chosen=[self.indices[i] for i in order.tolist()])
+
+    def split(self, count: int) -> "tuple[GradientPass, GradientPass]":
+        """Passes over the first ``count`` samples and over the rest."""
+        return replace(self, chosen=self.indices[:count]), replace(self, chosen=self.indices[count:])
+
+    def first(self, count: int) -> Any:
+        """The first samples as one batch, the same on every process.
+
+        Raises:
+            ValueError: if the batch does not hold as many samples.
+        """
+        expected = min(count, self.size)
+        batch = self._moved(fetch(self.loader, self.indices[:expected]))
+        _check_count(len(self.probe.task.read_targets(batch)), expected)
+        return batch
+
+    def _moved(self, batch: Any) -> Any:
+        return move(batch, self.device) if self.transfer is None else self.transfer(batch)
+
+    def total(self, sums: dict[Layer, Tensor]) -> dict[Layer, Tensor]:
+        """Add up over the processes, layer by layer in one order; zero where a process did not reach a layer."""
+        if self.shard.count == 1:
+            return {layer: sums[layer] for layer in self.probe.layers if layer in sums}
+        totals = {}
+        for layer in self.probe.layers:
+            mine = sums.get(layer)
+            shape = [0] * _DIMENSIONS if mine is None else [*mine.shape, *[1] * (_DIMENSIONS - mine.ndim)]
+            reached, *shape = self.shard.sum(torch.tensor([mine is not None, *shape], dtype=torch.int64)).tolist()
+            if reached:
+                if mine is None:
+                    like = layer.parameters[0]
+                    dtype = torch.promote_types(like.dtype, torch.float32)
+                    mine = torch.zeros([n // reached for n in shape], dtype=dtype, device=like.device)
+                totals[layer] = self.shard.sum(mine)
+        return totals
 
     def __call__(self, stage: str) -> Iterator[tuple[Tensor, Any, Forward]]:
         """Yield (dataset indices (B,), batch, forward pass) for every batch.
@@ -52,25 +110,34 @@ class GradientPass:
         Raises:
             ValueError: if a batch does not hold as many samples as indices were asked for.
         """
-        indices = self.shard.range(self.size)
-        loader = with_sampler(self.loader, indices, drop_last=False, generator=torch.Generator())  # type: ignore[arg-type]
-        transfer = self.transfer or functools.partial(move, device=self.device)
-        start = indices.start
+        mine = self.shard.range(self.size)
+        indices = self.indices[mine.start : mine.stop]
+        loader = with_sampler(
+            self.loader,
+            indices,  # type: ignore[arg-type]  # any iterable of indices serves as a sampler
+            drop_last=False,
+            generator=torch.Generator(),
+            largest_batch=LOOPED_BATCH if self.probe.plan.looped else None,
+        )
+        start = 0
         total = len(loader)
         self.progress(stage, 0, total)
         for done, batch in enumerate(loader, start=1):
-            batch = transfer(batch)
+            batch = self._moved(batch)
             forward = self.probe.forward(batch)
             count = len(forward.targets)
-            expected = min(loader.batch_size or count, indices.stop - start)
-            if count != expected:
-                raise ValueError(
-                    f"the collate function returned {count} labels for {expected} samples: influence needs one label "
-                    "per dataset index, so it must neither drop nor repeat samples"
-                )
-            yield torch.arange(start, start + count), batch, forward
+            _check_count(count, min(loader.batch_size or count, len(indices) - start))
+            yield torch.tensor(indices[start : start + count]), batch, forward
             start += count
             self.progress(stage, done, total)
+
+
+def _check_count(found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(
+            f"the collate function returned {found} labels for {expected} samples: influence needs one label per "
+            "dataset index, so it must neither drop nor repeat samples"
+        )
 
 
 def move(batch: Any, device: torch.device) -> Any:

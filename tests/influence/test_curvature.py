@@ -6,9 +6,9 @@ from torch import nn
 
 from lightning_pareto.influence.curvature import CurvatureError, fit_curvature
 from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
-from lightning_pareto.influence.curvature.fisher import exact_signals, sampled_signal
+from lightning_pareto.influence.curvature.fisher import Fisher, exact_signals, sampled_signal
 from lightning_pareto.influence.gradients import GradientProbe
-from lightning_pareto.influence.layers import cover
+from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
@@ -18,8 +18,12 @@ from tests._tolerances import RELATIVE
 
 
 def training_pass(module, x, y, **options):
-    probe = GradientProbe(module, cover(module).layers, ClassificationTask())
+    probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
     return GradientPass(loader(x, y, **options), probe, Shard(), torch.device("cpu"))
+
+
+def drawn_labels(size, name="sampled", seed=0):
+    return Fisher.draw(name, size, seed, ClassificationTask().loss)
 
 
 @pytest.fixture
@@ -43,13 +47,13 @@ def test_sampled_signals_have_that_covariance_in_the_mean():
 
 def test_gauss_newton_is_the_hessian_of_logistic_regression(problem):
     module, x, y = problem
-    curvature = fit_curvature("gauss_newton", training_pass(module, x, y), 0.1, 0)
+    curvature = fit_curvature("gauss_newton", training_pass(module, x, y), 0.1, drawn_labels(50))
     hessian = exact_hessian(module, x, y)
     damped = hessian + 0.1 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
     right = torch.randn(2, 16).double()
-    layer = next(iter(cover(module).layers.values()))
+    layer = curvature._layers[0]
     shaped = torch.cat([right[:, :12].reshape(2, 1, 4, 3), right[:, 12:].reshape(2, 1, 4, 1)], dim=3)
-    [solved] = curvature.solve({next(iter(curvature._shapes)): shaped}).values()
+    [solved] = curvature.solve({layer: shaped}).values()
     solved = torch.cat([solved[..., :3].flatten(1), solved[..., 3:].flatten(1)], dim=1)
     assert layer.name == ""
     assert_near(solved, torch.linalg.solve(damped, right.T).T, RELATIVE[torch.float64])
@@ -64,7 +68,7 @@ def test_ekfac_keeps_the_whole_trace(groups):
     ).double()
     x, y = torch.randn(40, 4, 4, 4).double(), torch.randint(3, (40,))
     train = training_pass(module, x, y)
-    curvature = EkfacCurvature.fit(train, 0.1, seed=5)
+    curvature = EkfacCurvature.fit(train, 0.1, drawn_labels(40, seed=5))
     uniforms = torch.rand(40, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     drawn = (module(x).softmax(1).cumsum(1) < uniforms[:, None]).sum(1)
     expected = flat_sample_gradients(module, x, drawn).square().sum() / 40
@@ -76,7 +80,7 @@ def test_ekfac_is_exact_where_the_factors_are(problem):
     module, x, y = problem
     x = x[:1].repeat(50, 1)
     train = training_pass(module, x, y)
-    curvature = EkfacCurvature.fit(train, 0.1, seed=0)
+    curvature = EkfacCurvature.fit(train, 0.1, drawn_labels(50))
     uniforms = torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     drawn = (module(x).softmax(1).cumsum(1) < uniforms[:, None]).sum(1)
     loop = flat_sample_gradients(module, x, drawn)
@@ -94,10 +98,15 @@ def test_names_the_layer_whose_factors_are_not_finite(problem):
     x[7, 0] = 1e200  # squares overflow, logits do not
     module.weight.data.zero_()
     with pytest.raises(CurvatureError, match="layer '' are not finite"):
-        fit_curvature("ekfac", training_pass(module, x, y), 0.1, 0)
+        fit_curvature("ekfac", training_pass(module, x, y), 0.1, drawn_labels(50))
 
 
 def test_gauss_newton_refuses_a_large_model():
     module = nn.Linear(2_000, 3)
     with pytest.raises(ValueError, match="6003 covered parameters"):
-        fit_curvature("gauss_newton", training_pass(module, torch.randn(4, 2_000), torch.tensor([0, 1, 2, 0])), 0.1, 0)
+        fit_curvature(
+            "gauss_newton",
+            training_pass(module, torch.randn(4, 2_000), torch.tensor([0, 1, 2, 0])),
+            0.1,
+            drawn_labels(4),
+        )

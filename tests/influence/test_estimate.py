@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_pareto import BatchError, ClassificationTask, InfluenceMatrix, estimate_influence
 from lightning_pareto.datasets import gaussian_classes
+from lightning_pareto.influence.curvature import CurvatureError
 from tests._asserts import assert_near
 from tests._oracles import class_losses, exact_influence, fit_logistic, loader
 from tests._tolerances import RELATIVE
@@ -182,15 +183,62 @@ def test_an_absent_class_is_named_and_left_out(network):
     assert found.support[1] == 0
 
 
-def test_uncovered_parameters_are_reported():
-    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+def test_every_parameter_is_accounted_for():
+    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2), nn.Identity())
+    module[3].extra = nn.Linear(2, 2)
+    module[0].bias.requires_grad_(False)
     data = loader(torch.randn(10, 3), torch.arange(10) % 2)
+    found = estimate_influence(module, data, data, layers=["[01].*", "3.*"])
+    assert found.metadata["parameters"] == {
+        "0.weight": "linear",
+        "1.weight": "normalisation",
+        "1.bias": "normalisation",
+        "3.extra.weight": "not used",
+        "3.extra.bias": "not used",
+        "2.weight": "left out",
+        "2.bias": "left out",
+    }
+
+
+def test_a_parameter_without_a_fast_gradient_is_reported_and_covered():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Bilinear(3, 3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    task = ClassificationTask(logits=lambda m, batch: m[2](m[1](m[0](batch[0], batch[0]))))
+    x, y = torch.randn(20, 3).double(), torch.arange(20) % 2
+    data = loader(x, y)
     with pytest.warns(
-        UserWarning, match=r"covers 76.5%(.|\n)*2 parameter tensors are left out \(1\.weight, 1\.bias\): treat"
+        UserWarning, match=r"2 parameter tensors are used(.|\n)*\(0\.weight, 0\.bias\): they take a back"
     ):
-        found = estimate_influence(module, data, data)
-    assert found.metadata["uncovered"] == ["1.weight", "1.bias"]
-    assert found.metadata["covered"] == ["0", "2"]
+        found = estimate_influence(module, data, data, task=task, curvature="identity")
+    assert found.metadata["parameters"]["0.weight"] == "a backward pass per sample"
+    rows = []
+    for i in range(20):
+        loss = nn.functional.cross_entropy(module[2](module[1](module[0](x[i : i + 1], x[i : i + 1]))), y[i : i + 1])
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(module.parameters()))]))
+    gradients = torch.stack(rows)
+    expected = gradients @ torch.stack([gradients[y == k].mean(0) for k in range(2)]).T
+    assert_near(found.scores, expected, RELATIVE[torch.float32])
+
+
+def test_a_random_transform_is_noticed():
+    class Noisy(Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, i):
+            return torch.randn(3), i % 2
+
+    with pytest.warns(UserWarning, match="gives another sample each time"):
+        estimate_influence(nn.Linear(3, 2), DataLoader(Noisy()), GOOD)
+
+
+def test_a_model_that_mixes_samples_is_noticed():
+    class Centred(nn.Linear):
+        def forward(self, x):
+            return super().forward(x - x.mean(0))
+
+    with pytest.warns(UserWarning, match="changes with the other samples in its batch"):
+        estimate_influence(Centred(3, 2), GOOD, GOOD)
 
 
 def test_probabilities_in_the_place_of_logits_are_noticed():
@@ -199,24 +247,38 @@ def test_probabilities_in_the_place_of_logits_are_noticed():
         estimate_influence(module, GOOD, GOOD)
 
 
-class Attention(nn.Module):
-    """Uses the weights of its output layer without calling it, as nn.MultiheadAttention does."""
+class Branches(nn.Module):
+    """Samples with a positive first feature take one way, the others another."""
 
     def __init__(self):
         super().__init__()
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-        self.unused, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.one, self.other, self.head = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
 
     def forward(self, x):
-        x = nn.functional.linear(self.attention(x, x, x)[0], self.unused.weight)
-        return self.head(x.mean(1))
+        way = (x[:, :1] > 0).to(x)
+        z = self.one(x) * way if way.all() else self.other(x) * (1 - way) if not way.any() else self.one(x)
+        return self.head(torch.tanh(z))
 
 
-def test_weights_used_outside_their_module_are_not_counted_as_covered():
-    data = loader(torch.randn(10, 3, 4), torch.arange(10) % 2)
-    with pytest.warns(UserWarning, match="6 parameter tensors are left out"):
-        found = estimate_influence(Attention(), data, data)
-    assert found.metadata["covered"] == ["head"]
+def test_a_layer_that_only_one_of_the_data_sets_reaches_does_not_matter():
+    torch.manual_seed(0)
+    x, y = torch.randn(30, 3), torch.arange(30) % 2
+    low, high = torch.cat([-x[:, :1].abs(), x[:, 1:]], 1), torch.cat([x[:, :1].abs(), x[:, 1:]], 1)
+    module = Branches()
+    exact = estimate_influence(module, loader(low, y), loader(high, y), curvature="gauss_newton")
+    assert np.isfinite(exact.scores).all()
+    for curvature in ("identity", "ekfac"):  # which treat layers as independent
+        found = estimate_influence(module, loader(low, y), loader(high, y), curvature=curvature)
+        alone = estimate_influence(module, loader(low, y), loader(high, y), curvature=curvature, layers=["head.*"])
+        assert_near(found.scores, alone.scores, RELATIVE[torch.float32])
+
+
+def test_a_saturated_model_is_an_error():
+    module = nn.Linear(3, 2)
+    nn.init.zeros_(module.weight)
+    module.bias.data = torch.tensor([1e4, -1e4])
+    with pytest.raises(CurvatureError, match="it is saturated"):
+        estimate_influence(module, GOOD, GOOD)
 
 
 class Stream(IterableDataset):
@@ -260,7 +322,7 @@ GOOD = loader(torch.randn(10, 3), torch.arange(10) % 2)
             GOOD,
             {},
             ValueError,
-            "returned 4 labels for 5 samples",
+            "returned 2 labels for 3 samples",
         ),
     ],
 )

@@ -3,115 +3,132 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from lightning_pareto.influence.gradients import GradientProbe, sample_gradients
-from lightning_pareto.influence.layers import cover
+from lightning_pareto.influence.factors import DotProducts, EigenBasis
+from lightning_pareto.influence.gradients import GradientProbe
+from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.measures import logit_gradient
-from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.influence.task import BatchError, ClassificationTask
+from lightning_pareto.influence.verification import verify
 from tests._asserts import assert_near
 from tests._oracles import sample_gradient_loop
 from tests._tolerances import RELATIVE
+from tests.influence._networks import CLASSES, FAST, SLOW, Pooled, Text
 
-CLASSES = 3
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
-
-class Pooled(nn.Module):
-    """A layer under test, a nonlinearity that works in place, and a head."""
-
-    def __init__(self, layer, features):
-        super().__init__()
-        self.layer = layer
-        self.head = nn.Linear(features, CLASSES)
-
-    def forward(self, x):
-        z = F.softplus(self.layer(x)).mul_(2)  # the product is in place on what follows the layer
-        if isinstance(self.layer, nn.Conv2d):
-            return self.head(z.flatten(2).mean(2))
-        return self.head(z.flatten(1, -2).mean(1) if z.ndim > 2 else z)
+SAMPLES = 5
 
 
-class Repeated(nn.Module):
-    """One module called several times, on inputs of different lengths."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
-        self.head = nn.Linear(4, CLASSES)
-
-    def forward(self, x):
-        once = torch.tanh(self.layer(x))
-        return self.head(torch.tanh(self.layer(once[:, :2])).mean(1) + once.mean(1))
+def network(case, dtype=torch.float64):
+    """(module in evaluation mode, inputs, targets) of a case."""
+    torch.manual_seed(0)
+    module, shape = case()
+    module.to(dtype).eval()
+    x = torch.randint(7, (SAMPLES, shape)) if isinstance(shape, int) else torch.randn(SAMPLES, *shape, dtype=dtype)
+    return module, x, torch.randint(CLASSES, (SAMPLES,))
 
 
-def conv(**options):
-    return Pooled(nn.Conv2d(4, 6, options.pop("kernel_size", 3), **options), 6), (4, 7, 6)
+def verified(module, x, y):
+    probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
+    with probe.open():
+        verify(probe, (x[:3], y[:3]))
+    return probe
 
 
-CASES = {
-    "linear": lambda: (Pooled(nn.Linear(5, 4), 4), (5,)),
-    "linear without bias": lambda: (Pooled(nn.Linear(5, 4, bias=False), 4), (5,)),
-    "linear on tokens": lambda: (Pooled(nn.Linear(5, 4), 4), (6, 5)),
-    "linear on a grid": lambda: (Pooled(nn.Linear(5, 4), 4), (3, 2, 5)),
-    "repeated": lambda: (Repeated(), (3, 4)),
-    "conv": conv,
-    "conv without bias": lambda: conv(bias=False),
-    "conv 1x1": lambda: conv(kernel_size=1),
-    "conv oblong": lambda: conv(kernel_size=(3, 2), stride=(2, 1), padding=(2, 0)),
-    "conv stride": lambda: conv(stride=2, padding=1),
-    "conv dilation": lambda: conv(dilation=2, padding=2),
-    "conv groups": lambda: conv(groups=2, padding=1),
-    "conv depthwise": lambda: (Pooled(nn.Conv2d(4, 8, 3, groups=4), 8), (4, 7, 6)),
-    "conv same": lambda: conv(kernel_size=(4, 3), padding="same"),
-    "conv valid": lambda: conv(padding="valid"),
-    "conv circular": lambda: conv(padding=1, padding_mode="circular"),
-    "conv reflect": lambda: conv(padding=(2, 1), padding_mode="reflect", groups=2),
-    "conv replicate same": lambda: conv(padding="same", dilation=2, padding_mode="replicate"),
-}
-
-
-def found_gradients(module, x, y):
-    """{layer name: (B, R·O·I)} through the probe."""
-    probe = GradientProbe(module, cover(module).layers, ClassificationTask())
+def found_gradients(module, x, y, probe=None):
+    """{parameter name: (B, *shape)} through the probe."""
+    probe = probe or verified(module, x, y)
+    found = {}
     with probe.open():
         forward = probe.forward((x, y))
         signal = logit_gradient(ClassificationTask().loss, forward.logits, forward.targets)
-        return {layer.name: sample_gradients(f).flatten(1) for layer, f in forward.backward(signal)}
+        for layer, part, factors in forward.backward(signal):
+            for name, p, g in zip(layer.names, layer.parameters, layer.unpack(factors.gradients()), strict=True):
+                found.setdefault(name, torch.zeros(len(y), *p.shape, dtype=g.dtype))[part] = g
+    return found
 
 
-def expected_gradients(module, x, y):
-    """The same from a loop, the bias appended to each output's row of the weight."""
-    loop = sample_gradient_loop(module, x, y)
-    result = {}
-    for name in {n.rpartition(".")[0] for n in loop}:
-        parts = [loop[f"{name}.{p}"] for p in ("weight", "bias") if f"{name}.{p}" in loop]
-        parts = [p[..., None] if p.ndim == 2 else p.flatten(2) for p in parts]
-        result[name] = torch.cat(parts, dim=2).flatten(1)
-    return result
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FAST)
 def test_matches_a_backward_pass_per_sample(case, dtype):
-    torch.manual_seed(0)
-    module, shape = CASES[case]()
-    module.to(dtype)
-    x, y = torch.randn(5, *shape, dtype=dtype), torch.randint(CLASSES, (5,))
-    found, expected = found_gradients(module, x, y), expected_gradients(module, x, y)
+    module, x, y = network(FAST[case], dtype)
+    probe = verified(module, x, y)
+    assert not probe.plan.looped
+    found, expected = found_gradients(module, x, y, probe), sample_gradient_loop(module, x, y)
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         assert_near(gradient, expected[name], RELATIVE[dtype])
 
 
+@pytest.mark.filterwarnings("ignore:RNN module weights")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", SLOW)
+def test_whatever_is_not_read_fast_is_read_slowly_and_rightly(case, dtype):
+    module, x, y = network(SLOW[case], dtype)
+    probe = verified(module, x, y)
+    assert probe.plan.looped
+    assert "head" in [layer.name for layer in probe.plan.factored]
+    found, expected = found_gradients(module, x, y, probe), sample_gradient_loop(module, x, y)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert_near(gradient, expected[name], RELATIVE[dtype])
+
+
+@pytest.mark.parametrize("case", [*FAST, "positions", "pruned"])
+def test_everything_done_with_factors_is_done_rightly(case):
+    """Sums by cell, squares in a basis, and dot products against the gradients themselves."""
+    module, x, y = network((FAST | SLOW)[case])
+    with (probe := verified(module, x, y)).open():
+        forward = probe.forward((x, y))
+        signal = logit_gradient(ClassificationTask().loss, forward.logits, forward.targets)
+        cell = torch.tensor([2, 0, 2, 1, 0])
+        for _layer, part, factors in forward.backward(signal):
+            gradients = factors.gradients()
+            directions = torch.randn(4, *gradients.shape[1:], dtype=torch.float64)
+            expected = gradients.flatten(1) @ directions.flatten(1).T
+            assert_near(factors.dots(DotProducts(directions)), expected, 1e-10)
+            sums = factors.zeros(3)
+            factors.add_to(sums, cell[part])
+            assert_near(sums, torch.stack([gradients[cell[part] == c].sum(0) for c in range(3)]), 1e-10)
+            a, g = factors.covariances()
+            basis = EigenBasis(torch.linalg.eigh(a)[1], None if g is None else torch.linalg.eigh(g)[1])
+            assert_near(factors.squares(basis), basis.rotate(gradients).square().sum(0), 1e-10)
+            assert_near(basis.restore(basis.rotate(gradients)), gradients, 1e-10)
+
+
 @pytest.mark.parametrize("frozen", ["layer.weight", "layer.bias", "head.weight"])
-def test_frozen_parameters_are_left_out(frozen):
-    torch.manual_seed(0)
-    module, x, y = Pooled(nn.Linear(5, 4), 4).double(), torch.randn(5, 5).double(), torch.randint(CLASSES, (5,))
+@pytest.mark.parametrize("case", ["linear on tokens", "conv groups", "layer norm of two dimensions", "batch norm 2d"])
+def test_frozen_parameters_are_left_out(case, frozen):
+    module, x, y = network(FAST[case])
     module.get_parameter(frozen).requires_grad_(False)
-    found, expected = found_gradients(module, x, y), expected_gradients(module, x, y)
+    found, expected = found_gradients(module, x, y), sample_gradient_loop(module, x, y)
+    assert found.keys() == expected.keys()
+    assert frozen not in found
     for name in expected:
         assert_near(found[name], expected[name], RELATIVE[torch.float64])
+
+
+def test_parameters_are_chosen_by_name():
+    module, _x, _y = network(FAST["transformer"])
+    selection = select_layers(module, ["head.*", "*.linear1.weight"])
+    assert [name for layer in selection.layers for name in layer.names] == [
+        "layer.layers.0.linear1.weight",
+        "layer.layers.1.linear1.weight",
+        "head.weight",
+        "head.bias",
+    ]
+    assert "layer.layers.0.linear1.bias" in selection.left_out
+    assert len(selection.left_out) + 4 == len(list(module.parameters()))
+
+
+def test_a_small_batch_at_a_time_gives_the_same(monkeypatch):
+    module, x, y = network(FAST["conv groups"])
+    whole = found_gradients(module, x, y)
+    monkeypatch.setattr("lightning_pareto.influence.gradients.ELEMENTS", 3000)
+    parts = found_gradients(module, x, y)
+    for name, gradient in whole.items():
+        assert_near(parts[name], gradient, 1e-10)
 
 
 def test_leaves_grad_modes_and_hooks_as_they_were():
@@ -123,16 +140,31 @@ def test_leaves_grad_modes_and_hooks_as_they_were():
     assert not any(m._forward_hooks for m in module.modules())
 
 
-def test_a_shared_weight_is_reported_and_not_half_covered():
-    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, CLASSES))
-    module[1].weight = module[0].weight
-    coverage = cover(module)
-    assert [layer.name for layer in coverage.layers.values()] == ["2"]
-    assert coverage.uncovered(coverage.layers.values()) == ["0.weight", "0.bias", "1.bias"]
+def test_a_layer_that_mixes_samples_later_is_an_error_with_its_name():
+    """Routing that happened to keep the samples apart when it was verified."""
+
+    class Routed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Linear(3, 3), nn.Linear(3, CLASSES)
+
+        def forward(self, x):
+            z = torch.cat([self.layer(x[:4]), x[4:]])
+            return self.head(z)
+
+    module, x, y = Routed(), torch.randn(5, 3), torch.randint(CLASSES, (5,))
+    with pytest.raises(BatchError, match=r"layer 'layer' was called on a tensor of shape \(4, 3\) for 5 samples"):
+        found_gradients(module, x, y)
+
+
+def test_padding_rows_have_no_gradient():
+    module = Text(padding_idx=2).double().eval()
+    x, y = torch.full((3, 4), 2), torch.tensor([0, 1, 2])
+    assert not found_gradients(module, x, y)["layer.weight"].any()
 
 
 def test_nothing_to_cover_is_an_error():
     with pytest.raises(ValueError, match="every parameter is frozen"):
-        cover(nn.Linear(2, 2).requires_grad_(False))
-    with pytest.raises(ValueError, match=r"no trainable nn\.Linear"):
-        cover(nn.Embedding(3, 2))
+        select_layers(nn.Linear(2, 2).requires_grad_(False))
+    with pytest.raises(ValueError, match=r"change layers=\['hed"):
+        select_layers(Pooled(nn.Linear(2, 2), 2), ["hed.*"])

@@ -1,58 +1,22 @@
 """Eigenvalue-corrected Kronecker-factored curvature (George et al. 2018, arXiv:1806.03884)."""
 
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
 from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions
-from lightning_pareto.influence.curvature.fisher import sampled_signal
-from lightning_pareto.influence.gradients import Factors, Forward, chunks, sample_gradients
+from lightning_pareto.influence.curvature.fisher import Fisher
+from lightning_pareto.influence.factors import EigenBasis
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class EigenBasis:
-    """The Kronecker eigenbasis of one layer.
-
-    Attributes:
-        inputs: eigenvectors of E[a aᵀ], (R, I, I).
-        outputs: eigenvectors of E[g gᵀ], (R, O, O).
-    """
-
-    inputs: Tensor
-    outputs: Tensor
-
-    def rotate(self, matrices: Tensor) -> Tensor:
-        """Bring (…, R, O, I) into the basis."""
-        return self.outputs.transpose(-1, -2) @ matrices @ self.inputs
-
-    def restore(self, matrices: Tensor) -> Tensor:
-        """Undo :meth:`rotate`."""
-        return self.outputs @ matrices @ self.inputs.transpose(-1, -2)
-
-    def squared_gradients(self, factors: Factors) -> Tensor:
-        """Sum over the batch of the squared per-sample gradients in the basis, (R, O, I)."""
-        a, g = factors
-        _, _, positions, width = a.shape
-        if positions == 1:
-            a, g = (a @ self.inputs).squeeze(2), (g @ self.outputs).squeeze(2)
-            return torch.einsum("bro,bri->roi", g.square(), a.square())
-        total = a.new_zeros(a.shape[1], g.shape[3], width)
-        for _, part in chunks(factors):
-            total += self.rotate(sample_gradients(part)).square().sum(dim=0)
-        return total
 
 
 class EkfacCurvature(Curvature):
     """Per layer H = Q Λ Qᵀ, Q a Kronecker product of eigenbases and Λ the second moments of the gradients in it.
 
-    The gradients are those of labels drawn from the model's prediction (the true Fisher information), one draw a
-    sample. Layers are treated as independent, and so are the groups of a convolution.
+    By default the gradients are those of labels drawn from the model's prediction (the true Fisher information), one
+    draw a sample. Layers are treated as independent, and so are the groups of a convolution.
 
     Do not read much into it where layers interact strongly; compare with ``curvature="gauss_newton"`` on a small model.
 
@@ -68,70 +32,113 @@ class EkfacCurvature(Curvature):
         self.damping = damping
 
     @classmethod
-    def fit(cls, train: GradientPass, damping: float, seed: int) -> "EkfacCurvature":
-        """Fit factors and corrected eigenvalues in two passes over the training set.
+    def fit(cls, train: GradientPass, damping: float, fisher: Fisher) -> "EkfacCurvature":
+        """Fit factors and corrected eigenvalues in two passes, the second one and much of the first over a part.
 
         Args:
-            train: the training pass.
+            train: the training pass, in random order.
             damping: λ as a share of each layer's mean eigenvalue.
-            seed: of the drawn labels; a sample's label depends on its dataset index only.
+            fisher: which Fisher information.
 
         Raises:
             CurvatureError: if a layer's factors are not finite or cannot be decomposed.
         """
-        uniforms = torch.rand(train.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        bases = {layer: _decompose(layer, *sums) for layer, sums in _covariances(train, uniforms).items()}
-        return cls(bases, _corrected_eigenvalues(train, uniforms, bases), damping)
+        first, rest = train.split(ENOUGH)
+        sums = _Factors(fisher)
+        sums.add(first)
+        if rest.size:
+            sums.add(rest, omit=sums.well_determined())
+        bases = {layer: _decompose(layer, inputs, sums.outputs.get(layer)) for layer, inputs in sums.inputs.items()}
+        return cls(bases, _corrected_eigenvalues(first, fisher, bases), damping)
 
     def solve(self, directions: Directions) -> Directions:
-        """See :class:`Curvature`."""
-        solved = {}
-        for layer, basis in self.bases.items():
-            eigenvalues = self.eigenvalues[layer]
-            damped = eigenvalues + self.damping * eigenvalues.mean().clamp(min=torch.finfo(eigenvalues.dtype).tiny)
-            solved[layer] = basis.restore(basis.rotate(directions[layer]) / damped)
-        return solved
+        """See :class:`Curvature`; a layer without effect on the training set gets none."""
+        alive = {layer for layer, values in self.eigenvalues.items() if float(values.max()) > 0}
+        if not alive:
+            raise CurvatureError(
+                "the model's predictions do not change with any parameter on any training sample: it is saturated, so "
+                "that its curvature is zero and influence is not defined. Use an earlier checkpoint"
+            )
+        return {layer: self._solve(layer, direction) for layer, direction in directions.items() if layer in alive}
+
+    def _solve(self, layer: Layer, direction: Tensor) -> Tensor:
+        basis, eigenvalues = self.bases[layer], self.eigenvalues[layer]
+        shift = self.damping * float(eigenvalues.double().mean())
+        return basis.restore(basis.rotate(direction) / (eigenvalues + shift))
 
 
-def _sampled(forward: Forward, uniforms: Tensor, indices: Tensor) -> Tensor:
-    return sampled_signal(forward.logits, uniforms[indices].to(forward.logits.device))
+ENOUGH = 2_000
+"""Random samples after which nothing is gained in the corrected eigenvalues, or in factors that are well determined.
+
+On Fashion-MNIST (10,000 training images, small convolutional net) eigenvalues of 2,000 samples gave scores with a rank
+correlation of 0.9996 with those of all of them; the factors of the linear layers want more.
+"""
+
+WELL_DETERMINED = 50
+"""Positions seen for each row of a layer's factors after which the factors of more samples are not needed."""
 
 
-def _covariances(train: GradientPass, uniforms: Tensor) -> dict[Layer, tuple[Tensor, Tensor]]:
-    sums: dict[Layer, tuple[Tensor, Tensor]] = {}
-    with train.shard.agreement("factor pass"):
-        for indices, _, forward in train("factors"):
-            for layer, (a, g) in forward.backward(_sampled(forward, uniforms, indices)):
-                a, g = a.transpose(0, 1).flatten(1, 2), g.transpose(0, 1).flatten(1, 2)  # (R, B·T, ·)
-                batch = (a.transpose(1, 2) @ a, g.transpose(1, 2) @ g)
-                sums[layer] = (sums[layer][0] + batch[0], sums[layer][1] + batch[1]) if layer in sums else batch
-    return {layer: (train.shard.sum(a), train.shard.sum(g)) for layer, (a, g) in _in_order(train, sums).items()}
+class _Factors:
+    """Running sums of a aᵀ, and of g gᵀ where that is not diagonal, over one or more passes."""
+
+    def __init__(self, fisher: Fisher) -> None:
+        self.inputs: dict[Layer, Tensor] = {}
+        self.outputs: dict[Layer, Tensor] = {}
+        self._positions: dict[Layer, Tensor] = {}
+        self._fisher = fisher
+
+    def add(self, train: GradientPass, omit: Collection[Layer] = ()) -> None:
+        """Add a pass over the samples, for all layers but some."""
+        sums: list[dict[Layer, Tensor]] = [{}, {}, {}]
+        with train.shard.agreement("factor pass"):
+            for indices, _, forward in train("factors"):
+                for signal in self._fisher.signals(forward, indices):
+                    for layer, _, factors in forward.backward(signal, omit):
+                        count = torch.tensor([float(factors.positions)], dtype=torch.float64)
+                        for total, value in zip(sums, (*factors.covariances(), count), strict=True):
+                            if value is not None:
+                                total[layer] = total[layer] + value if layer in total else value
+        for mine, total in zip((self.inputs, self.outputs, self._positions), map(train.total, sums), strict=True):
+            for layer, value in total.items():
+                mine[layer] = mine[layer] + value if layer in mine else value
+
+    def well_determined(self) -> set[Layer]:
+        """Layers that want no more samples."""
+        return {
+            layer
+            for layer, positions in self._positions.items()
+            if float(positions) >= WELL_DETERMINED * max(m[layer].shape[-1] for m in self._sides(layer))
+        }
+
+    def _sides(self, layer: Layer) -> list[dict[Layer, Tensor]]:
+        return [side for side in (self.inputs, self.outputs) if layer in side]
 
 
-def _corrected_eigenvalues(
-    train: GradientPass, uniforms: Tensor, bases: dict[Layer, EigenBasis]
-) -> dict[Layer, Tensor]:
+def _corrected_eigenvalues(train: GradientPass, fisher: Fisher, bases: dict[Layer, EigenBasis]) -> dict[Layer, Tensor]:
     sums: dict[Layer, Tensor] = {}
     with train.shard.agreement("eigenvalue pass"):
         for indices, _, forward in train("eigenvalues"):
-            for layer, factors in forward.backward(_sampled(forward, uniforms, indices)):
-                squares = bases[layer].squared_gradients(factors)
-                sums[layer] = sums[layer] + squares if layer in sums else squares
-    return {layer: train.shard.sum(total) / train.size for layer, total in _in_order(train, sums).items()}
+            for signal in fisher.signals(forward, indices):
+                for layer, _, factors in forward.backward(signal):
+                    squares = factors.squares(bases[layer])
+                    sums[layer] = sums[layer] + squares if layer in sums else squares
+    return {layer: total / train.size for layer, total in train.total(sums).items()}
 
 
-def _in_order(train: GradientPass, sums: dict[Layer, T]) -> dict[Layer, T]:
-    """The same order of layers on every process, or collectives would mix them up."""
-    return {layer: sums[layer] for layer in train.probe.layers if layer in sums}
+def _decompose(layer: Layer, a: Tensor, g: Tensor | None) -> EigenBasis:
+    return EigenBasis(_eigenvectors(layer, a), None if g is None else _eigenvectors(layer, g))
 
 
-def _decompose(layer: Layer, a: Tensor, g: Tensor) -> EigenBasis:
-    if not (torch.isfinite(a).all() and torch.isfinite(g).all()):
+def _eigenvectors(layer: Layer, matrices: Tensor) -> Tensor:
+    """Eigenvectors of symmetric matrices, (R, n, n)."""
+    if not torch.isfinite(matrices).all():
         raise CurvatureError(
             f"the curvature factors of layer {layer.name!r} are not finite: look for NaN or overflow in its inputs"
         )
+    if matrices.shape[-1] == 1:
+        return torch.ones_like(matrices)
     try:
-        inputs, outputs = torch.linalg.eigh(a.double())[1], torch.linalg.eigh(g.double())[1]
+        vectors: Tensor = torch.linalg.eigh(matrices.double())[1]
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise CurvatureError(f"the eigendecomposition of layer {layer.name!r} did not converge: {error}") from error
-    return EigenBasis(inputs.to(a.dtype), outputs.to(g.dtype))
+    return vectors.to(matrices.dtype)

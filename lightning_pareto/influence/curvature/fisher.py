@@ -1,7 +1,47 @@
 """Signals in the logits whose per-sample gradients make up the Fisher information of a softmax classifier."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+from lightning_pareto.influence.gradients import Forward
+from lightning_pareto.influence.measures import Measure, logit_gradient
+
+FisherName = Literal["sampled", "exact", "empirical"]
+
+
+@dataclass(frozen=True)
+class Fisher:
+    """Which Fisher information the curvature is.
+
+    Attributes:
+        name: ``"sampled"``, the true Fisher by one label per sample drawn from the model's prediction; ``"exact"``, its
+            expectation over the labels, at a backward pass for every class; ``"empirical"``, of the given labels, which
+            is no curvature: it is large where labels are wrong.
+        uniforms: one uniform number in [0, 1) per dataset index, which fixes the drawn label.
+        loss: the training loss, for the empirical Fisher.
+    """
+
+    name: FisherName
+    uniforms: Tensor
+    loss: Measure
+
+    @classmethod
+    def draw(cls, name: FisherName, size: int, seed: int, loss: Measure) -> "Fisher":
+        """Draw the numbers for a dataset of ``size`` samples."""
+        return cls(name, torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), loss)
+
+    def signals(self, forward: Forward, indices: Tensor) -> Iterator[Tensor]:
+        """Signals in the logits, (B, C) each, whose squared per-sample gradients add up to the Fisher information."""
+        if self.name == "sampled":
+            yield sampled_signal(forward.logits, self.uniforms[indices].to(forward.logits.device))
+        elif self.name == "exact":
+            yield from exact_signals(forward.logits)
+        else:
+            yield logit_gradient(self.loss, forward.logits, forward.targets)
 
 
 def sampled_signal(logits: Tensor, uniforms: Tensor) -> Tensor:

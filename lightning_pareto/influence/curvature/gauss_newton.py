@@ -5,7 +5,6 @@ from torch import Tensor
 
 from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions
 from lightning_pareto.influence.curvature.fisher import exact_signals
-from lightning_pareto.influence.gradients import sample_gradients
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
 
@@ -20,16 +19,18 @@ class GaussNewtonCurvature(Curvature):
 
     Args:
         matrix: H, (P, P) in float64.
-        shapes: the (R, O, I) of every layer, in the order of its rows.
+        layers: in the order of its rows.
+        shapes: (R, O, I) of every layer that was reached.
         damping: λ as a share of H's mean eigenvalue.
     """
 
-    def __init__(self, matrix: Tensor, shapes: dict[Layer, torch.Size], damping: float) -> None:
+    def __init__(self, matrix: Tensor, layers: list[Layer], shapes: dict[Layer, torch.Size], damping: float) -> None:
         damped = matrix + damping * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if failed or not torch.isfinite(factor).all():
             raise CurvatureError(f"the Gauss-Newton matrix is not positive definite at damping={damping}: raise it")
         self._factor = factor
+        self._layers = layers
         self._shapes = shapes
 
     @classmethod
@@ -39,35 +40,40 @@ class GaussNewtonCurvature(Curvature):
         Raises:
             ValueError: if there are more than 5,000 covered parameters.
         """
-        total: Tensor | None = None
+        layers = train.probe.layers
+        size = sum(layer.size for layer in layers)
+        _check_size(size)
+        total = torch.zeros(size, size, dtype=torch.float64)
         shapes: dict[Layer, torch.Size] = {}
         with train.shard.agreement("Gauss-Newton pass"):
             for _, _, forward in train("gauss-newton"):
                 for signal in exact_signals(forward.logits):
-                    gradients = {layer: sample_gradients(f) for layer, f in forward.backward(signal)}
-                    shapes = {layer: gradients[layer].shape[1:] for layer in train.probe.layers if layer in gradients}
-                    _check_size(shapes)
-                    rows = torch.cat([gradients[layer].flatten(1) for layer in shapes], dim=1).double().cpu()
-                    total = rows.T @ rows if total is None else total + rows.T @ rows
-        if total is None:
-            raise CurvatureError("no covered layer takes part in the forward pass")
-        return cls(train.shard.sum(total) / train.size, shapes, damping)
+                    columns = {layer: torch.zeros(len(signal), layer.size, dtype=torch.float64) for layer in layers}
+                    for layer, part, factors in forward.backward(signal):
+                        gradients = factors.gradients()
+                        shapes[layer] = gradients.shape[1:]
+                        columns[layer][part] = gradients.flatten(1).double().cpu()
+                    rows = torch.cat(list(columns.values()), dim=1)
+                    total += rows.T @ rows
+        return cls(train.shard.sum(total) / train.size, layers, shapes, damping)
 
     def solve(self, directions: Directions) -> Directions:
-        """See :class:`Curvature`."""
-        columns = torch.cat([directions[layer].flatten(1) for layer in self._shapes], dim=1)  # (D, P)
-        solved = torch.cholesky_solve(columns.double().cpu().T, self._factor).T
-        parts = solved.split([shape.numel() for shape in self._shapes.values()], dim=1)
+        """See :class:`Curvature`; only for layers that this process's part of the training set reaches."""
+        like = next(iter(directions.values()))
+        nothing = torch.zeros(len(like), 1)
+        columns = [directions.get(layer, nothing.expand(-1, layer.size)).flatten(1) for layer in self._layers]
+        right = torch.cat([column.double().cpu() for column in columns], dim=1)  # (D, P)
+        parts = torch.cholesky_solve(right.T, self._factor).T.split([layer.size for layer in self._layers], dim=1)
         return {
-            layer: part.unflatten(1, shape).to(directions[layer])
-            for (layer, shape), part in zip(self._shapes.items(), parts, strict=True)
+            layer: part.unflatten(1, self._shapes[layer]).to(like)
+            for layer, part in zip(self._layers, parts, strict=True)
+            if layer in self._shapes
         }
 
 
-def _check_size(shapes: dict[Layer, torch.Size]) -> None:
-    size = sum(shape.numel() for shape in shapes.values())
+def _check_size(size: int) -> None:
     if size > LARGEST:
         raise ValueError(
             f'curvature="gauss_newton" builds a dense matrix over all {size} covered parameters; it serves up to '
-            f'{LARGEST}. Use curvature="ekfac", or freeze all but the last layers'
+            f'{LARGEST}. Use curvature="ekfac", freeze all but the last layers, or name the layers to keep: layers=[…]'
         )

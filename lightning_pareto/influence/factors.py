@@ -1,0 +1,273 @@
+"""Per-sample gradients in factored form, and what influence needs of them.
+
+Everything here relies on one shape convention, with B samples, R independent blocks (the groups of a convolution, the
+features of a normalisation, else 1) and T positions (pixels, tokens, repeated calls):
+
+    inputs            a  (B, R, T, I)
+    output gradients  g  (B, R, T, O)
+    sample gradient   G = gᵀ a  (B, R, O, I)
+
+The bias is one more input that is always one. An embedding is the case of an output side that is one-hot.
+"""
+
+import functools
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ELEMENTS = 2**25
+"""Most numbers of an intermediate result of one part of a batch."""
+
+
+@dataclass(frozen=True)
+class EigenBasis:
+    """The Kronecker eigenbasis of one layer.
+
+    Attributes:
+        inputs: eigenvectors of E[a aᵀ], (R, I, I).
+        outputs: eigenvectors of E[g gᵀ], (R, O, O), or None for the identity.
+    """
+
+    inputs: Tensor
+    outputs: Tensor | None
+
+    def rotate(self, matrices: Tensor) -> Tensor:
+        """Bring (…, R, O, I) into the basis."""
+        turned = matrices @ self.inputs
+        return turned if self.outputs is None else self.outputs.transpose(-1, -2) @ turned
+
+    def restore(self, matrices: Tensor) -> Tensor:
+        """Undo :meth:`rotate`."""
+        turned = matrices @ self.inputs.transpose(-1, -2)
+        return turned if self.outputs is None else self.outputs @ turned
+
+
+class DotProducts:
+    """Directions of one layer, ready for dot products with per-sample gradients.
+
+    Args:
+        directions: (D, R, O, I).
+    """
+
+    def __init__(self, directions: Tensor) -> None:
+        self.directions = directions
+
+    @functools.cached_property
+    def by_gradient(self) -> Tensor:
+        """(R·O·I, D)."""
+        return self.directions.flatten(1).T.contiguous()
+
+    @functools.cached_property
+    def apart(self) -> tuple[Tensor, Tensor]:
+        """The parts of the weight, (R·O·(I − 1), D), and of the bias, (R·O, D)."""
+        weight, bias = self.directions[..., :-1], self.directions[..., -1]
+        return weight.flatten(1).T.contiguous(), bias.flatten(1).T.contiguous()
+
+    @functools.cached_property
+    def by_input(self) -> Tensor:
+        """(R, I, D·O)."""
+        return self.directions.permute(1, 3, 0, 2).flatten(2)
+
+
+class Factors(ABC):
+    """Per-sample gradients of a part of a batch for one layer."""
+
+    @property
+    @abstractmethod
+    def positions(self) -> int:
+        """Samples times positions."""
+
+    @abstractmethod
+    def gradients(self) -> Tensor:
+        """The gradients themselves, (B, R, O, I)."""
+
+    @abstractmethod
+    def zeros(self, count: int) -> Tensor:
+        """Room for ``count`` gradients, (count, R, O, I)."""
+
+    @abstractmethod
+    def covariances(self) -> tuple[Tensor, Tensor | None]:
+        """Sums of a aᵀ (R, I, I) and g gᵀ (R, O, O) over samples and positions; None where it is diagonal."""
+
+    @abstractmethod
+    def squares(self, basis: EigenBasis) -> Tensor:
+        """Sum over samples of the squared gradients in a basis, (R, O, I)."""
+
+    @abstractmethod
+    def add_to(self, sums: Tensor, cell: Tensor) -> None:
+        """Add each sample's gradient to its cell, in place: sums (cells, R, O, I), cell (B,)."""
+
+    @abstractmethod
+    def dots(self, products: DotProducts) -> Tensor:
+        """Dot products of each gradient with each direction, (B, D)."""
+
+
+@dataclass(frozen=True)
+class DenseFactors(Factors):
+    """Factors as two tensors.
+
+    Attributes:
+        a: inputs, (B, R, T, I), or (B, R, T, I − 1) without the bias's.
+        g: output gradients, (B, R, T, O).
+        bias: whether a last input that is always one is meant but not stored.
+    """
+
+    a: Tensor
+    g: Tensor
+    bias: bool = False
+
+    @property
+    def positions(self) -> int:
+        """See :class:`Factors`."""
+        return self.a.shape[0] * self.a.shape[2]
+
+    def stored(self) -> "DenseFactors":
+        """The same with all inputs stored."""
+        if not self.bias:
+            return self
+        return DenseFactors(torch.cat([self.a, self.a.new_ones(*self.a.shape[:-1], 1)], dim=-1), self.g)
+
+    def gradients(self) -> Tensor:
+        """See :class:`Factors`."""
+        weight = self._weight_gradients()
+        return torch.cat([weight, self._bias_gradients()[..., None]], dim=-1) if self.bias else weight
+
+    def _weight_gradients(self) -> Tensor:
+        if self.a.shape[2] == 1:
+            return self.g.transpose(-1, -2) * self.a
+        return self.g.transpose(-1, -2) @ self.a
+
+    def _bias_gradients(self) -> Tensor:
+        """(B, R, O)."""
+        return self.g.sum(dim=2)
+
+    def zeros(self, count: int) -> Tensor:
+        """See :class:`Factors`."""
+        return self.a.new_zeros(count, self.a.shape[1], self.g.shape[3], self.a.shape[3] + self.bias)
+
+    def covariances(self) -> tuple[Tensor, Tensor | None]:
+        """See :class:`Factors`."""
+        a, g = (x.transpose(0, 1).flatten(1, 2) for x in (self.a, self.g))  # (R, B·T, ·)
+        inputs = a.transpose(1, 2) @ a
+        if self.bias:
+            ones = a.sum(dim=1)[:, :, None]
+            count = a.new_full((len(a), 1, 1), a.shape[1])
+            inputs = torch.cat([torch.cat([inputs, ones], 2), torch.cat([ones.transpose(1, 2), count], 2)], 1)
+        return inputs, g.transpose(1, 2) @ g
+
+    def squares(self, basis: EigenBasis) -> Tensor:
+        """Rotate the factors first or the gradients, whichever is cheaper."""
+        full = self.stored()
+        positions, inputs, outputs = *full.a.shape[2:], full.g.shape[3]
+        if basis.outputs is None or positions * (inputs**2 + outputs**2) > inputs * outputs * (inputs + outputs):
+            return basis.rotate(self.gradients()).square().sum(dim=0)
+        a, g = full.a @ basis.inputs, full.g @ basis.outputs
+        if positions == 1:
+            return torch.einsum("bro,bri->roi", g.squeeze(2).square(), a.squeeze(2).square())
+        return (g.transpose(-1, -2) @ a).square().sum(dim=0)
+
+    def add_to(self, sums: Tensor, cell: Tensor) -> None:
+        """See :class:`Factors`."""
+        sums.index_add_(0, cell, self.gradients())
+
+    def dots(self, products: DotProducts) -> Tensor:
+        """Form the gradient first, at O·I·(T + D) a sample, unless it is an outer product.
+
+        Then the inputs meet the directions at O·I·D, without O·I numbers of memory traffic.
+        """
+        outputs, inputs = products.directions.shape[2:]
+        if self.a.shape[2] == 1 and min(outputs, inputs) > 1:
+            full = self.stored()
+            along = full.a.squeeze(2).transpose(0, 1) @ products.by_input  # (R, B, D·O)
+            return torch.einsum("rbdo,bro->bd", along.unflatten(2, (-1, outputs)), full.g.squeeze(2))
+        if not self.bias:
+            return self.gradients().flatten(1) @ products.by_gradient
+        weight, bias = products.apart
+        return self._weight_gradients().flatten(1) @ weight + self._bias_gradients().flatten(1) @ bias
+
+
+@dataclass(frozen=True)
+class EmbeddingFactors(Factors):
+    """Factors of an embedding table with V rows of length I: one block, O = V one-hot outputs, never formed.
+
+    Attributes:
+        tokens: row of every position, (B, T).
+        a: gradient with respect to the row looked up, (B, T, I).
+        rows: V.
+    """
+
+    tokens: Tensor
+    a: Tensor
+    rows: int
+
+    @property
+    def positions(self) -> int:
+        """See :class:`Factors`."""
+        return self.tokens.numel()
+
+    def gradients(self) -> Tensor:
+        """See :class:`Factors`."""
+        dense = self.a.new_zeros(len(self.a), self.rows, self.a.shape[2])
+        return dense.scatter_add_(1, self.tokens[:, :, None].expand_as(self.a), self.a)[:, None]
+
+    def zeros(self, count: int) -> Tensor:
+        """See :class:`Factors`."""
+        return self.a.new_zeros(count, 1, self.rows, self.a.shape[2])
+
+    def covariances(self) -> tuple[Tensor, Tensor | None]:
+        """See :class:`Factors`; the output side counts tokens and is diagonal."""
+        a = self.a.flatten(0, 1)
+        return (a.T @ a)[None], None
+
+    def squares(self, basis: EigenBasis) -> Tensor:
+        """See :class:`Factors`."""
+        _, row, gradients = self._rows_of_samples()
+        squares = (gradients @ basis.inputs[0]).square()
+        return squares.new_zeros(1, self.rows, squares.shape[1]).index_add_(1, row, squares[None])
+
+    def add_to(self, sums: Tensor, cell: Tensor) -> None:
+        """See :class:`Factors`."""
+        index = cell[:, None] * self.rows + self.tokens
+        sums.view(-1, self.a.shape[2]).index_add_(0, index.flatten(), self.a.flatten(0, 1))
+
+    def dots(self, products: DotProducts) -> Tensor:
+        """See :class:`Factors`."""
+        sample, row, gradients = self._rows_of_samples()
+        directions = products.directions[:, 0]  # (D, V, I)
+        result = gradients.new_zeros(len(self.a), len(directions))
+        size = max(1, ELEMENTS // (len(directions) * gradients.shape[1]))
+        for part in (slice(start, start + size) for start in range(0, len(row), size)):
+            dots = torch.einsum("dni,ni->nd", directions[:, row[part]], gradients[part])
+            result.index_add_(0, sample[part], dots)
+        return result
+
+    def _rows_of_samples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Every (sample, row) that occurs, once, with the gradient of that row, (n,), (n,), (n, I)."""
+        key = torch.arange(len(self.tokens), device=self.tokens.device)[:, None] * self.rows + self.tokens
+        keys, position = key.flatten().unique(return_inverse=True)
+        gradients = self.a.new_zeros(len(keys), self.a.shape[2]).index_add_(0, position, self.a.flatten(0, 1))
+        return keys // self.rows, keys % self.rows, gradients
+
+
+def concatenate(parts: list[Factors]) -> Factors:
+    """Several uses of one layer as one, along the positions.
+
+    Raises:
+        TypeError: if the uses are of different kinds.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    dense = [part for part in parts if isinstance(part, DenseFactors)]
+    if len(dense) == len(parts) and len({p.zeros(0).shape for p in dense}) == 1:
+        if len({p.bias for p in dense}) > 1:
+            dense = [p.stored() for p in dense]
+        a, g = torch.cat([p.a for p in dense], dim=2), torch.cat([p.g for p in dense], dim=2)
+        return DenseFactors(a, g, dense[0].bias)
+    embedded = [part for part in parts if isinstance(part, EmbeddingFactors)]
+    if len(embedded) < len(parts):
+        raise TypeError("one parameter is used in ways that do not add up, as an embedding and as a matrix")
+    tokens, a = torch.cat([p.tokens for p in embedded], dim=1), torch.cat([p.a for p in embedded], dim=1)
+    return EmbeddingFactors(tokens, a, embedded[0].rows)

@@ -1,0 +1,196 @@
+"""How parameters meet data: each operation turns an input and an output gradient into factors.
+
+Inputs and gradients come with the samples first and whatever else stands between them and the operation's own
+dimensions after it: x (B, n, …), g (B, n, …).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_pareto.influence.factors import DenseFactors, EmbeddingFactors, Factors
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which parts a layer has and which of them take part in one operation.
+
+    Attributes:
+        weight: whether the operation uses the layer's weight; None if the layer has none.
+        bias: whether the operation uses the layer's bias; None if the layer has none.
+    """
+
+    weight: bool | None
+    bias: bool | None
+
+    def inputs(self, a: Tensor) -> Tensor:
+        """Bring the inputs of the weight, (…, I), to those of the layer: the bias as a last column of ones."""
+        columns = []
+        if self.weight is not None:
+            columns.append(a if self.weight else torch.zeros_like(a))
+        if self.bias is not None:
+            columns.append(a.new_full((*a.shape[:-1], 1), float(self.bias)))
+        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
+
+    def factors(self, a: Tensor, g: Tensor) -> DenseFactors:
+        """Factors of inputs of the weight, (B, R, T, I), and output gradients, (B, R, T, O)."""
+        if self.weight and self.bias:
+            return DenseFactors(a, g, bias=True)
+        return DenseFactors(self.inputs(a), g)
+
+
+class Operation(ABC):
+    """One use of a layer in a forward pass."""
+
+    kind: str
+    """What to call it."""
+
+    item: int
+    """How many trailing dimensions of the input are the operation's own."""
+
+    output_item: int
+    """The same for the output."""
+
+    @abstractmethod
+    def factors(self, x: Tensor, g: Tensor) -> Factors:
+        """Factors of the samples' gradients.
+
+        Args:
+            x: inputs, (B, n, …).
+            g: gradients of the outputs, (B, n, …).
+        """
+
+    @abstractmethod
+    def cost(self, x: Tensor, g: Tensor) -> int:
+        """How many numbers the factors and the gradient of one sample take."""
+
+
+@dataclass(frozen=True)
+class MatrixProduct(Operation):
+    """``y = W x + b`` over the last dimension.
+
+    Attributes:
+        parts: what of the layer is used.
+        rows: first of the weight's rows that are used, and how many there are; all by default.
+    """
+
+    parts: Parts
+    rows: tuple[int, int] | None = None
+    kind = "linear"
+    item = output_item = 1
+
+    def factors(self, x: Tensor, g: Tensor) -> Factors:
+        """See :class:`Operation`."""
+        if self.rows is not None:
+            start, total = self.rows
+            g = F.pad(g, (start, total - start - g.shape[-1]))
+        return self.parts.factors(x[:, None], g[:, None])
+
+    def cost(self, x: Tensor, g: Tensor) -> int:
+        """See :class:`Operation`."""
+        outputs = g.shape[-1] if self.rows is None else self.rows[1]
+        return x[0].numel() + x.shape[1] * outputs + x.shape[-1] * outputs
+
+
+@dataclass(frozen=True)
+class Convolution(Operation):
+    """A convolution over one, two or three dimensions; each group is a block of its own."""
+
+    parts: Parts
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int
+    kind = "convolution"
+
+    @property
+    def item(self) -> int:  # type: ignore[override]
+        """Channels and the space."""
+        return 1 + len(self.kernel)
+
+    @property
+    def output_item(self) -> int:  # type: ignore[override]
+        """The same."""
+        return self.item
+
+    def factors(self, x: Tensor, g: Tensor) -> Factors:
+        """See :class:`Operation`."""
+        batch, repeats = x.shape[:2]
+        patches = self._unfold(x.flatten(0, 1)).unflatten(0, (batch, repeats))  # (B, n, C·k, T)
+        a, g = (z.unflatten(2, (self.groups, -1)).permute(0, 2, 1, 4, 3) for z in (patches, g.flatten(3)))
+        if repeats == 1:  # no copy: the positions stay last in memory
+            return self.parts.factors(a.squeeze(2), g.squeeze(2))
+        return self.parts.factors(a.flatten(2, 3), g.flatten(2, 3))
+
+    def cost(self, x: Tensor, g: Tensor) -> int:
+        """See :class:`Operation`."""
+        positions = x.shape[1] * g[0, 0, 0].numel()
+        patch = x.shape[2] * math.prod(self.kernel)
+        return positions * (patch + g.shape[2]) + patch * g.shape[2] // self.groups
+
+    def _unfold(self, x: Tensor) -> Tensor:
+        """Every patch as a column, (B, C·k, T): a view of the windows, and one copy (faster than ``F.unfold``)."""
+        x = F.pad(x, [side for pair in reversed(self.padding) for side in pair])
+        space = len(self.kernel)
+        for axis, (size, stride, dilation) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True), 2):
+            x = x.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
+        windows = range(2 + space, 2 + 2 * space)
+        return x.permute(0, 1, *windows, *range(2, 2 + space)).flatten(1, 1 + space).flatten(2)
+
+
+@dataclass(frozen=True)
+class Scaling(Operation):
+    """``y = γ x̂ + β`` feature by feature, as normalisations end: a block of 1 × 2 for every feature.
+
+    Attributes:
+        parts: what of the layer is used.
+        item: number of trailing dimensions of one sample's x̂.
+        features: how many of those, from the first on, have a γ of their own; the others are positions.
+    """
+
+    parts: Parts
+    item: int
+    features: int
+    kind = "normalisation"
+
+    @property
+    def output_item(self) -> int:  # type: ignore[override]
+        """The same."""
+        return self.item
+
+    def factors(self, x: Tensor, g: Tensor) -> Factors:
+        """See :class:`Operation`; the positions are summed over at once."""
+        x, g = (z.flatten(2 + self.features).flatten(2, 1 + self.features) for z in (x[..., None], g[..., None]))
+        a = self.parts.inputs(x[..., None]) * g[..., None]  # (B, n, C, T, I)
+        a = a.sum(dim=(1, 3))[:, :, None]
+        return DenseFactors(a, torch.ones_like(a[..., :1]))
+
+    def cost(self, x: Tensor, g: Tensor) -> int:
+        """See :class:`Operation`."""
+        return 2 * x[0].numel()
+
+
+@dataclass(frozen=True)
+class Lookup(Operation):
+    """Rows of an embedding table."""
+
+    rows: int
+    padding: int | None
+    kind = "embedding"
+    item = 0
+    output_item = 1
+
+    def factors(self, x: Tensor, g: Tensor) -> Factors:
+        """See :class:`Operation`; the padding row has no gradient."""
+        if self.padding is not None:
+            g = g.masked_fill((x == self.padding)[..., None], 0)
+        return EmbeddingFactors(x, g, self.rows)
+
+    def cost(self, x: Tensor, g: Tensor) -> int:
+        """See :class:`Operation`."""
+        return 2 * g[0].numel()

@@ -1,0 +1,262 @@
+"""Networks around every kind of layer, for tests of per-sample gradients."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+CLASSES = 3
+
+
+class Pooled(nn.Module):
+    """A layer under test, a nonlinearity that works in place, and a head."""
+
+    def __init__(self, layer, features, space=0):
+        super().__init__()
+        self.layer = layer
+        self.head = nn.Linear(features, CLASSES)
+        self.space = space
+
+    def forward(self, x):
+        z = F.softplus(self.layer(x)).mul_(2)  # the product is in place on what follows the layer
+        if self.space:
+            return self.head(z.flatten(2).mean(2))
+        return self.head(z.flatten(1, -2).mean(1) if z.ndim > 2 else z)
+
+
+class Repeated(nn.Module):
+    """One module called several times, on inputs of different lengths."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        once = torch.tanh(self.layer(x))
+        return self.head(torch.tanh(self.layer(once[:, :2])).mean(1) + once.mean(1))
+
+
+class Tied(nn.Module):
+    """Two linear layers with one weight, each with its own bias, and a use of the weight outside of any module."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, CLASSES)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        z = torch.tanh(self.second(torch.tanh(self.first(x))))
+        return self.head(F.linear(z, self.first.weight))
+
+
+class SequenceFirst(nn.Module):
+    """Tokens before samples inside."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.layer(x.transpose(0, 1))).mean(0))
+
+
+class Folded(nn.Module):
+    """Frames folded into the batch, as in video and window models."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(2, 3, 2), nn.Linear(3, CLASSES)
+
+    def forward(self, x):
+        z = self.layer(x.flatten(0, 1)).flatten(2).mean(2)
+        return self.head(torch.tanh(z).unflatten(0, x.shape[:2]).mean(1))
+
+
+class Attention(nn.Module):
+    """Attention of a sequence to itself or to another one."""
+
+    def __init__(self, to_itself, masked=False, **options):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, **options)
+        self.head = nn.Linear(4, CLASSES)
+        self.to_itself, self.masked = to_itself, masked
+
+    def forward(self, x):
+        other = x if self.to_itself else x[:, :2] * 2
+        mask = torch.zeros(len(x), other.shape[1], dtype=torch.bool)
+        mask[:, -1] = self.masked
+        if not self.attention.batch_first:
+            x, other = (x, x) if self.to_itself else (x, other)
+            x, other = x.transpose(0, 1), other.transpose(0, 1)
+            other = x if self.to_itself else other
+        z = self.attention(x, other, other, key_padding_mask=mask if self.masked else None)[0]
+        return self.head(torch.tanh(z).mean(1 if self.attention.batch_first else 0))
+
+
+class Text(nn.Module):
+    """An embedding, its mean, and a head."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.layer, self.head = nn.Embedding(7, 4, **options), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.layer(x)).mean(1))
+
+
+class TiedEmbedding(nn.Module):
+    """A table used for looking up and as a matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(7, 4), nn.Linear(7, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.tanh(F.linear(self.table(x).mean(1), self.table.weight)))
+
+
+class Positions(nn.Module):
+    """Parameters that are added, multiplied and put before the tokens, as vision transformers have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.position = nn.Parameter(torch.randn(1, 1, 4)), nn.Parameter(torch.randn(1, 4, 4))
+        self.gamma, self.head = nn.Parameter(torch.randn(4)), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        z = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1) + self.position
+        return self.head(torch.tanh(z * self.gamma).mean(1))
+
+
+class Half(nn.Module):
+    """A weight that is seen in one use and not in another."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.layer(x)) @ self.layer.weight)
+
+
+class Adapter(nn.Module):
+    """Low-rank adaptation of a frozen layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = nn.Linear(4, 4).requires_grad_(False)
+        self.down, self.up = nn.Linear(4, 2, bias=False), nn.Linear(2, 4, bias=False)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.base(x) + self.up(self.down(x))))
+
+
+class Squared(nn.Module):
+    """A layer of two inputs, given the same twice."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x, x)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer, whose weights are used inside a fused kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.GRU(4, 3, batch_first=True), nn.Linear(3, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.layer(x)[0].mean(1))
+
+
+def _running(layer):
+    layer.running_mean.normal_()
+    layer.running_var.uniform_(0.5, 2)
+    return layer
+
+
+def _conv(kernel_size=3, **options):
+    return Pooled(nn.Conv2d(4, 6, kernel_size, **options), 6, space=2), (4, 7, 6)
+
+
+def _pruned():
+    layer = nn.Linear(5, 4)
+    nn.utils.prune.random_unstructured(layer, "weight", amount=0.5)
+    return layer
+
+
+FAST = {
+    "linear": lambda: (Pooled(nn.Linear(5, 4), 4), (5,)),
+    "linear without bias": lambda: (Pooled(nn.Linear(5, 4, bias=False), 4), (5,)),
+    "linear on tokens": lambda: (Pooled(nn.Linear(5, 4), 4), (6, 5)),
+    "linear on a grid": lambda: (Pooled(nn.Linear(5, 4), 4), (3, 2, 5)),
+    "repeated": lambda: (Repeated(), (3, 4)),
+    "tied": lambda: (Tied(), (4,)),
+    "adapter": lambda: (Adapter(), (4,)),
+    "sequence first": lambda: (SequenceFirst(nn.Linear(4, 4)), (6, 4)),
+    "sequence as long as the batch": lambda: (SequenceFirst(nn.Linear(4, 4)), (5, 4)),
+    "sequence of length three": lambda: (SequenceFirst(nn.Linear(4, 4)), (3, 4)),
+    "frames in the batch": lambda: (Folded(), (3, 2, 4, 4)),
+    "conv1d": lambda: (Pooled(nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), 6, space=1), (4, 9)),
+    "conv1d same": lambda: (Pooled(nn.Conv1d(4, 6, 4, padding="same"), 6, space=1), (4, 9)),
+    "conv1d circular": lambda: (Pooled(nn.Conv1d(4, 6, 3, padding=1, padding_mode="circular"), 6, space=1), (4, 9)),
+    "conv": _conv,
+    "conv without bias": lambda: _conv(bias=False),
+    "conv 1x1": lambda: _conv(1),
+    "conv oblong": lambda: _conv((3, 2), stride=(2, 1), padding=(2, 0)),
+    "conv stride": lambda: _conv(stride=2, padding=1),
+    "conv dilation": lambda: _conv(dilation=2, padding=2),
+    "conv groups": lambda: _conv(groups=2, padding=1),
+    "conv depthwise": lambda: (Pooled(nn.Conv2d(4, 8, 3, groups=4), 8, space=2), (4, 7, 6)),
+    "conv same": lambda: _conv((4, 3), padding="same"),
+    "conv valid": lambda: _conv(padding="valid"),
+    "conv circular": lambda: _conv(padding=1, padding_mode="circular"),
+    "conv reflect": lambda: _conv(padding=(2, 1), padding_mode="reflect", groups=2),
+    "conv replicate same": lambda: _conv(padding="same", dilation=2, padding_mode="replicate"),
+    "conv3d": lambda: (Pooled(nn.Conv3d(2, 4, (2, 3, 2), groups=2, padding=1), 4, space=3), (2, 4, 5, 3)),
+    "conv3d dilation stride": lambda: (Pooled(nn.Conv3d(2, 4, 2, dilation=(2, 1, 2), stride=2), 4, 3), (2, 5, 4, 5)),
+    "conv3d circular": lambda: (
+        Pooled(nn.Conv3d(2, 4, 3, padding=1, padding_mode="circular"), 4, space=3),
+        (2, 4, 3, 4),
+    ),
+    "embedding": lambda: (Text(), 6),
+    "embedding with padding": lambda: (Text(padding_idx=-7), 6),
+    "layer norm": lambda: (Pooled(nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4)), 4), (6, 5)),
+    "layer norm of two dimensions": lambda: (Pooled(nn.LayerNorm((3, 4)), 4), (3, 4)),
+    "layer norm without bias": lambda: (Pooled(nn.LayerNorm(4, bias=False), 4), (3, 4)),
+    "rms norm": lambda: (Pooled(nn.RMSNorm(4), 4), (3, 4)),
+    "group norm": lambda: (Pooled(nn.GroupNorm(2, 4), 4, space=2), (4, 3, 3)),
+    "batch norm 1d": lambda: (Pooled(_running(nn.BatchNorm1d(4)), 4), (4,)),
+    "batch norm 2d": lambda: (Pooled(_running(nn.BatchNorm2d(4)), 4, space=2), (4, 3, 3)),
+    "self attention": lambda: (Attention(True, batch_first=True), (5, 4)),
+    "self attention, sequence first": lambda: (Attention(True), (3, 4)),
+    "self attention, masked": lambda: (Attention(True, masked=True, batch_first=True), (4, 4)),
+    "attention to another": lambda: (Attention(False, batch_first=True, bias=False), (5, 4)),
+    "attention to another, sequence first": lambda: (Attention(False), (3, 4)),
+    "transformer": lambda: (
+        SequenceFirst(nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 2, enable_nested_tensor=False)),
+        (3, 4),
+    ),
+    "compiled": lambda: (torch.compile(Pooled(nn.Linear(5, 4), 4), backend="eager"), (6, 5)),
+}
+"""Networks whose every layer has fast per-sample gradients, with the shape of a sample, or the length of a text."""
+
+SLOW = {
+    "tied embedding": lambda: (TiedEmbedding(), 5),
+    "positions": lambda: (Positions(), (3, 4)),
+    "half seen": lambda: (Half(), (4,)),
+    "recurrent": lambda: (Recurrent(), (3, 4)),
+    "spectral norm": lambda: (Pooled(parametrizations.spectral_norm(nn.Linear(5, 4)), 4), (5,)),
+    "weight norm": lambda: (Pooled(parametrizations.weight_norm(nn.Linear(5, 4)), 4), (6, 5)),
+    "pruned": lambda: (Pooled(_pruned(), 4), (5,)),
+    "bilinear": lambda: (Pooled(Squared(nn.Bilinear(5, 5, 4)), 4), (5,)),
+    "transposed convolution": lambda: (Pooled(nn.ConvTranspose2d(4, 6, 3), 6, space=2), (4, 5, 5)),
+    "instance norm": lambda: (Pooled(nn.InstanceNorm2d(4, affine=True), 4, space=2), (4, 3, 3)),
+}
+"""Networks with a layer that has none."""
