@@ -26,7 +26,7 @@ from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.influence.verification import VERIFIED, verify
 from lightning_pareto.loaders import check_map_style
 
-CurvatureName = Literal["ekfac", "gauss_newton", "identity"]
+CurvatureName = Literal["ekfac", "cg", "gauss_newton", "identity"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class InfluenceOptions:
         layers: shell patterns of the parameters to take, all by default.
         fisher: which Fisher information EK-FAC approximates.
         curvature_samples: how many training samples the curvature is fitted to, None for all.
+        tolerance: relative residual at which conjugate gradients stop.
     """
 
     curvature: CurvatureName = "ekfac"
@@ -52,6 +53,7 @@ class InfluenceOptions:
     layers: Sequence[str] | None = None
     fisher: FisherName = "sampled"
     curvature_samples: int | None = 10_000
+    tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
         get_measure(self.measure, lambda logits, targets: logits[:, 0] + targets)
@@ -59,6 +61,8 @@ class InfluenceOptions:
             raise ValueError(f"curvature must be one of {get_args(CurvatureName)}, found {self.curvature!r}")
         if self.fisher not in get_args(FisherName):
             raise ValueError(f"fisher must be one of {get_args(FisherName)}, found {self.fisher!r}")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance is a relative residual in (0, 1), found {self.tolerance}")
         if self.curvature_samples is not None and self.curvature_samples < 1:
             raise ValueError(f"curvature_samples must be at least 1, or None for all, found {self.curvature_samples}")
         if not self.damping > 0:
@@ -83,6 +87,7 @@ def estimate_influence(
     layers: Sequence[str] | None = None,
     fisher: FisherName = "sampled",
     curvature_samples: int | None = 10_000,
+    tolerance: float = 1e-3,
     shard: Shard | None = None,
     transfer: Callable[[Any], Any] | None = None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -105,8 +110,9 @@ def estimate_influence(
         train_dataloader: over the map-style training dataset.
         val_dataloader: over the map-style validation dataset.
         task: how to read a batch; the default serves ``(x, y)`` and ``labels`` dict batches.
-        curvature: ``"ekfac"`` for any size, ``"gauss_newton"`` exact for up to 5,000 parameters, ``"identity"`` for
-            plain gradient dot products.
+        curvature: ``"ekfac"`` for any size; ``"cg"`` refines it to a tolerance, at some epochs for each of its
+            iterations; ``"gauss_newton"`` is exact for up to 5,000 parameters; ``"identity"`` for plain gradient dot
+            products.
         measure: ``"loss"`` or ``"soft_error"`` (one minus the probability of the true class).
         damping: λ as a share of the mean eigenvalue of H, per layer for EK-FAC.
         categories: function of a validation batch returning (B,) integers; the labels by default.
@@ -118,6 +124,7 @@ def estimate_influence(
         fisher: which Fisher information EK-FAC approximates: ``"sampled"``, ``"exact"`` (a backward pass for every
             class) or ``"empirical"``, see :class:`Fisher`.
         curvature_samples: fit the curvature to so many random training samples, None for all.
+        tolerance: relative residual at which ``"cg"`` stops.
         shard: this process's part when several work together.
         transfer: moves a batch to the device; by default every tensor in it.
         context: entered around every forward pass, for instance autocast.
@@ -134,7 +141,7 @@ def estimate_influence(
 
     Source: PARETO-LP-GA (arXiv:2510.03950); EK-FAC influence (Grosse et al. 2023, arXiv:2308.03296).
     """
-    options = InfluenceOptions(curvature, measure, damping, folds, seed, layers, fisher, curvature_samples)
+    options = InfluenceOptions(curvature, measure, damping, folds, seed, layers, fisher, curvature_samples, tolerance)
     task = task or ClassificationTask()
     shard = shard or Shard()
     _check_sizes(check_map_style(train_dataloader, "train_dataloader"), shard)
@@ -152,7 +159,7 @@ def estimate_influence(
         validation_measure = get_measure(measure, task.loss)
         cells = scan(validation, validation_measure, categories, class_names, folds, seed)
         information = Fisher.draw(fisher, train.size, seed, task.loss)
-        fitted = fit_curvature(curvature, train.drawn(curvature_samples, seed), damping, information)
+        fitted = fit_curvature(curvature, train.drawn(curvature_samples, seed), damping, information, tolerance)
         gradients = category_gradients(validation, validation_measure, cells)
         if not gradients:
             raise CurvatureError("no covered layer takes part in the forward pass: are its weights used otherwise?")

@@ -100,6 +100,10 @@ class Factors(ABC):
         """Add each sample's gradient to its cell, in place: sums (cells, R, O, I), cell (B,)."""
 
     @abstractmethod
+    def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
+        """Add the weighted sums of the gradients, in place: sums (D, R, O, I), weights (B, D)."""
+
+    @abstractmethod
     def dots(self, products: DotProducts) -> Tensor:
         """Dot products of each gradient with each direction, (B, D)."""
 
@@ -172,6 +176,10 @@ class DenseFactors(Factors):
         """See :class:`Factors`."""
         sums.index_add_(0, cell, self.gradients())
 
+    def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
+        """See :class:`Factors`."""
+        sums += (weights.T @ self.gradients().flatten(1)).view_as(sums)
+
     def dots(self, products: DotProducts) -> Tensor:
         """Form the gradient first, at O·I·(T + D) a sample, unless it is an outer product.
 
@@ -231,6 +239,12 @@ class EmbeddingFactors(Factors):
         """See :class:`Factors`."""
         index = cell[:, None] * self.rows + self.tokens
         sums.view(-1, self.a.shape[2]).index_add_(0, index.flatten(), self.a.flatten(0, 1))
+
+    def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
+        """See :class:`Factors`."""
+        sample, row, gradients = self._rows_of_samples()
+        for total, weight in zip(sums[:, 0], weights.T, strict=True):
+            total.index_add_(0, row, weight[sample, None] * gradients)
 
     def dots(self, products: DotProducts) -> Tensor:
         """See :class:`Factors`."""

@@ -12,9 +12,11 @@ from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.influence.verification import verify
 from tests._asserts import assert_near
 from tests._oracles import exact_hessian, flat_sample_gradients, loader
 from tests._tolerances import RELATIVE
+from tests.influence._networks import CLASSES, FAST, SLOW
 
 
 def training_pass(module, x, y, **options):
@@ -47,7 +49,7 @@ def test_sampled_signals_have_that_covariance_in_the_mean():
 
 def test_gauss_newton_is_the_hessian_of_logistic_regression(problem):
     module, x, y = problem
-    curvature = fit_curvature("gauss_newton", training_pass(module, x, y), 0.1, drawn_labels(50))
+    curvature = fit_curvature("gauss_newton", training_pass(module, x, y), 0.1, drawn_labels(50), 1e-3)
     hessian = exact_hessian(module, x, y)
     damped = hessian + 0.1 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
     right = torch.randn(2, 16).double()
@@ -98,7 +100,7 @@ def test_names_the_layer_whose_factors_are_not_finite(problem):
     x[7, 0] = 1e200  # squares overflow, logits do not
     module.weight.data.zero_()
     with pytest.raises(CurvatureError, match="layer '' are not finite"):
-        fit_curvature("ekfac", training_pass(module, x, y), 0.1, drawn_labels(50))
+        fit_curvature("ekfac", training_pass(module, x, y), 0.1, drawn_labels(50), 1e-3)
 
 
 def test_gauss_newton_refuses_a_large_model():
@@ -109,4 +111,46 @@ def test_gauss_newton_refuses_a_large_model():
             training_pass(module, torch.randn(4, 2_000), torch.tensor([0, 1, 2, 0])),
             0.1,
             drawn_labels(4),
+            1e-3,
         )
+
+
+@pytest.mark.parametrize("case", ["conv groups", "embedding", "layer norm", "self attention", "positions"])
+def test_conjugate_gradients_reach_the_dense_solution(case, monkeypatch):
+    """With the exact Fisher information, and through all layers at once."""
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ITERATIONS", 500)
+    torch.manual_seed(0)
+    module, shape = (FAST | SLOW)[case]()
+    module.double().eval()
+    x = torch.randint(7, (40, shape)) if isinstance(shape, int) else torch.randn(40, *shape).double()
+    train = training_pass(module, x, torch.randint(CLASSES, (40,)))
+    with train.probe.open():
+        verify(train.probe, train.first(3))
+        exact = fit_curvature("gauss_newton", train, 0.1, drawn_labels(40, "exact"), 1e-3)
+        iterative = fit_curvature("cg", train, 0.1, drawn_labels(40, "exact"), 1e-10)
+        right = {layer: torch.randn(3, *exact._shapes[layer]).double() for layer in exact._layers}
+        expected, found, ekfac = (c.solve(right) for c in (exact, iterative, iterative.preconditioner))
+    for layer, direction in expected.items():
+        assert_near(found[layer], direction, 1e-8)
+    assert any((ekfac[layer] - expected[layer]).abs().max() > 0.01 * expected[layer].abs().max() for layer in expected)
+
+
+def test_conjugate_gradients_say_when_they_stop_early(problem, monkeypatch):
+    module, x, y = problem
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ITERATIONS", 1)
+    curvature = fit_curvature("cg", training_pass(module, x, y), 1e-4, drawn_labels(50), 1e-12)
+    with pytest.warns(UserWarning, match="stopped after 1 iterations with a residual of"):
+        curvature.solve({curvature.train.probe.layers[0]: torch.randn(2, 1, 4, 4).double()})
+
+
+def test_the_exact_fisher_is_the_mean_of_the_sampled_one(problem):
+    module, x, y = problem
+    train = training_pass(module, x.repeat(200, 1), y.repeat(200))
+    exact = fit_curvature("ekfac", train, 0.1, drawn_labels(10_000, "exact"), 1e-3)
+    sampled = fit_curvature("ekfac", train, 0.1, drawn_labels(10_000), 1e-3)
+    [layer] = exact.bases
+    right = {layer: torch.randn(1, 1, 4, 4).double()}
+    assert_near(sampled.solve(right)[layer], exact.solve(right)[layer], 0.1)
+    empirical = fit_curvature("ekfac", train, 0.1, drawn_labels(10_000, "empirical"), 1e-3)
+    loop = flat_sample_gradients(module, x, y).square().sum() / 50
+    assert_near(empirical.eigenvalues[layer].sum(), loop, 1e-10)

@@ -63,8 +63,11 @@ class EkfacCurvature(Curvature):
 
     def _solve(self, layer: Layer, direction: Tensor) -> Tensor:
         basis, eigenvalues = self.bases[layer], self.eigenvalues[layer]
-        shift = self.damping * float(eigenvalues.double().mean())
-        return basis.restore(basis.rotate(direction) / (eigenvalues + shift))
+        return basis.restore(basis.rotate(direction) / (eigenvalues + self.shift(layer)))
+
+    def shift(self, layer: Layer) -> float:
+        """λ of a layer."""
+        return self.damping * float(self.eigenvalues[layer].double().mean())
 
 
 ENOUGH = 2_000

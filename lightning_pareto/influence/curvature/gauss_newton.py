@@ -21,11 +21,14 @@ class GaussNewtonCurvature(Curvature):
         matrix: H, (P, P) in float64.
         layers: in the order of its rows.
         shapes: (R, O, I) of every layer that was reached.
-        damping: λ as a share of H's mean eigenvalue.
+        damping: λ as a share of the mean eigenvalue of each layer's block of H.
     """
 
     def __init__(self, matrix: Tensor, layers: list[Layer], shapes: dict[Layer, torch.Size], damping: float) -> None:
-        damped = matrix + damping * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
+        parts = matrix.diagonal().split([layer.size for layer in layers])
+        mean = matrix.diagonal().mean()  # for a layer that is not used; its gradients are zero
+        shift = torch.cat([(damping * (part.mean() if part.any() else mean)).expand_as(part) for part in parts])
+        damped = matrix + torch.diag(shift)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if failed or not torch.isfinite(factor).all():
             raise CurvatureError(f"the Gauss-Newton matrix is not positive definite at damping={damping}: raise it")

@@ -1,0 +1,106 @@
+"""The Gauss-Newton system solved to a tolerance, without ever forming its matrix."""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_pareto.influence.curvature.base import Curvature, Directions
+from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
+from lightning_pareto.influence.curvature.fisher import Fisher
+from lightning_pareto.influence.factors import DotProducts
+from lightning_pareto.influence.passes import GradientPass
+
+
+@dataclass(frozen=True)
+class ConjugateGradientCurvature(Curvature):
+    """H = the Fisher information over all covered parameters, layers and samples as they are; no Kronecker products.
+
+    (H + λI) x = b is solved by conjugate gradients with EK-FAC as the preconditioner, for all D right-hand sides at
+    once. One iteration is a pass over the samples of the curvature, at two or three epoch-equivalents for ``"sampled"``
+    labels and that many for every class for the ``"exact"`` Fisher information. λ is that of EK-FAC, layer by layer.
+
+    Attributes:
+        train: the samples of the curvature.
+        fisher: which Fisher information.
+        preconditioner: EK-FAC on the same samples.
+        tolerance: residual over right-hand side, in norm, at which a direction is solved.
+        iterations: most iterations.
+    """
+
+    train: GradientPass
+    fisher: Fisher
+    preconditioner: EkfacCurvature
+    tolerance: float
+    iterations: int
+
+    def solve(self, directions: Directions) -> Directions:
+        """See :class:`Curvature`.
+
+        Warns:
+            UserWarning: with the residual that is left, if the tolerance is not reached.
+        """
+        estimate = self.preconditioner.solve(directions)
+        right = {layer: directions[layer] for layer in estimate}
+        x = estimate
+        residual = _plus(right, self._apply(x, "residual"), -1.0)
+        z = self.preconditioner.solve(residual)
+        p = z
+        rz, target = _dot(residual, z), self.tolerance**2 * _dot(right, right)
+        for iteration in range(1, self.iterations + 1):
+            if bool((_dot(residual, residual) <= target).all()):
+                break
+            q = self._apply(p, f"conjugate gradients {iteration}")
+            step = _ratio(rz, _dot(p, q))
+            x, residual = _plus(x, p, step), _plus(residual, q, -step)
+            z = self.preconditioner.solve(residual)
+            new = _dot(residual, z)
+            p, rz = _plus(z, p, _ratio(new, rz)), new
+        left = float((_dot(residual, residual) / _dot(right, right).clamp(min=1e-300)).max().sqrt())
+        if left > self.tolerance:
+            warnings.warn(
+                f"conjugate gradients stopped after {self.iterations} iterations with a residual of {left:.1e}, above "
+                f"the tolerance of {self.tolerance:.1e}: raise the damping or the tolerance",
+                stacklevel=2,
+            )
+        return x
+
+    def _apply(self, directions: Directions, stage: str) -> Directions:
+        """(H + λI) times each direction."""
+        products = {layer: DotProducts(direction) for layer, direction in directions.items()}
+        sums = {layer: torch.zeros_like(direction) for layer, direction in directions.items()}
+        width = len(next(iter(directions.values())))
+        with self.train.shard.agreement(stage):
+            for indices, _, forward in self.train(stage):
+                for signal in self.fisher.signals(forward, indices):
+                    parts = [part for part in forward.backward(signal) if part[0] in products]
+                    along = torch.zeros(len(signal), width, dtype=torch.float64, device=signal.device)
+                    for layer, part, factors in parts:
+                        along[part] += factors.dots(products[layer]).to(along)
+                    for layer, part, factors in parts:
+                        factors.add_weighted(sums[layer], along[part].to(sums[layer]))
+        totals = self.train.total(sums)
+        return {
+            layer: totals[layer] / self.train.size + self.preconditioner.shift(layer) * direction
+            for layer, direction in directions.items()
+        }
+
+
+def _dot(a: Directions, b: Directions) -> Tensor:
+    """Dot products direction by direction over all layers, in float64, (D,)."""
+    return torch.stack([(a[layer].double() * b[layer].double()).flatten(1).sum(1).cpu() for layer in a]).sum(dim=0)
+
+
+def _plus(a: Directions, b: Directions, factor: float | Tensor) -> Directions:
+    """``a + factor · b``, the factor one number for each direction."""
+    return {layer: value + _each(factor, value) * b[layer] for layer, value in a.items()}
+
+
+def _each(factor: float | Tensor, like: Tensor) -> float | Tensor:
+    return factor.to(like)[:, None, None, None] if isinstance(factor, Tensor) else factor
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """A / b, zero for a direction that is solved exactly."""
+    return torch.where(b > 0, a / b.clamp(min=torch.finfo(b.dtype).tiny), torch.zeros_like(a))
