@@ -60,12 +60,6 @@ class DotProducts:
         return self.directions.flatten(1).T.contiguous()
 
     @functools.cached_property
-    def apart(self) -> tuple[Tensor, Tensor]:
-        """The parts of the weight, (R·O·(I − 1), D), and of the bias, (R·O, D)."""
-        weight, bias = self.directions[..., :-1], self.directions[..., -1]
-        return weight.flatten(1).T.contiguous(), bias.flatten(1).T.contiguous()
-
-    @functools.cached_property
     def by_input(self) -> Tensor:
         """(R, I, D·O)."""
         return self.directions.permute(1, 3, 0, 2).flatten(2)
@@ -113,61 +107,39 @@ class DenseFactors(Factors):
     """Factors as two tensors.
 
     Attributes:
-        a: inputs, (B, R, T, I), or (B, R, T, I − 1) without the bias's.
+        a: inputs, (B, R, T, I).
         g: output gradients, (B, R, T, O).
-        bias: whether a last input that is always one is meant but not stored.
     """
 
     a: Tensor
     g: Tensor
-    bias: bool = False
 
     @property
     def positions(self) -> int:
         """See :class:`Factors`."""
         return self.a.shape[0] * self.a.shape[2]
 
-    def stored(self) -> "DenseFactors":
-        """The same with all inputs stored."""
-        if not self.bias:
-            return self
-        return DenseFactors(torch.cat([self.a, self.a.new_ones(*self.a.shape[:-1], 1)], dim=-1), self.g)
-
     def gradients(self) -> Tensor:
         """See :class:`Factors`."""
-        weight = self._weight_gradients()
-        return torch.cat([weight, self._bias_gradients()[..., None]], dim=-1) if self.bias else weight
-
-    def _weight_gradients(self) -> Tensor:
         if self.a.shape[2] == 1:
             return self.g.transpose(-1, -2) * self.a
         return self.g.transpose(-1, -2) @ self.a
 
-    def _bias_gradients(self) -> Tensor:
-        """(B, R, O)."""
-        return self.g.sum(dim=2)
-
     def zeros(self, count: int) -> Tensor:
         """See :class:`Factors`."""
-        return self.a.new_zeros(count, self.a.shape[1], self.g.shape[3], self.a.shape[3] + self.bias)
+        return self.a.new_zeros(count, self.a.shape[1], self.g.shape[3], self.a.shape[3])
 
     def covariances(self) -> tuple[Tensor, Tensor | None]:
         """See :class:`Factors`."""
         a, g = (x.transpose(0, 1).flatten(1, 2) for x in (self.a, self.g))  # (R, B·T, ·)
-        inputs = a.transpose(1, 2) @ a
-        if self.bias:
-            ones = a.sum(dim=1)[:, :, None]
-            count = a.new_full((len(a), 1, 1), a.shape[1])
-            inputs = torch.cat([torch.cat([inputs, ones], 2), torch.cat([ones.transpose(1, 2), count], 2)], 1)
-        return inputs, g.transpose(1, 2) @ g
+        return a.transpose(1, 2) @ a, g.transpose(1, 2) @ g
 
     def squares(self, basis: EigenBasis) -> Tensor:
         """Rotate the factors first or the gradients, whichever is cheaper."""
-        full = self.stored()
-        positions, inputs, outputs = *full.a.shape[2:], full.g.shape[3]
+        positions, inputs, outputs = *self.a.shape[2:], self.g.shape[3]
         if basis.outputs is None or positions * (inputs**2 + outputs**2) > inputs * outputs * (inputs + outputs):
             return basis.rotate(self.gradients()).square().sum(dim=0)
-        a, g = full.a @ basis.inputs, full.g @ basis.outputs
+        a, g = self.a @ basis.inputs, self.g @ basis.outputs
         if positions == 1:
             return torch.einsum("bro,bri->roi", g.squeeze(2).square(), a.squeeze(2).square())
         return (g.transpose(-1, -2) @ a).square().sum(dim=0)
@@ -186,14 +158,10 @@ class DenseFactors(Factors):
         Then the inputs meet the directions at O·I·D, without O·I numbers of memory traffic.
         """
         outputs, inputs = products.directions.shape[2:]
-        if self.a.shape[2] == 1 and min(outputs, inputs) > 1:
-            full = self.stored()
-            along = full.a.squeeze(2).transpose(0, 1) @ products.by_input  # (R, B, D·O)
-            return torch.einsum("rbdo,bro->bd", along.unflatten(2, (-1, outputs)), full.g.squeeze(2))
-        if not self.bias:
+        if self.a.shape[2] > 1 or min(outputs, inputs) == 1:
             return self.gradients().flatten(1) @ products.by_gradient
-        weight, bias = products.apart
-        return self._weight_gradients().flatten(1) @ weight + self._bias_gradients().flatten(1) @ bias
+        along = self.a.squeeze(2).transpose(0, 1) @ products.by_input  # (R, B, D·O)
+        return torch.einsum("rbdo,bro->bd", along.unflatten(2, (-1, outputs)), self.g.squeeze(2))
 
 
 @dataclass(frozen=True)
@@ -265,6 +233,11 @@ class EmbeddingFactors(Factors):
         return keys // self.rows, keys % self.rows, gradients
 
 
+def without_dust(x: Tensor) -> Tensor:
+    """Zero what is less than 1e-20 of the largest value: numbers that near to nothing make a processor slow."""
+    return x.masked_fill_(x.abs() < 1e-20 * x.abs().max(), 0)
+
+
 def concatenate(parts: list[Factors]) -> Factors:
     """Several uses of one layer as one, along the positions.
 
@@ -276,10 +249,7 @@ def concatenate(parts: list[Factors]) -> Factors:
         return first
     dense = [part for part in parts if isinstance(part, DenseFactors)]
     if len(dense) == len(parts) and len({p.zeros(0).shape for p in dense}) == 1:
-        if len({p.bias for p in dense}) > 1:
-            dense = [p.stored() for p in dense]
-        a, g = torch.cat([p.a for p in dense], dim=2), torch.cat([p.g for p in dense], dim=2)
-        return DenseFactors(a, g, dense[0].bias)
+        return DenseFactors(torch.cat([p.a for p in dense], dim=2), torch.cat([p.g for p in dense], dim=2))
     embedded = [part for part in parts if isinstance(part, EmbeddingFactors)]
     if len(embedded) < len(parts):
         raise TypeError("one parameter is used in ways that do not add up, as an embedding and as a matrix")

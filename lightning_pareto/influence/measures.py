@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_pareto.influence.factors import without_dust
+
 MeasureName = Literal["loss", "soft_error"]
 Measure = Callable[[Tensor, Tensor], Tensor]
 
@@ -44,4 +46,4 @@ def logit_gradient(measure: Measure, logits: Tensor, targets: Tensor) -> Tensor:
     if not torch.isfinite(values).all():
         raise ValueError("a sample's loss is not finite: look for NaN in the inputs or a diverged model")
     (gradient,) = torch.autograd.grad(values.sum(), leaf)
-    return gradient
+    return without_dust(gradient)

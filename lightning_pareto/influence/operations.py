@@ -4,6 +4,7 @@ Inputs and gradients come with the samples first and whatever else stands betwee
 dimensions after it: x (B, n, …), g (B, n, …).
 """
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -35,12 +36,6 @@ class Parts:
         if self.bias is not None:
             columns.append(a.new_full((*a.shape[:-1], 1), float(self.bias)))
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
-
-    def factors(self, a: Tensor, g: Tensor) -> DenseFactors:
-        """Factors of inputs of the weight, (B, R, T, I), and output gradients, (B, R, T, O)."""
-        if self.weight and self.bias:
-            return DenseFactors(a, g, bias=True)
-        return DenseFactors(self.inputs(a), g)
 
 
 class Operation(ABC):
@@ -88,7 +83,7 @@ class MatrixProduct(Operation):
         if self.rows is not None:
             start, total = self.rows
             g = F.pad(g, (start, total - start - g.shape[-1]))
-        return self.parts.factors(x[:, None], g[:, None])
+        return DenseFactors(self.parts.inputs(x)[:, None], g[:, None])
 
     def cost(self, x: Tensor, g: Tensor) -> int:
         """See :class:`Operation`."""
@@ -120,12 +115,12 @@ class Convolution(Operation):
 
     def factors(self, x: Tensor, g: Tensor) -> Factors:
         """See :class:`Operation`."""
-        batch, repeats = x.shape[:2]
-        patches = self._unfold(x.flatten(0, 1)).unflatten(0, (batch, repeats))  # (B, n, C·k, T)
-        a, g = (z.unflatten(2, (self.groups, -1)).permute(0, 2, 1, 4, 3) for z in (patches, g.flatten(3)))
-        if repeats == 1:  # no copy: the positions stay last in memory
-            return self.parts.factors(a.squeeze(2), g.squeeze(2))
-        return self.parts.factors(a.flatten(2, 3), g.flatten(2, 3))
+        a = self._patches(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # (B, n, R, I, T)
+        g = g.flatten(3).unflatten(2, (self.groups, -1))
+        a, g = (z.permute(0, 2, 1, 4, 3) for z in (a, g))  # (B, R, n, T, ·)
+        if x.shape[1] == 1:  # no copy: the positions stay last in memory
+            return DenseFactors(a.squeeze(2), g.squeeze(2))
+        return DenseFactors(a.flatten(2, 3), g.flatten(2, 3))
 
     def cost(self, x: Tensor, g: Tensor) -> int:
         """See :class:`Operation`."""
@@ -133,14 +128,29 @@ class Convolution(Operation):
         patch = x.shape[2] * math.prod(self.kernel)
         return positions * (patch + g.shape[2]) + patch * g.shape[2] // self.groups
 
-    def _unfold(self, x: Tensor) -> Tensor:
-        """Every patch as a column, (B, C·k, T): a view of the windows, and one copy (faster than ``F.unfold``)."""
-        x = F.pad(x, [side for pair in reversed(self.padding) for side in pair])
-        space = len(self.kernel)
-        for axis, (size, stride, dilation) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True), 2):
-            x = x.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
-        windows = range(2 + space, 2 + 2 * space)
-        return x.permute(0, 1, *windows, *range(2, 2 + space)).flatten(1, 1 + space).flatten(2)
+    def _patches(self, x: Tensor) -> Tensor:
+        """Every patch as a column, the bias's row last, (B, R, I, T); several times faster than ``F.unfold``."""
+        x = F.pad(x, [side for pair in reversed(self.padding) for side in pair]).unflatten(1, (self.groups, -1))
+        space = [
+            (size - (kernel - 1) * dilation - 1) // stride + 1
+            for size, kernel, dilation, stride in zip(x.shape[3:], self.kernel, self.dilation, self.stride, strict=True)
+        ]
+        offsets = list(itertools.product(*map(range, self.kernel)))
+        rows = 0 if self.parts.weight is None else x.shape[2] * len(offsets)
+        patches = x.new_empty(*x.shape[:2], rows + (self.parts.bias is not None), *space)
+        if self.parts.bias is not None:
+            patches[:, :, rows:] = float(self.parts.bias)
+        if self.parts.weight is False:
+            patches[:, :, :rows] = 0
+        elif self.parts.weight:
+            windows = patches[:, :, :rows].unflatten(2, (x.shape[2], -1))
+            for number, offset in enumerate(offsets):
+                steps = zip(offset, space, self.dilation, self.stride, strict=True)
+                window = x
+                for axis, (at, size, dilation, stride) in enumerate(steps, 3):
+                    window = window[(slice(None),) * axis + (slice(at * dilation, None, stride),)].narrow(axis, 0, size)
+                windows[:, :, :, number] = window
+        return patches.flatten(3)
 
 
 @dataclass(frozen=True)

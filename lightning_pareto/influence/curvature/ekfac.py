@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions
 from lightning_pareto.influence.curvature.fisher import Fisher
-from lightning_pareto.influence.factors import EigenBasis
+from lightning_pareto.influence.factors import EigenBasis, without_dust
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
 
@@ -63,7 +63,7 @@ class EkfacCurvature(Curvature):
 
     def _solve(self, layer: Layer, direction: Tensor) -> Tensor:
         basis, eigenvalues = self.bases[layer], self.eigenvalues[layer]
-        return basis.restore(basis.rotate(direction) / (eigenvalues + self.shift(layer)))
+        return without_dust(basis.restore(basis.rotate(direction) / (eigenvalues + self.shift(layer))))
 
     def shift(self, layer: Layer) -> float:
         """λ of a layer."""
@@ -144,4 +144,4 @@ def _eigenvectors(layer: Layer, matrices: Tensor) -> Tensor:
         vectors: Tensor = torch.linalg.eigh(matrices.double())[1]
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise CurvatureError(f"the eigendecomposition of layer {layer.name!r} did not converge: {error}") from error
-    return vectors.to(matrices.dtype)
+    return without_dust(vectors).to(matrices.dtype)

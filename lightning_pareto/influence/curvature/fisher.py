@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_pareto.influence.factors import without_dust
 from lightning_pareto.influence.gradients import Forward
 from lightning_pareto.influence.measures import Measure, logit_gradient
 
@@ -60,7 +61,7 @@ def sampled_signal(logits: Tensor, uniforms: Tensor) -> Tensor:
     """
     p = logits.detach().double().softmax(dim=1)
     drawn = (p.cumsum(dim=1) < uniforms[:, None].to(p)).sum(dim=1).clamp(max=p.shape[1] - 1)
-    return p.scatter_add(1, drawn[:, None], -torch.ones_like(p[:, :1]))
+    return without_dust(p.scatter_add(1, drawn[:, None], -torch.ones_like(p[:, :1])))
 
 
 def exact_signals(logits: Tensor) -> Tensor:
