@@ -1,6 +1,13 @@
 """Can a classifier still improve on some classes without losing on any other? Find out, and do it."""
 
-from lightning_pareto.influence import BatchError, ClassificationTask, InfluenceMatrix, Shard, estimate_influence
+from lightning_pareto.influence import (
+    BatchError,
+    ClassificationTask,
+    InfluenceMatrix,
+    Shard,
+    average_influence,
+    estimate_influence,
+)
 from lightning_pareto.integration import ParetoCallback, ReweightedDataModule, reweighted_dataloader
 from lightning_pareto.linprog import InfeasibleError, LinearProgramError
 from lightning_pareto.pareto import ParetoVerdict, check_pareto
@@ -21,6 +28,7 @@ __all__ = [
     "ReweightedDataModule",
     "SampleWeights",
     "Shard",
+    "average_influence",
     "check_pareto",
     "estimate_influence",
     "plot_comparison",

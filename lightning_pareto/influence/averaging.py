@@ -1,0 +1,73 @@
+"""Influence averaged over several models: checkpoints of one fit, or several fits."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+
+
+def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
+    """Average influence matrices of the same data at several models.
+
+    One model's influence is noisy, above all once it has fitted its wrong labels; the average finds them better. Each
+    matrix counts the same: its columns are divided by their mean absolute value before averaging, and the result is
+    brought back to the mean of those values, so that predicted gains keep their unit roughly.
+
+    Args:
+        matrices: at least one, all over the same training labels, categories and folds.
+
+    Returns:
+        Their average; its metadata lists theirs.
+
+    Raises:
+        ValueError: if they do not belong to the same data.
+
+    Example:
+        >>> one = InfluenceMatrix([[2.0], [-2.0]], [0, 0])
+        >>> other = InfluenceMatrix([[3.0], [1.0]], [0, 0])
+        >>> average_influence([one, other]).scores
+        array([[ 2.5],
+               [-0.5]], dtype=float32)
+    """
+    if not matrices:
+        raise ValueError("expected at least one influence matrix to average")
+    first = matrices[0]
+    for number, matrix in enumerate(matrices):
+        check_type(matrix)
+        _check_same(first, matrix, number)
+    scales = [np.abs(matrix.scores).mean(axis=0, dtype=np.float64) for matrix in matrices]
+    unit = np.mean(scales, axis=0)
+    factors = [np.divide(unit, scale, out=np.zeros_like(unit), where=scale > 0) for scale in scales]
+    folds = [matrix.fold_scores for matrix in matrices if matrix.fold_scores is not None]
+    return replace(
+        first,
+        scores=_mean([matrix.scores for matrix in matrices], factors),
+        fold_scores=_mean(folds, factors) if folds else None,
+        metadata={**first.metadata, "averaged": [dict(matrix.metadata) for matrix in matrices]},
+    )
+
+
+def _mean(arrays: list[npt.NDArray[np.float32]], factors: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float32]:
+    """Mean of the arrays, (…, K), each times its factors, (K,)."""
+    total = np.zeros_like(arrays[0], dtype=np.float32)
+    for array, factor in zip(arrays, factors, strict=True):
+        total += array * (factor / len(arrays)).astype(np.float32)
+    return total
+
+
+def _check_same(first: InfluenceMatrix, other: InfluenceMatrix, number: int) -> None:
+    pairs = {
+        "training labels": (first.labels, other.labels),
+        "class names": (first.names, other.names),
+        "validation support": (first.support, other.support),
+        "folds": (first.fold_support, other.fold_support),
+    }
+    for what, (a, b) in pairs.items():
+        if not np.array_equal(np.asarray(a), np.asarray(b)):
+            raise ValueError(
+                f"matrix {number} has other {what} than the first: only influence of the same training and validation "
+                "data, with the same categories, folds and seed, can be averaged"
+            )
