@@ -50,13 +50,18 @@ def fetch(loader: "DataLoader[Any]", indices: Sequence[int]) -> Any:
     return loader.collate_fn(samples)
 
 
+def size_of_batches(loader: "DataLoader[Any]") -> int:
+    """Samples of a batch, as far as the loader says."""
+    return loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 64
+
+
 def with_sampler(
     loader: "DataLoader[Any]",
     sampler: Sampler[int],
     *,
     drop_last: bool,
     generator: torch.Generator | None,
-    largest_batch: int | None = None,
+    batch_size: int | None = None,
 ) -> "DataLoader[Any]":
     """Return a copy of ``loader`` that draws its indices from ``sampler``.
 
@@ -68,10 +73,9 @@ def with_sampler(
         sampler: yields dataset indices.
         drop_last: whether a last, smaller batch is left out.
         generator: the copy's generator, from which it seeds its workers.
-        largest_batch: bounds the batch size.
+        batch_size: samples of a batch, the loader's own number by default.
     """
-    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 64
-    size = min(size, largest_batch or size)
+    size = batch_size or size_of_batches(loader)
     twin = copy.copy(loader)
     twin.__dict__.update(  # DataLoader refuses assignment of these after its construction
         sampler=sampler,

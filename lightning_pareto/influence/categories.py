@@ -54,20 +54,7 @@ def scan(
     Raises:
         ValueError: if a category is out of range.
     """
-    found = torch.zeros(validation.size, dtype=torch.int64)
-    classes = 0
-    with validation.shard.agreement("validation scan"):
-        for indices, batch, forward in validation("validation scan"):
-            logit_gradient(measure, forward.logits, forward.targets)
-            if classes == 0 and _are_probabilities(forward.logits):
-                warnings.warn(
-                    "the model's outputs are rows in [0, 1] that sum to one: they look like probabilities, where "
-                    "logits are expected. Return them before the softmax, or their logarithms",
-                    stacklevel=2,
-                )
-            read = forward.targets if categories is None else _read(categories(batch), forward.targets)
-            found[indices] = read.cpu()
-            classes = forward.logits.shape[1]
+    found, classes = validation.completed("validation scan", lambda: _categories(validation, measure, categories))
     found = validation.shard.sum(found)
     seen = int(found.max()) + 1
     count = len(class_names) if class_names is not None else max(seen, classes if categories is None else 0)
@@ -87,6 +74,24 @@ def scan(
             stacklevel=2,
         )
     return Cells(cell, support, names)
+
+
+def _categories(validation: GradientPass, measure: Measure, categories: Categories | None) -> tuple[Tensor, int]:
+    """Category of every validation sample of this process, zero elsewhere, (M,), and the number of logits."""
+    found = torch.zeros(validation.size, dtype=torch.int64)
+    classes = 0
+    for indices, batch, forward in validation("validation scan"):
+        logit_gradient(measure, forward.logits, forward.targets)
+        if classes == 0 and _are_probabilities(forward.logits):
+            warnings.warn(
+                "the model's outputs are rows in [0, 1] that sum to one: they look like probabilities, where "
+                "logits are expected. Return them before the softmax, or their logarithms",
+                stacklevel=2,
+            )
+        read = forward.targets if categories is None else _read(categories(batch), forward.targets)
+        found[indices] = read.cpu()
+        classes = forward.logits.shape[1]
+    return found, classes
 
 
 def _are_probabilities(logits: Tensor) -> bool:

@@ -11,20 +11,33 @@ from lightning_pareto.influence.measures import Measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass
 
 
-def category_gradients(validation: GradientPass, measure: Measure, cells: Cells) -> Directions:
-    """Mean gradient of the measure over every cell, (F·K, R, O, I) for every layer; zero where a cell is empty."""
-    count = cells.support.numel()
-    sums: dict[Layer, Tensor] = {}
-    with validation.shard.agreement("category gradients"):
+def category_gradients(validation: GradientPass, measure: Measure, cells: Cells, block: range) -> Directions:
+    """Mean gradient of the measure over some cells, (D, R, O, I) for every layer; zero where a cell is empty.
+
+    Args:
+        validation: the validation pass.
+        measure: the per-sample measure.
+        cells: every validation sample's cell.
+        block: the D cells wanted.
+    """
+
+    def sums() -> dict[Layer, Tensor]:
+        sums: dict[Layer, Tensor] = {}
         for indices, _, forward in validation("category gradients"):
             signal = logit_gradient(measure, forward.logits, forward.targets)
-            target = cells.cell[indices].to(signal.device)
+            cell = cells.cell[indices].to(signal.device) - block.start
+            outside = (cell < 0) | (cell >= len(block))
+            signal = signal.masked_fill(outside[:, None], 0)
+            cell = cell.masked_fill(outside, 0)
             for layer, part, factors in forward.backward(signal):
                 if layer not in sums:
-                    sums[layer] = factors.zeros(count)
-                factors.add_to(sums[layer], target[part])
-    sizes = cells.support.reshape(-1).clamp(min=1)
-    return {layer: total / sizes.to(total)[:, None, None, None] for layer, total in validation.total(sums).items()}
+                    sums[layer] = factors.zeros(len(block))
+                factors.add_to(sums[layer], cell[part])
+        return sums
+
+    totals = validation.total(validation.completed("category gradients", sums))
+    sizes = cells.support.reshape(-1)[block.start : block.stop].clamp(min=1)
+    return {layer: total / sizes.to(total)[:, None, None, None] for layer, total in totals.items()}
 
 
 def score(train: GradientPass, measure: Measure, directions: Directions) -> tuple[Tensor, Tensor]:
@@ -43,17 +56,19 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
     """
     products = {layer: DotProducts(direction) for layer, direction in directions.items()}
     width = len(next(iter(directions.values())))
-    scores = torch.zeros(train.size, width)
-    labels = torch.zeros(train.size, dtype=torch.int64)
-    with train.shard.agreement("scoring pass"):
+
+    def rows() -> tuple[Tensor, Tensor]:
+        scores, labels = torch.zeros(train.size, width), torch.zeros(train.size, dtype=torch.int64)
         for indices, _, forward in train("scores"):
             signal = logit_gradient(measure, forward.logits, forward.targets)
-            rows = torch.zeros(len(indices), width, dtype=torch.float64, device=signal.device)
-            for layer, part, factors in forward.backward(signal):
-                if layer in products:  # else the validation set does not reach it, and it cannot matter
-                    rows[part] += factors.dots(products[layer])
-            if not torch.isfinite(rows).all():
+            found = torch.zeros(len(indices), width, dtype=torch.float64)
+            for layer, part, factors in forward.backward(signal, omit=train.probe.plan.without(products)):
+                found[part] += factors.dots(products[layer]).cpu().double()
+            if not torch.isfinite(found).all():
                 raise CurvatureError("influence scores are not finite: raise the damping or look for a diverged model")
-            scores[indices] = rows.float().cpu()
+            scores[indices] = found.float()
             labels[indices] = forward.targets.cpu()
+        return scores, labels
+
+    scores, labels = train.completed("scoring pass", rows)
     return train.shard.sum(scores), train.shard.sum(labels)

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.influence.categories import Categories, Cells, scan
-from lightning_pareto.influence.curvature import CurvatureError, Directions, Fisher, FisherName, fit_curvature
+from lightning_pareto.influence.curvature import CurvatureError, Fisher, FisherName, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
 from lightning_pareto.influence.gradients import GradientProbe, Plan
-from lightning_pareto.influence.layers import Selection, select_layers
+from lightning_pareto.influence.layers import Layer, Selection, select_layers
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName, get_measure
+from lightning_pareto.influence.memory import Memory
 from lightning_pareto.influence.passes import GradientPass, Progress, silent
 from lightning_pareto.influence.samples import check_samples
 from lightning_pareto.influence.sharding import Shard
@@ -61,6 +62,8 @@ class InfluenceOptions:
             raise ValueError(f"curvature must be one of {get_args(CurvatureName)}, found {self.curvature!r}")
         if self.fisher not in get_args(FisherName):
             raise ValueError(f"fisher must be one of {get_args(FisherName)}, found {self.fisher!r}")
+        if self.curvature == "gauss_newton" and self.fisher != "sampled":
+            raise ValueError('fisher is an option of "ekfac" and "cg": the Gauss-Newton matrix is exact as it is')
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance is a relative residual in (0, 1), found {self.tolerance}")
         if self.curvature_samples is not None and self.curvature_samples < 1:
@@ -88,6 +91,7 @@ def estimate_influence(
     fisher: FisherName = "sampled",
     curvature_samples: int | None = 10_000,
     tolerance: float = 1e-3,
+    max_memory: float | None = None,
     shard: Shard | None = None,
     transfer: Callable[[Any], Any] | None = None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -103,7 +107,8 @@ def estimate_influence(
     read in index order whatever the loaders shuffle or drop. A random transform in the dataset makes the scores those
     of one random draw: give loaders without augmentation.
 
-    Memory: the directions take K · folds times the covered parameters, the result N · K · folds numbers.
+    Memory: four times K · folds times the covered parameters (unless ``max_memory`` says less), and N · K · folds
+    numbers for the result. When memory runs out on a batch, the stage is taken up again with half of it.
 
     Args:
         module: the trained model, on its device.
@@ -125,6 +130,8 @@ def estimate_influence(
             class) or ``"empirical"``, see :class:`Fisher`.
         curvature_samples: fit the curvature to so many random training samples, None for all.
         tolerance: relative residual at which ``"cg"`` stops.
+        max_memory: bound in GiB on directions and intermediate results together; the directions are then solved and
+            scored in as many blocks as it takes, each at a pass over both datasets.
         shard: this process's part when several work together.
         transfer: moves a batch to the device; by default every tensor in it.
         context: entered around every forward pass, for instance autocast.
@@ -147,7 +154,8 @@ def estimate_influence(
     _check_sizes(check_map_style(train_dataloader, "train_dataloader"), shard)
     _check_sizes(check_map_style(val_dataloader, "val_dataloader"), shard)
     selection = select_layers(module, layers)
-    probe = GradientProbe(module, selection.layers, task, context)
+    memory = Memory() if max_memory is None else Memory(max(1, min(2**25, int(max_memory * 2**28 / 8))))
+    probe = GradientProbe(module, selection.layers, task, context, memory)
     device = next(module.parameters()).device
     with probe.open():
         train = GradientPass(train_dataloader, probe, shard, device, transfer, progress)
@@ -156,16 +164,36 @@ def estimate_influence(
             check_samples(train, probe, VERIFIED)
             plan = verify(probe, train.first(VERIFIED))
             _warn_of_loops(plan)
-        validation_measure = get_measure(measure, task.loss)
-        cells = scan(validation, validation_measure, categories, class_names, folds, seed)
-        information = Fisher.draw(fisher, train.size, seed, task.loss)
-        fitted = fit_curvature(curvature, train.drawn(curvature_samples, seed), damping, information, tolerance)
-        gradients = category_gradients(validation, validation_measure, cells)
+        cells = scan(validation, get_measure(measure, task.loss), categories, class_names, folds, seed)
+        scores, labels, reached = _scores(train, validation, cells, options, max_memory)
+    return _assemble(scores, labels, cells, _metadata(options, plan, selection, reached))
+
+
+def _scores(
+    train: GradientPass, validation: GradientPass, cells: Cells, options: InfluenceOptions, max_memory: float | None
+) -> tuple[Tensor, Tensor, set[Layer]]:
+    """Scores (N, F·K), labels (N,), and the layers that take part."""
+    task = train.probe.task
+    fisher = Fisher.draw(options.fisher, train.size, options.seed, task.loss)
+    part = train.drawn(options.curvature_samples, options.seed)
+    fitted = fit_curvature(options.curvature, part, options.damping, fisher, options.tolerance)
+    size = sum(layer.size for layer in train.probe.layers)
+    columns = []
+    for block in _blocks(cells.support.numel(), size, max_memory):
+        gradients = category_gradients(validation, get_measure(options.measure, task.loss), cells, block)
         if not gradients:
-            raise CurvatureError("no covered layer takes part in the forward pass: are its weights used otherwise?")
+            raise CurvatureError("the model's output does not depend on any parameter that was to be covered")
         directions = fitted.solve(gradients)
+        del gradients
         scores, labels = score(train, task.loss, directions)
-    return _assemble(scores, labels, cells, _metadata(options, plan, selection, directions))
+        columns.append(scores)
+    return torch.cat(columns, dim=1), labels, set(directions)
+
+
+def _blocks(cells: int, size: int, max_memory: float | None) -> list[range]:
+    """Cut the cells so that four copies of the directions of each block stay within the memory."""
+    width = cells if max_memory is None else min(cells, max(1, int(max_memory * 2**30 / (16 * size))))
+    return [range(start, min(start + width, cells)) for start in range(0, cells, width)]
 
 
 def _check_sizes(loader: "DataLoader[Any]", shard: Shard) -> None:
@@ -193,7 +221,7 @@ def _assemble(scores: Tensor, labels: Tensor, cells: Cells, metadata: dict[str, 
     )
 
 
-def _metadata(options: InfluenceOptions, plan: Plan, selection: Selection, reached: Directions) -> dict[str, Any]:
+def _metadata(options: InfluenceOptions, plan: Plan, selection: Selection, reached: set[Layer]) -> dict[str, Any]:
     how = {layer: plan.kinds.get(layer, "seldom") if layer in reached else "not used" for layer in plan.layers}
     parameters = {name: how[layer] for layer in plan.layers for name in layer.names}
     return {

@@ -17,9 +17,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ELEMENTS = 2**25
-"""Most numbers of an intermediate result of one part of a batch."""
-
 
 @dataclass(frozen=True)
 class EigenBasis:
@@ -217,12 +214,9 @@ class EmbeddingFactors(Factors):
     def dots(self, products: DotProducts) -> Tensor:
         """See :class:`Factors`."""
         sample, row, gradients = self._rows_of_samples()
-        directions = products.directions[:, 0]  # (D, V, I)
-        result = gradients.new_zeros(len(self.a), len(directions))
-        size = max(1, ELEMENTS // (len(directions) * gradients.shape[1]))
-        for part in (slice(start, start + size) for start in range(0, len(row), size)):
-            dots = torch.einsum("dni,ni->nd", directions[:, row[part]], gradients[part])
-            result.index_add_(0, sample[part], dots)
+        result = gradients.new_zeros(len(self.a), len(products.directions))
+        for column, table in enumerate(products.directions[:, 0]):
+            result[:, column].index_add_(0, sample, (table[row] * gradients).sum(dim=1))
         return result
 
     def _rows_of_samples(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -236,6 +230,11 @@ class EmbeddingFactors(Factors):
 def without_dust(x: Tensor) -> Tensor:
     """Zero what is less than 1e-20 of the largest value: numbers that near to nothing make a processor slow."""
     return x.masked_fill_(x.abs() < 1e-20 * x.abs().max(), 0)
+
+
+def accurate(x: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 def concatenate(parts: list[Factors]) -> Factors:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_pareto.influence.factors import ELEMENTS, DenseFactors, Factors, concatenate
+from lightning_pareto.influence.factors import DenseFactors, Factors, concatenate
 from lightning_pareto.influence.layers import Layer
+from lightning_pareto.influence.memory import Memory
 from lightning_pareto.influence.operations import Operation
 from lightning_pareto.influence.recorder import Recorder, Use
 from lightning_pareto.influence.task import BatchError, ClassificationTask
@@ -37,6 +38,10 @@ class Plan:
         """All of them, in one order."""
         return [*self.factored, *self.looped]
 
+    def without(self, layers: Collection[Layer]) -> set[Layer]:
+        """All but these."""
+        return set(self.layers) - set(layers)
+
 
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
@@ -61,6 +66,7 @@ class GradientProbe:
         layers: the layers of interest, taken to keep their samples first until :func:`verify` knows better.
         task: reads batches.
         context: entered around the forward pass, for instance autocast.
+        memory: limits to keep to.
     """
 
     def __init__(
@@ -69,9 +75,11 @@ class GradientProbe:
         layers: Sequence[Layer],
         task: ClassificationTask,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        memory: Memory | None = None,
     ) -> None:
         self.plan = Plan(dict.fromkeys(layers, "sample first"))
         self.task = task
+        self.memory = memory or Memory()
         self._module = module
         self._context = context
 
@@ -94,7 +102,7 @@ class GradientProbe:
         recorder = Recorder(list(self.plan.factored))
         with torch.inference_mode(False), torch.enable_grad(), self._context(), _uncompiled(), recorder:
             logits = self.task.read_logits(self._module, batch, targets)
-        return Forward(logits, targets, recorder.uses, self.plan)
+        return Forward(logits, targets, recorder.uses, self.plan, self.memory)
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,7 @@ class Forward:
     targets: Tensor
     _uses: list[Use] = field(repr=False)
     _plan: Plan = field(repr=False)
+    _memory: Memory = field(repr=False)
 
     def backward(self, signal: Tensor, omit: Collection[Layer] = ()) -> Iterator[tuple[Layer, slice, Factors]]:
         """Yield the factors of per-sample gradients, layer by layer and in parts of the batch that fit the memory.
@@ -134,7 +143,7 @@ class Forward:
     def only(self, layer: Layer, layout: Layout) -> "Forward":
         """The same forward pass as if one layer, read in this layout, were all there is."""
         uses = [use for use in self._uses if use.layer is layer]
-        return Forward(self.logits, self.targets, uses, Plan({layer: layout}))
+        return Forward(self.logits, self.targets, uses, Plan({layer: layout}), self._memory)
 
     def uses(self, signal: Tensor, omit: Collection[Layer] = ()) -> dict[Layer, list[tuple[Use, Tensor]]]:
         """Every use of each layer that the signal reaches, with the gradient of its output."""
@@ -162,7 +171,7 @@ class Forward:
             g = _arrange(gradient, use.operation.output_item, batch, layout, layer)
             arranged.append((use.operation, x, g))
         cost = sum(operation.cost(x, g) for operation, x, g in arranged)
-        for part in _parts(batch, cost):
+        for part in self._parts(cost):
             factors = [
                 operation.factors(_at_least_float32(x[part]), _at_least_float32(g[part]))
                 for operation, x, g in arranged
@@ -171,7 +180,7 @@ class Forward:
 
     def _looped(self, layers: list[Layer], signal: Tensor) -> Iterator[tuple[Layer, slice, Factors]]:
         """One backward pass a sample; every number is a block of its own."""
-        for part in _parts(len(signal), sum(layer.size for layer in layers)):
+        for part in self._parts(sum(layer.size for layer in layers)):
             samples = range(part.start, min(part.stop, len(signal)))
             rows = [self.sample_gradients(layers, signal, sample) for sample in samples]
             for number, layer in enumerate(layers):
@@ -182,6 +191,11 @@ class Forward:
                     flat = torch.stack([_at_least_float32(g).flatten() for g in column if g is not None])
                     a = flat[:, :, None, None]
                     yield layer, part, DenseFactors(a, torch.ones_like(a))
+
+    def _parts(self, cost: int) -> Iterator[slice]:
+        """Cut the batch so that ``cost`` numbers a sample stay below the limit."""
+        size = max(1, self._memory.elements // max(cost, 1))
+        return (slice(start, start + size) for start in range(0, len(self.targets), size))
 
     def sample_gradients(self, layers: Sequence[Layer], signal: Tensor, sample: int) -> list[Tensor | None]:
         """Gradient of one sample by autograd, for every parameter of the layers; None where it is not reached."""
@@ -202,12 +216,6 @@ def _arrange(x: Tensor, item: int, batch: int, layout: Layout, layer: Layer) -> 
     if layout == "sample first":
         return x.reshape(batch, -1, *rest)
     return x.reshape(-1, batch, *rest).transpose(0, 1)
-
-
-def _parts(batch: int, cost: int) -> Iterator[slice]:
-    """Cut a batch so that ``cost`` numbers a sample stay below the limit."""
-    size = max(1, ELEMENTS // max(cost, 1))
-    return (slice(start, start + size) for start in range(0, batch, size))
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

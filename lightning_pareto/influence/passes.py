@@ -1,8 +1,9 @@
 """One pass over a dataset in index order, yielding per-sample gradients."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,8 +11,11 @@ from torch.utils.data import DataLoader
 
 from lightning_pareto.influence.gradients import Forward, GradientProbe
 from lightning_pareto.influence.layers import Layer
-from lightning_pareto.influence.sharding import Shard
-from lightning_pareto.loaders import fetch, with_sampler
+from lightning_pareto.influence.memory import is_out_of_memory
+from lightning_pareto.influence.sharding import OtherProcessMemoryError, Shard
+from lightning_pareto.loaders import fetch, size_of_batches, with_sampler
+
+T = TypeVar("T")
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, batches done, batches in all) before the first and after every batch."""
@@ -73,6 +77,32 @@ class GradientPass:
         """Passes over the first ``count`` samples and over the rest."""
         return replace(self, chosen=self.indices[:count]), replace(self, chosen=self.indices[count:])
 
+    def completed(self, stage: str, work: Callable[[], T]) -> T:
+        """Do a stage's work on all processes, again with half the batch whenever memory runs out on one of them.
+
+        Args:
+            stage: what to call it in errors.
+            work: goes over this pass and returns what it found; it must leave nothing behind when it fails.
+
+        Raises:
+            OtherProcessError: where another process failed.
+        """
+        while True:
+            try:
+                with self.shard.agreement(stage):
+                    return work()
+            except Exception as error:
+                memory = isinstance(error, OtherProcessMemoryError) or is_out_of_memory(error)
+                if not memory or not self.probe.memory.halve(self._batch):
+                    raise
+            # only here, outside of the handler, is what the failed attempt held free
+
+    @property
+    def _batch(self) -> int:
+        looped = LOOPED_BATCH if self.probe.plan.looped else math.inf
+        limits = (size_of_batches(self.loader), self.probe.memory.batch or math.inf, looped)
+        return int(min(limits))
+
     def first(self, count: int) -> Any:
         """The first samples as one batch, the same on every process.
 
@@ -117,7 +147,7 @@ class GradientPass:
             indices,  # type: ignore[arg-type]  # any iterable of indices serves as a sampler
             drop_last=False,
             generator=torch.Generator(),
-            largest_batch=LOOPED_BATCH if self.probe.plan.looped else None,
+            batch_size=self._batch,
         )
         start = 0
         total = len(loader)

@@ -1,16 +1,25 @@
 """Several processes as one: split the samples, add the sums."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lightning_pareto.influence.memory import is_out_of_memory
+
+T = TypeVar("T")
+
 
 class OtherProcessError(RuntimeError):
     """Another process failed, and this one cannot go on without it."""
+
+
+class OtherProcessMemoryError(OtherProcessError):
+    """Another process ran out of memory."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,10 @@ class Shard:
         """Return this process's dataset indices: contiguous, without repeats or gaps over the processes."""
         return range(self.index * n // self.count, (self.index + 1) * n // self.count)
 
+    def deal(self, items: Sequence[T]) -> Sequence[T]:
+        """Return this process's part of some items, dealt out in turn."""
+        return items[self.index :: self.count]
+
     def sum(self, tensor: Tensor, elements: int = 2**24) -> Tensor:
         """Sum a tensor over the processes, in blocks of at most ``elements``; returns it on its own device."""
         if self.count == 1:
@@ -55,15 +68,27 @@ class Shard:
             stage: what is being done, for the error message.
 
         Raises:
-            OtherProcessError: on the processes without an error of their own.
+            OtherProcessMemoryError: on the processes without an error of their own, if others only lack memory.
+            OtherProcessError: if others failed otherwise; this one's own lack of memory matters no more then.
         """
         try:
             yield
-        except Exception:
-            self._failures(1)
+        except Exception as error:
+            memory = is_out_of_memory(error)
+            failures, _ = self._failures(not memory, memory)
+            if failures and memory:
+                raise OtherProcessError(_SAYS_WHY.format(stage)) from error
             raise
-        if self._failures(0):
-            raise OtherProcessError(f"another process failed during the {stage}; its own error says why")
+        failures, lacks = self._failures(False, False)
+        if failures:
+            raise OtherProcessError(_SAYS_WHY.format(stage))
+        if lacks:
+            raise OtherProcessMemoryError(f"another process ran out of memory during the {stage}")
 
-    def _failures(self, mine: int) -> int:
-        return int(self.sum(torch.tensor([mine])))
+    def _failures(self, failed: bool, lacks_memory: bool) -> tuple[int, int]:
+        """How many processes failed, and how many lack memory."""
+        failures, lacks = self.sum(torch.tensor([int(failed), int(lacks_memory)])).tolist()
+        return failures, lacks
+
+
+_SAYS_WHY = "another process failed during the {}; its own error says why"

@@ -9,7 +9,8 @@ from torch import Tensor
 from lightning_pareto.influence.curvature.base import Curvature, Directions
 from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
 from lightning_pareto.influence.curvature.fisher import Fisher
-from lightning_pareto.influence.factors import DotProducts
+from lightning_pareto.influence.factors import DotProducts, accurate
+from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
 
 
@@ -69,27 +70,30 @@ class ConjugateGradientCurvature(Curvature):
     def _apply(self, directions: Directions, stage: str) -> Directions:
         """(H + λI) times each direction."""
         products = {layer: DotProducts(direction) for layer, direction in directions.items()}
-        sums = {layer: torch.zeros_like(direction) for layer, direction in directions.items()}
-        width = len(next(iter(directions.values())))
-        with self.train.shard.agreement(stage):
-            for indices, _, forward in self.train(stage):
-                for signal in self.fisher.signals(forward, indices):
-                    parts = [part for part in forward.backward(signal) if part[0] in products]
-                    along = torch.zeros(len(signal), width, dtype=torch.float64, device=signal.device)
-                    for layer, part, factors in parts:
-                        along[part] += factors.dots(products[layer]).to(along)
-                    for layer, part, factors in parts:
-                        factors.add_weighted(sums[layer], along[part].to(sums[layer]))
+        sums = self.train.completed(stage, lambda: self._sums(products, stage))
         totals = self.train.total(sums)
         return {
             layer: totals[layer] / self.train.size + self.preconditioner.shift(layer) * direction
             for layer, direction in directions.items()
         }
 
+    def _sums(self, products: dict[Layer, DotProducts], stage: str) -> Directions:
+        sums = {layer: torch.zeros_like(product.directions) for layer, product in products.items()}
+        width = len(next(iter(sums.values())))
+        for indices, _, forward in self.train(stage):
+            for signal in self.fisher.signals(forward, indices):
+                parts = [part for part in forward.backward(signal) if part[0] in products]
+                along = torch.zeros(len(signal), width, dtype=torch.float64)
+                for layer, part, factors in parts:
+                    along[part] += factors.dots(products[layer]).cpu().double()
+                for layer, part, factors in parts:
+                    factors.add_weighted(sums[layer], along[part].to(sums[layer]))
+        return sums
+
 
 def _dot(a: Directions, b: Directions) -> Tensor:
     """Dot products direction by direction over all layers, in float64, (D,)."""
-    return torch.stack([(a[layer].double() * b[layer].double()).flatten(1).sum(1).cpu() for layer in a]).sum(dim=0)
+    return torch.stack([(accurate(a[layer]) * accurate(b[layer])).flatten(1).sum(1).cpu() for layer in a]).sum(dim=0)
 
 
 def _plus(a: Directions, b: Directions, factor: float | Tensor) -> Directions:

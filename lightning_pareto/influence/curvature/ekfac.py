@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions
 from lightning_pareto.influence.curvature.fisher import Fisher
-from lightning_pareto.influence.factors import EigenBasis, without_dust
+from lightning_pareto.influence.factors import EigenBasis, accurate, without_dust
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
 
@@ -48,7 +48,8 @@ class EkfacCurvature(Curvature):
         sums.add(first)
         if rest.size:
             sums.add(rest, omit=sums.well_determined())
-        bases = {layer: _decompose(layer, inputs, sums.outputs.get(layer)) for layer, inputs in sums.inputs.items()}
+        inputs, outputs = _decompose(train, sums.inputs), _decompose(train, sums.outputs)
+        bases = {layer: EigenBasis(vectors, outputs.get(layer)) for layer, vectors in inputs.items()}
         return cls(bases, _corrected_eigenvalues(first, fisher, bases), damping)
 
     def solve(self, directions: Directions) -> Directions:
@@ -67,7 +68,7 @@ class EkfacCurvature(Curvature):
 
     def shift(self, layer: Layer) -> float:
         """λ of a layer."""
-        return self.damping * float(self.eigenvalues[layer].double().mean())
+        return self.damping * float(self.eigenvalues[layer].cpu().double().mean())
 
 
 ENOUGH = 2_000
@@ -92,18 +93,21 @@ class _Factors:
 
     def add(self, train: GradientPass, omit: Collection[Layer] = ()) -> None:
         """Add a pass over the samples, for all layers but some."""
-        sums: list[dict[Layer, Tensor]] = [{}, {}, {}]
-        with train.shard.agreement("factor pass"):
-            for indices, _, forward in train("factors"):
-                for signal in self._fisher.signals(forward, indices):
-                    for layer, _, factors in forward.backward(signal, omit):
-                        count = torch.tensor([float(factors.positions)], dtype=torch.float64)
-                        for total, value in zip(sums, (*factors.covariances(), count), strict=True):
-                            if value is not None:
-                                total[layer] = total[layer] + value if layer in total else value
-        for mine, total in zip((self.inputs, self.outputs, self._positions), map(train.total, sums), strict=True):
+        found = train.completed("factor pass", lambda: self._sums(train, omit))
+        for mine, total in zip((self.inputs, self.outputs, self._positions), map(train.total, found), strict=True):
             for layer, value in total.items():
                 mine[layer] = mine[layer] + value if layer in mine else value
+
+    def _sums(self, train: GradientPass, omit: Collection[Layer]) -> tuple[dict[Layer, Tensor], ...]:
+        sums: tuple[dict[Layer, Tensor], ...] = {}, {}, {}
+        for indices, _, forward in train("factors"):
+            for signal in self._fisher.signals(forward, indices):
+                for layer, _, factors in forward.backward(signal, omit):
+                    count = torch.tensor([float(factors.positions)])
+                    for total, value in zip(sums, (*factors.covariances(), count), strict=True):
+                        if value is not None:
+                            total[layer] = total[layer] + value if layer in total else value
+        return sums
 
     def well_determined(self) -> set[Layer]:
         """Layers that want no more samples."""
@@ -118,18 +122,25 @@ class _Factors:
 
 
 def _corrected_eigenvalues(train: GradientPass, fisher: Fisher, bases: dict[Layer, EigenBasis]) -> dict[Layer, Tensor]:
-    sums: dict[Layer, Tensor] = {}
-    with train.shard.agreement("eigenvalue pass"):
+    def squares() -> dict[Layer, Tensor]:
+        sums: dict[Layer, Tensor] = {}
         for indices, _, forward in train("eigenvalues"):
             for signal in fisher.signals(forward, indices):
                 for layer, _, factors in forward.backward(signal):
-                    squares = factors.squares(bases[layer])
-                    sums[layer] = sums[layer] + squares if layer in sums else squares
+                    value = factors.squares(bases[layer])
+                    sums[layer] = sums[layer] + value if layer in sums else value
+        return sums
+
+    sums = train.completed("eigenvalue pass", squares)
     return {layer: total / train.size for layer, total in train.total(sums).items()}
 
 
-def _decompose(layer: Layer, a: Tensor, g: Tensor | None) -> EigenBasis:
-    return EigenBasis(_eigenvectors(layer, a), None if g is None else _eigenvectors(layer, g))
+def _decompose(train: GradientPass, matrices: dict[Layer, Tensor]) -> dict[Layer, Tensor]:
+    """Eigenvectors of every layer's matrices, (R, n, n); the layers are dealt out to the processes."""
+    order = sorted(matrices, key=lambda layer: -matrices[layer].shape[-1])
+    with train.shard.agreement("eigendecomposition"):
+        mine = {layer: _eigenvectors(layer, matrices[layer]) for layer in train.shard.deal(order)}
+    return train.total(mine)
 
 
 def _eigenvectors(layer: Layer, matrices: Tensor) -> Tensor:
@@ -141,7 +152,7 @@ def _eigenvectors(layer: Layer, matrices: Tensor) -> Tensor:
     if matrices.shape[-1] == 1:
         return torch.ones_like(matrices)
     try:
-        vectors: Tensor = torch.linalg.eigh(matrices.double())[1]
+        vectors: Tensor = torch.linalg.eigh(accurate(matrices))[1].to(matrices)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise CurvatureError(f"the eigendecomposition of layer {layer.name!r} did not converge: {error}") from error
-    return without_dust(vectors).to(matrices.dtype)
+    return without_dust(vectors)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_pareto.influence.factors import without_dust
+from lightning_pareto.influence.factors import accurate, without_dust
 from lightning_pareto.influence.gradients import Forward
 from lightning_pareto.influence.measures import Measure, logit_gradient
 
@@ -38,7 +38,7 @@ class Fisher:
     def signals(self, forward: Forward, indices: Tensor) -> Iterator[Tensor]:
         """Signals in the logits, (B, C) each, whose squared per-sample gradients add up to the Fisher information."""
         if self.name == "sampled":
-            yield sampled_signal(forward.logits, self.uniforms[indices].to(forward.logits.device))
+            yield sampled_signal(forward.logits, self.uniforms[indices])
         elif self.name == "exact":
             yield from exact_signals(forward.logits)
         else:
@@ -59,12 +59,12 @@ def sampled_signal(logits: Tensor, uniforms: Tensor) -> Tensor:
     Returns:
         p − onehot(drawn label), (B, C).
     """
-    p = logits.detach().double().softmax(dim=1)
+    p = accurate(logits.detach()).softmax(dim=1)
     drawn = (p.cumsum(dim=1) < uniforms[:, None].to(p)).sum(dim=1).clamp(max=p.shape[1] - 1)
     return without_dust(p.scatter_add(1, drawn[:, None], -torch.ones_like(p[:, :1])))
 
 
 def exact_signals(logits: Tensor) -> Tensor:
     """Signals whose outer products sum to diag(p) − ppᵀ exactly, (C, B, C)."""
-    p = logits.detach().double().softmax(dim=1)
+    p = accurate(logits.detach()).softmax(dim=1)
     return (torch.diag_embed(p.sqrt()) - p.sqrt()[:, :, None] * p[:, None, :]).transpose(0, 1)

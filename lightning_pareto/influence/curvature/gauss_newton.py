@@ -46,18 +46,22 @@ class GaussNewtonCurvature(Curvature):
         layers = train.probe.layers
         size = sum(layer.size for layer in layers)
         _check_size(size)
-        total = torch.zeros(size, size, dtype=torch.float64)
         shapes: dict[Layer, torch.Size] = {}
-        with train.shard.agreement("Gauss-Newton pass"):
+
+        def matrix() -> Tensor:
+            total = torch.zeros(size, size, dtype=torch.float64)
             for _, _, forward in train("gauss-newton"):
                 for signal in exact_signals(forward.logits):
                     columns = {layer: torch.zeros(len(signal), layer.size, dtype=torch.float64) for layer in layers}
                     for layer, part, factors in forward.backward(signal):
                         gradients = factors.gradients()
                         shapes[layer] = gradients.shape[1:]
-                        columns[layer][part] = gradients.flatten(1).double().cpu()
+                        columns[layer][part] = gradients.flatten(1).cpu().double()
                     rows = torch.cat(list(columns.values()), dim=1)
                     total += rows.T @ rows
+            return total
+
+        total = train.completed("Gauss-Newton pass", matrix)
         return cls(train.shard.sum(total) / train.size, layers, shapes, damping)
 
     def solve(self, directions: Directions) -> Directions:
@@ -65,7 +69,7 @@ class GaussNewtonCurvature(Curvature):
         like = next(iter(directions.values()))
         nothing = torch.zeros(len(like), 1)
         columns = [directions.get(layer, nothing.expand(-1, layer.size)).flatten(1) for layer in self._layers]
-        right = torch.cat([column.double().cpu() for column in columns], dim=1)  # (D, P)
+        right = torch.cat([column.cpu().double() for column in columns], dim=1)  # (D, P)
         parts = torch.cholesky_solve(right.T, self._factor).T.split([layer.size for layer in self._layers], dim=1)
         return {
             layer: part.unflatten(1, self._shapes[layer]).to(like)
