@@ -223,7 +223,7 @@ def report(name: str, case: Case, options: argparse.Namespace) -> None:
     _, watch = ours(model, train, val, layers, options.folds)
     total = sum(watch.seconds.values())
     print(
-        f"\n{name}: {options.train:,} training and {options.val:,} validation samples, {torch.get_num_threads()} threads"
+        f"\n{name}: {options.train:,} training, {options.val:,} validation samples, {torch.get_num_threads()} threads"
     )
     print(f"  one epoch of plain training     {epoch:7.1f} s")
     print(f"  lightning_pareto, {options.folds} folds       {total:7.1f} s  {total / epoch:5.1f} epochs")
@@ -252,6 +252,7 @@ def main() -> None:
     parser.add_argument("--case", type=int, help="only this one, from 0")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    print(f"{options.threads} threads")
     warnings.simplefilter("ignore")
     for number, (name, case) in enumerate(CASES.items()):
         if options.case in (None, number):

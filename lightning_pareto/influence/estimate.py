@@ -1,11 +1,14 @@
 """The influence of every training sample on every category, in one pass for all categories."""
 
+import functools
+import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,63 +18,20 @@ from torch.utils.data import DataLoader
 from lightning_pareto.influence.categories import Categories, Cells, scan
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, FisherName, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
+from lightning_pareto.influence.fingerprint import fingerprint_of_data, fingerprint_of_model
 from lightning_pareto.influence.gradients import GradientProbe, Plan
 from lightning_pareto.influence.layers import Layer, Selection, select_layers
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName, get_measure
 from lightning_pareto.influence.memory import Memory
+from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
 from lightning_pareto.influence.passes import GradientPass, Progress, silent
 from lightning_pareto.influence.samples import check_samples
 from lightning_pareto.influence.sharding import Shard
+from lightning_pareto.influence.stages import Stages, Tensors
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.influence.verification import VERIFIED, verify
 from lightning_pareto.loaders import check_map_style
-
-CurvatureName = Literal["ekfac", "cg", "gauss_newton", "identity"]
-
-
-@dataclass(frozen=True)
-class InfluenceOptions:
-    """The options of :func:`estimate_influence` that change its numbers; kept in the result's metadata.
-
-    Attributes:
-        curvature: how H is approximated.
-        measure: what is measured on the validation set.
-        damping: λ as a share of the mean eigenvalue (of each layer, for EK-FAC).
-        folds: number of parts of the validation set for cross-fitting.
-        seed: of the Fisher labels and of the folds.
-        layers: shell patterns of the parameters to take, all by default.
-        fisher: which Fisher information EK-FAC approximates.
-        curvature_samples: how many training samples the curvature is fitted to, None for all.
-        tolerance: relative residual at which conjugate gradients stop.
-    """
-
-    curvature: CurvatureName = "ekfac"
-    measure: MeasureName = "loss"
-    damping: float = 0.1
-    folds: int = 8
-    seed: int = 0
-    layers: Sequence[str] | None = None
-    fisher: FisherName = "sampled"
-    curvature_samples: int | None = 10_000
-    tolerance: float = 1e-3
-
-    def __post_init__(self) -> None:
-        get_measure(self.measure, lambda logits, targets: logits[:, 0] + targets)
-        if self.curvature not in get_args(CurvatureName):
-            raise ValueError(f"curvature must be one of {get_args(CurvatureName)}, found {self.curvature!r}")
-        if self.fisher not in get_args(FisherName):
-            raise ValueError(f"fisher must be one of {get_args(FisherName)}, found {self.fisher!r}")
-        if self.curvature == "gauss_newton" and self.fisher != "sampled":
-            raise ValueError('fisher is an option of "ekfac" and "cg": the Gauss-Newton matrix is exact as it is')
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance is a relative residual in (0, 1), found {self.tolerance}")
-        if self.curvature_samples is not None and self.curvature_samples < 1:
-            raise ValueError(f"curvature_samples must be at least 1, or None for all, found {self.curvature_samples}")
-        if not self.damping > 0:
-            raise ValueError(f"damping must be > 0 (a share of the mean eigenvalue), found {self.damping}")
-        if self.folds < 1:
-            raise ValueError(f"folds must be at least 1, found {self.folds}")
 
 
 def estimate_influence(
@@ -92,8 +52,10 @@ def estimate_influence(
     curvature_samples: int | None = 10_000,
     tolerance: float = 1e-3,
     max_memory: float | None = None,
+    stages_dir: str | os.PathLike[str] | None = None,
     shard: Shard | None = None,
     transfer: Callable[[Any], Any] | None = None,
+    val_transfer: Callable[[Any], Any] | None = None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     progress: Progress = silent,
 ) -> InfluenceMatrix:
@@ -132,8 +94,11 @@ def estimate_influence(
         tolerance: relative residual at which ``"cg"`` stops.
         max_memory: bound in GiB on directions and intermediate results together; the directions are then solved and
             scored in as many blocks as it takes, each at a pass over both datasets.
+        stages_dir: an empty folder for finished stages, so that a call that was interrupted can be made again and goes
+            on after the last of them; removed in the end.
         shard: this process's part when several work together.
         transfer: moves a batch to the device; by default every tensor in it.
+        val_transfer: the same for validation batches, where they need another way.
         context: entered around every forward pass, for instance autocast.
         progress: called with (stage, batches done, batches in all).
 
@@ -145,6 +110,7 @@ def estimate_influence(
         TypeError: if a loader has no indices.
         ValueError: for an empty dataset, non-finite losses, unknown options, or a module with nothing to cover.
         CurvatureError: if the curvature or the scores are not finite.
+        StagesError: if ``stages_dir`` holds the stages of another computation.
 
     Source: PARETO-LP-GA (arXiv:2510.03950); EK-FAC influence (Grosse et al. 2023, arXiv:2308.03296).
     """
@@ -159,35 +125,58 @@ def estimate_influence(
     device = next(module.parameters()).device
     with probe.open():
         train = GradientPass(train_dataloader, probe, shard, device, transfer, progress)
-        validation = GradientPass(val_dataloader, probe, shard, device, transfer, progress)
+        validation = GradientPass(val_dataloader, probe, shard, device, val_transfer or transfer, progress)
         with shard.agreement("comparison with autograd"):
             check_samples(train, probe, VERIFIED)
             plan = verify(probe, train.first(VERIFIED))
             _warn_of_loops(plan)
         cells = scan(validation, get_measure(measure, task.loss), categories, class_names, folds, seed)
-        scores, labels, reached = _scores(train, validation, cells, options, max_memory)
-    return _assemble(scores, labels, cells, _metadata(options, plan, selection, reached))
+        with shard.agreement("fingerprint"):
+            fingerprints = _fingerprints(module, train_dataloader, val_dataloader)
+        key = json.dumps([asdict(options), max_memory, list(cells.names), fingerprints])
+        stages = Stages(stages_dir, key, shard)
+        scores, labels, reached = _scores(train, validation, cells, options, max_memory, stages)
+        stages.clear()
+    return _assemble(scores, labels, cells, _metadata(options, plan, selection, reached, fingerprints))
+
+
+def _fingerprints(module: nn.Module, train: "DataLoader[Any]", validation: "DataLoader[Any]") -> dict[str, str]:
+    return {
+        "model": fingerprint_of_model(module),
+        "train": fingerprint_of_data(train),
+        "validation": fingerprint_of_data(validation),
+    }
 
 
 def _scores(
-    train: GradientPass, validation: GradientPass, cells: Cells, options: InfluenceOptions, max_memory: float | None
+    train: GradientPass,
+    validation: GradientPass,
+    cells: Cells,
+    options: InfluenceOptions,
+    max_memory: float | None,
+    stages: Stages,
 ) -> tuple[Tensor, Tensor, set[Layer]]:
     """Scores (N, F·K), labels (N,), and the layers that take part."""
-    task = train.probe.task
+    task, layers = train.probe.task, train.probe.layers
     fisher = Fisher.draw(options.fisher, train.size, options.seed, task.loss)
     part = train.drawn(options.curvature_samples, options.seed)
-    fitted = fit_curvature(options.curvature, part, options.damping, fisher, options.tolerance)
-    size = sum(layer.size for layer in train.probe.layers)
-    columns = []
-    for block in _blocks(cells.support.numel(), size, max_memory):
+    fitted = fit_curvature(options.curvature, part, options.damping, fisher, options.tolerance, stages)
+
+    def scores_of(block: range) -> Tensors:
         gradients = category_gradients(validation, get_measure(options.measure, task.loss), cells, block)
-        if not gradients:
+        directions = fitted.solve(gradients) if gradients else {}
+        if not directions:
             raise CurvatureError("the model's output does not depend on any parameter that was to be covered")
-        directions = fitted.solve(gradients)
-        del gradients
         scores, labels = score(train, task.loss, directions)
-        columns.append(scores)
-    return torch.cat(columns, dim=1), labels, set(directions)
+        reached = torch.tensor([layer in directions for layer in layers])
+        return {"scores": scores, "labels": labels, "reached": reached}
+
+    blocks = _blocks(cells.support.numel(), sum(layer.size for layer in layers), max_memory)
+    name = "scores of directions {0.start} to {0.stop}"
+    cpu = torch.device("cpu")
+    parts = [stages.kept(name.format(block), functools.partial(scores_of, block), cpu) for block in blocks]
+    reached = {layer for layer, yes in zip(layers, parts[0]["reached"].tolist(), strict=True) if yes}
+    return torch.cat([part["scores"] for part in parts], dim=1), parts[0]["labels"], reached
 
 
 def _blocks(cells: int, size: int, max_memory: float | None) -> list[range]:
@@ -221,12 +210,15 @@ def _assemble(scores: Tensor, labels: Tensor, cells: Cells, metadata: dict[str, 
     )
 
 
-def _metadata(options: InfluenceOptions, plan: Plan, selection: Selection, reached: set[Layer]) -> dict[str, Any]:
+def _metadata(
+    options: InfluenceOptions, plan: Plan, selection: Selection, reached: set[Layer], fingerprints: dict[str, str]
+) -> dict[str, Any]:
     how = {layer: plan.kinds.get(layer, "seldom") if layer in reached else "not used" for layer in plan.layers}
     parameters = {name: how[layer] for layer in plan.layers for name in layer.names}
     return {
         "options": asdict(options),
         "parameters": parameters | dict.fromkeys(selection.left_out, "left out"),
+        "fingerprints": fingerprints,
         "versions": {"torch": torch.__version__, "lightning_pareto": version("lightning_pareto")},
     }
 

@@ -124,13 +124,14 @@ class GradientPass:
         totals = {}
         for layer in self.probe.layers:
             mine = sums.get(layer)
-            shape = [0] * _DIMENSIONS if mine is None else [*mine.shape, *[1] * (_DIMENSIONS - mine.ndim)]
+            own = [] if mine is None else list(mine.shape)
+            shape = own + [0] * (_DIMENSIONS - len(own))
             reached, *shape = self.shard.sum(torch.tensor([mine is not None, *shape], dtype=torch.int64)).tolist()
             if reached:
                 if mine is None:
                     like = layer.parameters[0]
                     dtype = torch.promote_types(like.dtype, torch.float32)
-                    mine = torch.zeros([n // reached for n in shape], dtype=dtype, device=like.device)
+                    mine = torch.zeros([n // reached for n in shape if n], dtype=dtype, device=like.device)
                 totals[layer] = self.shard.sum(mine)
         return totals
 

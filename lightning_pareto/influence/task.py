@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,18 +83,19 @@ class ClassificationTask:
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
     def read_targets(self, batch: Any) -> Tensor:
-        """Return the labels of a batch, checked to be an integer vector.
+        """Return the labels of a batch as int64, checked to be an integer vector of any kind.
 
         Raises:
-            BatchError: if they are missing, floating or not one per sample.
+            BatchError: if they are missing, not integers or not one per sample.
         """
         targets = self.targets(batch)
-        if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
+        whole = isinstance(targets, Tensor) and not (targets.is_floating_point() or targets.is_complex())
+        if not whole or targets.ndim != 1:
             raise BatchError(
                 f"expected integer labels of shape (B,), found {_describe(targets)}. "
                 f"One-hot labels: targets=lambda batch: batch[1].argmax(dim=1).\n{task_example(batch)}"
             )
-        return targets
+        return cast(Tensor, targets.long())
 
     def read_logits(self, module: nn.Module, batch: Any, targets: Tensor) -> Tensor:
         """Return the logits of a batch, checked against its targets.

@@ -1,28 +1,29 @@
 """The callback: class-wise metrics during a fit, influence and verdict after it."""
 
-import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.influence.categories import Categories
-from lightning_pareto.influence.estimate import CurvatureName, InfluenceOptions
+from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
+from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
 from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.integration.analysis import Analysis, ParetoData, analyse
+from lightning_pareto.integration import publishing
+from lightning_pareto.integration.analysis import influence_of
+from lightning_pareto.integration.checks import check_data, check_strategy, warn_of_averaging
 from lightning_pareto.integration.classwise import ClasswiseAccuracy, named_values
-from lightning_pareto.integration.mailbox import Mailbox
-from lightning_pareto.pareto.verdict import ParetoVerdict, check_options
-
-INFLUENCE_FILE = "influence.safetensors"
-VERDICT_FILE = "verdict.safetensors"
+from lightning_pareto.integration.data import ParetoData
+from lightning_pareto.integration.models import Checkpoint, check_checkpoint
+from lightning_pareto.integration.repeats import samples_before_repeats
+from lightning_pareto.integration.results import Analysis, Results
+from lightning_pareto.pareto.verdict import ParetoVerdict, check_options, check_pareto
 
 
 class ParetoCallback(pl.Callback):
@@ -32,10 +33,14 @@ class ParetoCallback(pl.Callback):
     ``val_support/<class>``, ``val_accuracy_macro`` and ``val_accuracy_worst`` to every logger (a class without samples
     logs no accuracy). After the fit it estimates the influence of every training sample on every category of the
     validation set, reaches a verdict, prints it on rank zero, logs its figures as ``pareto/…`` and keeps both as
-    ``.influence`` and ``.verdict`` and on disk.
+    ``.influence`` and ``.verdict`` and on disk. A new fit with the same callback replaces them.
 
     What can be wrong with the data is checked before the first training step. An error after the fit never loses the
     trained model: it becomes a warning, and is raised again when the missing result is asked for.
+
+    ``limit_val_batches`` shortens the epochs behind the logged accuracy and support; influence always reads the whole
+    validation dataset, as it reads the whole training dataset. Of several validation loaders only one is used. A
+    callback that averages the weights at the end of the fit has to come before this one in ``callbacks``.
 
     Args:
         task: how to read a batch; the default serves ``(x, y)`` batches with logits from ``forward`` and dict batches
@@ -49,8 +54,12 @@ class ParetoCallback(pl.Callback):
         folds: parts of the validation set for cross-fitting, at least 2 for a verdict that proves anything.
         budget: share of the training mass that may move, see :func:`check_pareto`.
         level: of the verdict's test.
-        checkpoint: take influence at the ``"best"`` weights by a monitoring ModelCheckpoint, where there is one, or at
-            the ``"last"``.
+        layers: take only parameters whose names match one of these shell patterns, for instance ``["head.*"]``.
+        fisher: see :func:`estimate_influence`.
+        curvature_samples: fit the curvature to so many random training samples, None for all.
+        max_memory: bound in GiB, see :func:`estimate_influence`.
+        checkpoint: take influence at the ``"best"`` weights by a monitoring ModelCheckpoint, where there is one, at the
+            ``"last"``, or averaged over all that the ModelCheckpoint has ``"kept"`` or over a list of checkpoint files.
         train_dataloader: read the training samples from this loader instead of the trainer's, for instance one without
             augmentation; its dataset must have the same indices.
         val_dataloader_idx: which of several validation loaders to use.
@@ -76,7 +85,11 @@ class ParetoCallback(pl.Callback):
         folds: int = 8,
         budget: float = 0.2,
         level: float = 0.05,
-        checkpoint: Literal["best", "last"] = "best",
+        layers: Sequence[str] | None = None,
+        fisher: FisherName = "sampled",
+        curvature_samples: int | None = 10_000,
+        max_memory: float | None = None,
+        checkpoint: Checkpoint = "best",
         train_dataloader: Any = None,
         val_dataloader_idx: int = 0,
         dirpath: str | Path | None = None,
@@ -85,9 +98,8 @@ class ParetoCallback(pl.Callback):
         verbose: bool = True,
     ) -> None:
         super().__init__()
-        if checkpoint not in ("best", "last"):
-            raise ValueError(f"checkpoint must be 'best' or 'last', found {checkpoint!r}")
-        self.options = InfluenceOptions(curvature, measure, damping, folds, seed)
+        check_checkpoint(checkpoint)
+        self.options = InfluenceOptions(curvature, measure, damping, folds, seed, layers, fisher, curvature_samples)
         self.data = ParetoData(
             task or ClassificationTask(), class_names, categories, category_names, train_dataloader, val_dataloader_idx
         )
@@ -95,15 +107,19 @@ class ParetoCallback(pl.Callback):
         self.budget = budget
         self.level = level
         self.checkpoint = checkpoint
+        self.max_memory = max_memory
         self.dirpath = None if dirpath is None else Path(dirpath)
         self.analyse = analyse
         self.verbose = verbose
         self._classwise: ClasswiseAccuracy | None = None
-        self._analysis: Analysis | None = None
-        self._error: Exception | None = None
+        self._absence_told = False
         self._folder = Path()
         self._categories: Sequence[str] | None = None
-        self._mailbox = Mailbox()
+        self._results = Results()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the logging functions that Lightning attaches, and with them the whole module."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
 
     @property
     def influence(self) -> InfluenceMatrix:
@@ -112,7 +128,7 @@ class ParetoCallback(pl.Callback):
         Raises:
             RuntimeError: if there is none, with the error that prevented it.
         """
-        return self._analysis.influence if self._analysis else InfluenceMatrix.load(self._file(INFLUENCE_FILE))
+        return self._results.influence
 
     @property
     def verdict(self) -> ParetoVerdict:
@@ -121,24 +137,35 @@ class ParetoCallback(pl.Callback):
         Raises:
             RuntimeError: if there is none, with the error that prevented it.
         """
-        return self._analysis.verdict if self._analysis else ParetoVerdict.load(self._file(VERDICT_FILE))
+        return self._results.verdict
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget the fit before, and refuse a strategy that the analysis cannot run under."""
+        if stage != "fit":
+            return
+        self._classwise, self._absence_told = None, False
+        self._results.begin_fit(first=trainer.local_rank == 0)
+        if self._wanted(trainer):
+            check_strategy(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check data, labels and strategy before any training."""
-        self._analysis = self._error = None
-        self._mailbox.clear()
+        """Check data, labels and callbacks before any training."""
         self._folder = self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "pareto"
         if self._wanted(trainer):
-            self._categories = self.data.check(trainer, pl_module)
+            self._categories = check_data(trainer, pl_module, self.data, self.options.layers)
+            warn_of_averaging(trainer, self, self.checkpoint)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to count."""
+        limit = samples_before_repeats(self.data.watched(trainer)) if trainer.state.fn == "fit" else None
+        self._classwise = ClasswiseAccuracy(self.data.task, limit)
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Listen to the logits of the chosen validation loader."""
-        if dataloader_idx == self.data.val_dataloader_idx:
-            if self._classwise is None:
-                self._classwise = ClasswiseAccuracy(self.data.task)
-            self._classwise.listen(pl_module)
+        if dataloader_idx == self.data.val_dataloader_idx and self._classwise is not None:
+            self._classwise.listen(pl_module, batch)
 
     def on_validation_batch_end(
         self,
@@ -151,30 +178,38 @@ class ParetoCallback(pl.Callback):
     ) -> None:
         """Count the batch's predictions."""
         if dataloader_idx == self.data.val_dataloader_idx and self._classwise is not None:
-            self._classwise.update(pl_module, batch)
+            self._classwise.update(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log class-wise accuracy and support."""
-        if self._classwise is None:
-            return
-        counts = self._classwise.compute()
+        """Log class-wise accuracy and support, and warn of absent classes."""
+        counts = self._classwise.compute(trainer) if self._classwise is not None else None
+        self._classwise = None
         if counts is not None and not trainer.sanity_checking:
             names = self.data.names_of_classes(trainer, len(counts[0]))
+            self._tell_of_absent_classes(trainer, names, counts[1])
             pl_module.log_dict(named_values(*counts, names), sync_dist=trainer.world_size > 1)
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook on the module and no half of an epoch."""
+        if self._classwise is not None:
+            self._classwise.stop()
+            self._classwise = None
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compute, keep, log and print the results; an error becomes a warning."""
+        """Compute, keep, print and log the results; an error becomes a warning."""
         if not self._wanted(trainer) or trainer.interrupted:
             return
         try:
-            self._analysis = analyse(
-                trainer, pl_module, self.data, self._categories, self.options, self.budget, self.level, self.checkpoint
+            influence = influence_of(
+                trainer, pl_module, self.data, self._categories, self.options, self.max_memory, self.checkpoint
             )
-            self._log(trainer, self._analysis.verdict)
+            analysis = Analysis(influence, check_pareto(influence, budget=self.budget, level=self.level))
+            self._results.keep(analysis)
             if trainer.is_global_zero:
-                self._publish(self._analysis)
+                self._publish(analysis)
+            publishing.log(trainer, analysis.verdict)
         except Exception as error:
-            self._error = error
+            self._results.keep_error(error)
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
                 warnings.warn(
                     f"ParetoCallback failed after the fit, the trained model is untouched: {error}", stacklevel=2
@@ -183,41 +218,21 @@ class ParetoCallback(pl.Callback):
     def _wanted(self, trainer: pl.Trainer) -> bool:
         return self.analyse and not getattr(trainer, "fast_dev_run", False)
 
+    def _tell_of_absent_classes(self, trainer: pl.Trainer, names: Sequence[str], support: Sequence[float]) -> None:
+        """Warn once, and only if the epoch was the whole validation set."""
+        dataset = getattr(self.data.watched(trainer), "dataset", None)
+        absent = [name for name, count in zip(names, support, strict=True) if count == 0]
+        if absent and not self._absence_told and isinstance(dataset, Sized) and sum(support) == len(dataset):
+            self._absence_told = True
+            rank_zero_warn(
+                f"no validation samples of {', '.join(absent)}: no accuracy is logged for them, and nothing can be "
+                "said about them after the fit. Add validation samples of these classes"
+            )
+
     def _publish(self, analysis: Analysis) -> None:
-        try:
-            analysis.influence.save(self._folder / INFLUENCE_FILE)
-            analysis.verdict.save(self._folder / VERDICT_FILE)
-            self._mailbox.put(str(self._folder.resolve()))
+        where = ""
+        if publishing.save(analysis, self._folder):
+            self._results.announce(self._folder)
             where = f"Influence and verdict: {self._folder}"
-        except OSError as error:
-            rank_zero_warn(f"no results could be written to {self._folder}, they are in memory only: {error}")
-            where = ""
         if self.verbose:
             print(f"\n{analysis.verdict}\n\n{where}\n", flush=True)  # noqa: T201
-
-    def _log(self, trainer: pl.Trainer, verdict: ParetoVerdict) -> None:
-        values = {
-            "pareto/improvable": float(verdict.improvable),
-            "pareto/headroom": verdict.headroom,
-            "pareto/p_value": verdict.p_value,
-            **{
-                f"pareto/held_out_gain/{name}": float(gain)
-                for name, gain in zip(verdict.class_names, verdict.held_out_gain, strict=True)
-            },
-        }
-        values = {name: value for name, value in values.items() if math.isfinite(value)}
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
-
-    def _file(self, name: str) -> Path:
-        """Where a result of the last fit lies that another process computed."""
-        if self._error is not None:
-            raise RuntimeError("the last fit left no result, for the error above") from self._error
-        directory = self._mailbox.get()
-        if not directory or not (Path(directory) / name).is_file():
-            raise RuntimeError(
-                "there is no result: fit a Trainer with this callback first, and look at its warnings. None is "
-                "computed with analyse=False or fast_dev_run, or if the fit trained nothing or was interrupted"
-            )
-        return Path(directory) / name

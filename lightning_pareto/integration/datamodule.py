@@ -79,6 +79,9 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
 class ReweightedDataModule(pl.LightningDataModule):
     """The user's DataModule with its training samples drawn by weight; everything else is the user's own.
 
+    Its other attributes are read and set through this one, hyper-parameters among them; only ``weights`` and ``seed``
+    are those given here.
+
     Args:
         datamodule: the user's DataModule. Hooks that it does not define stay undefined.
         weights: one weight per training index, or the path of saved weights.
@@ -89,36 +92,66 @@ class ReweightedDataModule(pl.LightningDataModule):
         ValueError: from ``train_dataloader``, if there are not as many weights as samples.
     """
 
+    datamodule: pl.LightningDataModule
+    weights: SampleWeights
+    seed: int
+
     def __init__(self, datamodule: pl.LightningDataModule, weights: Weights, seed: int = 0) -> None:
         if not isinstance(datamodule, pl.LightningDataModule):
             raise TypeError(
                 f"expected a LightningDataModule, found {type(datamodule).__name__}. For a DataLoader use "
                 "reweighted_dataloader(dataloader, weights)"
             )
-        self.datamodule = datamodule
         super().__init__()
-        self.weights = _read(weights)
-        self.seed = seed
+        self.__dict__.clear()  # trainer, prepare_data_per_node and their like are the user's DataModule's
+        self.__dict__.update(datamodule=datamodule, weights=_read(weights), seed=seed)
         for name in _DELEGATED:
             if is_overridden(name, datamodule):
                 setattr(self, name, getattr(datamodule, name))
 
-    @property
-    def trainer(self) -> pl.Trainer | None:
-        """The trainer that both DataModules belong to."""
-        return self.datamodule.trainer
+    def __getattr__(self, name: str) -> Any:
+        """Read what is not defined here from the user's DataModule."""
+        if name.startswith("__") or "datamodule" not in self.__dict__:  # as while a copy is made
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.datamodule, name)
 
-    @trainer.setter
-    def trainer(self, trainer: pl.Trainer | None) -> None:
-        self.datamodule.trainer = trainer
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute of the user's DataModule there."""
+        own = name in self.__dict__ or hasattr(type(self), name) or "datamodule" not in self.__dict__
+        if own or not hasattr(self.datamodule, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.datamodule, name, value)
+
+    @property
+    def hparams(self) -> Any:
+        """The user's hyper-parameters."""
+        return self.datamodule.hparams
+
+    @property
+    def hparams_initial(self) -> Any:
+        """The user's hyper-parameters as they were given."""
+        return self.datamodule.hparams_initial
 
     def train_dataloader(self) -> "DataLoader[Any]":
         """The user's training loader, drawing by weight, from the trainer's epoch on when a fit is resumed."""
         loader = reweighted_dataloader(self.datamodule.train_dataloader(), self.weights, seed=self.seed)
         assert isinstance(loader.sampler, ParetoSampler)
         if self.trainer is not None:
-            loader.sampler.set_epoch(self.trainer.current_epoch)
+            loader.sampler.set_epoch(_epoch_to_come(self.trainer))
         return loader
+
+
+def _epoch_to_come(trainer: pl.Trainer) -> int:
+    """The epoch that the next training batch belongs to.
+
+    Lightning tells it to the sampler itself, but only when workers have drawn their first indices. In a checkpoint from
+    the end of an epoch that epoch may be counted as processed, as completed, or only as having seen its last batch.
+    """
+    loop = trainer.fit_loop
+    epoch: Any = loop.epoch_progress.current
+    seen_whole = epoch.started > epoch.processed and loop.epoch_loop.batch_progress.is_last_batch
+    return int(epoch.processed) + int(seen_whole)
 
 
 def _read(weights: Weights) -> SampleWeights:

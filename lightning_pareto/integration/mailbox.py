@@ -1,10 +1,12 @@
 """A short message from the processes that a strategy spawns back to the one that holds the callback."""
 
+from typing import Any
+
 import torch
 
 
 class Mailbox:
-    """Holds one text in shared memory, so that it survives ``ddp_spawn`` and ``ddp_fork``.
+    """Holds one text and a count of fits in shared memory, so that they survive ``ddp_spawn`` and ``ddp_fork``.
 
     Those strategies train in other processes, and whatever a callback learns there is lost to its original. PyTorch's
     shared tensors travel to the other processes by reference.
@@ -14,6 +16,23 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._bytes = torch.zeros(self._SIZE, dtype=torch.uint8).share_memory_()
+        self._fits = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Share the memory of a copy, as a copy made by pickle or ``deepcopy`` has its own."""
+        self.__dict__.update(state)
+        for tensor in (self._bytes, self._fits):
+            tensor.share_memory_()
+
+    @property
+    def fits(self) -> int:
+        """Number of fits that have begun, in whatever process."""
+        return int(self._fits)
+
+    def begin_fit(self) -> None:
+        """Remove the message of the fit before. One process of those that share the memory has to call it."""
+        self.clear()
+        self._fits += 1
 
     def put(self, text: str) -> None:
         """Replace the message.

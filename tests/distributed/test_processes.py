@@ -1,7 +1,9 @@
 """Two processes give what one gives."""
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +11,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import pytest
-import torch
 import torch.distributed as dist
 
 from lightning_pareto import (
-    ClassificationTask,
     InfluenceMatrix,
     ParetoCallback,
     ReweightedDataModule,
@@ -21,22 +21,13 @@ from lightning_pareto import (
 )
 from tests._asserts import assert_near
 from tests._tolerances import TWO_PROCESSES
+from tests.distributed._two import two, untrained
 from tests.integration._models import Data, Plain, datasets, trainer
 
 pytestmark = [
     pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
 ]
-
-
-def two(tmp_path, *callbacks, strategy="ddp_fork", **options):
-    return trainer(tmp_path, *callbacks, strategy=strategy, devices=2, **options)
-
-
-def untrained():
-    """A model that a fit with this learning rate leaves as it is, so that any number of processes has the same one."""
-    torch.manual_seed(0)
-    return Plain(lr=0.0)
 
 
 def single_process():
@@ -91,28 +82,27 @@ def test_the_second_fit_shares_one_weighted_epoch(tmp_path):
     assert np.abs(np.bincount(draws[0] + draws[1], minlength=240) - weights).max() < 1 + 1e-9
 
 
-def test_classwise_metrics_are_those_of_the_whole_validation_set(tmp_path):
-    fitted = two(tmp_path, ParetoCallback(analyse=False), max_epochs=1)
-    fitted.fit(untrained(), datamodule=Data())
-    x, y = datasets()[1].tensors
-    hits = untrained().eval()(x).argmax(1) == y
-    for k, name in enumerate(Data().train.classes):
-        assert fitted.callback_metrics[f"val_accuracy/{name}"] == pytest.approx(float(hits[y == k].float().mean()))
-
-
-def fails_on_one_rank(logits, targets):
-    loss = ClassificationTask().loss(logits, targets)
-    return loss * torch.nan if dist.is_initialized() and dist.get_rank() == 1 else loss
-
-
-@pytest.mark.filterwarnings("ignore:ParetoCallback failed after the fit")
-def test_an_error_on_one_process_ends_the_analysis_on_both(tmp_path):
-    callback = ParetoCallback(task=ClassificationTask(loss=fails_on_one_rank))
-    fitted = two(tmp_path, callback, max_epochs=1)
-    fitted.fit(Plain(), datamodule=Data())
-    assert fitted.state.finished
+def test_results_of_another_process_take_the_place_of_older_ones(tmp_path):
+    callback = ParetoCallback(verbose=False)
+    trainer(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data())
+    assert callback.influence.scores.shape == (240, 4)
+    train, val = datasets(train=101)
+    two(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data(train, val))
+    assert callback.influence.scores.shape == (101, 4)
+    assert len(callback.verdict.regions.sign) == 101
+    trainer(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data())
+    assert callback.influence.scores.shape == (240, 4)
+    two(tmp_path, callback, limit_train_batches=0).fit(Plain(), datamodule=Data())
     with pytest.raises(RuntimeError, match="there is no result"):
         _ = callback.influence
+
+
+def test_a_copied_callback_still_gets_its_results(tmp_path):
+    """``deepcopy`` and pickle copy shared memory into memory of one's own."""
+    for twin in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
+        callback = twin(ParetoCallback(verbose=False))
+        two(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data())
+        assert callback.influence.scores.shape == (240, 4)
 
 
 SCRIPT = """
@@ -120,7 +110,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from lightning_pareto import ParetoCallback, ReweightedDataModule, reweight
-from tests.distributed.test_processes import two, untrained
+from tests.distributed._two import two, untrained
 from tests.integration._models import Data, Plain
 
 if __name__ == "__main__":

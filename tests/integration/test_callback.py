@@ -2,14 +2,11 @@
 
 import csv
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_pareto import (
     BatchError,
@@ -19,7 +16,9 @@ from lightning_pareto import (
     ParetoVerdict,
     estimate_influence,
 )
-from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Inner, Plain, datasets, trainer
+from tests._asserts import assert_near
+from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Plain, datasets, trainer
+from tests.integration._tolerances import BFLOAT16
 
 
 def test_after_fit_there_is_influence_and_a_verdict_in_memory_and_on_disk(tmp_path, capsys):
@@ -34,17 +33,6 @@ def test_after_fit_there_is_influence_and_a_verdict_in_memory_and_on_disk(tmp_pa
     stored = InfluenceMatrix.load(tmp_path / "pareto" / "influence.safetensors")
     np.testing.assert_array_equal(stored.scores, callback.influence.scores)
     assert str(ParetoVerdict.load(tmp_path / "pareto" / "verdict.safetensors")) == str(callback.verdict)
-
-
-def test_the_fit_is_the_same_with_and_without_it(tmp_path):
-    states = []
-    for callbacks in ([], [ParetoCallback(verbose=False)]):
-        torch.manual_seed(0)
-        model = Plain()
-        trainer(tmp_path, *callbacks).fit(model, datamodule=Data())
-        states.append(model.state_dict())
-        assert model.training
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_it_is_the_pure_function_on_the_trained_model(tmp_path):
@@ -74,37 +62,6 @@ def test_logs_classwise_accuracy_support_and_verdict_to_every_logger(tmp_path):
     assert (tmp_path / "csv" / "version_0" / "pareto" / "verdict.safetensors").exists(), "under the log directory"
 
 
-@pytest.mark.parametrize("model", [Plain, Inner])
-def test_overhears_the_logits_or_runs_the_model_once_more(tmp_path, model):
-    torch.manual_seed(0)
-    fitted = trainer(tmp_path, ParetoCallback(analyse=False), max_epochs=1)
-    fitted.fit(model(), datamodule=Data())
-    torch.manual_seed(0)
-    again = trainer(tmp_path, ParetoCallback(analyse=False), max_epochs=1)
-    again.fit(Plain(), datamodule=Data())
-    assert fitted.callback_metrics["val_accuracy_macro"] == again.callback_metrics["val_accuracy_macro"]
-
-
-def test_overhearing_costs_no_forward_pass(tmp_path):
-    calls = []
-    model = Plain()
-    model.network.register_forward_hook(lambda module, *_: None if module.training else calls.append(1))
-    trainer(tmp_path, ParetoCallback(analyse=False), max_epochs=1, num_sanity_val_steps=0).fit(model, datamodule=Data())
-    assert len(calls) == 3  # 120 samples in batches of 50
-
-
-def test_an_absent_class_logs_no_accuracy_and_warns(tmp_path):
-    train, val = datasets()
-    x, y = val.tensors
-    callback = ParetoCallback(verbose=False)
-    fitted = trainer(tmp_path, callback)
-    with pytest.warns(UserWarning, match="no validation samples of north"):
-        fitted.fit(Plain(), datamodule=Data(train, TensorDataset(x[y != 1], y[y != 1])))
-    assert "val_accuracy/north" not in fitted.callback_metrics
-    assert fitted.callback_metrics["val_support/north"] == 0
-    assert callback.verdict.present.tolist() == [True, False, True, True]
-
-
 def test_dict_batches_need_no_configuration(tmp_path):
     train, val = datasets()
     callback = ParetoCallback(verbose=False)
@@ -130,71 +87,6 @@ def test_any_other_batch_takes_a_task_and_the_error_shows_how(tmp_path):
     assert callback.influence.scores.shape == (240, CLASSES)
 
 
-def test_influence_is_taken_at_the_best_checkpoint_and_the_last_weights_stay(tmp_path):
-    data = Data()
-    best = ModelCheckpoint(tmp_path / "one", monitor="age", mode="min")  # the "best" is the first epoch
-
-    class Ageing(Plain):
-        def on_validation_epoch_end(self):
-            self.log("age", float(self.current_epoch))
-
-    callback, model = ParetoCallback(verbose=False), Ageing()
-    trainer(tmp_path, callback, best, max_epochs=3, enable_checkpointing=True).fit(model, datamodule=data)
-    at_best = Plain()
-    at_best.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
-    assert not torch.equal(at_best.network[0].weight, model.network[0].weight)
-    expected = estimate_influence(at_best, data.train_dataloader(), data.val_dataloader())
-    np.testing.assert_array_equal(callback.influence.scores, expected.scores)
-    assert callback.influence.metadata["checkpoint"].startswith("epoch=0")
-    last = ParetoCallback(checkpoint="last", verbose=False)
-    another = ModelCheckpoint(tmp_path / "another", monitor="age", mode="min")
-    trainer(tmp_path, last, another, max_epochs=1, enable_checkpointing=True).fit(model, datamodule=data)
-    assert last.influence.metadata["checkpoint"] == "last weights"
-
-
-def test_a_failure_after_the_fit_keeps_the_model_and_comes_back_on_asking(tmp_path):
-    def loss(logits, targets):
-        return torch.full_like(logits[:, 0], torch.nan) * logits.sum()
-
-    callback = ParetoCallback(task=ClassificationTask(loss=loss))
-    model, fitted = Plain(), trainer(tmp_path, callback)
-    with pytest.warns(
-        UserWarning, match="failed after the fit, the trained model is untouched: a sample's loss is not"
-    ):
-        fitted.fit(model, datamodule=Data())
-    assert fitted.state.finished
-    assert model.training
-    with pytest.raises(RuntimeError, match="left no result") as caught:
-        _ = callback.influence
-    assert "not finite" in str(caught.value.__cause__)
-
-
-def test_a_folder_that_cannot_be_written_leaves_the_results_in_memory(tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    callback = ParetoCallback(dirpath=tmp_path / "file" / "pareto", verbose=False)
-    with pytest.warns(UserWarning, match="in memory only"):
-        trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
-    assert callback.verdict.p_value >= 0
-
-
-def test_before_any_fit_there_is_no_result():
-    with pytest.raises(RuntimeError, match="fit a Trainer with this callback first"):
-        _ = ParetoCallback().verdict
-
-
-def test_a_dry_run_skips_the_analysis(tmp_path):
-    callback = ParetoCallback()
-    trainer(tmp_path, callback, fast_dev_run=True).fit(Plain(), datamodule=Data())
-    with pytest.raises(RuntimeError):
-        _ = callback.influence
-
-
-class Stream(IterableDataset):
-    def __iter__(self):
-        x, y = datasets()[0].tensors
-        return iter(zip(x, y, strict=True))
-
-
 class Augmenting(Data):
     """Scales its batches on the device: for training at random, otherwise by a constant."""
 
@@ -209,60 +101,6 @@ def test_batch_hooks_are_the_users_and_do_not_augment(tmp_path):
     task = ClassificationTask(logits=lambda m, batch: m(batch[0] * 2), targets=lambda batch: batch[1])
     expected = estimate_influence(model, data.train_dataloader(), data.val_dataloader(), task=task)
     np.testing.assert_allclose(callback.influence.scores, expected.scores, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("loaders", "options", "error", "message"),
-    [
-        (lambda t, v: (DataLoader(t),), {}, ValueError, "needs a validation set"),
-        (lambda t, v: (DataLoader(Stream()), DataLoader(v)), {}, TypeError, "train dataloader reads Stream"),
-        (lambda t, v: (DataLoader(t), DataLoader(Stream())), {}, TypeError, "validation dataloader reads Stream"),
-        (lambda t, v: ([DataLoader(t), DataLoader(t)], DataLoader(v)), {}, TypeError, "found list"),
-        (lambda t, v: (DataLoader(t), DataLoader(v)), {"class_names": "nesw"}, ValueError, "a list of different"),
-        (lambda t, v: (DataLoader(t), DataLoader(v)), {"class_names": list("aacd")}, ValueError, "a list of different"),
-        (
-            lambda t, v: (DataLoader(t), DataLoader(v)),
-            {"class_names": ["a", "b"]},
-            ValueError,
-            "2 class names for a model",
-        ),
-        (lambda t, v: (DataLoader(t), DataLoader(v)), {"val_dataloader_idx": 1}, ValueError, "there are 1 loaders"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
-def test_what_is_wrong_with_the_data_stops_the_fit_before_it_starts(tmp_path, loaders, options, error, message):
-    model = Plain()
-    before = model.network[0].weight.clone()
-    train, val, *_ = (*loaders(*datasets()), None)
-    fitted = trainer(tmp_path, ParetoCallback(**options), num_sanity_val_steps=0)
-    with pytest.raises(error, match=message):
-        fitted.fit(model, train, [val] if "val_dataloader_idx" in options else val)
-    assert torch.equal(model.network[0].weight, before)
-
-
-def test_a_model_without_forward_or_coverable_layers_is_refused_before_the_fit(tmp_path):
-    class Formless(Plain):
-        forward = pl.LightningModule.forward
-
-        def training_step(self, batch, batch_idx):
-            return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
-
-        def validation_step(self, batch, batch_idx):
-            return None
-
-    with pytest.raises(BatchError, match=r'missing the required "forward"(.|\n)*ClassificationTask\('):
-        trainer(tmp_path, ParetoCallback(), num_sanity_val_steps=0).fit(Formless(), datamodule=Data())
-
-    class Uncovered(Plain):
-        def __init__(self):
-            super().__init__()
-            self.network = nn.Bilinear(2, 2, CLASSES)
-
-        def forward(self, x):
-            return self.network(x, x)
-
-    with pytest.raises(ValueError, match="no trainable nn"):
-        trainer(tmp_path, ParetoCallback()).fit(Uncovered(), datamodule=Data())
 
 
 def test_labels_out_of_range_in_validation_are_named(tmp_path):
@@ -299,11 +137,74 @@ def test_one_of_several_validation_loaders(tmp_path):
     assert sum(float(fitted.callback_metrics[f"val_support/{name}"]) for name in train.classes) == 60
 
 
-def test_half_precision_by_autocast(tmp_path):
+def test_half_precision_by_autocast_is_near_float32(tmp_path):
+    found = {}
+    for precision in ("32-true", "bf16-mixed"):
+        torch.manual_seed(0)
+        callback = ParetoCallback(curvature="identity", verbose=False)
+        trainer(tmp_path, callback, precision=precision, max_epochs=1).fit(Plain(lr=0.0), datamodule=Data())
+        found[precision] = callback.influence.scores
+    half, full = found["bf16-mixed"], found["32-true"]
+    assert half.dtype == np.float32
+    assert_near(half, full, BFLOAT16)
+    assert np.abs(half - full).max() > 1e-4 * np.abs(full).max(), "autocast was on"
+
+
+class Shifting(Data):
+    """Scales the batches of the second validation loader, and of no other."""
+
+    def val_dataloader(self):
+        return [DataLoader(self.val, batch_size=50)] * 2
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        x, y = batch
+        return x * (3 if dataloader_idx == 1 else 1), y
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        x, y = batch
+        return x * (2 if dataloader_idx == 1 else 1), y
+
+
+def test_batch_hooks_are_told_which_loader_a_batch_is_from(tmp_path):
+    class Two(Plain):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            super().validation_step(batch, batch_idx)
+
+    callback, model, data = ParetoCallback(verbose=False, val_dataloader_idx=1), Two(), Shifting()
+    trainer(tmp_path, callback).fit(model, datamodule=data)
+    x, y = data.val.tensors
+    scaled = DataLoader(TensorDataset(x * 6, y), batch_size=50)
+    expected = estimate_influence(model, data.train_dataloader(), scaled)
+    np.testing.assert_array_equal(callback.influence.scores, expected.scores)
+
+
+def test_a_train_dataloader_of_its_own_even_one_without_a_whole_batch(tmp_path):
+    x, y = datasets()[0].tensors
+    plain = DataLoader(TensorDataset(x * 2, y), batch_size=500, drop_last=True)
+    assert not plain, "a DataLoader is true by its number of batches"
+    callback, model = ParetoCallback(train_dataloader=plain, verbose=False), Plain()
+    data = Data()
+    trainer(tmp_path, callback).fit(model, datamodule=data)
+    expected = estimate_influence(model, plain, data.val_dataloader())
+    np.testing.assert_array_equal(callback.influence.scores, expected.scores)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
+@pytest.mark.filterwarnings("ignore:no validation samples of 2, 3")  # two booleans, four logits
+def test_labels_may_be_integers_of_any_kind(tmp_path, dtype):
+    class Lengthened(Plain):
+        def training_step(self, batch, batch_idx):
+            return super().training_step((batch[0], batch[1].long()), batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            super().validation_step((batch[0], batch[1].long()), batch_idx)
+
+    train, val = (TensorDataset(part.tensors[0], part.tensors[1].to(dtype)) for part in datasets())
     callback = ParetoCallback(verbose=False)
-    trainer(tmp_path, callback, precision="bf16-mixed").fit(Plain(), datamodule=Data())
-    assert callback.influence.scores.dtype == np.float32
-    assert np.isfinite(callback.influence.scores).all()
+    fitted = trainer(tmp_path, callback)
+    fitted.fit(Lengthened(), datamodule=Data(train, val))
+    np.testing.assert_array_equal(callback.influence.labels, train.tensors[1].long())
+    assert fitted.callback_metrics["val_support/1"] == int(val.tensors[1].eq(1).sum())
 
 
 @pytest.mark.parametrize(

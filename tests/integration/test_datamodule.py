@@ -1,10 +1,14 @@
 """Weights into DataModules and DataLoaders, and a second fit on them."""
 
+import copy
+import pickle
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import (
     BatchSampler,
@@ -39,10 +43,9 @@ class Seen(Callback):
         self.rows = {tuple(row): i for i, row in enumerate(data.tensors[0].tolist())}
         self.epochs = []
 
-    def on_train_epoch_start(self, trainer, pl_module):
-        self.epochs.append([])
-
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 0:
+            self.epochs.append([])
         self.epochs[-1] += [self.rows[tuple(row)] for row in batch[0].tolist()]
 
 
@@ -152,6 +155,81 @@ def test_a_resumed_fit_draws_the_epoch_it_is_in(tmp_path):
     assert first.epochs + rest.epochs == whole.epochs
 
 
+@pytest.mark.parametrize("when", [{}, {"save_on_train_epoch_end": True}, {"every_n_train_steps": 8}], ids=str)
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_an_epoch_is_not_replayed_from_a_checkpoint_of_its_end(tmp_path, workers, when):
+    """A worker takes its indices before Lightning tells the sampler of the epoch, and checkpoints count differently."""
+
+    def checkpoints():
+        return ModelCheckpoint(tmp_path / "checkpoints", filename="{epoch}", save_top_k=-1, **when)
+
+    whole, rest = (Seen(datasets()[0]) for _ in range(2))
+
+    def data():
+        return ReweightedDataModule(Data(num_workers=workers), np.ones(240))
+
+    trainer(tmp_path, whole, checkpoints(), enable_checkpointing=True).fit(Plain(), datamodule=data())
+    fitted = trainer(tmp_path, rest, checkpoints(), enable_checkpointing=True)
+    fitted.fit(Plain(), datamodule=data(), ckpt_path=tmp_path / "checkpoints" / "epoch=0.ckpt")
+    assert rest.epochs == whole.epochs[1:]
+
+
+class Particular(Data):
+    """Has attributes of its own, saves its hyper-parameters and prepares its data once for all machines."""
+
+    def __init__(self, batch_size=32, root="data"):
+        super().__init__()
+        self.save_hyperparameters()
+        self.prepare_data_per_node = False
+        self.num_classes = 4
+        self.seed = 7
+
+    def train_dataloader(self):
+        return DataLoader(self.train, batch_size=self.hparams["batch_size"])
+
+
+def test_the_datamodules_own_attributes_are_reached_through_the_wrapper():
+    inner = Particular()
+    wrapper = ReweightedDataModule(inner, half(), seed=1)
+    assert wrapper.num_classes == 4
+    assert wrapper.prepare_data_per_node is False
+    assert wrapper.seed == 1, "the draws' own"
+    assert inner.seed == 7
+    wrapper.num_classes = 5  # as lightning's BatchSizeFinder sets the batch size
+    assert inner.num_classes == 5
+    wrapper.another = 1
+    assert not hasattr(inner, "another")
+    with pytest.raises(AttributeError, match="'Particular' object has no attribute 'nothing'"):
+        _ = wrapper.nothing
+
+
+def test_wrapping_leaves_the_datamodules_trainer(tmp_path):
+    inner = Data()
+    fitted = trainer(tmp_path, max_epochs=1)
+    fitted.fit(Plain(), datamodule=inner)
+    assert ReweightedDataModule(inner, half()).trainer is fitted
+
+
+@pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_the_wrapper_can_be_copied(tmp_path, twin):
+    found = twin(ReweightedDataModule(Particular(), half(), seed=3))
+    assert found.num_classes == 4
+    assert found.seed == 3
+    assert is_overridden("val_dataloader", found)
+    trainer(tmp_path, max_epochs=1).fit(Plain(), datamodule=found)
+
+
+def test_hyper_parameters_are_logged_and_saved_as_the_users(tmp_path):
+    logger = CSVLogger(tmp_path)
+    fitted = trainer(tmp_path, logger=logger, max_epochs=1, log_every_n_steps=1)
+    fitted.fit(Plain(), datamodule=ReweightedDataModule(Particular(root="there"), half()))
+    assert "root: there" in (tmp_path / "lightning_logs" / "version_0" / "hparams.yaml").read_text()
+    fitted.save_checkpoint(tmp_path / "one.ckpt")
+    again = Particular.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True)
+    assert again.hparams == {"batch_size": 32, "root": "there"}
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(range(3))
@@ -180,7 +258,7 @@ def test_wrong_kinds_of_things_are_told_apart():
     with pytest.raises(TypeError, match=r"For a DataLoader use reweighted_dataloader\(dataloader, weights\)"):
         ReweightedDataModule(DataLoader(TEN), np.ones(10))
     with pytest.raises(TypeError, match=r"weights = reweight\(influence\)"):
-        reweighted_dataloader(DataLoader(TEN), InfluenceMatrix(np.ones((10, 2)), np.zeros(10)))
+        reweighted_dataloader(DataLoader(TEN), InfluenceMatrix(np.ones((10, 2)), np.zeros(10, int)))
 
 
 def test_a_batch_sampler_of_the_users_own_is_refused_and_a_sampler_replaced_aloud():

@@ -7,6 +7,7 @@ from lightning_pareto.influence.curvature.fisher import Fisher, FisherName
 from lightning_pareto.influence.curvature.gauss_newton import GaussNewtonCurvature
 from lightning_pareto.influence.curvature.identity import IdentityCurvature
 from lightning_pareto.influence.passes import GradientPass
+from lightning_pareto.influence.stages import Stages
 
 __all__ = ["Curvature", "CurvatureError", "Directions", "Fisher", "FisherName", "fit_curvature"]
 
@@ -15,7 +16,14 @@ ITERATIONS = 100
 """Most conjugate gradient iterations."""
 
 
-def fit_curvature(name: str, train: GradientPass, damping: float, fisher: Fisher, tolerance: float) -> Curvature:
+def fit_curvature(
+    name: str,
+    train: GradientPass,
+    damping: float,
+    fisher: Fisher,
+    tolerance: float = 1e-3,
+    stages: Stages | None = None,
+) -> Curvature:
     """Fit the curvature called ``name`` on the training set.
 
     Args:
@@ -24,18 +32,19 @@ def fit_curvature(name: str, train: GradientPass, damping: float, fisher: Fisher
         damping: λ as a share of each layer's mean eigenvalue.
         fisher: which Fisher information.
         tolerance: relative residual at which conjugate gradients stop.
+        stages: keeps what was fitted, until the whole computation is done.
 
     Raises:
         ValueError: for an unknown name.
         CurvatureError: if it cannot be computed.
     """
-    if name == "ekfac":
-        return EkfacCurvature.fit(train, damping, fisher)
-    if name == "cg":
-        preconditioner = EkfacCurvature.fit(train, damping, fisher)
-        return ConjugateGradientCurvature(train, fisher, preconditioner, tolerance, ITERATIONS)
     if name == "gauss_newton":
         return GaussNewtonCurvature.fit(train, damping)
     if name == "identity":
         return IdentityCurvature()
-    raise ValueError(f"curvature must be 'ekfac', 'cg', 'gauss_newton' or 'identity', found {name!r}")
+    if name not in ("ekfac", "cg"):
+        raise ValueError(f"curvature must be 'ekfac', 'cg', 'gauss_newton' or 'identity', found {name!r}")
+    stages = stages or Stages(None, "", train.shard)
+    tensors = stages.kept("curvature", lambda: EkfacCurvature.fit(train, damping, fisher).to_tensors(), train.device)
+    ekfac = EkfacCurvature.from_tensors(tensors, train.probe.layers, damping)
+    return ekfac if name == "ekfac" else ConjugateGradientCurvature(train, fisher, ekfac, tolerance, ITERATIONS)

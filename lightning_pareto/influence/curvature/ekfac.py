@@ -52,6 +52,27 @@ class EkfacCurvature(Curvature):
         bases = {layer: EigenBasis(vectors, outputs.get(layer)) for layer, vectors in inputs.items()}
         return cls(bases, _corrected_eigenvalues(first, fisher, bases), damping)
 
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], layers: list[Layer], damping: float) -> "EkfacCurvature":
+        """Undo :meth:`to_tensors`, for layers of the same names."""
+        bases, eigenvalues = {}, {}
+        for layer in layers:
+            if f"eigenvalues {layer.names[0]}" in tensors:
+                inputs, outputs, values = (tensors.get(f"{part} {layer.names[0]}") for part in _PARTS)
+                assert inputs is not None
+                assert values is not None
+                bases[layer], eigenvalues[layer] = EigenBasis(inputs, outputs), values
+        return cls(bases, eigenvalues, damping)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All that was fitted, by name."""
+        parts = {
+            (part, layer): tensor
+            for layer, basis in self.bases.items()
+            for part, tensor in zip(_PARTS, (basis.inputs, basis.outputs, self.eigenvalues[layer]), strict=True)
+        }
+        return {f"{part} {layer.names[0]}": tensor for (part, layer), tensor in parts.items() if tensor is not None}
+
     def solve(self, directions: Directions) -> Directions:
         """See :class:`Curvature`; a layer without effect on the training set gets none."""
         alive = {layer for layer, values in self.eigenvalues.items() if float(values.max()) > 0}
@@ -70,6 +91,8 @@ class EkfacCurvature(Curvature):
         """λ of a layer."""
         return self.damping * float(self.eigenvalues[layer].cpu().double().mean())
 
+
+_PARTS = "inputs", "outputs", "eigenvalues"
 
 ENOUGH = 2_000
 """Random samples after which nothing is gained in the corrected eigenvalues, or in factors that are well determined.

@@ -1,0 +1,54 @@
+"""The options of an influence estimate that change its numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lightning_pareto.influence.curvature import FisherName
+from lightning_pareto.influence.measures import MeasureName, get_measure
+
+CurvatureName = Literal["ekfac", "cg", "gauss_newton", "identity"]
+
+
+@dataclass(frozen=True)
+class InfluenceOptions:
+    """The options of :func:`estimate_influence` that change its numbers; kept in the result's metadata.
+
+    Attributes:
+        curvature: how H is approximated.
+        measure: what is measured on the validation set.
+        damping: λ as a share of the mean eigenvalue (of each layer, for EK-FAC).
+        folds: number of parts of the validation set for cross-fitting.
+        seed: of the Fisher labels and of the folds.
+        layers: shell patterns of the parameters to take, all by default.
+        fisher: which Fisher information EK-FAC approximates.
+        curvature_samples: how many training samples the curvature is fitted to, None for all.
+        tolerance: relative residual at which conjugate gradients stop.
+    """
+
+    curvature: CurvatureName = "ekfac"
+    measure: MeasureName = "loss"
+    damping: float = 0.1
+    folds: int = 8
+    seed: int = 0
+    layers: Sequence[str] | None = None
+    fisher: FisherName = "sampled"
+    curvature_samples: int | None = 10_000
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        get_measure(self.measure, lambda logits, targets: logits[:, 0] + targets)
+        if self.curvature not in get_args(CurvatureName):
+            raise ValueError(f"curvature must be one of {get_args(CurvatureName)}, found {self.curvature!r}")
+        if self.fisher not in get_args(FisherName):
+            raise ValueError(f"fisher must be one of {get_args(FisherName)}, found {self.fisher!r}")
+        if self.curvature == "gauss_newton" and self.fisher != "sampled":
+            raise ValueError('fisher is an option of "ekfac" and "cg": the Gauss-Newton matrix is exact as it is')
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance is a relative residual in (0, 1), found {self.tolerance}")
+        if self.curvature_samples is not None and self.curvature_samples < 1:
+            raise ValueError(f"curvature_samples must be at least 1, or None for all, found {self.curvature_samples}")
+        if not self.damping > 0:
+            raise ValueError(f"damping must be > 0 (a share of the mean eigenvalue), found {self.damping}")
+        if self.folds < 1:
+            raise ValueError(f"folds must be at least 1, found {self.folds}")

@@ -1,0 +1,73 @@
+"""Finished stages of a long computation, kept on disk until all of it is done."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.influence.sharding import Shard
+
+Tensors = dict[str, Tensor]
+
+
+class StagesError(ValueError):
+    """Stages on disk belong to another computation."""
+
+
+class Stages:
+    """Keeps what each stage found, so that an interrupted computation goes on after the last finished one.
+
+    Args:
+        folder: where; None keeps nothing. Several processes must all see it.
+        key: what identifies the computation: its model, data and options.
+        shard: this process; the first one writes.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None, key: str, shard: Shard) -> None:
+        self._folder = None if folder is None else Path(folder)
+        self._key = key
+        self._shard = shard
+
+    def kept(self, name: str, compute: Callable[[], Tensors], device: torch.device) -> Tensors:
+        """Return what a stage finds, from disk if it was finished before.
+
+        Args:
+            name: of the stage.
+            compute: does the stage's work; every process ends with the same tensors.
+            device: where to put loaded tensors.
+
+        Raises:
+            StagesError: if the folder holds the stages of another model, other data or other options.
+            OSError: if it cannot be written.
+        """
+        if self._folder is None:
+            return compute()
+        path = self._folder / f"{name}.safetensors"
+        with self._shard.agreement("reading of finished stages"):
+            found = self._read(path) if path.exists() else None
+        if int(self._shard.sum(torch.tensor([int(found is not None)]))) == self._shard.count and found is not None:
+            return {key: value.to(device) for key, value in found.items()}
+        result = compute()
+        with self._shard.agreement("writing of a finished stage"):
+            if self._shard.index == 0:
+                arrays = {key: value.detach().cpu().numpy() for key, value in result.items()}
+                save_artifact(path, "stage", arrays, {"key": self._key})
+        return result
+
+    def clear(self) -> None:
+        """Remove them all, once the whole is done."""
+        if self._folder is not None and self._shard.index == 0:
+            shutil.rmtree(self._folder)
+
+    def _read(self, path: Path) -> Tensors:
+        arrays, metadata = load_artifact(path, "stage")
+        if metadata["key"] != self._key:
+            raise StagesError(
+                f"{path} belongs to another computation: the model, the data or the options have changed since it was "
+                "interrupted. Delete the folder, or give another one, to compute from the beginning"
+            )
+        return {key: torch.from_numpy(array) for key, array in arrays.items()}

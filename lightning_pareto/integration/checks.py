@@ -1,0 +1,140 @@
+"""What would make the analysis fail or mislead, found before the first training step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch import callbacks
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.xla import XLAStrategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.utils.data import DataLoader
+
+from lightning_pareto.influence.gradients import evaluation_mode
+from lightning_pareto.influence.layers import select_layers
+from lightning_pareto.influence.task import BatchError
+from lightning_pareto.integration.at_hand import labels_at_hand
+from lightning_pareto.integration.batches import transfer_of, validating
+from lightning_pareto.integration.data import ParetoData, validation_loaders
+from lightning_pareto.integration.models import Checkpoint, monitoring_checkpoint
+from lightning_pareto.integration.processes import shard_of
+from lightning_pareto.loaders import fetch
+
+_AVERAGING = tuple(  # the second came with lightning 2.6
+    getattr(callbacks, name) for name in ("StochasticWeightAveraging", "WeightAveraging") if hasattr(callbacks, name)
+)
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Refuse a strategy under which no process can run the model by itself.
+
+    Raises:
+        TypeError: if the model is spread over the devices, or they are not reached through ``torch.distributed``.
+    """
+    whole = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
+    if not whole or isinstance(trainer.strategy, (DeepSpeedStrategy, XLAStrategy)):  # subclasses of DDPStrategy
+        raise TypeError(
+            "ParetoCallback needs the whole model on every device and torch.distributed between them, which "
+            f'{type(trainer.strategy).__name__} does not offer: use strategy="ddp" or a single device, or '
+            "ParetoCallback(analyse=False)"
+        )
+
+
+def check_data(
+    trainer: pl.Trainer, module: pl.LightningModule, data: ParetoData, layers: Sequence[str] | None
+) -> Sequence[str] | None:
+    """Find what would make the analysis fail, on a few samples and without a trace in any random state.
+
+    Every process has to call it, and all fail if one does.
+
+    Args:
+        trainer: before its first training step.
+        module: as it will be trained.
+        data: the samples.
+        layers: shell patterns of the parameters that influence is taken of.
+
+    Returns:
+        The names of the categories, as far as they are known.
+
+    Raises:
+        BatchError: if a batch cannot be read, or a label that the dataset has at hand is out of range.
+        ValueError: if there is no validation set, a dataset is empty, the class names do not fit, or the module has
+            no trainable parameter.
+        TypeError: if a loader's samples have no index.
+        OtherProcessError: if another process found one of these.
+    """
+    _set_up_validation(trainer)
+    with shard_of(trainer, module).agreement("check before the fit"):
+        select_layers(module, layers)
+        train, validation = data.train(trainer), data.validation(trainer)
+        with (
+            isolate_rng(),
+            torch.no_grad(),
+            evaluation_mode(module),
+            validating(trainer),
+            trainer.precision_plugin.forward_context(),
+        ):
+            _check_samples(train, "training", _reader(trainer, module, data, 0))
+            read = _reader(trainer, module, data, data.val_dataloader_idx)
+            classes = _check_samples(validation, "validation", read)
+        names = data.names_of_classes(trainer, classes)
+    loaders = validation_loaders(trainer)
+    if data.val_dataloader_idx == 0 and len(loaders) > 1:
+        rank_zero_info(
+            f"ParetoCallback reads the first of {len(loaders)} validation dataloaders (val_dataloader_idx=0)"
+        )
+    return names if data.categories is None else data.category_names
+
+
+def warn_of_averaging(trainer: pl.Trainer, callback: pl.Callback, checkpoint: Checkpoint) -> None:
+    """Say so if the weights are averaged only after the analysis has read them."""
+    if not isinstance(checkpoint, str) or (checkpoint != "last" and monitoring_checkpoint(trainer) is not None):
+        return
+    after = trainer.callbacks[trainer.callbacks.index(callback) + 1 :]  # type: ignore[attr-defined]
+    for other in after:
+        if isinstance(other, _AVERAGING):
+            name = type(other).__name__
+            rank_zero_warn(
+                f"{name} comes after ParetoCallback and averages the weights at the end of the fit, so influence would "
+                f"be that of the weights before averaging. Put ParetoCallback after it: callbacks=[{name}(…), "
+                "ParetoCallback(…)]"
+            )
+
+
+def _set_up_validation(trainer: pl.Trainer) -> None:
+    """Ask for the validation loaders now; without a sanity check Lightning may wait for the first validation epoch."""
+    if trainer.enable_validation:
+        with isolate_rng(), validating(trainer):
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()
+
+
+def _reader(
+    trainer: pl.Trainer, module: pl.LightningModule, data: ParetoData, dataloader_idx: int
+) -> Callable[[Any], int]:
+    """Function of a batch that returns its number of classes, or raises BatchError."""
+    transfer = transfer_of(trainer, module, dataloader_idx)
+
+    def read(batch: Any) -> int:
+        batch = transfer(batch)
+        return int(data.task.read_logits(module, batch, data.task.read_targets(batch)).shape[1])
+
+    return read
+
+
+def _check_samples(loader: "DataLoader[Any]", name: str, read: Callable[[Any], int]) -> int:
+    """Read two samples, and the first one whose label at hand is out of range; returns the number of classes.
+
+    A label at hand is only a suspicion, since a transform or the task may change it. The sample itself decides.
+    """
+    classes = read(fetch(loader, range(min(2, len(loader.dataset)))))  # type: ignore[arg-type]
+    labels = labels_at_hand(loader.dataset)
+    if labels is not None:
+        suspects = ((labels < 0) | (labels >= classes)).nonzero().flatten().tolist()
+        for i in suspects[:1]:
+            try:
+                read(fetch(loader, [i]))
+            except BatchError as error:
+                raise BatchError(f"{name} sample {i}: {error}") from error
+    return classes

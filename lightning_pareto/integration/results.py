@@ -1,0 +1,85 @@
+"""The results of the last fit, wherever it ran."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.integration.mailbox import Mailbox
+from lightning_pareto.pareto.verdict import ParetoVerdict
+
+INFLUENCE_FILE = "influence.safetensors"
+VERDICT_FILE = "verdict.safetensors"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the callback finds after a fit."""
+
+    influence: InfluenceMatrix
+    verdict: ParetoVerdict
+
+
+class Results:
+    """Influence and verdict in memory where this process computed them, else on disk where another one put them."""
+
+    def __init__(self) -> None:
+        self._analysis: Analysis | None = None
+        self._error: Exception | None = None
+        self._fit = 0  # the one that analysis and error are of
+        self._mailbox = Mailbox()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep an error's text only, as its class may not survive pickling."""
+        error = self._error and RuntimeError(f"{type(self._error).__name__}: {self._error}")
+        return {**self.__dict__, "_error": error}
+
+    def begin_fit(self, first: bool) -> None:
+        """Forget the fit before; ``first`` for one process of those that a strategy starts on a machine."""
+        self._analysis = self._error = None
+        if first:
+            self._mailbox.begin_fit()
+
+    def keep(self, analysis: Analysis) -> None:
+        """Keep what this process has computed."""
+        self._fit = self._mailbox.fits
+        self._analysis = analysis
+
+    def keep_error(self, error: Exception) -> None:
+        """Keep why there is nothing."""
+        self._fit = self._mailbox.fits
+        self._error = error
+
+    def announce(self, folder: Path) -> None:
+        """Tell the other processes where the results lie."""
+        self._mailbox.put(str(folder.resolve()))
+
+    @property
+    def influence(self) -> InfluenceMatrix:
+        """The influence matrix; RuntimeError if there is none."""
+        analysis = self._in_memory()
+        return analysis.influence if analysis else InfluenceMatrix.load(self._file(INFLUENCE_FILE))
+
+    @property
+    def verdict(self) -> ParetoVerdict:
+        """The verdict; RuntimeError if there is none."""
+        analysis = self._in_memory()
+        return analysis.verdict if analysis else ParetoVerdict.load(self._file(VERDICT_FILE))
+
+    def _in_memory(self) -> Analysis | None:
+        """What is in memory, unless a fit has begun in other processes since."""
+        if self._fit != self._mailbox.fits:
+            self._analysis = self._error = None
+        return self._analysis
+
+    def _file(self, name: str) -> Path:
+        """Where a result of the last fit lies that another process computed."""
+        if self._error is not None:
+            raise RuntimeError("the last fit left no result, for the error above") from self._error
+        directory = self._mailbox.get()
+        if not directory or not (Path(directory) / name).is_file():
+            raise RuntimeError(
+                "there is no result: fit a Trainer with this callback first, and look at its warnings. None is "
+                "computed with analyse=False or fast_dev_run, or if the fit trained nothing or was interrupted"
+            )
+        return Path(directory) / name

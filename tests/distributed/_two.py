@@ -1,0 +1,65 @@
+"""Fits on two processes, and what each of them has to say."""
+
+import json
+import time
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from lightning_pareto import ParetoCallback
+from tests.integration._models import Plain, trainer
+
+
+def two(tmp_path, *callbacks, strategy="ddp_fork", **options):
+    return trainer(tmp_path, *callbacks, strategy=strategy, devices=2, **options)
+
+
+def untrained():
+    """A model that a fit with this learning rate leaves as it is, so that any number of processes has the same one."""
+    torch.manual_seed(0)
+    return Plain(lr=0.0)
+
+
+def describe(error):
+    return f"{type(error).__name__}: {error}"
+
+
+class Said(Callback):
+    """Writes to disk with what error the analysis of another callback ended on each process, or at which weights."""
+
+    def __init__(self, folder, callback):
+        self.folder, self.callback = folder, callback
+
+    def on_train_end(self, trainer, pl_module):
+        try:
+            write(self.folder, trainer, self.callback.influence.metadata["checkpoint"])
+        except RuntimeError as error:
+            write(self.folder, trainer, describe(error.__cause__))
+
+
+class SaysWhyItDoesNotStart(ParetoCallback):
+    """Writes to disk with what error its look at the data ended on each process."""
+
+    def __init__(self, folder, **options):
+        super().__init__(**options)
+        self.folder = folder
+
+    def on_train_start(self, trainer, pl_module):
+        try:
+            super().on_train_start(trainer, pl_module)
+        except Exception as error:
+            write(self.folder, trainer, describe(error))
+            end = time.monotonic() + 20  # the first process to end takes the other with it
+            while len(list(self.folder.glob("rank*.json"))) < 2 and time.monotonic() < end:
+                time.sleep(0.01)
+            raise
+
+
+def write(folder, trainer, text):
+    path = folder / f"rank{trainer.global_rank}"
+    path.write_text(json.dumps(text))
+    path.rename(path.with_suffix(".json"))
+
+
+def read(folder):
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]

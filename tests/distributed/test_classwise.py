@@ -1,0 +1,130 @@
+"""Class-wise metrics of two processes are those of one."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, DistributedSampler
+
+from lightning_pareto import ParetoCallback
+from lightning_pareto.integration.repeats import samples_before_repeats
+from tests.distributed._two import two, untrained
+from tests.integration._models import Data, Inner, datasets, trainer
+
+pytestmark = [
+    pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
+]
+
+
+def metrics(fitted):
+    return {name: float(value) for name, value in fitted.callback_metrics.items() if name.startswith("val_")}
+
+
+def test_classwise_metrics_are_those_of_the_whole_validation_set(tmp_path):
+    fitted = two(tmp_path, ParetoCallback(analyse=False), max_epochs=1)
+    fitted.fit(untrained(), datamodule=Data())
+    x, y = datasets()[1].tensors
+    hits = untrained().eval()(x).argmax(1) == y
+    for k, name in enumerate(Data().train.classes):
+        assert fitted.callback_metrics[f"val_accuracy/{name}"] == pytest.approx(float(hits[y == k].float().mean()))
+
+
+class Opposite(Inner):
+    """Returns from its step what looks like logits and is not, and never calls its own forward."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(lr=0.0)
+
+    def validation_step(self, batch, batch_idx):
+        return -self.network(batch[0])
+
+
+class Both(Opposite):
+    """Calls its forward and returns something else of the same shape."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += not self.training
+        return super().forward(x)
+
+    def validation_step(self, batch, batch_idx):
+        return {"logits": -self(batch[0])}
+
+    def on_validation_epoch_end(self):
+        self.log("calls", float(self.calls), reduce_fx="max", sync_dist=True)
+
+
+@pytest.mark.parametrize("model", [Opposite, Both])
+@pytest.mark.parametrize("samples", [61, 1])
+@pytest.mark.filterwarnings("ignore:no validation samples of")
+def test_neither_repeats_nor_the_steps_own_output_count(tmp_path, model, samples):
+    """61 samples are 62 on two processes, and of one sample the second process has only the repeat."""
+    train, val = datasets(val=samples)
+    found = []
+    for make in (trainer, two):
+        fitted = make(tmp_path, ParetoCallback(analyse=False), max_epochs=1)
+        fitted.fit(model(), datamodule=Data(train, val))
+        found.append(metrics(fitted))
+    assert found[0] == pytest.approx(found[1])
+    assert sum(value for name, value in found[1].items() if "support" in name) == samples
+
+
+def test_overhearing_costs_no_forward_pass(tmp_path):
+    fitted = two(tmp_path, ParetoCallback(analyse=False), max_epochs=1, num_sanity_val_steps=0)
+    fitted.fit(Both(), datamodule=Data())
+    assert fitted.callback_metrics["calls"] == 2  # 60 samples a process in batches of 50
+
+
+class AllToRankZero(DistributedSampler):
+    """Deals in a way of its own."""
+
+    def __iter__(self):
+        return iter(range(len(self)))
+
+    def __len__(self):
+        return 0 if dist.get_rank() else len(self.dataset)
+
+
+class Lopsided(Data):
+    """Gives the second process nothing of the second loader; with nothing at all Lightning would not validate there."""
+
+    def __init__(self):
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    def val_dataloader(self):
+        return [super().val_dataloader(), DataLoader(self.val, batch_size=50, sampler=AllToRankZero(self.val))]
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero")
+@pytest.mark.filterwarnings("ignore:.*length of `DataLoader` within local rank is zero")
+def test_a_process_without_a_batch_does_not_stop_the_others(tmp_path):
+    class Two(Opposite):
+        def validation_step(self, batch, batch_idx, dataloader_idx):
+            return None
+
+    fitted = two(tmp_path, ParetoCallback(val_dataloader_idx=1, analyse=False), max_epochs=1)
+    fitted.fit(Two(), datamodule=Lopsided())
+    assert sum(value for name, value in metrics(fitted).items() if "support" in name) == 120
+
+
+@pytest.mark.parametrize("samples", [61, 60, 1])
+@pytest.mark.parametrize("replicas", [2, 7])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_samples_before_repeats(samples, replicas, drop_last, shuffle):
+    seen = []
+    for rank in range(replicas):
+        sampler = DistributedSampler(range(samples), replicas, rank, shuffle=shuffle, drop_last=drop_last)
+        loader = DataLoader(range(samples), batch_size=4, sampler=sampler)
+        drawn = [int(i) for batch in loader for i in batch]
+        seen += drawn[: samples_before_repeats(loader)]
+    assert len(seen) == len(set(seen)) == (samples // replicas * replicas if drop_last else samples)
+
+
+def test_other_orders_have_no_known_repeats():
+    assert samples_before_repeats(DataLoader(range(5))) is None
+    assert samples_before_repeats(DataLoader(range(5), sampler=AllToRankZero(range(5), 2, 1))) is None
+    assert samples_before_repeats([1]) is None

@@ -1,0 +1,261 @@
+"""What is found before the first training step, and that looking leaves no trace."""
+
+import random
+from types import SimpleNamespace
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies.xla import XLAStrategy
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from lightning_pareto import BatchError, ClassificationTask, ParetoCallback, estimate_influence
+from tests.integration._models import CLASSES, Data, Plain, datasets, trainer
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        x, y = datasets()[0].tensors
+        return iter(zip(x, y, strict=True))
+
+
+class CountSteps(Callback):
+    """Counts the training steps that begin."""
+
+    steps = 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.steps += 1
+
+
+def one_loader_each(train, val):
+    return DataLoader(train), DataLoader(val)
+
+
+@pytest.mark.parametrize(
+    ("loaders", "options", "error", "message"),
+    [
+        (lambda t, v: (DataLoader(t),), {}, ValueError, "needs a validation set"),
+        (lambda t, v: (DataLoader(Stream()), DataLoader(v)), {}, TypeError, "train dataloader reads Stream"),
+        (lambda t, v: (DataLoader(t), DataLoader(Stream())), {}, TypeError, "validation dataloader reads Stream"),
+        (lambda t, v: ([DataLoader(t), DataLoader(t)], DataLoader(v)), {}, TypeError, "found list"),
+        (one_loader_each, {"class_names": "nesw"}, ValueError, "a list of different"),
+        (one_loader_each, {"class_names": list("aacd")}, ValueError, "a list of different"),
+        (one_loader_each, {"class_names": ["a", "b"]}, ValueError, "2 class names for a model"),
+        (one_loader_each, {"val_dataloader_idx": 1}, ValueError, "there are 1 loaders"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+def test_what_is_wrong_with_the_data_stops_the_fit_before_it_starts(tmp_path, loaders, options, error, message):
+    model, count = Plain(), CountSteps()
+    train, val, *_ = (*loaders(*datasets()), None)
+    fitted = trainer(tmp_path, ParetoCallback(**options), count, num_sanity_val_steps=0)
+    with pytest.raises(error, match=message):
+        fitted.fit(model, train, [val] if "val_dataloader_idx" in options else val)
+    assert count.steps == 0
+
+
+def test_a_model_without_forward_or_parameters_is_refused_before_the_fit(tmp_path):
+    class Formless(Plain):
+        forward = pl.LightningModule.forward
+
+        def training_step(self, batch, batch_idx):
+            return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+        def validation_step(self, batch, batch_idx):
+            return None
+
+    with pytest.raises(BatchError, match=r'missing the required "forward"(.|\n)*ClassificationTask\('):
+        trainer(tmp_path, ParetoCallback(), num_sanity_val_steps=0).fit(Formless(), datamodule=Data())
+
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        trainer(tmp_path, ParetoCallback()).fit(Plain().requires_grad_(False), datamodule=Data())
+
+
+@pytest.mark.parametrize("kind", [DeepSpeedStrategy, XLAStrategy, FSDPStrategy, ModelParallelStrategy])
+def test_a_strategy_that_spreads_the_model_is_refused(kind):
+    """Two of them are subclasses of DDPStrategy. None needs to be installed to be told apart."""
+    fake = SimpleNamespace(strategy=object.__new__(kind), local_rank=0, fast_dev_run=False)
+    with pytest.raises(TypeError, match=f'{kind.__name__} does not offer: use strategy="ddp"'):
+        ParetoCallback().setup(fake, Plain(), "fit")
+    ParetoCallback(analyse=False).setup(fake, Plain(), "fit")
+    ParetoCallback().setup(fake, Plain(), "validate")
+
+
+def test_ddp_is_not_refused():
+    ParetoCallback().setup(SimpleNamespace(strategy=DDPStrategy(), local_rank=0, fast_dev_run=False), Plain(), "fit")
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_first_validation_may_come_late_or_never(tmp_path, epochs):
+    callback = ParetoCallback(verbose=False)
+    fitted = trainer(tmp_path, callback, max_epochs=epochs, check_val_every_n_epoch=2, num_sanity_val_steps=0)
+    fitted.fit(Plain(), datamodule=Data())
+    assert callback.influence.support.sum() == 120
+    assert ("val_accuracy_macro" in fitted.callback_metrics) == (epochs == 2)
+
+
+class Mixing(Data):
+    """Mixes labels in training, as MixUp does, and notes the stages that it is asked in."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        x, y = batch
+        return (x, nn.functional.one_hot(y, CLASSES).float()) if self.trainer.training else (x, y)
+
+
+class Stages(Callback):
+    """Notes whether the trainer is training wherever the callback before it may have changed that."""
+
+    def __init__(self):
+        self.training = []
+
+    def on_train_start(self, trainer, pl_module):
+        self.training.append(trainer.training)
+
+    def on_train_end(self, trainer, pl_module):
+        self.training.append(trainer.training)
+
+
+def test_looking_and_analysing_are_validation_and_put_the_stage_back(tmp_path):
+    callback, stages = ParetoCallback(verbose=False), Stages()
+    options = {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 0}  # the loaders are set up for the look
+    trainer(tmp_path, callback, stages, **options).fit(Plain(), datamodule=Mixing())
+    assert callback.influence.scores.shape == (240, CLASSES)
+    assert stages.training == [True, True]
+
+
+class Random(Dataset):
+    """Draws from every source of randomness for each sample."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, i):
+        x, y = self.data[i]
+        return x + 0.01 * (torch.randn(2) + np.random.randn() + random.gauss(0, 1)).float(), y
+
+
+class RandomState(Callback):
+    """Notes the random state at both ends of the training."""
+
+    def __init__(self):
+        self.states = []
+
+    def on_train_start(self, trainer, pl_module):
+        self.states.append((torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()))
+
+    on_train_end = on_train_start
+
+
+@pytest.mark.filterwarnings("ignore:the training dataset gives another sample each time")
+def test_no_random_state_is_touched_and_the_fit_is_the_same(tmp_path):
+    states, weights = [], []
+    for pareto in ([], [ParetoCallback(verbose=False)]):
+        pl.seed_everything(0, verbose=False)
+        model, before, after = Plain(), RandomState(), RandomState()
+        train, val = datasets()
+        trainer(tmp_path, before, *pareto, after).fit(model, datamodule=Data(Random(train), Random(val)))
+        assert before.states == after.states
+        states.append(after.states)
+        weights.append(torch.cat([p.flatten() for p in model.parameters()]))
+    assert states[0] == states[1]
+    assert torch.equal(*weights)
+
+
+class Targets(Dataset):
+    """A dataset that keeps its labels as torchvision does."""
+
+    def __init__(self, x, y, name="targets", shift=0):
+        self.x, self.y, self.shift = x, y, shift
+        setattr(self, name, (y + shift).tolist())
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, i):
+        return self.x[i], self.y[i]
+
+
+def wrong_at_77(part, label):
+    x, y = part.tensors
+    y = y.clone()
+    y[77] = label
+    return x, y
+
+
+@pytest.mark.parametrize("label", [-100, CLASSES])
+@pytest.mark.parametrize("kind", [TensorDataset, Targets, lambda x, y: Targets(x, y, "labels")])
+def test_a_training_label_out_of_range_is_found_before_the_fit(tmp_path, kind, label):
+    train, val = datasets()
+    count = CountSteps()
+    with pytest.raises(BatchError, match=rf"training sample 77: labels must lie in \[0, 4\)(.|\n)*found {label}"):
+        trainer(tmp_path, ParetoCallback(), count).fit(Plain(), datamodule=Data(kind(*wrong_at_77(train, label)), val))
+    assert count.steps == 0
+
+
+def test_labels_are_found_through_subsets_and_in_validation(tmp_path):
+    train, val = datasets()
+    subset = Subset(Subset(Targets(*wrong_at_77(train, 9)), range(50, 240)), range(20, 150))
+    with pytest.raises(BatchError, match="training sample 7: "):
+        trainer(tmp_path, ParetoCallback()).fit(Plain(), datamodule=Data(subset, val))
+    fitted = trainer(tmp_path, ParetoCallback(), num_sanity_val_steps=1)  # one batch of 50, without sample 77
+    with pytest.raises(BatchError, match="validation sample 77: "):
+        fitted.fit(Plain(), datamodule=Data(train, TensorDataset(*wrong_at_77(val, 9))))
+
+
+def test_labels_at_hand_that_are_not_those_of_the_samples_do_no_harm(tmp_path):
+    """``targets`` are shifted by two; the last tensor is no label at all."""
+    train, val = datasets()
+    callback = ParetoCallback(verbose=False)
+    trainer(tmp_path, callback).fit(Plain(), datamodule=Data(Targets(*train.tensors, shift=2), val))
+    assert callback.influence.scores.shape == (240, CLASSES)
+
+    class Triple(Plain):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch[:2], batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            return None
+
+    task = ClassificationTask(logits=lambda m, batch: m(batch[0]), targets=lambda batch: batch[1])
+    callback = ParetoCallback(task=task, verbose=False)
+    numbered = [TensorDataset(*part.tensors, torch.arange(len(part))) for part in (train, val)]
+    trainer(tmp_path, callback).fit(Triple(), datamodule=Data(*numbered))
+    assert callback.influence.scores.shape == (240, CLASSES)
+
+
+AVERAGING = [lambda: StochasticWeightAveraging(swa_lrs=0.1, swa_epoch_start=1)]
+if hasattr(pl.callbacks, "WeightAveraging"):
+    AVERAGING.append(pl.callbacks.WeightAveraging)
+
+
+@pytest.mark.parametrize("averaging", AVERAGING, ids=["stochastic", "running"][: len(AVERAGING)])
+def test_weights_averaged_after_the_analysis_are_warned_of(tmp_path, averaging):
+    data = Data()
+    with pytest.warns(UserWarning, match=r"comes after ParetoCallback and averages(.|\n)*\(…\), ParetoCallback\(…\)"):
+        trainer(tmp_path, ParetoCallback(verbose=False), averaging(), max_epochs=4).fit(Plain(), datamodule=data)
+    callback, model = ParetoCallback(verbose=False), Plain()
+    trainer(tmp_path, averaging(), callback, max_epochs=4).fit(model, datamodule=data)
+    expected = estimate_influence(model, data.train_dataloader(), data.val_dataloader())
+    np.testing.assert_array_equal(callback.influence.scores, expected.scores)
+
+
+def test_says_which_of_several_validation_loaders_is_read(tmp_path, monkeypatch):
+    class Two(Plain):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            return None
+
+    said = []
+    monkeypatch.setattr("lightning_pareto.integration.checks.rank_zero_info", said.append)
+    train, val = (DataLoader(part, batch_size=50) for part in datasets())
+    for loaders in ([val], [val, val]):
+        assert not said
+        trainer(tmp_path, ParetoCallback(verbose=False), max_epochs=1).fit(Two(), train, loaders)
+    assert said == ["ParetoCallback reads the first of 2 validation dataloaders (val_dataloader_idx=0)"]
