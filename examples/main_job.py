@@ -192,7 +192,7 @@ def run_seed(job: Job, split: Split, seed: int, show: bool) -> SeedResult:
     second = 1000 + seed
     ordinary, epochs = fit(job, datamodule, ParetoCallback(analyse=False), second)
     joined = fit_joined(job, split, second, epochs)
-    better, _ = fit(job, ReweightedDataModule(datamodule, weights), ParetoCallback(analyse=False), second)
+    better, _ = fit(job, ReweightedDataModule(datamodule, weights, seed=second), ParetoCallback(analyse=False), second)
 
     models = {FIRST: first, ORDINARY: ordinary, JOINED: joined, PARETO: better}
     accuracy = {arm: classwise_accuracy(model, split.test, len(split.class_names)) for arm, model in models.items()}

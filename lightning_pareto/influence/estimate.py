@@ -48,7 +48,7 @@ def estimate_influence(
     folds: int = 8,
     seed: int = 0,
     layers: Sequence[str] | None = None,
-    fisher: FisherName = "sampled",
+    fisher: FisherName | None = None,
     curvature_samples: int | None = 10_000,
     tolerance: float = 1e-3,
     max_memory: float | None = None,
@@ -84,12 +84,13 @@ def estimate_influence(
         damping: λ as a share of the mean eigenvalue of H, per layer for EK-FAC.
         categories: function of a validation batch returning (B,) integers; the labels by default.
         class_names: names of the K categories.
-        folds: parts of the validation set whose scores are kept apart, for cross-fitting the verdict; 1 for none.
+        folds: parts of the validation set whose scores are kept apart, for cross-fitting the verdict; a proof takes at
+            least 3, 1 is none.
         seed: of the Fisher labels and of the folds.
         layers: take only parameters whose qualified names match one of these shell patterns, for instance
             ``["head.*"]``.
-        fisher: which Fisher information EK-FAC approximates: ``"sampled"``, ``"exact"`` (a backward pass for every
-            class) or ``"empirical"``, see :class:`Fisher`.
+        fisher: ``"sampled"``, ``"exact"`` (a backward pass for every class) or ``"empirical"``, see :class:`Fisher`;
+            sampled for ``"ekfac"`` and exact for ``"cg"`` by default.
         curvature_samples: fit the curvature to so many random training samples, None for all.
         tolerance: relative residual at which ``"cg"`` stops.
         max_memory: bound in GiB on directions and intermediate results together; the directions are then solved and
@@ -158,7 +159,7 @@ def _scores(
 ) -> tuple[Tensor, Tensor, set[Layer]]:
     """Scores (N, F·K), labels (N,), and the layers that take part."""
     task, layers = train.probe.task, train.probe.layers
-    fisher = Fisher.draw(options.fisher, train.size, options.seed, task.loss)
+    fisher = Fisher.draw(options.information, train.size, options.seed, task.loss)
     part = train.drawn(options.curvature_samples, options.seed)
     fitted = fit_curvature(options.curvature, part, options.damping, fisher, options.tolerance, stages)
 

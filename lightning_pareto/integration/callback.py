@@ -51,7 +51,7 @@ class ParetoCallback(pl.Callback):
         curvature: see :func:`estimate_influence`.
         measure: ``"loss"`` or ``"soft_error"``.
         damping: λ as a share of each layer's mean eigenvalue.
-        folds: parts of the validation set for cross-fitting, at least 2 for a verdict that proves anything.
+        folds: parts of the validation set for cross-fitting; with less than 3 nothing can be proven.
         budget: share of the training mass that may move, see :func:`check_pareto`.
         level: of the verdict's test.
         layers: take only parameters whose names match one of these shell patterns, for instance ``["head.*"]``.
@@ -86,7 +86,7 @@ class ParetoCallback(pl.Callback):
         budget: float = 0.2,
         level: float = 0.05,
         layers: Sequence[str] | None = None,
-        fisher: FisherName = "sampled",
+        fisher: FisherName | None = None,
         curvature_samples: int | None = 10_000,
         max_memory: float | None = None,
         checkpoint: Checkpoint = "best",

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_pareto.linprog import INFINITY, LinearProgram
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float
+from lightning_pareto.pareto.sifting import solve_max_min
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ def headroom(scores: npt.NDArray[np.floating], scale: Float, admissible: Admissi
     """Solve ``max_w min_k gain_k(w) / s_k`` over the admissible weights.
 
     Written with t' = N·t for coefficients of order one:
-    maximise t' subject to Σ_i d_i slope_ik / s_k − t' ≥ 0, Σ_i d_i ≤ budget·N, 0 ≤ d ≤ 1.
+    maximise t' subject to Σ_i d_i slope_ik / s_k ≥ t', Σ_i d_i ≤ budget·N, 0 ≤ d ≤ 1.
 
     Args:
         scores: (N, K), every column finite.
@@ -40,24 +40,10 @@ def headroom(scores: npt.NDArray[np.floating], scale: Float, admissible: Admissi
     Raises:
         LinearProgramError: if the solver fails.
     """
-    n, k = scores.shape
-    rows = np.zeros((k + 1, n + 1))
-    rows[:k, :n] = (admissible.slopes(scores) / scale).T
-    rows[:k, n] = -1
-    rows[k, :n] = 1
-    program = LinearProgram(
-        objective=np.append(np.zeros(n), 1.0),
-        rows=rows,
-        row_lower=np.append(np.zeros(k), -INFINITY),
-        row_upper=np.append(np.full(k, INFINITY), admissible.largest_sum),
-        lower=np.append(np.zeros(n), -INFINITY),
-        upper=np.append(np.ones(n), INFINITY),
-    )
-    solution = program.solve()
-    prices = np.maximum(-solution.row_duals[:k], 0)
+    found = solve_max_min(admissible.slopes(scores) / scale, admissible.largest_sum)
     return Headroom(
-        value=max(solution.objective / n, 0.0),
-        weights=admissible.weights(np.clip(solution.x[:n], 0, 1)),
-        prices=prices / prices.sum(),
-        budget_price=float(solution.row_duals[k]),
+        value=max(found.value / len(scores), 0.0),
+        weights=admissible.weights(found.removed),
+        prices=found.prices,
+        budget_price=found.budget_price,
     )

@@ -12,7 +12,7 @@ from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float, check_budget, column_scale
 from lightning_pareto.pareto.headroom import headroom
 from lightning_pareto.pareto.hyperplane import Regions, explained_variance_ratio, hyperplane_distance, regions
-from lightning_pareto.pareto.significance import cross_fit
+from lightning_pareto.pareto.significance import LEAST_FOLDS, HeldOutGain, cross_fit
 
 Answer = Literal["yes", "no", "not proven"]
 
@@ -37,9 +37,12 @@ class ParetoVerdict:
         class_names: the K categories.
         headroom: in-sample h, the largest relative gain that all categories can have at once. Nearly always above zero
             and proof of nothing alone.
-        held_out_gain: cross-fitted relative gain of each category, (K,); NaN without folds or validation samples.
-        standard_error: of the held-out gain, (K,).
-        p_value: of H0 "some category does not gain"; NaN without folds.
+        held_out_gain: cross-fitted relative gain of each category, (K,); NaN with fewer than three folds or without
+            validation samples.
+        standard_error: of the held-out gain, with the correlation of the folds, (K,); infinite where a category is in
+            fewer than three folds.
+        p_value: of H0 "some category does not gain"; NaN with fewer than three folds. It rests on the normal
+            approximation of fold means: do not trust it with only a few validation samples of a category.
         prices: trade-off prices λ of the categories, ≥ 0 with sum 1, (K,): the categories that hold the others back.
         scale: s_k, (K,).
         drift: relative gain of plain further training, ``mean_i P_ik / s_k``, (K,). Near or below zero for some
@@ -124,13 +127,15 @@ class ParetoVerdict:
     def _reason(self) -> list[str]:
         lines = [f"Moving at most {self.budget:.0%} of the training mass: headroom {self.headroom:.3f} in sample."]
         if np.isnan(self.p_value):
-            lines.append("Without validation folds nothing is proven: estimate_influence(..., folds=8).")
+            lines.append(f"Without {LEAST_FOLDS} validation folds nothing is proven: estimate_influence(..., folds=8).")
         else:
             worst = int(np.nanargmin(self.held_out_gain))
             lines.append(
                 f"Held out, the worst category ({self.class_names[worst]}) gains {self.held_out_gain[worst]:+.3f}; "
                 f"p = {self.p_value:.2g} at level {self.level:g}."
             )
+        if np.isinf(self.standard_error).any():
+            lines.append(f"A category in fewer than {LEAST_FOLDS} validation folds proves nothing: add samples of it.")
         if self.underfitted:
             lines.append("UNDERFITTED: plain further training would help every category. Train on first.")
         return lines
@@ -168,10 +173,11 @@ def check_pareto(
 
     The headroom LP ``h = max_w min_k gain_k(w)/s_k`` over mass-preserving weights is solved on all folds of the
     validation set but one and evaluated on that one, for every fold; an intersection-union test over the categories
-    asks whether all of them gain.
+    asks whether all of them gain. Its errors allow for the correlation of the folds. With fewer than three folds
+    nothing is proven: the verdict then says what holds in sample only.
 
     Args:
-        influence: the influence matrix; with folds if anything is to be proven.
+        influence: the influence matrix; with at least three folds if anything is to be proven.
         budget: share of the training mass that may move, in (0, 1].
         level: of the test.
         min_gain: relative gain (in units of mean absolute influence) below which an improvement is negligible.
@@ -197,10 +203,8 @@ def check_pareto(
     solved = headroom(scores, scale, admissible)
     gain = error = np.full(int(present.sum()), np.nan)
     p_value = np.nan
-    if influence.fold_scores is not None and influence.fold_support is not None:
-        held_out = cross_fit(
-            influence.fold_scores[:, :, present], influence.fold_support[:, present], scale, admissible
-        )
+    held_out = _held_out(influence, scale, admissible)
+    if held_out is not None:
         gain, error, p_value = held_out.mean, held_out.standard_error, held_out.p_value
     return ParetoVerdict(
         class_names=influence.names,
@@ -219,6 +223,16 @@ def check_pareto(
         level=level,
         min_gain=min_gain,
     )
+
+
+def _held_out(influence: InfluenceMatrix, scale: Float, admissible: AdmissibleSet) -> HeldOutGain | None:
+    """Cross-fitted gains of the categories present; None with too few folds for a test."""
+    scores, support, present = influence.fold_scores, influence.fold_support, influence.present
+    if scores is None or support is None or len(scores) < LEAST_FOLDS:
+        return None
+    if not present.all():  # else spare the copy
+        scores, support = scores[:, :, present], support[:, present]
+    return cross_fit(scores, support, scale, admissible)
 
 
 def check_options(budget: float, level: float) -> None:

@@ -1,7 +1,7 @@
 """Sample weights and what they are predicted to do."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ class SampleWeights:
         values: (N,) weights ≥ 0, one for each dataset index; 1 leaves a sample as it is.
         predicted_gain: first-order drop of the validation measure on each category, (K,); NaN where unknown. It holds
             for a small step towards the weights, not for a whole fit.
-        class_names: the K categories.
+        class_names: the K categories; numbers by default.
         metadata: how they were computed, JSON-serialisable.
 
     Raises:
-        ValueError: if a weight is negative or not finite, or all are zero.
+        ValueError: if a weight is negative or not finite, or all are zero, or if there are not as many names as gains.
 
     Example:
         >>> weights = SampleWeights([1.0, 0.0, 2.0])
@@ -46,10 +46,10 @@ class SampleWeights:
             raise ValueError(f"weights must be finite and ≥ 0, weight {np.argmax(bad)} is {values[np.argmax(bad)]}")
         if not values.any():
             raise ValueError("all weights are zero: there would be nothing to train on")
-        gain = np.full(len(self.class_names), np.nan) if self.predicted_gain is None else self.predicted_gain
+        gain, names = _described(self.predicted_gain, self.class_names)
         object.__setattr__(self, "values", values)
-        object.__setattr__(self, "predicted_gain", np.asarray(gain, dtype=np.float64))
-        object.__setattr__(self, "class_names", tuple(self.class_names))
+        object.__setattr__(self, "predicted_gain", gain)
+        object.__setattr__(self, "class_names", names)
 
     def __repr__(self) -> str:
         low, high = self.values.min(), self.values.max()
@@ -87,3 +87,19 @@ class SampleWeights:
         """
         arrays, metadata = load_artifact(path, "weights")
         return cls(**arrays, class_names=tuple(metadata["class_names"]), metadata=metadata["metadata"])
+
+
+def _described(gain: npt.ArrayLike | None, names: Sequence[str]) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+    """Gains and names of the same K categories: without gains they are unknown, without names numbered."""
+    if isinstance(names, str):
+        raise ValueError(f"class_names must be a sequence of names, found the single string {names!r}: [{names!r}]")
+    names = tuple(map(str, names))
+    if gain is None:
+        return np.full(len(names), np.nan), names
+    gain = np.asarray(gain, dtype=np.float64)
+    if gain.ndim != 1:
+        raise ValueError(f"predicted_gain must be a vector (K,), one for each category, found shape {gain.shape}")
+    names = names or tuple(map(str, range(len(gain))))
+    if len(names) != len(gain):
+        raise ValueError(f"predicted_gain has {len(gain)} categories and class_names {len(names)}: {list(names)}")
+    return gain, names

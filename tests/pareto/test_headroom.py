@@ -70,3 +70,12 @@ def test_no_headroom_for_a_category_that_nothing_reaches():
 def test_more_budget_is_never_worse(problem):
     values = [solve(*problem, budget)[0].value for budget in (0.05, 0.1, 0.2, 0.5)]
     assert values == sorted(values)
+
+
+def test_the_budget_price_is_what_a_little_more_budget_adds(problem):
+    found, _ = solve(*problem, budget=0.2)
+    more, less = (solve(*problem, budget=0.2 + step)[0].value for step in (1e-4, -1e-4))
+    assert found.budget_price > 0
+    assert found.value + 1e-4 * found.budget_price >= more - LINEAR_PROGRAM
+    assert less + 1e-4 * found.budget_price <= found.value + LINEAR_PROGRAM
+    assert (more - less) / 2e-4 == pytest.approx(found.budget_price, rel=0.05)

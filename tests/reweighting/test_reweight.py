@@ -1,10 +1,15 @@
 """Weights by both LPs: their constraints, their optimality, their errors."""
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from lightning_pareto import InfeasibleError, InfluenceMatrix, SampleWeights, check_pareto, reweight
 from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale
+from lightning_pareto.reweighting.paper import solve_paper
+from tests._asserts import assert_optimal
 from tests._tolerances import LINEAR_PROGRAM
 
 
@@ -86,6 +91,60 @@ def test_the_papers_lp_meets_its_own_constraints(influence):
     assert weights.values @ scores[:, 0] >= scores[:, 0].sum()
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.95])
+def test_the_papers_lp_is_optimal_in_the_papers_own_units(seed, threshold):
+    """KKT conditions of the LP as printed, for two targets whose influence differs a hundredfold in scale.
+
+    The duals are recovered from the answer: the reduced costs of weights strictly between the bounds are zero.
+    """
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0.1, 1, size=(80, 4)) * [100, 1, 10, 1]
+    objective, floors = scores[:, 0] + scores[:, 1], threshold * scores.sum(axis=0)
+    weights = solve_paper(scores, np.array([True, True, False, False]), np.full(4, threshold), 2.0)
+    inside = (weights > 1e-7) & (weights < 2 - 1e-7)
+    binding = np.abs(weights @ scores - floors) < 1e-5 * np.abs(scores).sum(axis=0)
+    assert inside.sum() == binding.sum(), "a vertex"
+    duals = np.zeros(4)
+    duals[binding] = np.linalg.solve(scores[inside][:, binding], objective[inside]) if binding.any() else []
+    reduced = objective - scores @ duals
+    unit = np.abs(scores).mean(axis=0)  # the checks are absolute: give every row coefficients of order one
+    assert_optimal(
+        SimpleNamespace(x=weights, row_duals=duals * unit, reduced_costs=reduced),
+        objective,
+        (scores / unit).T,
+        floors / unit,
+        np.full(4, np.inf),
+        np.zeros(80),
+        np.full(80, 2.0),
+    )
+
+
+def test_the_papers_lp_is_optimal_by_brute_force():
+    """Every vertex of three weights under two floors, two targets of unequal scale."""
+    scores = np.array([[30.0, -1.0], [-20.0, 4.0], [5.0, -2.0]])
+    for threshold in (0.0, 0.5, 1.0):
+        rows = np.vstack([np.eye(3), np.eye(3), scores.T])
+        bounds = np.concatenate([np.zeros(3), np.full(3, 2.0), threshold * scores.sum(axis=0)])
+        vertices = []
+        for active in map(list, itertools.combinations(range(8), 3)):
+            if abs(np.linalg.det(rows[active])) > 1e-9:
+                vertices.append(np.linalg.solve(rows[active], bounds[active]))
+        vertices = [
+            w for w in vertices if w.min() > -1e-9 and w.max() < 2 + 1e-9 and (w @ scores > bounds[6:] - 1e-9).all()
+        ]
+        best = max(vertices, key=lambda w: w @ scores.sum(axis=1))
+        found = solve_paper(scores, np.array([True, True]), np.full(2, threshold), 2.0)
+        np.testing.assert_allclose(found, best, atol=1e-6)
+
+
+def test_the_papers_objective_is_the_plain_sum():
+    """Sample 1 costs the first target 50 and gives the second 3: in the paper's units no bargain."""
+    scores = np.array([[100.0, 1.0], [-50.0, 3.0]])
+    found = solve_paper(scores, np.array([True, True]), np.zeros(2), 2.0)
+    np.testing.assert_allclose(found, [2, 0], atol=1e-7)
+
+
 def test_the_papers_lp_without_binding_thresholds_takes_every_helpful_sample():
     scores = np.array([[1.0, 5.0], [-1.0, 5.0], [2.0, 5.0]])
     weights = reweight(InfluenceMatrix(scores, [0, 1, 0]), method="paper", targets=[0], thresholds=0.0)
@@ -121,8 +180,8 @@ def test_options_are_checked(influence, options, message):
 
 def test_absent_categories_take_no_part():
     scores = np.random.default_rng(0).normal(size=(50, 2))
-    with_gap = InfluenceMatrix(np.column_stack([scores[:, 0], np.full(50, np.nan), scores[:, 1]]), np.zeros(50))
-    found, expected = reweight(with_gap), reweight(InfluenceMatrix(scores, np.zeros(50)))
+    with_gap = InfluenceMatrix(np.column_stack([scores[:, 0], np.full(50, np.nan), scores[:, 1]]), np.zeros(50, int))
+    found, expected = reweight(with_gap), reweight(InfluenceMatrix(scores, np.zeros(50, int)))
     np.testing.assert_array_equal(found.values, expected.values)
     assert np.isnan(found.predicted_gain[1])
     with pytest.raises(ValueError, match="none of the targets has validation samples"):
@@ -141,6 +200,27 @@ def test_absent_categories_take_no_part():
 def test_weights_check_themselves(values, message):
     with pytest.raises(ValueError, match=message):
         SampleWeights(values)
+
+
+@pytest.mark.parametrize(
+    ("gain", "names", "message"),
+    [
+        ([0.1, 0.2], ("cat",), r"predicted_gain has 2 categories and class_names 1: \['cat'\]"),
+        ([0.1], ("cat", "dog"), "predicted_gain has 1 categories and class_names 2"),
+        ([[0.1]], ("cat",), r"predicted_gain must be a vector \(K,\)"),
+        (0.1, ("cat",), r"predicted_gain must be a vector \(K,\)"),
+        ([0.1, 0.2, 0.3], "cat", "single string 'cat'"),
+    ],
+)
+def test_gains_and_names_belong_together(gain, names, message):
+    with pytest.raises(ValueError, match=message):
+        SampleWeights([1.0, 1.0], gain, names)
+
+
+def test_gains_without_names_are_numbered_and_names_without_gains_unknown():
+    assert SampleWeights([1.0], [0.1, 0.2]).class_names == ("0", "1")
+    np.testing.assert_array_equal(SampleWeights([1.0], class_names=["cat", "dog"]).predicted_gain, [np.nan, np.nan])
+    assert len(SampleWeights([1.0]).predicted_gain) == 0
 
 
 def test_weights_save_and_load(influence, tmp_path):

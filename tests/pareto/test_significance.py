@@ -1,0 +1,216 @@
+"""Cross-fitting and its test: by hand, by the size it keeps, and on cases that it has to tell apart."""
+
+import numpy as np
+import pytest
+
+from lightning_pareto import InfluenceMatrix, check_pareto
+from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale, predicted_gain
+from lightning_pareto.pareto.headroom import headroom
+from lightning_pareto.pareto.significance import _test, cross_fit
+
+
+def column(*values):
+    return np.array(values, dtype=np.float64)[:, None]
+
+
+def t2_tail(t):
+    """P(T > t) for two degrees of freedom, in closed form."""
+    return 0.5 - t / (2 * np.sqrt(2 + t**2))
+
+
+def test_equal_folds_by_hand():
+    """Deviations −1, 0, 1 from 2, each weighted by 1/3: squares 2/9, times 2F/(F − 2) = 6."""
+    found = _test(column(1, 2, 3), column(7, 7, 7))
+    assert found.mean[0] == pytest.approx(2)
+    assert found.standard_error[0] == pytest.approx(np.sqrt(4 / 3))
+    assert found.p_value == pytest.approx(t2_tail(np.sqrt(3)))
+    assert found.p_value == pytest.approx(0.1127017)
+
+
+def test_unequal_folds_by_hand():
+    """Shares 1/2, 1/4, 1/4; odds 1, 1/3, 1/3.
+
+    Variance of the mean: 1 + 1/3 + 1/3 + 2 (1/3 + 1/3 + 1/9) = 29/9; its covariances with the folds: 5/3, 7/9, 7/9.
+    Expected squares: 5/3 − 2 (5/6 + 7/36 + 7/36) + 3/8 · 29/9 = 31/72. Observed: (1/2)² + 0 + (1/2)² = 1/2.
+    """
+    found = _test(column(1, 2, 4), column(20, 10, 10))
+    assert found.mean[0] == pytest.approx(2)
+    assert found.standard_error[0] ** 2 == pytest.approx(1 / 2 * (29 / 9) / (31 / 72))
+    assert found.p_value == pytest.approx(t2_tail(2 / np.sqrt(116 / 31)))
+
+
+def test_each_category_counts_its_own_folds_and_the_least_certain_decides():
+    gains = np.array([[1.0, 1.0], [2.0, np.nan], [3.0, 2.0], [2.0, 4.0]])
+    support = np.array([[5, 20], [5, 0], [5, 10], [5, 10]])
+    found = _test(gains, support)
+    np.testing.assert_allclose(found.mean, [2, 2])
+    np.testing.assert_allclose(found.standard_error, [np.sqrt(1 / 8 * 4), np.sqrt(116 / 31)])
+    assert found.p_values[0] == pytest.approx(0.03313, abs=1e-5)  # t = √8 with 3 degrees of freedom
+    assert found.p_values[1] == pytest.approx(t2_tail(2 / np.sqrt(116 / 31)))
+    assert found.p_value == found.p_values[1]
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 1, 1, 1, 1, 1, 1, 1), (2, 2, 1, 1, 1), (5, 2, 1, 1)])
+def test_the_standard_error_is_right_where_only_noise_was_fitted(sizes):
+    """Weights that are linear in the noise of the folds that they were fitted to, drawn 20,000 times."""
+    rng = np.random.default_rng(0)
+    n, draws = np.array(sizes, dtype=float), 20_000
+    noise = rng.normal(size=(len(n), draws, 5)) / np.sqrt(n)[:, None, None]
+    total = np.einsum("f,frp->rp", n, noise)
+    gains = np.stack(
+        [((total - m * e) / (n.sum() - m) * e).sum(axis=1) for m, e in zip(n, noise, strict=True)]
+    )  # (F, draws)
+    found = _test(gains, np.repeat(n[:, None], draws, axis=1))
+    assert (found.standard_error**2).mean() == pytest.approx(found.mean.var(), rel=0.06)
+
+
+def draw_folds(rng, signal, folds=5, samples=40, n=60, spread=1.0):
+    """Fold scores as they come about: means of sample-level scores over the fold's share of each category.
+
+    A fifth of the training samples harms every category by its signal; what else a validation sample says is noise.
+    """
+    categories = len(signal)
+    harmful = rng.random(n) < 0.2
+    scores, support = np.zeros((folds, n, categories)), np.zeros((folds, categories), dtype=int)
+    for k, size in enumerate(signal):
+        by_sample = -size * harmful + spread * rng.standard_t(5, size=(samples, n))
+        fold = (rng.permutation(samples) + rng.integers(folds)) % folds
+        for f in range(folds):
+            support[f, k] = (fold == f).sum()
+            scores[f, :, k] = by_sample[fold == f].mean(axis=0)
+    return scores, support, rng.integers(0, categories, n)
+
+
+def evaluate(scores, support, labels):
+    whole = (scores * support[:, None, :]).sum(axis=0) / support.sum(axis=0)
+    return cross_fit(scores, support, column_scale(whole), AdmissibleSet(labels, 0.2))
+
+
+def rejections(signal, repetitions, **options):
+    rng = np.random.default_rng(0)
+    return np.mean([evaluate(*draw_folds(rng, signal, **options)).p_value <= 0.05 for _ in range(repetitions)])
+
+
+def test_keeps_its_level_where_one_category_alone_does_not_gain():
+    """The least favourable case; with errors for independent folds 13.5 % of the same draws were rejected.
+
+    The margin: three standard errors of a share of 0.05 in 600 repetitions, 2.7 %.
+    """
+    margin = 3 * np.sqrt(0.05 * 0.95 / 600)
+    assert 0.01 <= rejections((0.0, 2.0, 2.0), 600, folds=8, samples=44) <= 0.05 + margin
+
+
+def test_finds_a_gain_of_every_category():
+    assert rejections((1.0, 1.0, 1.0), 50, folds=8) >= 0.9
+    assert rejections((2.0, 2.0, 2.0), 50, folds=3) >= 0.9
+
+
+def test_sees_through_a_gain_in_sample():
+    """Pure noise, 20 times: weights fitted to all folds gain on them, weights fitted to the others do not."""
+    rng = np.random.default_rng(0)
+    in_sample, held_out = [], []
+    for _ in range(20):
+        scores, support, labels = draw_folds(rng, (0.0, 0.0, 0.0), n=200)
+        whole = scores.mean(axis=0)
+        scale, admissible = column_scale(whole), AdmissibleSet(labels, 0.2)
+        weights = headroom(whole, scale, admissible).weights
+        in_sample.append(_test(np.stack([predicted_gain(fold, weights) / scale for fold in scores]), support))
+        held_out.append(cross_fit(scores, support, scale, admissible))
+    assert sum(found.p_value < 0.05 for found in in_sample) >= 18
+    assert sum(found.p_value < 0.05 for found in held_out) <= 1
+    assert np.median([found.p_value for found in held_out]) > 0.4
+    assert np.mean([found.mean for found in held_out]) < np.mean([found.mean for found in in_sample]) / 10
+
+
+def test_each_fold_is_judged_by_weights_that_never_saw_it():
+    """Changing one fold's scores changes no weights for it: its gain is linear in them."""
+    scores, support, labels = draw_folds(np.random.default_rng(1), (1.0, 1.0, 1.0))
+    scale, admissible = np.ones(3), AdmissibleSet(labels, 0.2)
+    doubled = scores.copy()
+    doubled[2] *= -7
+    before, after = (cross_fit(part, support, scale, admissible).by_fold for part in (scores, doubled))
+    np.testing.assert_allclose(after[2], -7 * before[2], rtol=1e-9)
+    assert np.abs(after[[0, 1, 3, 4]] - before[[0, 1, 3, 4]]).min() > 1e-6
+
+
+def influence_of(scores, support, labels):
+    whole = (scores * support[:, None, :]).sum(axis=0) / support.sum(axis=0)
+    return InfluenceMatrix(whole, labels, fold_scores=scores, fold_support=support)
+
+
+def test_one_category_that_gains_is_not_enough():
+    found = draw_folds(np.random.default_rng(3), (3.0, 0.0), folds=8)
+    by_category = evaluate(*found).p_values
+    assert by_category[0] < 0.001
+    assert by_category[1] > 0.05
+    verdict = check_pareto(influence_of(*found))
+    assert verdict.p_value == pytest.approx(by_category[1], rel=1e-4)
+    assert not verdict.improvable
+    assert verdict.answer == "not proven"
+
+
+@pytest.mark.parametrize(("folds", "improvable"), [(1, False), (2, False), (3, True)])
+def test_a_proof_takes_three_folds(folds, improvable):
+    verdict = check_pareto(influence_of(*draw_folds(np.random.default_rng(0), (9.0, 9.0), folds=folds)))
+    assert verdict.improvable == improvable
+    assert np.isnan(verdict.p_value) != improvable
+    assert ("Without 3 validation folds nothing is proven" in str(verdict)) != improvable
+
+
+@pytest.mark.parametrize("present", [1, 2])
+def test_a_category_in_fewer_than_three_folds_proves_nothing(present):
+    scores, support, labels = draw_folds(np.random.default_rng(0), (9.0, 9.0), folds=8)
+    support[present:, 1] = 0
+    found = evaluate(scores, support, labels)
+    assert np.isinf(found.standard_error[1])
+    assert found.p_values[1] == 1
+    assert found.p_value == 1
+    verdict = check_pareto(influence_of(scores, support, labels), level=0.99)
+    assert not verdict.improvable
+    assert "in fewer than 3 validation folds proves nothing" in str(verdict)
+
+
+def test_the_other_folds_count_by_their_samples():
+    """Against averages written out, with as many samples in the folds as chance has it."""
+    rng = np.random.default_rng(0)
+    scores, support = rng.normal(size=(4, 50, 2)), rng.integers(1, 9, size=(4, 2))
+    scale, admissible = np.array([1.0, 2.0]), AdmissibleSet(rng.integers(0, 2, 50), 0.2)
+    found = cross_fit(scores, support, scale, admissible)
+    for fold in range(4):
+        rest = [f for f in range(4) if f != fold]
+        others = [np.average(scores[rest, :, k], axis=0, weights=support[rest, k]) for k in range(2)]
+        weights = headroom(np.stack(others, axis=1), scale, admissible).weights
+        np.testing.assert_allclose(found.by_fold[fold], predicted_gain(scores[fold], weights) / scale)
+
+
+def test_scores_without_samples_behind_them_are_never_read():
+    scores, support, labels = draw_folds(np.random.default_rng(0), (2.0, 2.0))
+    support[0, 1] = 0
+    expected = evaluate(scores, support, labels)
+    scores[0, :, 1] = np.nan
+    found = cross_fit(scores, support, column_scale(np.nanmean(scores, axis=0)), AdmissibleSet(labels, 0.2))
+    assert np.isfinite(found.p_value)
+    np.testing.assert_array_equal(np.isnan(found.by_fold), support == 0)
+    assert np.sign(found.mean).tolist() == np.sign(expected.mean).tolist()
+
+
+def test_folds_without_spread():
+    """The limits of the formula: certain where there is a gain, no evidence where nothing moves."""
+    found = _test(np.array([[1.0, 0.0, -1.0]] * 3), np.ones((3, 3)))
+    np.testing.assert_array_equal(found.standard_error, 0)
+    np.testing.assert_allclose(found.p_values, [0, 0.5, 1])
+
+
+def test_reads_single_precision_without_a_copy_of_all_folds():
+    """The peak of memory is that of one fold: its LP, not the folds together."""
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    peaks = []
+    for folds in (4, 32):
+        scores = rng.normal(size=(folds, 2000, 3)).astype(np.float32)
+        tracemalloc.start()
+        cross_fit(scores, np.full((folds, 3), 5), np.ones(3), AdmissibleSet(np.zeros(2000, int), 0.2))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
