@@ -57,8 +57,8 @@ class InfluenceOptions:
     def information(self) -> FisherName:
         """The Fisher information that is meant.
 
-        A draw of labels is enough to scale EK-FAC's eigenbasis. As a matrix of its own it has no more rank than samples:
-        on digits, conjugate gradients with it predicted leave-one-out retraining with a rank correlation of 0.6, with
-        the exact one 1.0.
+        A draw of labels is enough to scale EK-FAC's eigenbasis. As a matrix of its own it has no more rank than
+        samples: on digits, conjugate gradients with it predicted leave-one-out retraining with a rank correlation of
+        0.6, with the exact one 1.0.
         """
         return self.fisher or ("exact" if self.curvature == "cg" else "sampled")
