@@ -3,10 +3,12 @@
 from lightning_pareto.influence import (
     BatchError,
     ClassificationTask,
+    DampingSweep,
     InfluenceMatrix,
     Shard,
     average_influence,
     estimate_influence,
+    sweep_damping,
 )
 from lightning_pareto.integration import ParetoCallback, ReweightedDataModule, reweighted_dataloader
 from lightning_pareto.linprog import InfeasibleError, LinearProgramError
@@ -19,6 +21,7 @@ __all__ = [
     "BatchError",
     "ClassificationTask",
     "ClasswiseComparison",
+    "DampingSweep",
     "InfeasibleError",
     "InfluenceMatrix",
     "LinearProgramError",
@@ -34,4 +37,5 @@ __all__ = [
     "plot_comparison",
     "reweight",
     "reweighted_dataloader",
+    "sweep_damping",
 ]

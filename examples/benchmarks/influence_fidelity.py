@@ -88,13 +88,14 @@ def class_losses(model: nn.Module, val: TensorDataset) -> np.ndarray:
 
 def measured(train: TensorDataset, val: TensorDataset, keep: Tensor, seeds: int, epochs: int) -> np.ndarray:
     """Loss of every class after training on the samples kept, mean over seeds, (K,)."""
-    return np.mean([class_losses(fit(train, keep, seed, epochs), val) for seed in range(seeds)], axis=0)
+    losses = [class_losses(fit(train, keep, seed, epochs), val) for seed in range(seeds)]
+    return np.array(losses).mean(axis=0)  # type: ignore[no-any-return]
 
 
 def predicted(scores: np.ndarray, keep: Tensor) -> np.ndarray:
     """Change of every class's loss that the influence predicts for leaving out all but these samples, (K,)."""
-    left_out = ~keep.numpy()
-    return np.asarray(scores[left_out].sum(axis=0) / len(scores))
+    change: np.ndarray = scores[~keep.numpy()].sum(axis=0) / len(scores)
+    return change
 
 
 def correlations(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -145,7 +146,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(1)
     halves = [torch.randperm(len(train), generator=generator) < len(train) // 2 for _ in range(options.subsets)]
     changes = [measured(train, val, keep, options.seeds, options.epochs) - before for keep in halves]
-    print(f"\nLinear datamodelling score, {options.subsets} random halves, {options.seeds} seeds each: rank correlation")
+    print(f"\nLinear datamodelling, {options.subsets} random halves, {options.seeds} seeds each: rank correlation")
     report_all({"one model": matrices[0], f"average of {options.seeds}": average}, halves, changes)
     if importlib.util.find_spec("kronfluence") is not None:
         scores, *_ = theirs(models[0], train, val, CLASSES)

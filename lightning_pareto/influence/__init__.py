@@ -4,6 +4,16 @@ from lightning_pareto.influence.averaging import average_influence
 from lightning_pareto.influence.estimate import estimate_influence
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.sharding import Shard
+from lightning_pareto.influence.sweep import DampingSweep, sweep_damping
 from lightning_pareto.influence.task import BatchError, ClassificationTask
 
-__all__ = ["BatchError", "ClassificationTask", "InfluenceMatrix", "Shard", "average_influence", "estimate_influence"]
+__all__ = [
+    "BatchError",
+    "ClassificationTask",
+    "DampingSweep",
+    "InfluenceMatrix",
+    "Shard",
+    "average_influence",
+    "estimate_influence",
+    "sweep_damping",
+]

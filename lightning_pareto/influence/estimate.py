@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -19,19 +18,15 @@ from lightning_pareto.influence.categories import Categories, Cells, scan
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, FisherName, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
 from lightning_pareto.influence.fingerprint import fingerprint_of_data, fingerprint_of_model
-from lightning_pareto.influence.gradients import GradientProbe, Plan
-from lightning_pareto.influence.layers import Layer, Selection, select_layers
+from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName, get_measure
-from lightning_pareto.influence.memory import Memory
 from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
-from lightning_pareto.influence.passes import GradientPass, Progress, silent
-from lightning_pareto.influence.samples import check_samples
+from lightning_pareto.influence.passes import Progress, silent
+from lightning_pareto.influence.setup import Setup, set_up
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import Stages, Tensors
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.influence.verification import VERIFIED, verify
-from lightning_pareto.loaders import check_map_style
 
 
 def estimate_influence(
@@ -116,29 +111,28 @@ def estimate_influence(
     Source: PARETO-LP-GA (arXiv:2510.03950); EK-FAC influence (Grosse et al. 2023, arXiv:2308.03296).
     """
     options = InfluenceOptions(curvature, measure, damping, folds, seed, layers, fisher, curvature_samples, tolerance)
-    task = task or ClassificationTask()
-    shard = shard or Shard()
-    _check_sizes(check_map_style(train_dataloader, "train_dataloader"), shard)
-    _check_sizes(check_map_style(val_dataloader, "val_dataloader"), shard)
-    selection = select_layers(module, layers)
-    memory = Memory() if max_memory is None else Memory(max(1, min(2**25, int(max_memory * 2**28 / 8))))
-    probe = GradientProbe(module, selection.layers, task, context, memory)
-    device = next(module.parameters()).device
-    with probe.open():
-        train = GradientPass(train_dataloader, probe, shard, device, transfer, progress)
-        validation = GradientPass(val_dataloader, probe, shard, device, val_transfer or transfer, progress)
-        with shard.agreement("comparison with autograd"):
-            check_samples(train, probe, VERIFIED)
-            plan = verify(probe, train.first(VERIFIED))
-            _warn_of_loops(plan)
-        cells = scan(validation, get_measure(measure, task.loss), categories, class_names, folds, seed)
+    with set_up(
+        module,
+        train_dataloader,
+        val_dataloader,
+        task=task,
+        layers=layers,
+        max_memory=max_memory,
+        shard=shard,
+        transfer=transfer,
+        val_transfer=val_transfer,
+        context=context,
+        progress=progress,
+    ) as setup:
+        loss, shard = setup.train.probe.task.loss, setup.train.shard
+        cells = scan(setup.validation, get_measure(measure, loss), categories, class_names, folds, seed)
         with shard.agreement("fingerprint"):
             fingerprints = _fingerprints(module, train_dataloader, val_dataloader)
         key = json.dumps([asdict(options), max_memory, list(cells.names), fingerprints])
         stages = Stages(stages_dir, key, shard)
-        scores, labels, reached = _scores(train, validation, cells, options, max_memory, stages)
+        scores, labels, reached = _scores(setup, cells, options, max_memory, stages)
         stages.clear()
-    return _assemble(scores, labels, cells, _metadata(options, plan, selection, reached, fingerprints))
+    return _assemble(scores, labels, cells, _metadata(options, setup, reached, fingerprints))
 
 
 def _fingerprints(module: nn.Module, train: "DataLoader[Any]", validation: "DataLoader[Any]") -> dict[str, str]:
@@ -150,21 +144,16 @@ def _fingerprints(module: nn.Module, train: "DataLoader[Any]", validation: "Data
 
 
 def _scores(
-    train: GradientPass,
-    validation: GradientPass,
-    cells: Cells,
-    options: InfluenceOptions,
-    max_memory: float | None,
-    stages: Stages,
+    setup: Setup, cells: Cells, options: InfluenceOptions, max_memory: float | None, stages: Stages
 ) -> tuple[Tensor, Tensor, set[Layer]]:
     """Scores (N, F·K), labels (N,), and the layers that take part."""
-    task, layers = train.probe.task, train.probe.layers
+    train, task, layers = setup.train, setup.train.probe.task, setup.train.probe.layers
     fisher = Fisher.draw(options.information, train.size, options.seed, task.loss)
     part = train.drawn(options.curvature_samples, options.seed)
     fitted = fit_curvature(options.curvature, part, options.damping, fisher, options.tolerance, stages)
 
     def scores_of(block: range) -> Tensors:
-        gradients = category_gradients(validation, get_measure(options.measure, task.loss), cells, block)
+        gradients = category_gradients(setup.validation, get_measure(options.measure, task.loss), cells, block)
         directions = fitted.solve(gradients) if gradients else {}
         if not directions:
             raise CurvatureError("the model's output does not depend on any parameter that was to be covered")
@@ -184,12 +173,6 @@ def _blocks(cells: int, size: int, max_memory: float | None) -> list[range]:
     """Cut the cells so that four copies of the directions of each block stay within the memory."""
     width = cells if max_memory is None else min(cells, max(1, int(max_memory * 2**30 / (16 * size))))
     return [range(start, min(start + width, cells)) for start in range(0, cells, width)]
-
-
-def _check_sizes(loader: "DataLoader[Any]", shard: Shard) -> None:
-    size = len(loader.dataset)  # type: ignore[arg-type]
-    if size < shard.count:
-        raise ValueError(f"a dataset of {size} samples cannot be shared by {shard.count} processes: use fewer")
 
 
 def _assemble(scores: Tensor, labels: Tensor, cells: Cells, metadata: dict[str, Any]) -> InfluenceMatrix:
@@ -212,24 +195,14 @@ def _assemble(scores: Tensor, labels: Tensor, cells: Cells, metadata: dict[str, 
 
 
 def _metadata(
-    options: InfluenceOptions, plan: Plan, selection: Selection, reached: set[Layer], fingerprints: dict[str, str]
+    options: InfluenceOptions, setup: Setup, reached: set[Layer], fingerprints: dict[str, str]
 ) -> dict[str, Any]:
+    plan = setup.plan
     how = {layer: plan.kinds.get(layer, "seldom") if layer in reached else "not used" for layer in plan.layers}
     parameters = {name: how[layer] for layer in plan.layers for name in layer.names}
     return {
         "options": asdict(options),
-        "parameters": parameters | dict.fromkeys(selection.left_out, "left out"),
+        "parameters": parameters | dict.fromkeys(setup.selection.left_out, "left out"),
         "fingerprints": fingerprints,
         "versions": {"torch": torch.__version__, "lightning_pareto": version("lightning_pareto")},
     }
-
-
-def _warn_of_loops(plan: Plan) -> None:
-    names = [name for layer in plan.looped if layer in plan.kinds for name in layer.names]
-    if names:
-        some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-        warnings.warn(
-            f"{len(names)} parameter tensors are used in a way that has no fast per-sample gradient ({some}): they "
-            "take a backward pass for every sample, which is right but slow. layers=[…] names those to keep",
-            stacklevel=3,
-        )

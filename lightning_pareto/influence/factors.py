@@ -41,6 +41,10 @@ class EigenBasis:
         return turned if self.outputs is None else self.outputs @ turned
 
 
+_IN_CACHE = 2**18
+"""Numbers gathered from a table at a time."""
+
+
 class DotProducts:
     """Directions of one layer, ready for dot products with per-sample gradients.
 
@@ -55,6 +59,11 @@ class DotProducts:
     def by_gradient(self) -> Tensor:
         """(R·O·I, D)."""
         return self.directions.flatten(1).T.contiguous()
+
+    @functools.cached_property
+    def by_row(self) -> Tensor:
+        """Of an embedding, (V, I, D)."""
+        return self.directions[:, 0].permute(1, 2, 0).contiguous()
 
     @functools.cached_property
     def by_input(self) -> Tensor:
@@ -213,11 +222,12 @@ class EmbeddingFactors(Factors):
 
     def dots(self, products: DotProducts) -> Tensor:
         """See :class:`Factors`."""
-        sample, row, gradients = self._rows_of_samples()
-        result = gradients.new_zeros(len(self.a), len(products.directions))
-        for column, table in enumerate(products.directions[:, 0]):
-            result[:, column].index_add_(0, sample, (table[row] * gradients).sum(dim=1))
-        return result
+        tokens, a = self.tokens.flatten(), self.a.flatten(0, 1)
+        result = a.new_empty(len(a), len(products.directions))
+        size = max(1, _IN_CACHE // products.by_row[0].numel())
+        for part in (slice(start, start + size) for start in range(0, len(a), size)):
+            result[part] = (a[part, None] @ products.by_row[tokens[part]]).squeeze(1)
+        return result.view(*self.tokens.shape, -1).sum(dim=1)
 
     def _rows_of_samples(self) -> tuple[Tensor, Tensor, Tensor]:
         """Every (sample, row) that occurs, once, with the gradient of that row, (n,), (n,), (n, I)."""

@@ -16,7 +16,7 @@ class Memory:
         batch: most samples of a batch, None for the loader's own number.
     """
 
-    elements: int = 2**25
+    elements: int = 2**23
     batch: int | None = None
 
     def halve(self, batch: int) -> bool:

@@ -175,9 +175,10 @@ class Scaling(Operation):
 
     def factors(self, x: Tensor, g: Tensor) -> Factors:
         """See :class:`Operation`; the positions are summed over at once."""
-        x, g = (z.flatten(2 + self.features).flatten(2, 1 + self.features) for z in (x[..., None], g[..., None]))
-        a = self.parts.inputs(x[..., None]) * g[..., None]  # (B, n, C, T, I)
-        a = a.sum(dim=(1, 3))[:, :, None]
+        x, g = (z[..., None].flatten(2 + self.features).flatten(2, 1 + self.features) for z in (x, g))  # (B, n, C, T)
+        columns = [(self.parts.weight, x * g), (self.parts.bias, g)]
+        sums = [value.sum(dim=(1, 3)) * float(used) for used, value in columns if used is not None]
+        a = torch.stack(sums, dim=-1)[:, :, None]  # (B, C, 1, I)
         return DenseFactors(a, torch.ones_like(a[..., :1]))
 
     def cost(self, x: Tensor, g: Tensor) -> int:

@@ -65,6 +65,29 @@ def test_predicts_leave_one_out_retraining(logistic):
     assert abs(np.polyfit(exact[left_out].ravel(), measured.ravel(), 1)[0] - 1) < 0.1, "scale, not only rank"
 
 
+def test_ekfac_predicts_leave_one_out_of_a_binary_classifier():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(600) % 2
+    x = torch.randn(600, 5, generator=generator, dtype=torch.float64)
+    x[:, 0] += 2 * y - 1
+    train, val = (x[:200], y[:200]), (x[200:], y[200:])
+    module = fit_logistic(*train, 2, l2=1e-3)
+    scores = estimate((module, *train, *val), damping=0.02).scores
+    left_out = np.random.default_rng(0).permutation(200)[:30]
+    before, rises = class_losses(module, *val, 2), []
+    for i in left_out:
+        weights = torch.ones(200, dtype=torch.float64)
+        weights[i] = 0
+        rises.append(class_losses(fit_logistic(*train, 2, weights, l2=1e-3), *val, 2) - before)
+    for k in range(2):
+        assert spearmanr(scores[left_out, k], np.array(rises)[:, k]).statistic >= 0.95
+
+
+def test_conjugate_gradients_are_exact_where_gauss_newton_is(logistic):
+    found = estimate(logistic, curvature="cg", tolerance=1e-8)
+    assert_near(found.scores, estimate(logistic, curvature="gauss_newton").scores, 1e-5)
+
+
 def test_ekfac_is_nearer_to_exact_than_no_curvature(logistic):
     exact = exact_influence(*logistic, CLASSES, 0.1).ravel()
     agreement = {

@@ -9,7 +9,15 @@ from lightning_pareto.influence.curvature.identity import IdentityCurvature
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.stages import Stages
 
-__all__ = ["Curvature", "CurvatureError", "Directions", "Fisher", "FisherName", "fit_curvature"]
+__all__ = [
+    "Curvature",
+    "CurvatureError",
+    "Directions",
+    "EkfacCurvature",
+    "Fisher",
+    "FisherName",
+    "fit_curvature",
+]
 
 
 ITERATIONS = 100

@@ -1,0 +1,102 @@
+"""What every computation over a model and its two datasets begins with."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_pareto.influence.gradients import GradientProbe, Plan
+from lightning_pareto.influence.layers import Selection, select_layers
+from lightning_pareto.influence.memory import Memory
+from lightning_pareto.influence.passes import GradientPass, Progress
+from lightning_pareto.influence.samples import check_samples
+from lightning_pareto.influence.sharding import Shard
+from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.influence.verification import VERIFIED, verify
+from lightning_pareto.loaders import check_map_style
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Passes over both datasets, through one probe.
+
+    Attributes:
+        train: over the training set.
+        validation: over the validation set.
+        selection: the parameters.
+        plan: how their per-sample gradients are had.
+    """
+
+    train: GradientPass
+    validation: GradientPass
+    selection: Selection
+    plan: Plan
+
+
+@contextlib.contextmanager
+def set_up(
+    module: nn.Module,
+    train_dataloader: "DataLoader[Any]",
+    val_dataloader: "DataLoader[Any]",
+    *,
+    task: ClassificationTask | None,
+    layers: Sequence[str] | None,
+    max_memory: float | None,
+    shard: Shard | None,
+    transfer: Callable[[Any], Any] | None,
+    val_transfer: Callable[[Any], Any] | None,
+    context: Callable[[], AbstractContextManager[Any]],
+    progress: Progress,
+) -> Iterator[Setup]:
+    """Check the loaders, put the module into evaluation mode, and compare its layers' gradients with autograd.
+
+    Args:
+        module: see :func:`estimate_influence`, as for all the others.
+        train_dataloader: over the training set.
+        val_dataloader: over the validation set.
+        task: reads batches.
+        layers: which parameters.
+        max_memory: bound in GiB.
+        shard: this process's part.
+        transfer: moves a batch to the device.
+        val_transfer: the same for validation batches.
+        context: entered around every forward pass.
+        progress: told of every batch.
+    """
+    shard = shard or Shard()
+    _check_size(check_map_style(train_dataloader, "train_dataloader"), shard)
+    _check_size(check_map_style(val_dataloader, "val_dataloader"), shard)
+    selection = select_layers(module, layers)
+    memory = Memory() if max_memory is None else Memory(max(1, min(Memory().elements, int(max_memory * 2**25))))
+    probe = GradientProbe(module, selection.layers, task or ClassificationTask(), context, memory)
+    device = next(module.parameters()).device
+    with probe.open():
+        train = GradientPass(train_dataloader, probe, shard, device, transfer, progress)
+        validation = GradientPass(val_dataloader, probe, shard, device, val_transfer or transfer, progress)
+        with shard.agreement("comparison with autograd"):
+            check_samples(train, probe, VERIFIED)
+            plan = verify(probe, train.first(VERIFIED))
+            _warn_of_loops(plan)
+        yield Setup(train, validation, selection, plan)
+
+
+def _check_size(loader: "DataLoader[Any]", shard: Shard) -> None:
+    size = len(loader.dataset)  # type: ignore[arg-type]
+    if size < shard.count:
+        raise ValueError(f"a dataset of {size} samples cannot be shared by {shard.count} processes: use fewer")
+
+
+def _warn_of_loops(plan: Plan) -> None:
+    names = [name for layer in plan.looped if layer in plan.kinds for name in layer.names]
+    if names:
+        some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        warnings.warn(
+            f"{len(names)} parameter tensors are used in a way that has no fast per-sample gradient ({some}): they "
+            "take a backward pass for every sample, which is right but slow. layers=[…] names those to keep",
+            stacklevel=4,
+        )
