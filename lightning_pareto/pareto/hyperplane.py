@@ -56,3 +56,10 @@ def hyperplane_distance(scores: npt.NDArray[np.floating]) -> float:
     along = scores.sum(axis=1) ** 2 / scores.shape[1]
     length = (scores**2).sum()
     return float(np.sqrt(along.sum() / length)) if length > 0 else 0.0
+
+
+def correlation(scores: npt.NDArray[np.floating]) -> Float:
+    """Correlation of the columns, (K, K); NaN for a column without variance."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Float = np.corrcoef(scores.astype(np.float64), rowvar=False).reshape(scores.shape[1], scores.shape[1])
+    return found

@@ -41,12 +41,14 @@ class HeldOutGain:
         standard_error: of the mean, with the correlation of the folds, (K,); infinite where a category is in fewer than
             three folds.
         p_values: one-sided p-value of every category, (K,); 1 where the standard error is infinite.
+        degrees_of_freedom: of the standard error, (K,); at least 1.
     """
 
     by_fold: Float
     mean: Float
     standard_error: Float
     p_values: Float
+    degrees_of_freedom: Float
 
     @property
     def p_value(self) -> float:
@@ -98,8 +100,9 @@ def _test(gains: Float, support: np.ndarray) -> HeldOutGain:
     error = np.sqrt(np.where(enough, squares * _variance_of_mean(np.where(enough, share, 0)), np.inf))
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.nan_to_num(mean / error, nan=0.0)  # 0/0 where nothing moves
-    p_values = np.where(enough, stats.t.sf(statistic, np.maximum(folds - 1, 1)), 1.0)
-    return HeldOutGain(gains, mean, error, p_values)
+    degrees = np.maximum(folds - 1, 1).astype(np.float64)
+    p_values = np.where(enough, stats.t.sf(statistic, degrees), 1.0)
+    return HeldOutGain(gains, mean, error, p_values, degrees)
 
 
 def _variance_of_mean(share: Float) -> Float:

@@ -6,13 +6,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from scipy import stats
 
 from lightning_pareto.artifacts import load_artifact, save_artifact
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float, check_budget, column_scale
 from lightning_pareto.pareto.headroom import headroom
-from lightning_pareto.pareto.hyperplane import Regions, explained_variance_ratio, hyperplane_distance, regions
+from lightning_pareto.pareto.hyperplane import (
+    Regions,
+    correlation,
+    explained_variance_ratio,
+    hyperplane_distance,
+    regions,
+)
 from lightning_pareto.pareto.significance import LEAST_FOLDS, HeldOutGain, cross_fit
+from lightning_pareto.pareto.tradeoff import compromise, exchange_rates
+from lightning_pareto.pareto.wording import describe
 
 Answer = Literal["yes", "no", "not proven"]
 
@@ -44,6 +53,11 @@ class ParetoVerdict:
         p_value: of H0 "some category does not gain"; NaN with fewer than three folds. It rests on the normal
             approximation of fold means: do not trust it with only a few validation samples of a category.
         prices: trade-off prices λ of the categories, ≥ 0 with sum 1, (K,): the categories that hold the others back.
+        degrees_of_freedom: of each category's error, (K,); NaN where there is none.
+        support: validation samples of each category, (K,); NaN if the influence matrix does not say.
+        alone: the largest relative gain, in sample, that each category could have if the others did not matter, (K,).
+        together: its relative gain, in sample, under the weights of the headroom, (K,).
+        correlation: of the influence on one category with that on another, (K, K); negative where they trade off.
         scale: s_k, (K,).
         drift: relative gain of plain further training, ``mean_i P_ik / s_k``, (K,). Near or below zero for some
             category once a model has converged; clearly above zero for all of them while it is underfitted.
@@ -62,6 +76,11 @@ class ParetoVerdict:
     standard_error: Float
     p_value: float
     prices: Float
+    degrees_of_freedom: Float = field(repr=False)
+    support: Float = field(repr=False)
+    alone: Float
+    together: Float
+    correlation: Float = field(repr=False)
     scale: Float
     drift: Float
     explained_variance_ratio: Float = field(repr=False)
@@ -89,56 +108,55 @@ class ParetoVerdict:
             return "yes"
         return "no" if self.headroom <= self.min_gain else "not proven"
 
+    @property
+    def cost_of_compromise(self) -> Float:
+        """In-sample relative gain that each category gives up for the others' sake, (K,)."""
+        return self.alone - self.together
+
+    @property
+    def exchange_rates(self) -> Float:
+        """How much category b loses for a unit more of category a, at the margin, (K, K) as [a, b].
+
+        In relative gain, see :func:`lightning_pareto.pareto.tradeoff.exchange_rates`; NaN where b has gain to spare.
+        """
+        return exchange_rates(self.prices)
+
+    @property
+    def lower_bound(self) -> Float:
+        """One-sided lower confidence bound of every held-out gain at ``level``, (K,); NaN or −∞ where unknown."""
+        return self.held_out_gain - self._quantile * self.standard_error
+
+    @property
+    def worst_interval(self) -> tuple[float, float]:
+        """Confidence interval of the least held-out gain, at ``level`` on either side.
+
+        The least lower bound is a valid bound for the least gain, as it is one for the category that has it; the least
+        upper bound likewise.
+        """
+        upper = self.held_out_gain + self._quantile * self.standard_error
+        return float(np.nanmin(self.lower_bound)), float(np.nanmin(upper))
+
+    @property
+    def samples_needed(self) -> Float:
+        """About how many validation samples of each category would prove its gain, were it what it seems, (K,).
+
+        The error falls with the square root of their number. ∞ where nothing is gained held out, NaN if unknown.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = self._quantile * self.standard_error / self.held_out_gain
+            needed = np.ceil(self.support * ratio**2)
+        return np.where(self.held_out_gain > 0, needed, np.where(np.isnan(self.held_out_gain), np.nan, np.inf))
+
+    @property
+    def _quantile(self) -> Float:
+        quantile: Float = stats.t.isf(self.level, self.degrees_of_freedom)
+        return quantile
+
     def __repr__(self) -> str:
         return f"ParetoVerdict({self.answer!r}, headroom={self.headroom:.3f}, p_value={self.p_value:.2g})"
 
     def __str__(self) -> str:
-        lines = [f"Pareto improvement possible: {self.answer.upper()}", *self._reason(), "", *self._rows(), ""]
-        lines += [
-            "Gain: predicted drop of the validation measure, in units of the mean absolute",
-            "influence on the category. Price: how much it holds the others back.",
-            f"Single samples: {self.regions.beneficial:.0%} help every category, {self.regions.harmful:.0%} harm every "
-            f"one, {self.regions.trade_off:.0%} do both.",
-            f"The paper's diagnostics: first principal axis {self.explained_variance_ratio[0]:.0%} of the variance,",
-            f"distance from the trade-off plane {self.hyperplane_distance:.2f} of 1.",
-            "",
-            "First order at this model: only a second fit shows what is really gained.",
-        ]
-        if self.improvable:
-            lines.append(f"Next: weights = reweight(influence, budget={self.budget:g}), then fit again on them.")
-        return "\n".join(lines)
-
-    def _rows(self) -> list[str]:
-        width = max(8, *(len(name) for name in self.class_names))
-        rows = [f"{'category':<{width}}  held-out gain ± error   price"]
-        for name, present, gain, error, price in zip(
-            self.class_names, self.present, self.held_out_gain, self.standard_error, self.prices, strict=True
-        ):
-            if not present:
-                rows.append(f"{name:<{width}}  no validation samples")
-            elif np.isnan(gain):
-                rows.append(f"{name:<{width}}  {'unknown':>21}   {price:5.2f}")
-            elif np.isinf(error):
-                rows.append(f"{name:<{width}}  {'too few samples':>21}   {price:5.2f}")
-            else:
-                rows.append(f"{name:<{width}}  {gain:+13.3f} ± {error:5.3f}   {price:5.2f}")
-        return rows
-
-    def _reason(self) -> list[str]:
-        lines = [f"Moving at most {self.budget:.0%} of the training mass: headroom {self.headroom:.3f} in sample."]
-        if np.isnan(self.p_value):
-            lines.append(f"Without {LEAST_FOLDS} validation folds nothing is proven: estimate_influence(..., folds=8).")
-        else:
-            worst = int(np.nanargmin(self.held_out_gain))
-            lines.append(
-                f"Held out, the worst category ({self.class_names[worst]}) gains {self.held_out_gain[worst]:+.3f}; "
-                f"p = {self.p_value:.2g} at level {self.level:g}."
-            )
-        if np.isinf(self.standard_error).any():
-            lines.append(f"A category in fewer than {LEAST_FOLDS} validation folds proves nothing: add samples of it.")
-        if self.underfitted:
-            lines.append("UNDERFITTED: plain further training would help every category. Train on first.")
-        return lines
+        return describe(self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the verdict to ``path`` (safetensors), whole or not at all."""
@@ -163,7 +181,20 @@ class ParetoVerdict:
         return cls(class_names=names, regions=Regions(sign), **fields)
 
 
-_ARRAYS = ("held_out_gain", "standard_error", "prices", "scale", "drift", "explained_variance_ratio", "present")
+_ARRAYS = (
+    "held_out_gain",
+    "standard_error",
+    "degrees_of_freedom",
+    "support",
+    "prices",
+    "alone",
+    "together",
+    "correlation",
+    "scale",
+    "drift",
+    "explained_variance_ratio",
+    "present",
+)
 
 
 def check_pareto(
@@ -201,18 +232,26 @@ def check_pareto(
     scale = column_scale(scores)
     admissible = AdmissibleSet(influence.labels, budget)
     solved = headroom(scores, scale, admissible)
-    gain = error = np.full(int(present.sum()), np.nan)
+    gains = compromise(scores, scale, admissible, solved)
+    gain = error = degrees = np.full(int(present.sum()), np.nan)
     p_value = np.nan
     held_out = _held_out(influence, scale, admissible)
     if held_out is not None:
         gain, error, p_value = held_out.mean, held_out.standard_error, held_out.p_value
+        degrees = held_out.degrees_of_freedom
+    support = np.full(len(present), np.nan) if influence.support is None else influence.support.astype(np.float64)
     return ParetoVerdict(
         class_names=influence.names,
         headroom=solved.value,
         held_out_gain=_spread(gain, present),
         standard_error=_spread(error, present),
         p_value=float(p_value),
+        degrees_of_freedom=_spread(degrees, present),
+        support=support,
         prices=_spread(solved.prices, present, 0.0),
+        alone=_spread(gains.alone, present),
+        together=_spread(gains.together, present),
+        correlation=_spread(_spread(correlation(scores), present).T, present),
         scale=_spread(scale, present),
         drift=_spread(scores.mean(axis=0, dtype=np.float64) / scale, present),
         explained_variance_ratio=explained_variance_ratio(scores),
@@ -243,7 +282,7 @@ def check_options(budget: float, level: float) -> None:
 
 
 def _spread(values: Float, present: np.ndarray, fill: float = np.nan) -> Float:
-    """Put values of the present categories back into a vector over all K."""
-    spread = np.full(len(present), fill)
+    """Put values of the present categories back into rows over all K."""
+    spread = np.full((len(present), *values.shape[1:]), fill)
     spread[present] = values
     return spread
