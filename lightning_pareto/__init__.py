@@ -13,7 +13,13 @@ from lightning_pareto.influence import (
 from lightning_pareto.integration import ParetoCallback, ReweightedDataModule, reweighted_dataloader
 from lightning_pareto.linprog import InfeasibleError, LinearProgramError
 from lightning_pareto.pareto import ParetoVerdict, check_pareto
-from lightning_pareto.report import ClasswiseComparison, plot_comparison
+from lightning_pareto.report import (
+    ClasswiseComparison,
+    SampleTable,
+    plot_comparison,
+    suspected_samples,
+    trade_off_samples,
+)
 from lightning_pareto.reweighting import SampleWeights, reweight
 from lightning_pareto.sampling import ParetoSampler
 
@@ -29,6 +35,7 @@ __all__ = [
     "ParetoSampler",
     "ParetoVerdict",
     "ReweightedDataModule",
+    "SampleTable",
     "SampleWeights",
     "Shard",
     "average_influence",
@@ -37,5 +44,7 @@ __all__ = [
     "plot_comparison",
     "reweight",
     "reweighted_dataloader",
+    "suspected_samples",
     "sweep_damping",
+    "trade_off_samples",
 ]

@@ -40,7 +40,7 @@ def category_gradients(validation: GradientPass, measure: Measure, cells: Cells,
     return {layer: total / sizes.to(total)[:, None, None, None] for layer, total in totals.items()}
 
 
-def score(train: GradientPass, measure: Measure, directions: Directions) -> tuple[Tensor, Tensor]:
+def score(train: GradientPass, measure: Measure, directions: Directions) -> tuple[Tensor, Tensor, Tensor]:
     """Dot products of every training sample's loss gradient with every direction.
 
     Args:
@@ -49,7 +49,7 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
         directions: (D, R, O, I) for every layer.
 
     Returns:
-        Scores (N, D) in float32 and labels (N,), of all processes.
+        Scores (N, D) in float32, labels (N,) and predicted labels (N,), of all processes.
 
     Raises:
         CurvatureError: if a score is not finite.
@@ -58,7 +58,7 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
     width = len(next(iter(directions.values())))
 
     def rows() -> tuple[Tensor, Tensor]:
-        scores, labels = torch.zeros(train.size, width), torch.zeros(train.size, dtype=torch.int64)
+        scores, labels = torch.zeros(train.size, width), torch.zeros(2, train.size, dtype=torch.int64)
         for indices, _, forward in train("scores"):
             signal = logit_gradient(measure, forward.logits, forward.targets)
             found = torch.zeros(len(indices), width, dtype=torch.float64)
@@ -67,8 +67,9 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
             if not torch.isfinite(found).all():
                 raise CurvatureError("influence scores are not finite: raise the damping or look for a diverged model")
             scores[indices] = found.float()
-            labels[indices] = forward.targets.cpu()
+            labels[0, indices], labels[1, indices] = forward.targets.cpu(), forward.logits.argmax(dim=1).cpu()
         return scores, labels
 
     scores, labels = train.completed("scoring pass", rows)
-    return train.shard.sum(scores), train.shard.sum(labels)
+    given, predicted = train.shard.sum(labels)
+    return train.shard.sum(scores), given, predicted

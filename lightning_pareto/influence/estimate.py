@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.influence.categories import Categories, Cells, scan
@@ -130,9 +130,9 @@ def estimate_influence(
             fingerprints = _fingerprints(module, train_dataloader, val_dataloader)
         key = json.dumps([asdict(options), max_memory, list(cells.names), fingerprints])
         stages = Stages(stages_dir, key, shard)
-        scores, labels, reached = _scores(setup, cells, options, max_memory, stages)
+        found, reached = _scores(setup, cells, options, max_memory, stages)
         stages.clear()
-    return _assemble(scores, labels, cells, _metadata(options, setup, reached, fingerprints))
+    return _assemble(found, cells, _metadata(options, setup, reached, fingerprints))
 
 
 def _fingerprints(module: nn.Module, train: "DataLoader[Any]", validation: "DataLoader[Any]") -> dict[str, str]:
@@ -145,8 +145,8 @@ def _fingerprints(module: nn.Module, train: "DataLoader[Any]", validation: "Data
 
 def _scores(
     setup: Setup, cells: Cells, options: InfluenceOptions, max_memory: float | None, stages: Stages
-) -> tuple[Tensor, Tensor, set[Layer]]:
-    """Scores (N, F·K), labels (N,), and the layers that take part."""
+) -> tuple[Tensors, set[Layer]]:
+    """Scores (N, F·K), labels (N,) and predicted labels (N,), and the layers that take part."""
     train, task, layers = setup.train, setup.train.probe.task, setup.train.probe.layers
     fisher = Fisher.draw(options.information, train.size, options.seed, task.loss)
     part = train.drawn(options.curvature_samples, options.seed)
@@ -157,16 +157,16 @@ def _scores(
         directions = fitted.solve(gradients) if gradients else {}
         if not directions:
             raise CurvatureError("the model's output does not depend on any parameter that was to be covered")
-        scores, labels = score(train, task.loss, directions)
+        scores, labels, predicted = score(train, task.loss, directions)
         reached = torch.tensor([layer in directions for layer in layers])
-        return {"scores": scores, "labels": labels, "reached": reached}
+        return {"scores": scores, "labels": labels, "predicted": predicted, "reached": reached}
 
     blocks = _blocks(cells.support.numel(), sum(layer.size for layer in layers), max_memory)
     name = "scores of directions {0.start} to {0.stop}"
     cpu = torch.device("cpu")
     parts = [stages.kept(name.format(block), functools.partial(scores_of, block), cpu) for block in blocks]
     reached = {layer for layer, yes in zip(layers, parts[0]["reached"].tolist(), strict=True) if yes}
-    return torch.cat([part["scores"] for part in parts], dim=1), parts[0]["labels"], reached
+    return parts[0] | {"scores": torch.cat([part["scores"] for part in parts], dim=1)}, reached
 
 
 def _blocks(cells: int, size: int, max_memory: float | None) -> list[range]:
@@ -175,18 +175,19 @@ def _blocks(cells: int, size: int, max_memory: float | None) -> list[range]:
     return [range(start, min(start + width, cells)) for start in range(0, cells, width)]
 
 
-def _assemble(scores: Tensor, labels: Tensor, cells: Cells, metadata: dict[str, Any]) -> InfluenceMatrix:
+def _assemble(found: Tensors, cells: Cells, metadata: dict[str, Any]) -> InfluenceMatrix:
     """Average the folds' scores, each category over its own samples."""
     folds, count = cells.support.shape
-    by_fold = scores.reshape(-1, folds, count).transpose(0, 1).numpy()  # (F, N, K)
+    by_fold = found["scores"].reshape(-1, folds, count).transpose(0, 1).numpy()  # (F, N, K)
     support = cells.support.numpy()
     share = support / np.maximum(support.sum(axis=0), 1)
     total = np.einsum("fnk,fk->nk", by_fold, share)
     total[:, support.sum(axis=0) == 0] = np.nan
     return InfluenceMatrix(
         total.astype(np.float32),
-        labels.numpy(),
+        found["labels"].numpy(),
         cells.names,
+        predicted=found["predicted"].numpy(),
         support=support.sum(axis=0),
         fold_scores=by_fold if folds > 1 else None,
         fold_support=support if folds > 1 else None,

@@ -34,6 +34,7 @@ class InfluenceMatrix:
         support: (K,) number of validation samples of each category.
         fold_scores: (F, N, K) the same scores from F disjoint parts of the validation set, for cross-fitting.
         fold_support: (F, K) number of validation samples behind each of them.
+        predicted: (N,) the model's own predictions of the training labels.
         metadata: how it was computed, JSON-serialisable.
 
     Raises:
@@ -52,6 +53,7 @@ class InfluenceMatrix:
     support: npt.NDArray[np.int64] | None = None
     fold_scores: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     fold_support: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+    predicted: npt.NDArray[np.int64] | None = field(default=None, repr=False)
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +73,8 @@ class InfluenceMatrix:
         object.__setattr__(self, "labels", _checked(self.labels, np.int64, (n,), "labels"))
         if self.support is not None:
             object.__setattr__(self, "support", _checked(self.support, np.int64, (k,), "support"))
+        if self.predicted is not None:
+            object.__setattr__(self, "predicted", _checked(self.predicted, np.int64, (n,), "predicted"))
         if (self.fold_scores is None) != (self.fold_support is None):
             raise ValueError("fold_scores and fold_support belong together: give both or neither")
         if self.fold_scores is not None:
@@ -117,7 +121,7 @@ class InfluenceMatrix:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the matrix to ``path`` (safetensors), whole or not at all."""
         arrays: dict[str, np.ndarray] = {"scores": self.scores, "labels": self.labels}
-        for name in ("support", "fold_scores", "fold_support"):
+        for name in ("support", "predicted", "fold_scores", "fold_support"):
             if getattr(self, name) is not None:
                 arrays[name] = getattr(self, name)
         return save_artifact(

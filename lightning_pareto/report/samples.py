@@ -1,0 +1,144 @@
+"""Which training samples: the suspects, and those that a pair of categories disagrees about."""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SampleTable:
+    """Training samples in some order, by dataset index.
+
+    Attributes:
+        title: what they are.
+        index: dataset index, (n,).
+        given: their label, (n,).
+        predicted: the model's own prediction, (n,); None if the influence matrix does not hold it.
+        total: influence summed over the categories, each in units of its mean absolute influence, (n,).
+        influence: on each category, in the same units, (n, K).
+        class_names: the K categories.
+    """
+
+    title: str
+    index: npt.NDArray[np.int64]
+    given: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64] | None
+    total: npt.NDArray[np.float64]
+    influence: npt.NDArray[np.float64]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every sample as a row: index, given, predicted, total, and the influence on each category."""
+        for number, index in enumerate(self.index):
+            row: dict[str, Any] = {"index": int(index), "given": int(self.given[number])}
+            if self.predicted is not None:
+                row["predicted"] = int(self.predicted[number])
+            row["total"] = float(self.total[number])
+            yield row | dict(zip(self.class_names, map(float, self.influence[number]), strict=True))
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write the rows to a CSV file, with a header."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns())
+            writer.writeheader()
+            writer.writerows(self.rows())
+        return path
+
+    def to_pandas(self) -> Any:
+        """The rows as a ``pandas.DataFrame`` with the dataset index as its index.
+
+        Raises:
+            ImportError: without pandas, with the command that installs it.
+        """
+        try:
+            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+        except ImportError as error:
+            raise ImportError("to_pandas() needs pandas: pip install pandas") from error
+        return pd.DataFrame(list(self.rows()), columns=self._columns()).set_index("index")
+
+    def _columns(self) -> list[str]:
+        predicted = [] if self.predicted is None else ["predicted"]
+        return ["index", "given", *predicted, "total", *self.class_names]
+
+    def __str__(self) -> str:
+        lines = [self.title, "", "    index   given  predicted   total   harms"]
+        for number in range(min(len(self), 20)):
+            predicted = "" if self.predicted is None else self.predicted[number]
+            harmed = int((self.influence[number] < 0).sum())
+            lines.append(
+                f"{self.index[number]:9d}  {self.given[number]:6d}  {predicted:>9}  {self.total[number]:+6.1f}   "
+                f"{harmed} of {len(self.class_names)}"
+            )
+        return "\n".join(lines + ([f"… {len(self) - 20} more"] if len(self) > 20 else []))
+
+
+def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTable:
+    """The training samples that harm most over all categories: suspected wrong labels, the worst first.
+
+    Look at them before you believe it: a rare but right sample can harm on average too.
+
+    Args:
+        influence: the influence matrix.
+        count: how many, at most.
+
+    Example:
+        >>> suspected_samples(InfluenceMatrix([[1.0, 1.0], [-3.0, -1.0], [-1.0, 1.0]], [0, 1, 0]), 1).index
+        array([1])
+    """
+    check_type(influence)
+    relative = _relative(influence)
+    order = np.nansum(relative, axis=1).argsort(kind="stable")[:count]
+    return _table("Suspected wrong labels: the samples that harm most", influence, relative, order)
+
+
+def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, count: int = 100) -> SampleTable:
+    """The training samples that help one category and harm another, the strongest disagreement first.
+
+    Args:
+        influence: the influence matrix.
+        helped: name of the category that they help.
+        harmed: name of the category that they harm.
+        count: how many, at most.
+
+    Raises:
+        ValueError: for a name that is not a category with validation samples.
+    """
+    check_type(influence)
+    relative = _relative(influence)
+    columns = []
+    for name in (helped, harmed):
+        if name not in influence.names or not influence.present[influence.names.index(name)]:
+            raise ValueError(f"{name!r} is not a category with validation samples; they are {influence.names}")
+        columns.append(relative[:, influence.names.index(name)])
+    strength = np.minimum(columns[0], -columns[1])
+    order = np.argsort(-strength, kind="stable")
+    order = order[strength[order] > 0][:count]
+    return _table(f"Samples that help {helped!r} and harm {harmed!r}", influence, relative, order)
+
+
+def _relative(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:
+    """Scores in units of each column's mean absolute value, (N, K)."""
+    scores = influence.scores.astype(np.float64)
+    scale = np.abs(scores).mean(axis=0)
+    return scores / np.where(scale > 0, scale, 1.0)
+
+
+def _table(
+    title: str, influence: InfluenceMatrix, relative: npt.NDArray[np.float64], order: npt.NDArray[np.intp]
+) -> SampleTable:
+    predicted = None if influence.predicted is None else influence.predicted[order]
+    total = np.nansum(relative[order], axis=1)
+    return SampleTable(title, order, influence.labels[order], predicted, total, relative[order], influence.names)

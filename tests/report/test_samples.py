@@ -1,0 +1,80 @@
+"""Tables of single training samples."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_pareto import InfluenceMatrix, estimate_influence, suspected_samples, trade_off_samples
+from tests._oracles import loader
+
+SCORES = np.array([[1.0, 4.0], [-2.0, -1.0], [3.0, -8.0], [-0.5, 3.0], [0.5, -2.0]])
+
+
+def influence(**options):
+    return InfluenceMatrix(SCORES, [0, 1, 0, 1, 1], ["cat", "dog"], **options)
+
+
+def test_suspects_come_worst_first():
+    table = suspected_samples(influence(predicted=[0, 0, 1, 1, 1]))
+    scale = np.abs(SCORES).mean(axis=0)
+    expected = (SCORES / scale).sum(axis=1)
+    assert table.index.tolist() == expected.argsort().tolist()
+    np.testing.assert_allclose(table.total, np.sort(expected))
+    assert table.given.tolist() == [[0, 1, 0, 1, 1][i] for i in table.index]
+    assert table.predicted.tolist() == [[0, 0, 1, 1, 1][i] for i in table.index]
+    assert len(suspected_samples(influence(), 2)) == 2
+
+
+def test_a_pair_disagrees_about_samples_that_help_one_and_harm_the_other():
+    assert trade_off_samples(influence(), "cat", "dog").index.tolist() == [2, 4]
+    assert trade_off_samples(influence(), "dog", "cat").index.tolist() == [3]
+    with pytest.raises(ValueError, match="'cow' is not a category with validation samples"):
+        trade_off_samples(influence(), "cat", "cow")
+
+
+def test_an_absent_category_takes_no_part():
+    scores = SCORES.copy()
+    scores[:, 1] = np.nan
+    found = InfluenceMatrix(scores, [0, 1, 0, 1, 1], ["cat", "dog"])
+    assert suspected_samples(found).index[0] == 1
+    with pytest.raises(ValueError, match="'dog' is not a category"):
+        trade_off_samples(found, "cat", "dog")
+
+
+def test_goes_to_csv_and_pandas(tmp_path, monkeypatch):
+    table = suspected_samples(influence(predicted=[0, 0, 1, 1, 1]), 3)
+    with table.to_csv(tmp_path / "new" / "suspects.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["index", "given", "predicted", "total", "cat", "dog"]
+    assert [int(row["index"]) for row in rows] == table.index.tolist()
+    assert float(rows[0]["dog"]) == pytest.approx(table.influence[0, 1])
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        table.to_pandas()
+
+
+def test_reads_well():
+    text = str(suspected_samples(influence(predicted=[0, 0, 1, 1, 1])))
+    assert text.splitlines()[0].startswith("Suspected wrong labels")
+    assert "2 of 2" in text
+    many = InfluenceMatrix(np.random.default_rng(0).normal(size=(50, 2)), np.zeros(50, int))
+    assert "… 30 more" in str(suspected_samples(many))
+
+
+def test_the_estimate_holds_the_predictions():
+    torch.manual_seed(0)
+    module, x = nn.Linear(3, 4), torch.randn(30, 3)
+    data = loader(x, torch.arange(30) % 4, shuffle=True)
+    found = estimate_influence(module, data, data)
+    assert found.predicted.tolist() == module(x).argmax(1).tolist()
+
+
+def test_predictions_come_back_from_disk(tmp_path):
+    found = influence(predicted=[0, 0, 1, 1, 1])
+    assert InfluenceMatrix.load(found.save(tmp_path / "i")).predicted.tolist() == [0, 0, 1, 1, 1]
+    with pytest.raises(ValueError, match=r"predicted must have shape \(5,\)"):
+        influence(predicted=[0, 1])
