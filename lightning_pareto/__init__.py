@@ -1,11 +1,14 @@
 """Can a classifier still improve on some classes without losing on any other? Find out, and do it."""
 
+from lightning_pareto.artifacts import ArtifactError
 from lightning_pareto.influence import (
     BatchError,
     ClassificationTask,
+    CurvatureError,
     DampingSweep,
     InfluenceMatrix,
     Shard,
+    StagesError,
     average_influence,
     estimate_influence,
     sweep_damping,
@@ -24,9 +27,11 @@ from lightning_pareto.reweighting import SampleWeights, reweight
 from lightning_pareto.sampling import ParetoSampler
 
 __all__ = [
+    "ArtifactError",
     "BatchError",
     "ClassificationTask",
     "ClasswiseComparison",
+    "CurvatureError",
     "DampingSweep",
     "InfeasibleError",
     "InfluenceMatrix",
@@ -38,6 +43,7 @@ __all__ = [
     "SampleTable",
     "SampleWeights",
     "Shard",
+    "StagesError",
     "average_influence",
     "check_pareto",
     "estimate_influence",

@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader
 from lightning_pareto.influence.categories import Categories, Cells, scan
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, FisherName, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
-from lightning_pareto.influence.fingerprint import fingerprint_of_data, fingerprint_of_model
+from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_of_data, fingerprint_of_model
+from lightning_pareto.influence.gradients import LOOPED
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName, get_measure
 from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
-from lightning_pareto.influence.passes import Progress, silent
+from lightning_pareto.influence.passes import PlanChangedError, Progress, silent
 from lightning_pareto.influence.setup import Setup, set_up
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import Stages, Tensors
@@ -127,20 +128,22 @@ def estimate_influence(
         loss, shard = setup.train.probe.task.loss, setup.train.shard
         cells = scan(setup.validation, get_measure(measure, loss), categories, class_names, folds, seed)
         with shard.agreement("fingerprint"):
-            fingerprints = _fingerprints(module, train_dataloader, val_dataloader)
-        key = json.dumps([asdict(options), max_memory, list(cells.names), fingerprints])
+            fingerprints = {
+                "model": fingerprint_of_model(module),
+                "train": fingerprint_of_data(setup.train),
+                "validation": fingerprint_of_data(setup.validation),
+            }
+        key = json.dumps([asdict(options), max_memory, list(cells.names), fingerprint_of(cells.cell), fingerprints])
         stages = Stages(stages_dir, key, shard)
-        found, reached = _scores(setup, cells, options, max_memory, stages)
+        while True:
+            try:
+                found, reached = _scores(setup, cells, options, max_memory, stages)
+                break
+            except PlanChangedError:  # a layer is read in another way now, so that nothing found before fits
+                stages.clear()
+        result = _assemble(found, cells, _metadata(options, setup, reached, fingerprints))
         stages.clear()
-    return _assemble(found, cells, _metadata(options, setup, reached, fingerprints))
-
-
-def _fingerprints(module: nn.Module, train: "DataLoader[Any]", validation: "DataLoader[Any]") -> dict[str, str]:
-    return {
-        "model": fingerprint_of_model(module),
-        "train": fingerprint_of_data(train),
-        "validation": fingerprint_of_data(validation),
-    }
+    return result
 
 
 def _scores(
@@ -154,7 +157,8 @@ def _scores(
 
     def scores_of(block: range) -> Tensors:
         gradients = category_gradients(setup.validation, get_measure(options.measure, task.loss), cells, block)
-        directions = fitted.solve(gradients) if gradients else {}
+        with train.shard.agreement("solving for the directions"):
+            directions = fitted.solve(gradients) if gradients else {}
         if not directions:
             raise CurvatureError("the model's output does not depend on any parameter that was to be covered")
         scores, labels, predicted = score(train, task.loss, directions)
@@ -199,7 +203,7 @@ def _metadata(
     options: InfluenceOptions, setup: Setup, reached: set[Layer], fingerprints: dict[str, str]
 ) -> dict[str, Any]:
     plan = setup.plan
-    how = {layer: plan.kinds.get(layer, "seldom") if layer in reached else "not used" for layer in plan.layers}
+    how = {layer: plan.kinds.get(layer, LOOPED) if layer in reached else "not used" for layer in plan.layers}
     parameters = {name: how[layer] for layer in plan.layers for name in layer.names}
     return {
         "options": asdict(options),

@@ -88,8 +88,8 @@ class Factors(ABC):
         """Room for ``count`` gradients, (count, R, O, I)."""
 
     @abstractmethod
-    def covariances(self) -> tuple[Tensor, Tensor | None]:
-        """Sums of a aᵀ (R, I, I) and g gᵀ (R, O, O) over samples and positions; None where it is diagonal."""
+    def covariances(self) -> tuple[Tensor, Tensor]:
+        """Sums of a aᵀ (R, I, I) and g gᵀ (R, O, O), or its diagonal (R, O), over samples and positions."""
 
     @abstractmethod
     def squares(self, basis: EigenBasis) -> Tensor:
@@ -135,7 +135,7 @@ class DenseFactors(Factors):
         """See :class:`Factors`."""
         return self.a.new_zeros(count, self.a.shape[1], self.g.shape[3], self.a.shape[3])
 
-    def covariances(self) -> tuple[Tensor, Tensor | None]:
+    def covariances(self) -> tuple[Tensor, Tensor]:
         """See :class:`Factors`."""
         a, g = (x.transpose(0, 1).flatten(1, 2) for x in (self.a, self.g))  # (R, B·T, ·)
         return a.transpose(1, 2) @ a, g.transpose(1, 2) @ g
@@ -198,10 +198,11 @@ class EmbeddingFactors(Factors):
         """See :class:`Factors`."""
         return self.a.new_zeros(count, 1, self.rows, self.a.shape[2])
 
-    def covariances(self) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Factors`; the output side counts tokens and is diagonal."""
+    def covariances(self) -> tuple[Tensor, Tensor]:
+        """See :class:`Factors`; the output side counts how often each row has a gradient, (1, V)."""
         a = self.a.flatten(0, 1)
-        return (a.T @ a)[None], None
+        counts = torch.bincount(self.tokens.flatten()[a.any(dim=1)], minlength=self.rows)
+        return (a.T @ a)[None], counts[None].to(a)
 
     def squares(self, basis: EigenBasis) -> Tensor:
         """See :class:`Factors`."""

@@ -1,16 +1,26 @@
 """Short names for a model's weights and a dataset's samples, to tell whether two results belong together."""
 
 import hashlib
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import Subset
 
-LOOKED_AT = 16
+from lightning_pareto.influence.passes import GradientPass
+
+LOOKED_AT = 8
 """How many samples of a dataset are looked at, evenly spaced."""
+
+
+def fingerprint_of(value: Any) -> str:
+    """Digest of a nested value, 16 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    _add(digest, value)
+    return digest.hexdigest()
 
 
 def fingerprint_of_model(module: nn.Module) -> str:
@@ -22,22 +32,37 @@ def fingerprint_of_model(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_of_data(loader: "DataLoader[Any]") -> str:
-    """Digest of a dataset's length and of some of its samples, 16 hexadecimal digits.
+def fingerprint_of_data(data: GradientPass) -> str:
+    """Digest of a dataset's length, of all its labels that are at hand, and of some samples as the model sees them.
 
-    It tells another order, other labels on those samples, or another transform; not a change of the samples that it
-    does not look at. With random samples it is another one each time.
+    The samples go through the collate function, the transfer, the model and the loss. It tells another order, other
+    labels or another transform; not a change of the other samples' inputs. With random samples it is another one each
+    time.
+
+    Args:
+        data: a pass over the dataset; its probe must be open.
     """
-    dataset = loader.dataset
-    size = len(dataset)  # type: ignore[arg-type]
-    digest = hashlib.blake2b(str(size).encode(), digest_size=8)
-    for index in dict.fromkeys(np.linspace(0, size - 1, LOOKED_AT).round().astype(int).tolist()):
-        _add(digest, dataset[index])
-    return digest.hexdigest()
+    size = data.dataset_size
+    indices = list(dict.fromkeys(np.linspace(0, size - 1, LOOKED_AT).round().astype(int).tolist()))
+    batch = data.batch_of(indices)
+    forward = data.probe.forward(batch)
+    loss = data.probe.task.loss(forward.logits.detach().float(), forward.targets)
+    return fingerprint_of([size, _labels(data.loader.dataset), batch, forward.targets, loss])
+
+
+def _labels(dataset: Any) -> Any:
+    """The labels of a dataset where they are kept in one place; None elsewhere."""
+    if isinstance(dataset, Subset):
+        return [_labels(dataset.dataset), list(dataset.indices)]
+    for name in ("targets", "labels"):
+        if hasattr(dataset, name):
+            return getattr(dataset, name)
+    tensors = getattr(dataset, "tensors", None)
+    return tensors[-1] if isinstance(tensors, tuple) else None
 
 
 def _add(digest: "hashlib.blake2b", value: Any) -> None:
-    """Add a nested value of tensors, arrays, numbers and texts."""
+    """Add a nested value of tensors, arrays, numbers and texts; anything else as far as it can be pickled."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             digest.update(str(key).encode())
@@ -45,9 +70,19 @@ def _add(digest: "hashlib.blake2b", value: Any) -> None:
     elif isinstance(value, (tuple, list)):
         for part in value:
             _add(digest, part)
-    elif isinstance(value, (Tensor, np.ndarray)):
-        array = value.detach().cpu().contiguous() if isinstance(value, Tensor) else torch.from_numpy(value.copy())
-        digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
-        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        dense = (value.to_dense() if value.is_sparse else value).detach().cpu().contiguous()
+        digest.update(dense.reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, (np.ndarray, np.generic)) and not np.asarray(value).dtype.hasobject:
+        array = np.asarray(value)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     else:
-        digest.update(repr(value).encode() if isinstance(value, (bool, int, float, str, bytes)) else b"?")
+        digest.update(_bytes(value))
+
+
+def _bytes(value: Any) -> bytes:
+    try:
+        return pickle.dumps(value)
+    except Exception:  # an object may refuse in any way, and a fingerprint must not fail
+        return repr(type(value)).encode()

@@ -18,6 +18,21 @@ from lightning_pareto.influence.task import BatchError, ClassificationTask
 
 Layout = Literal["sample first", "position first"]
 
+LOOPED = "a backward pass per sample"
+
+
+class MixedSamplesError(BatchError):
+    """A layer's input cannot be told apart by sample.
+
+    Args:
+        message: what was found.
+        layer: the layer's name.
+    """
+
+    def __init__(self, message: str, layer: str) -> None:
+        super().__init__(message)
+        self.layer = layer
+
 
 @dataclass
 class Plan:
@@ -27,11 +42,29 @@ class Plan:
         factored: layers read from the inputs and output gradients of their uses, and where those keep the samples.
         looped: layers that take a backward pass for every sample.
         kinds: what each layer is used for, as far as it was seen in use.
+        folds: how many items of each sample stand in the batch dimension of a layer's input, where it was verified.
+        expands: whether what a batch shares is had for every sample.
     """
 
     factored: dict[Layer, Layout]
     looped: list[Layer] = field(default_factory=list)
     kinds: dict[Layer, str] = field(default_factory=dict)
+    folds: dict[Layer, frozenset[int]] = field(default_factory=dict)
+    expands: bool = True
+
+    def loop(self, name: str) -> None:
+        """Take a backward pass per sample for a layer after all."""
+        layer = next(layer for layer in self.factored if layer.name == name)
+        kind = self.kinds.pop(layer, None)
+        del self.factored[layer]
+        self.looped += layer.split()
+        if kind is not None:
+            self.kinds |= dict.fromkeys(layer.split(), LOOPED)
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether a layer known to be used is looped over, so that batches had better be small."""
+        return any(layer in self.kinds for layer in self.looped)
 
     @property
     def layers(self) -> list[Layer]:
@@ -99,7 +132,7 @@ class GradientProbe:
             BatchError: if the batch cannot be read.
         """
         targets = self.task.read_targets(batch)
-        recorder = Recorder(list(self.plan.factored))
+        recorder = Recorder(list(self.plan.factored), len(targets) if self.plan.expands else None)
         with torch.inference_mode(False), torch.enable_grad(), self._context(), _uncompiled(), recorder:
             logits = self.task.read_logits(self._module, batch, targets)
         return Forward(logits, targets, recorder.uses, self.plan, self.memory)
@@ -166,9 +199,12 @@ class Forward:
     ) -> Iterator[tuple[Layer, slice, Factors]]:
         batch = len(self.targets)
         arranged: list[tuple[Operation, Tensor, Tensor]] = []
+        known = self._plan.folds.get(layer)
         for use, gradient in uses:
             x = _arrange(use.x, use.operation.item, batch, layout, layer)
             g = _arrange(gradient, use.operation.output_item, batch, layout, layer)
+            if known is not None and not _trusted(use, batch, layout, known):
+                raise _mixed(layer, use.x, batch)
             arranged.append((use.operation, x, g))
         cost = sum(operation.cost(x, g) for operation, x, g in arranged)
         for part in self._parts(cost):
@@ -209,13 +245,30 @@ def _arrange(x: Tensor, item: int, batch: int, layout: Layout, layer: Layer) -> 
     """Bring a tensor to (B, n, …), the last ``item`` dimensions kept."""
     lead, rest = x.shape[: x.ndim - item], x.shape[x.ndim - item :]
     if lead.numel() % batch:
-        raise BatchError(
-            f"layer {layer.name!r} was called on a tensor of shape {tuple(x.shape)} for {batch} samples, whose parts "
-            "cannot be told apart by sample. Leave it out: layers=[…] takes the names of those to keep"
-        )
+        raise _mixed(layer, x, batch)
     if layout == "sample first":
         return x.reshape(batch, -1, *rest)
     return x.reshape(-1, batch, *rest).transpose(0, 1)
+
+
+def fold(use: Use, batch: int, layout: Layout) -> int:
+    """How many items of each sample stand in the batch dimension of a use's input; 1 in an ordinary one."""
+    lead = use.x.shape[: use.x.ndim - use.operation.item]
+    sizes = lead if layout == "sample first" else lead[1:]
+    return sizes[0] // batch if sizes and sizes[0] % batch == 0 else 0
+
+
+def _trusted(use: Use, batch: int, layout: Layout, known: frozenset[int]) -> bool:
+    found = fold(use, batch, layout)
+    return found == 1 or (found > 0 and found in known)
+
+
+def _mixed(layer: Layer, x: Tensor, batch: int) -> MixedSamplesError:
+    return MixedSamplesError(
+        f"layer {layer.name!r} was called on a tensor of shape {tuple(x.shape)} for {batch} samples, whose parts "
+        "cannot be told apart by sample. Leave it out: layers=[…] takes the names of those to keep",
+        layer.name,
+    )
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

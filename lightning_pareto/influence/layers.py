@@ -65,6 +65,12 @@ def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> S
         ValueError: if there is nothing to cover.
     """
     trainable = {name: p for pair in _pairs(module) for name, p in pair.items() if p.requires_grad}
+    unusual = [name for name, p in trainable.items() if p.is_complex()]
+    if unusual:
+        raise ValueError(
+            f"influence is not defined here for complex parameters ({', '.join(unusual[:4])}): freeze them, or keep "
+            "their real and imaginary parts as two parameters"
+        )
     owners = Counter(map(id, trainable.values()))
     layers: list[Layer] = []
     taken: set[int] = set()
@@ -102,6 +108,3 @@ def _pairs(module: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
 
 def _wanted(name: str, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-cover = select_layers

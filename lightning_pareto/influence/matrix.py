@@ -44,7 +44,7 @@ class InfluenceMatrix:
     Example:
         >>> influence = InfluenceMatrix([[0.5, -0.1], [-0.2, -0.3]], [0, 1], ["cat", "dog"])
         >>> influence.total().round(1)
-        array([ 0.4, -0.5])
+        array([ 0.2, -0.2])
     """
 
     scores: npt.NDArray[np.float32]
@@ -114,8 +114,14 @@ class InfluenceMatrix:
         return ~absent
 
     def total(self) -> npt.NDArray[np.float64]:
-        """Sum of each sample's influence over the categories present, (N,). The lowest are suspected wrong labels."""
-        total: npt.NDArray[np.float64] = np.nansum(self.scores, axis=1, dtype=np.float64)
+        """Each sample's influence on the validation set as a whole, (N,). The lowest are suspected wrong labels.
+
+        The mean over the categories, each weighted by its validation samples where they are known: a plain mean would
+        let the labels of rare categories look beneficial.
+        """
+        scores = np.where(self.present, self.scores, 0).astype(np.float64)
+        weights = self.present.astype(np.float64) if self.support is None else self.support.astype(np.float64)
+        total: npt.NDArray[np.float64] = scores @ weights / max(float(weights.sum()), 1.0)
         return total
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -205,3 +205,39 @@ class Lookup(Operation):
     def cost(self, x: Tensor, g: Tensor) -> int:
         """See :class:`Operation`."""
         return 2 * g[0].numel()
+
+
+@dataclass(frozen=True)
+class Broadcast(Operation):
+    """A parameter that is added to every sample, or multiplies it, number by number.
+
+    Attributes:
+        shape: of the parameter.
+        item: number of dimensions of a sample.
+    """
+
+    shape: tuple[int, ...]
+    item: int
+    kind = "broadcast"
+
+    @property
+    def output_item(self) -> int:  # type: ignore[override]
+        """The same."""
+        return self.item
+
+    def factors(self, x: Tensor, g: Tensor) -> Factors:
+        """See :class:`Operation`; ``x`` is the other factor, or one."""
+        product = (g * x)[:, 0]
+        shape = self.shape[-self.item :] if self.item else ()
+        axes = [axis for axis in range(1, product.ndim) if (1, *shape)[axis - product.ndim] == 1 or self._beyond(axis)]
+        a = product.sum(dim=axes, keepdim=True) if axes else product
+        a = a.reshape(len(a), -1)[:, :, None, None]
+        return DenseFactors(a, torch.ones_like(a))
+
+    def _beyond(self, axis: int) -> bool:
+        """Whether the parameter does not reach this axis of (B, item)."""
+        return self.item + 1 - axis > len(self.shape)
+
+    def cost(self, x: Tensor, g: Tensor) -> int:
+        """See :class:`Operation`."""
+        return 2 * g[0].numel()

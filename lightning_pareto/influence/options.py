@@ -1,5 +1,6 @@
 """The options of an influence estimate that change its numbers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -44,6 +45,8 @@ class InfluenceOptions:
             raise ValueError(f"fisher must be one of {get_args(FisherName)}, found {self.fisher!r}")
         if self.curvature in ("gauss_newton", "identity") and self.fisher is not None:
             raise ValueError(f'fisher is an option of "ekfac" and "cg", there is no choice with {self.curvature!r}')
+        if not isinstance(self.folds, int) or not math.isfinite(self.damping):
+            raise ValueError(f"folds must be an integer and damping finite, found {self.folds} and {self.damping}")
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance is a relative residual in (0, 1), found {self.tolerance}")
         if self.curvature_samples is not None and self.curvature_samples < 1:

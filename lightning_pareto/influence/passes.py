@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_pareto.influence.gradients import Forward, GradientProbe
+from lightning_pareto.influence.gradients import Forward, GradientProbe, MixedSamplesError
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.memory import is_out_of_memory
 from lightning_pareto.influence.sharding import OtherProcessMemoryError, Shard
@@ -23,8 +23,12 @@ Progress = Callable[[str, int, int], None]
 
 _DIMENSIONS = 4
 
-LOOPED_BATCH = 8
+LOOPED_BATCH = 4
 """Batch size where some layer takes a backward pass through the whole batch for every sample of it."""
+
+
+class PlanChangedError(RuntimeError):
+    """A layer was not what it seemed, and what was computed so far has to be computed again."""
 
 
 def silent(_stage: str, _done: int, _total: int) -> None:
@@ -86,20 +90,40 @@ class GradientPass:
 
         Raises:
             OtherProcessError: where another process failed.
+            PlanChangedError: on all processes, if one met a layer whose samples cannot be told apart; the plan now
+                loops over it.
         """
         while True:
+            mixed = None
             try:
                 with self.shard.agreement(stage):
-                    return work()
+                    try:
+                        result = work()
+                    except MixedSamplesError as error:
+                        mixed = error
+                self._replan(mixed)
+                return result
+            except PlanChangedError:
+                raise
             except Exception as error:
                 memory = isinstance(error, OtherProcessMemoryError) or is_out_of_memory(error)
                 if not memory or not self.probe.memory.halve(self._batch):
                     raise
             # only here, outside of the handler, is what the failed attempt held free
 
+    def _replan(self, mixed: MixedSamplesError | None) -> None:
+        """Loop, on every process, over the layers that any of them met with mixed samples."""
+        names = [layer.name for layer in self.probe.plan.factored]
+        flags = torch.tensor([int(mixed is not None and name == mixed.layer) for name in names], dtype=torch.int64)
+        found = [name for name, flag in zip(names, self.shard.sum(flags).tolist(), strict=True) if flag]
+        for name in found:
+            self.probe.plan.loop(name)
+        if found:
+            raise PlanChangedError(f"the samples in the input of {', '.join(found)} cannot be told apart") from mixed
+
     @property
     def _batch(self) -> int:
-        looped = LOOPED_BATCH if self.probe.plan.looped else math.inf
+        looped = LOOPED_BATCH if self.probe.plan.shrinks else math.inf
         limits = (size_of_batches(self.loader), self.probe.memory.batch or math.inf, looped)
         return int(min(limits))
 
@@ -109,15 +133,22 @@ class GradientPass:
         Raises:
             ValueError: if the batch does not hold as many samples.
         """
-        expected = min(count, self.size)
-        batch = self._moved(fetch(self.loader, self.indices[:expected]))
-        _check_count(len(self.probe.task.read_targets(batch)), expected)
+        return self.batch_of(self.indices[:count])
+
+    def batch_of(self, indices: Sequence[int]) -> Any:
+        """These samples as one batch.
+
+        Raises:
+            ValueError: if the batch does not hold as many samples.
+        """
+        batch = self._moved(fetch(self.loader, indices))
+        _check_count(len(self.probe.task.read_targets(batch)), len(indices))
         return batch
 
     def _moved(self, batch: Any) -> Any:
         return move(batch, self.device) if self.transfer is None else self.transfer(batch)
 
-    def total(self, sums: dict[Layer, Tensor]) -> dict[Layer, Tensor]:
+    def total(self, sums: dict[Layer, Tensor], dtype: torch.dtype | None = None) -> dict[Layer, Tensor]:
         """Add up over the processes, layer by layer in one order; zero where a process did not reach a layer."""
         if self.shard.count == 1:
             return {layer: sums[layer] for layer in self.probe.layers if layer in sums}
@@ -130,8 +161,8 @@ class GradientPass:
             if reached:
                 if mine is None:
                     like = layer.parameters[0]
-                    dtype = torch.promote_types(like.dtype, torch.float32)
-                    mine = torch.zeros([n // reached for n in shape if n], dtype=dtype, device=like.device)
+                    kind = dtype or torch.promote_types(like.dtype, torch.float32)
+                    mine = torch.zeros([n // reached for n in shape if n], dtype=kind, device=like.device)
                 totals[layer] = self.shard.sum(mine)
         return totals
 

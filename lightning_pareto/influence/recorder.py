@@ -1,5 +1,6 @@
 """Watches a forward pass for the operations in which the parameters of interest meet data."""
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,15 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lightning_pareto.influence.layers import Layer
-from lightning_pareto.influence.operations import Convolution, Lookup, MatrixProduct, Operation, Parts, Scaling
+from lightning_pareto.influence.operations import (
+    Broadcast,
+    Convolution,
+    Lookup,
+    MatrixProduct,
+    Operation,
+    Parts,
+    Scaling,
+)
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,14 @@ class Recorder(TorchFunctionMode):
 
     Args:
         layers: the layers to look for.
+        samples: of the batch. If given, what the whole batch shares is had for each of them, so that its gradient can
+            be told apart: a table looked up without a batch, as for positions, and parameters that are added,
+            multiplied or expanded. That changes shapes on the way; compare the logits with those without.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[Layer], samples: int | None = None) -> None:
         super().__init__()
+        self.samples = samples
         self.uses: list[Use] = []
         self._owner = {parameter: layer for layer in layers for parameter in layer.parameters}
 
@@ -200,6 +213,8 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
+    if recorder.samples is not None and (input.ndim == 1 or len(input) == 1) and recorder.samples > 1:
+        input = (input[0] if input.ndim > 1 else input).expand(recorder.samples, -1)  # noqa: A001
     output = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     padding = None if padding_idx is None else padding_idx % len(weight)
     return recorder.note(input, output, weight, None, lambda _: Lookup(len(weight), padding))
@@ -236,6 +251,38 @@ def _attention(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
     return recorder.linear(mixed, out_weight, out_bias), attention
 
 
+def _elementwise(function: Callable[..., Tensor], factor: bool) -> Callable[..., Tensor]:
+    def combine(recorder: Recorder, input: Any, other: Any, **options: Any) -> Any:
+        output = function(input, other, **options)
+        if recorder.samples is None or options or not isinstance(output, Tensor) or output.ndim == 0:
+            return output
+        for parameter, companion in ((input, other), (other, input)):
+            shared = isinstance(parameter, nn.Parameter) and (
+                parameter.ndim < output.ndim or (parameter.ndim == output.ndim and parameter.shape[0] == 1)
+            )
+            if shared and len(output) == recorder.samples:
+                x = companion.expand_as(output) if factor and isinstance(companion, Tensor) else output.new_ones(1)
+                operation = Broadcast(tuple(parameter.shape), output.ndim - 1)
+                recorder.note(x.expand_as(output), output, parameter, None, functools.partial(_always, operation))
+        return output
+
+    return combine
+
+
+def _always(operation: Operation, _parts: Parts) -> Operation:
+    return operation
+
+
+def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Tensor:
+    output = input.expand(*sizes)
+    if recorder.samples is not None and output.ndim >= input.ndim and len(output) == recorder.samples:
+        shape, item = tuple(input.shape), output.ndim - 1
+        if input.ndim < output.ndim or input.shape[0] == 1:
+            ones = output.new_ones(1).expand_as(output)
+            return recorder.note(ones, output, input, None, lambda _: Broadcast(shape, item))
+    return output
+
+
 _KNOWN: dict[Callable[..., Any], Callable[..., Any]] = {
     F.linear: _linear,
     F.conv1d: _convolution(F.conv1d, 1),
@@ -247,4 +294,9 @@ _KNOWN: dict[Callable[..., Any], Callable[..., Any]] = {
     F.batch_norm: _batch_norm,
     F.embedding: _embedding,
     F.multi_head_attention_forward: _attention,
+    torch.Tensor.add: _elementwise(torch.add, factor=False),
+    torch.add: _elementwise(torch.add, factor=False),
+    torch.Tensor.mul: _elementwise(torch.mul, factor=True),
+    torch.mul: _elementwise(torch.mul, factor=True),
+    torch.Tensor.expand: _expand,
 }

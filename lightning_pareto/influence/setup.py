@@ -17,7 +17,7 @@ from lightning_pareto.influence.passes import GradientPass, Progress
 from lightning_pareto.influence.samples import check_samples
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.influence.verification import VERIFIED, verify
+from lightning_pareto.influence.verification import VERIFIED, plan_as_text, plan_from, verify
 from lightning_pareto.loaders import check_map_style
 
 
@@ -29,13 +29,16 @@ class Setup:
         train: over the training set.
         validation: over the validation set.
         selection: the parameters.
-        plan: how their per-sample gradients are had.
     """
 
     train: GradientPass
     validation: GradientPass
     selection: Selection
-    plan: Plan
+
+    @property
+    def plan(self) -> Plan:
+        """How the parameters' per-sample gradients are had."""
+        return self.train.probe.plan
 
 
 @contextlib.contextmanager
@@ -68,6 +71,8 @@ def set_up(
         context: entered around every forward pass.
         progress: told of every batch.
     """
+    if max_memory is not None and not max_memory > 0:
+        raise ValueError(f"max_memory is a bound in GiB, > 0, found {max_memory}")
     shard = shard or Shard()
     _check_size(check_map_style(train_dataloader, "train_dataloader"), shard)
     _check_size(check_map_style(val_dataloader, "val_dataloader"), shard)
@@ -79,10 +84,12 @@ def set_up(
         train = GradientPass(train_dataloader, probe, shard, device, transfer, progress)
         validation = GradientPass(val_dataloader, probe, shard, device, val_transfer or transfer, progress)
         with shard.agreement("comparison with autograd"):
-            check_samples(train, probe, VERIFIED)
-            plan = verify(probe, train.first(VERIFIED))
-            _warn_of_loops(plan)
-        yield Setup(train, validation, selection, plan)
+            some = train.drawn(VERIFIED, seed=0)
+            check_samples(some, probe, VERIFIED)
+            verify(probe, some.first(VERIFIED))
+        probe.plan = plan_from(shard.from_first(plan_as_text(probe.plan)), selection.layers)
+        _warn_of_loops(probe.plan)
+        yield Setup(train, validation, selection)
 
 
 def _check_size(loader: "DataLoader[Any]", shard: Shard) -> None:
@@ -91,12 +98,18 @@ def _check_size(loader: "DataLoader[Any]", shard: Shard) -> None:
         raise ValueError(f"a dataset of {size} samples cannot be shared by {shard.count} processes: use fewer")
 
 
+def _others(plan: Plan) -> str:
+    """Patterns for all layers that are read fast, shortened if there are many."""
+    patterns = [f"{layer.name}.*" if len(layer.names) > 1 else layer.names[0] for layer in plan.factored]
+    return str(patterns) if len(patterns) <= 6 else f"[{', '.join(map(repr, patterns[:6]))}, …]"
+
+
 def _warn_of_loops(plan: Plan) -> None:
     names = [name for layer in plan.looped if layer in plan.kinds for name in layer.names]
     if names:
         some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
         warnings.warn(
             f"{len(names)} parameter tensors are used in a way that has no fast per-sample gradient ({some}): they "
-            "take a backward pass for every sample, which is right but slow. layers=[…] names those to keep",
+            f"take a backward pass for every sample, which is right but slow. Without them: layers={_others(plan)}",
             stacklevel=4,
         )

@@ -60,6 +60,16 @@ class Shard:
             blocks.append(moved.to(tensor.device))
         return torch.cat(blocks).reshape(tensor.shape) if blocks else tensor
 
+    def from_first(self, text: str) -> str:
+        """Give every process the text of the first one."""
+        if self.count == 1:
+            return text
+        encoded = text.encode() if self.index == 0 else b""
+        size = int(self.sum(torch.tensor([len(encoded)])))
+        buffer = torch.zeros(size, dtype=torch.int64)
+        buffer[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.int64)
+        return bytes(self.sum(buffer).tolist()).decode()
+
     @contextlib.contextmanager
     def agreement(self, stage: str) -> Iterator[None]:
         """Let every process leave the block with an error as soon as one does, so that none waits for ever.

@@ -1,7 +1,7 @@
 """Finished stages of a long computation, kept on disk until all of it is done."""
 
 import os
-import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Stages:
         self._folder = None if folder is None else Path(folder)
         self._key = key
         self._shard = shard
+        self._names: set[str] = set()
 
     def kept(self, name: str, compute: Callable[[], Tensors], device: torch.device) -> Tensors:
         """Return what a stage finds, from disk if it was finished before.
@@ -47,6 +48,7 @@ class Stages:
         if self._folder is None:
             return compute()
         path = self._folder / f"{name}.safetensors"
+        self._names.add(name)
         with self._shard.agreement("reading of finished stages"):
             found = self._read(path) if path.exists() else None
         if int(self._shard.sum(torch.tensor([int(found is not None)]))) == self._shard.count and found is not None:
@@ -59,9 +61,17 @@ class Stages:
         return result
 
     def clear(self) -> None:
-        """Remove them all, once the whole is done."""
-        if self._folder is not None and self._shard.index == 0:
-            shutil.rmtree(self._folder)
+        """Remove them, once the whole is done, and the folder if nothing else is in it."""
+        if self._folder is None or self._shard.index > 0:
+            return
+        try:
+            for name in self._names:
+                (self._folder / f"{name}.safetensors").unlink(missing_ok=True)
+            if self._folder.exists() and not any(self._folder.iterdir()):
+                self._folder.rmdir()
+        except OSError as error:
+            warnings.warn(f"finished stages are left in {self._folder}: {error}", stacklevel=2)
+        self._names.clear()
 
     def _read(self, path: Path) -> Tensors:
         arrays, metadata = load_artifact(path, "stage")

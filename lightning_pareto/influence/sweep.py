@@ -167,7 +167,9 @@ def _weights(
     columns = []
     present = cells.support[0] > 0
     for curvature in curvatures:
-        scores, labels, _ = score(train, train.probe.task.loss, curvature.solve(choosing))
+        with train.shard.agreement("solving for the directions"):
+            directions = curvature.solve(choosing)
+        scores, labels, _ = score(train, train.probe.task.loss, directions)
         scores = scores[:, present]
         total = (scores / scores.abs().mean(dim=0).clamp(min=1e-30)).sum(dim=1)
         classes = [(labels == label).nonzero().squeeze(1) for label in labels.unique()]

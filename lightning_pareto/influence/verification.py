@@ -1,16 +1,20 @@
 """Trust nothing: the fast per-sample gradients of every layer are compared with autograd on a few samples."""
 
+import json
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from lightning_pareto.influence.gradients import Forward, GradientProbe, Layout, Plan
+from lightning_pareto.influence.gradients import LOOPED, Forward, GradientProbe, Layout, Plan, fold
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.task import BatchError
 
-VERIFIED = 3
+VERIFIED = 5
 """How many samples to compare on; with fewer than two the layouts cannot be told apart."""
+
+SAME = 1e-3
+"""Largest relative difference of the logits with and without expanding what a batch shares."""
 
 AGREEMENT = 1e-3
 """Largest relative difference from autograd at which a layer is taken to be read rightly."""
@@ -36,10 +40,10 @@ def verify(probe: GradientProbe, batch: Any) -> Plan:
     Returns:
         The plan, which the probe now follows.
     """
-    forward = probe.forward(batch)
+    forward = _forward(probe, batch)
     shape = forward.logits.shape
     signal = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(forward.logits.device)
-    plan = Plan({})
+    plan = Plan({}, expands=probe.plan.expands)
     used = forward.uses(signal)
     for layer, expected in _expected(forward, probe.layers, signal).items():
         layout = None
@@ -51,12 +55,56 @@ def verify(probe: GradientProbe, batch: Any) -> Plan:
             alone = layer.split()
             plan.looped += alone
             if expected is not None:
-                plan.kinds |= dict.fromkeys(alone, "a backward pass per sample")
+                plan.kinds |= dict.fromkeys(alone, LOOPED)
         else:
             plan.factored[layer] = layout
             plan.kinds[layer] = "+".join(sorted({use.operation.kind for use, _ in used[layer]}))
+            plan.folds[layer] = frozenset(fold(use, len(signal), layout) for use, _ in used[layer])
     probe.plan = plan
     return plan
+
+
+def plan_as_text(plan: Plan) -> str:
+    """A plan by the names of its parameters, for another process."""
+    factored = [
+        [layer.names, layout, plan.kinds.get(layer), sorted(plan.folds.get(layer, ()))]
+        for layer, layout in plan.factored.items()
+    ]
+    looped = [[layer.names, layer in plan.kinds] for layer in plan.looped]
+    return json.dumps([factored, looped, plan.expands])
+
+
+def plan_from(text: str, layers: list[Layer]) -> Plan:
+    """Undo :func:`plan_as_text` for the same layers, or those of a model of the same names."""
+    known = {layer.names: layer for whole in layers for layer in (whole, *whole.split())}
+    factored, looped, expands = json.loads(text)
+    plan = Plan({}, expands=expands)
+    for names, layout, kind, folds in factored:
+        layer = known[tuple(names)]
+        plan.factored[layer], plan.kinds[layer], plan.folds[layer] = layout, kind, frozenset(folds)
+    for names, used in looped:
+        layer = known[tuple(names)]
+        plan.looped.append(layer)
+        if used:
+            plan.kinds[layer] = LOOPED
+    return plan
+
+
+def _forward(probe: GradientProbe, batch: Any) -> Forward:
+    """A forward pass that gives the logits of an undisturbed one, if need be without expanding what is shared."""
+    probe.plan.expands = False
+    plain = probe.forward(batch)
+    probe.plan.expands = True
+    try:
+        forward = probe.forward(batch)
+        difference = float((forward.logits - plain.logits).detach().abs().max())
+    except Exception:  # the model's own code met other shapes than it reckons with, in any way it likes
+        probe.plan.expands = False
+        return plain
+    if difference > SAME * float(plain.logits.detach().abs().max()):
+        probe.plan.expands = False
+        return plain
+    return forward
 
 
 def _expected(forward: Forward, layers: list[Layer], signal: Tensor) -> dict[Layer, list[Tensor] | None]:
@@ -81,6 +129,9 @@ def _agrees(forward: Forward, layer: Layer, layout: Layout, signal: Tensor, expe
     except (BatchError, TypeError):
         return False
     tolerance = AGREEMENT_HALF if half else AGREEMENT
+    undecided = len(signal) > 1 and not any(bool(e.any()) for e in expected)
+    if undecided:  # zero agrees with anything: go by the shape
+        return all(fold(use, len(signal), layout) == 1 for use, _ in trial.uses(signal).get(layer, []))
     return all(
         float((f - e).abs().max()) <= tolerance * float(e.abs().max())
         for f, e in zip(layer.unpack(found), expected, strict=True)

@@ -1,6 +1,6 @@
 """Where the callback's samples come from."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,17 @@ class ParetoData:
 
         Raises:
             TypeError: if its samples have no index.
+            ValueError: if the callback's own loader has another number of samples than the trainer's.
         """
-        return check_map_style(self._train(trainer), "the train dataloader")
+        own = check_map_style(self._train(trainer), "the train dataloader")
+        fitted = getattr(trainer.train_dataloader, "dataset", None)
+        size = len(own.dataset)  # type: ignore[arg-type]
+        if self.train_dataloader is not None and isinstance(fitted, Sized) and len(fitted) != size:
+            raise ValueError(
+                f"ParetoCallback(train_dataloader=…) reads {size} samples, the fit {len(fitted)}: it must be over the "
+                "same samples in the same order, since influence and weights belong to dataset indices"
+            )
+        return own
 
     def validation(self, trainer: pl.Trainer) -> "DataLoader[Any]":
         """The chosen validation loader.

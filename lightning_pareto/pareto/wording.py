@@ -26,7 +26,7 @@ def describe(verdict: ParetoVerdict) -> str:
         "",
         "First order at this model: only a second fit shows what is really gained.",
     ]
-    if verdict.improvable:
+    if verdict.improvable and not verdict.underfitted:
         lines.append(f"Next: weights = reweight(influence, budget={verdict.budget:g}), then fit again on them.")
     return "\n".join(lines)
 

@@ -92,7 +92,8 @@ class ClasswiseComparison:
         for arm in others:
             lost, p_value = self.lost(arm), self.p_values(arm)[-1]
             verdict = f"classes significantly LOST: {', '.join(lost)}" if lost else "no class significantly lost"
-            lines.append(f"{arm}: {verdict}; mean over classes p = {p_value:.3f}.")
+            tested = f"{arm}: {verdict}; mean over classes p = {p_value:.3f}."
+            lines.append(tested if seeds > 1 else f"{arm}: one seed, nothing can be tested. Fit with more of them.")
         return "\n".join(lines)
 
     def _table(self, cells: Mapping[str, Sequence[str]]) -> list[str]:

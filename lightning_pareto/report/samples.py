@@ -22,8 +22,8 @@ class SampleTable:
         index: dataset index, (n,).
         given: their label, (n,).
         predicted: the model's own prediction, (n,); None if the influence matrix does not hold it.
-        total: influence summed over the categories, each in units of its mean absolute influence, (n,).
-        influence: on each category, in the same units, (n, K).
+        total: influence on the validation set as a whole, see :meth:`InfluenceMatrix.total`, (n,).
+        influence: on each category, in units of its mean absolute influence, (n, K).
         class_names: the K categories.
     """
 
@@ -79,7 +79,7 @@ class SampleTable:
             predicted = "" if self.predicted is None else self.predicted[number]
             harmed = int((self.influence[number] < 0).sum())
             lines.append(
-                f"{self.index[number]:9d}  {self.given[number]:6d}  {predicted:>9}  {self.total[number]:+6.1f}   "
+                f"{self.index[number]:9d}  {self.given[number]:6d}  {predicted:>9}  {self.total[number]:+7.3g}   "
                 f"{harmed} of {len(self.class_names)}"
             )
         return "\n".join(lines + ([f"… {len(self) - 20} more"] if len(self) > 20 else []))
@@ -99,9 +99,8 @@ def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTab
         array([1])
     """
     check_type(influence)
-    relative = _relative(influence)
-    order = np.nansum(relative, axis=1).argsort(kind="stable")[:count]
-    return _table("Suspected wrong labels: the samples that harm most", influence, relative, order)
+    order = influence.total().argsort(kind="stable")[:count]
+    return _table("Suspected wrong labels: the samples that harm most", influence, _relative(influence), order)
 
 
 def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, count: int = 100) -> SampleTable:
@@ -140,5 +139,5 @@ def _table(
     title: str, influence: InfluenceMatrix, relative: npt.NDArray[np.float64], order: npt.NDArray[np.intp]
 ) -> SampleTable:
     predicted = None if influence.predicted is None else influence.predicted[order]
-    total = np.nansum(relative[order], axis=1)
+    total = influence.total()[order]
     return SampleTable(title, order, influence.labels[order], predicted, total, relative[order], influence.names)

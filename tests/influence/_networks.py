@@ -129,6 +129,30 @@ class Positions(nn.Module):
         return self.head(torch.tanh(z * self.gamma).mean(1))
 
 
+class TablePositions(nn.Module):
+    """Positions looked up once for the whole batch."""
+
+    def __init__(self, unsqueeze=False):
+        super().__init__()
+        self.table, self.head, self.unsqueeze = nn.Embedding(5, 4), nn.Linear(4, CLASSES), unsqueeze
+
+    def forward(self, x):
+        positions = self.table(torch.arange(x.shape[1]))
+        z = x + (positions.unsqueeze(0) if self.unsqueeze else positions)
+        return self.head(torch.tanh(z).mean(-2).reshape(-1, 4))
+
+
+class HandwrittenNorm(nn.Module):
+    """A root mean square norm with its own weight and bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.shift = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(3, 1))
+
+    def forward(self, x):
+        return self.weight * x * x.square().mean(-1, keepdim=True).add(1e-5).rsqrt() + self.shift
+
+
 class Half(nn.Module):
     """A weight that is seen in one use and not in another."""
 
@@ -243,13 +267,16 @@ FAST = {
         SequenceFirst(nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 2, enable_nested_tensor=False)),
         (3, 4),
     ),
+    "class token, positions and scale": lambda: (Positions(), (3, 4)),
+    "positions from a table": lambda: (TablePositions(), (3, 4)),
+    "positions that a batch dimension breaks": lambda: (TablePositions(unsqueeze=True), (3, 4)),
+    "hand-written norm": lambda: (Pooled(HandwrittenNorm(), 4), (3, 4)),
     "compiled": lambda: (torch.compile(Pooled(nn.Linear(5, 4), 4), backend="eager"), (6, 5)),
 }
 """Networks whose every layer has fast per-sample gradients, with the shape of a sample, or the length of a text."""
 
 SLOW = {
     "tied embedding": lambda: (TiedEmbedding(), 5),
-    "positions": lambda: (Positions(), (3, 4)),
     "half seen": lambda: (Half(), (4,)),
     "recurrent": lambda: (Recurrent(), (3, 4)),
     "spectral norm": lambda: (Pooled(parametrizations.spectral_norm(nn.Linear(5, 4)), 4), (5,)),

@@ -115,7 +115,7 @@ def test_gauss_newton_refuses_a_large_model():
         )
 
 
-@pytest.mark.parametrize("case", ["conv groups", "embedding", "layer norm", "self attention", "positions"])
+@pytest.mark.parametrize("case", ["conv groups", "embedding", "layer norm", "self attention", "recurrent"])
 def test_conjugate_gradients_reach_the_dense_solution(case, monkeypatch):
     """With the exact Fisher information, and through all layers at once."""
     monkeypatch.setattr("lightning_pareto.influence.curvature.ITERATIONS", 500)

@@ -345,7 +345,7 @@ GOOD = loader(torch.randn(10, 3), torch.arange(10) % 2)
             GOOD,
             {},
             ValueError,
-            "returned 2 labels for 3 samples",
+            "returned 4 labels for 5 samples",
         ),
     ],
 )

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
-from lightning_pareto import Shard, estimate_influence
-from lightning_pareto.artifacts import ArtifactError
-from lightning_pareto.influence.fingerprint import fingerprint_of_data, fingerprint_of_model
-from lightning_pareto.influence.stages import Stages, StagesError
+from lightning_pareto import ArtifactError, ClassificationTask, Shard, StagesError, estimate_influence
+from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_of_data, fingerprint_of_model
+from lightning_pareto.influence.gradients import GradientProbe
+from lightning_pareto.influence.layers import select_layers
+from lightning_pareto.influence.passes import GradientPass
+from lightning_pareto.influence.stages import Stages
 from tests._asserts import assert_near
 from tests._oracles import loader
 from tests._tolerances import RELATIVE
@@ -98,14 +101,90 @@ def test_without_a_folder_nothing_is_kept():
     stages.clear()
 
 
+def stages_left(problem, tmp_path, **options):
+    module, data = problem
+    interrupted_at("scores", module, data, stages_dir=tmp_path / "stages", **options)
+    return tmp_path / "stages"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"categories": lambda batch: batch[1].flip(0)},
+        {"task": ClassificationTask(loss=lambda z, y: 2 * nn.functional.cross_entropy(z, y, reduction="none"))},
+    ],
+    ids=["categories", "loss"],
+)
+def test_refuses_the_stages_of_another_question(problem, tmp_path, change):
+    folder = stages_left(problem, tmp_path)
+    with pytest.raises(StagesError, match="belongs to another computation"):
+        estimate_influence(problem[0], problem[1], problem[1], stages_dir=folder, **change)
+
+
+def test_refuses_the_stages_of_other_labels_wherever_they_are(problem, tmp_path):
+    module, data = problem
+    folder = stages_left(problem, tmp_path)
+    x, y = data.dataset.tensors
+    for index in (0, 7, 21):
+        corrected = y.clone()
+        corrected[index] = (corrected[index] + 1) % 3
+        with pytest.raises(StagesError, match="belongs to another computation"):
+            estimate_influence(module, loader(x, corrected), data, stages_dir=folder)
+
+
+def test_leaves_what_is_not_its_own(problem, tmp_path):
+    module, data = problem
+    (tmp_path / "mine.txt").write_text("a thesis")
+    (tmp_path / "sub").mkdir()
+    estimate_influence(module, data, data, stages_dir=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "sub"]
+
+
+def whole(module, data):
+    """A pass over the data, with the probe of a module."""
+    probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
+    return GradientPass(data, probe, Shard(), torch.device("cpu"))
+
+
+class Odd(Dataset):
+    """Samples of kinds that are hard to digest."""
+
+    def __init__(self, label):
+        self.label = label
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        return {"x": torch.ones(3) * i, "y": np.int64(self.label), "note": "text", "when": np.datetime64("2020-01-01")}
+
+
 def test_fingerprints_tell_models_and_data_apart(problem):
     module, data = problem
     x, y = data.dataset.tensors
-    same = fingerprint_of_data(data)
-    assert fingerprint_of_data(loader(x.clone(), y.clone(), shuffle=True)) == same
-    others = [loader(x, y.flip(0)), loader(x.flip(0), y.flip(0)), loader(x[:39], y[:39]), loader(x.float(), y)]
-    assert len({same, *map(fingerprint_of_data, others)}) == 5
+    same = fingerprint_of_data(whole(module, data))
+    assert fingerprint_of_data(whole(module, loader(x.clone(), y.clone(), shuffle=True))) == same
+    others = [loader(x, y.flip(0)), loader(x.flip(0), y.flip(0)), loader(x[:39], y[:39])]
+    assert len({same, *(fingerprint_of_data(whole(module, other)) for other in others)}) == 4
     before = fingerprint_of_model(module)
     assert fingerprint_of_model(module) == before
     module[2].weight.data[0, 0] += 1e-6
     assert fingerprint_of_model(module) != before
+    values = [np.int64(0), np.int64(1), np.array(["a"]), np.array([None]), b"x", {"a": [1, (2.0, "b")]}, object()]
+    assert len({fingerprint_of(value) for value in values}) == len(values)
+
+
+def test_a_fingerprint_takes_any_kind_of_sample():
+    module = nn.Linear(3, 2)
+    task = ClassificationTask(logits=lambda m, batch: m(batch[0]), targets=lambda batch: batch[1])
+
+    def read(samples):
+        x, y = torch.stack([s["x"] for s in samples]), torch.tensor([int(s["y"]) for s in samples])
+        return x, y, [s["when"] for s in samples], torch.eye(2).to_sparse()
+
+    found = []
+    for label in (0, 1):
+        data = DataLoader(Odd(label), batch_size=4, collate_fn=read)
+        probe = GradientProbe(module, select_layers(module).layers, task)
+        found.append(fingerprint_of_data(GradientPass(data, probe, Shard(), torch.device("cpu"))))
+    assert found[0] != found[1]

@@ -20,13 +20,17 @@ def influence(**options):
 
 def test_suspects_come_worst_first():
     table = suspected_samples(influence(predicted=[0, 0, 1, 1, 1]))
-    scale = np.abs(SCORES).mean(axis=0)
-    expected = (SCORES / scale).sum(axis=1)
-    assert table.index.tolist() == expected.argsort().tolist()
+    expected = SCORES.mean(axis=1)
+    assert table.index.tolist() == expected.argsort(kind="stable").tolist()
     np.testing.assert_allclose(table.total, np.sort(expected))
     assert table.given.tolist() == [[0, 1, 0, 1, 1][i] for i in table.index]
     assert table.predicted.tolist() == [[0, 0, 1, 1, 1][i] for i in table.index]
     assert len(suspected_samples(influence(), 2)) == 2
+
+
+def test_rare_categories_count_as_little_as_they_are():
+    found = suspected_samples(influence(support=[9, 1])).index
+    assert found.tolist() == (SCORES @ [0.9, 0.1]).argsort().tolist()
 
 
 def test_a_pair_disagrees_about_samples_that_help_one_and_harm_the_other():

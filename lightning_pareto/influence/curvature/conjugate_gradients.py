@@ -42,9 +42,9 @@ class ConjugateGradientCurvature(Curvature):
         Warns:
             UserWarning: with the residual that is left, if the tolerance is not reached.
         """
-        estimate = self.preconditioner.solve(directions)
-        right = {layer: directions[layer] for layer in estimate}
-        x = estimate
+        right = self._completed(directions)
+        x = self.preconditioner.solve(right)
+        right = {layer: right[layer] for layer in x}
         residual = _plus(right, self._apply(x, "residual"), -1.0)
         z = self.preconditioner.solve(residual)
         p = z
@@ -66,6 +66,16 @@ class ConjugateGradientCurvature(Curvature):
                 stacklevel=2,
             )
         return x
+
+    def _completed(self, directions: Directions) -> Directions:
+        """With zeros for the layers that matter to H but have no direction."""
+        like = next(iter(directions.values()))
+        zeros = {
+            layer: like.new_zeros(len(like), *values.shape)
+            for layer, values in self.preconditioner.eigenvalues.items()
+            if layer not in directions
+        }
+        return directions | zeros
 
     def _apply(self, directions: Directions, stage: str) -> Directions:
         """(H + λI) times each direction."""

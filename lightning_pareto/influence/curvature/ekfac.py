@@ -46,11 +46,16 @@ class EkfacCurvature(Curvature):
         first, rest = train.split(ENOUGH)
         sums = _Factors(fisher)
         sums.add(first)
-        if rest.size:
-            sums.add(rest, omit=sums.well_determined())
-        inputs, outputs = _decompose(train, sums.inputs), _decompose(train, sums.outputs)
+        done = sums.well_determined()
+        if rest.size and not done.issuperset(train.probe.layers):
+            sums.add(rest, omit=done)
+        counts = {layer: output for layer, output in sums.outputs.items() if output.ndim == 2}
+        inputs = _decompose(train, sums.inputs)
+        outputs = _decompose(train, {layer: m for layer, m in sums.outputs.items() if m.ndim == 3})
         bases = {layer: EigenBasis(vectors, outputs.get(layer)) for layer, vectors in inputs.items()}
-        return cls(bases, _corrected_eigenvalues(first, fisher, bases), damping)
+        eigenvalues = _corrected_eigenvalues(first, fisher, bases)
+        by_frequency = {layer: _by_frequency(eigenvalues[layer], counts[layer]) for layer in counts}
+        return cls(bases, eigenvalues | by_frequency, damping)
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], layers: list[Layer], damping: float) -> "EkfacCurvature":
@@ -106,7 +111,7 @@ WELL_DETERMINED = 50
 
 
 class _Factors:
-    """Running sums of a aᵀ, and of g gᵀ where that is not diagonal, over one or more passes."""
+    """Running sums of a aᵀ and g gᵀ, of which only the diagonal where it is one-hot, over one or more passes."""
 
     def __init__(self, fisher: Fisher) -> None:
         self.inputs: dict[Layer, Tensor] = {}
@@ -117,16 +122,19 @@ class _Factors:
     def add(self, train: GradientPass, omit: Collection[Layer] = ()) -> None:
         """Add a pass over the samples, for all layers but some."""
         found = train.completed("factor pass", lambda: self._sums(train, omit))
-        for mine, total in zip((self.inputs, self.outputs, self._positions), map(train.total, found), strict=True):
+        inputs, outputs, positions = found
+        totals = train.total(inputs), train.total(outputs), train.total(positions, torch.float32)
+        for mine, total in zip((self.inputs, self.outputs, self._positions), totals, strict=True):
             for layer, value in total.items():
                 mine[layer] = mine[layer] + value if layer in mine else value
 
     def _sums(self, train: GradientPass, omit: Collection[Layer]) -> tuple[dict[Layer, Tensor], ...]:
         sums: tuple[dict[Layer, Tensor], ...] = {}, {}, {}
         for indices, _, forward in train("factors"):
+            signals = forward.logits.shape[1] if self._fisher.name == "exact" else 1
             for signal in self._fisher.signals(forward, indices):
                 for layer, _, factors in forward.backward(signal, omit):
-                    count = torch.tensor([float(factors.positions)])
+                    count = torch.tensor([float(factors.positions) / signals])
                     for total, value in zip(sums, (*factors.covariances(), count), strict=True):
                         if value is not None:
                             total[layer] = total[layer] + value if layer in total else value
@@ -156,6 +164,16 @@ def _corrected_eigenvalues(train: GradientPass, fisher: Fisher, bases: dict[Laye
 
     sums = train.completed("eigenvalue pass", squares)
     return {layer: total / train.size for layer, total in train.total(sums).items()}
+
+
+def _by_frequency(eigenvalues: Tensor, counts: Tensor) -> Tensor:
+    """Spread the eigenvalues of an embedding, (1, V, I), over its rows by how often they occur, (1, V).
+
+    A part of the samples does not hold every row: one that it misses would have no curvature and far too much
+    influence. Half an occurrence is added to each row.
+    """
+    share = (counts + 0.5) / (counts + 0.5).sum()
+    return share[:, :, None] * eigenvalues.sum(dim=1, keepdim=True)
 
 
 def _decompose(train: GradientPass, matrices: dict[Layer, Tensor]) -> dict[Layer, Tensor]:
