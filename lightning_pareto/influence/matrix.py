@@ -43,8 +43,8 @@ class InfluenceMatrix:
 
     Example:
         >>> influence = InfluenceMatrix([[0.5, -0.1], [-0.2, -0.3]], [0, 1], ["cat", "dog"])
-        >>> influence.total().round(1)
-        array([ 0.2, -0.2])
+        >>> influence.total().round(2)
+        array([ 0.2 , -0.25])
     """
 
     scores: npt.NDArray[np.float32]

@@ -42,6 +42,17 @@ class HungryOnRankOne(Branches):
         return super().forward(x)
 
 
+class InFloat64(Branches):
+    """The same in float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.double()
+
+    def forward(self, x):
+        return super().forward(x.double())
+
+
 def problem(module_class):
     torch.manual_seed(0)
     x = torch.randn(61, 3)
@@ -80,6 +91,13 @@ def test_a_layer_that_one_process_does_not_reach(tmp_path, curvature):
         assert_near(fold_scores, alone.fold_scores, TWO_PROCESSES)
         assert labels.tolist() == alone.labels.tolist()
         assert how == alone.metadata["parameters"]
+
+
+def test_so_in_float64(tmp_path):
+    module, data = problem(InFloat64)
+    alone = estimate_influence(module, data, data)
+    for scores, *_ in on_two(tmp_path, InFloat64):
+        assert_near(scores, alone.scores, TWO_PROCESSES)
 
 
 def test_both_take_smaller_batches_when_one_has_no_memory(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_pareto import estimate_influence
 from lightning_pareto.influence.curvature import CurvatureError, fit_curvature
 from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
 from lightning_pareto.influence.curvature.fisher import Fisher, exact_signals, sampled_signal
@@ -154,3 +155,44 @@ def test_the_exact_fisher_is_the_mean_of_the_sampled_one(problem):
     empirical = fit_curvature("ekfac", train, 0.1, drawn_labels(10_000, "empirical"), 1e-3)
     loop = flat_sample_gradients(module, x, y).square().sum() / 50
     assert_near(empirical.eigenvalues[layer].sum(), loop, 1e-10)
+
+
+def test_conjugate_gradients_count_layers_without_a_direction():
+    """A layer that only the training set reaches takes part in the curvature of the others."""
+    torch.manual_seed(0)
+
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.extra, self.head = nn.Linear(3, 4), nn.Linear(3, 4)
+
+        def forward(self, x):
+            return self.head(x) + (self.extra(x.flip(1)) if x[0, 0] > 0 else 0)
+
+    x, y = torch.randn(40, 3).double(), torch.arange(40) % 4
+    high, low = (x.clone() for _ in range(2))
+    high[:, 0], low[:, 0] = x[:, 0].abs(), -x[:, 0].abs()
+    module = Sometimes().double()
+    found, exact = (
+        estimate_influence(module, loader(high, y), loader(low, y), curvature=curvature, tolerance=1e-9)
+        for curvature in ("cg", "gauss_newton")
+    )
+    assert_near(found.scores, exact.scores, 1e-5)
+
+
+def test_rows_of_an_embedding_that_a_part_of_the_samples_misses(monkeypatch):
+    """Eigenvalues from few samples are near to those from all, and no row is without curvature."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(200, 8), nn.Flatten(), nn.Linear(40, 4)).double()
+    frequency = 1 / torch.arange(1, 201).double()
+    x, y = torch.multinomial(frequency, 3_000 * 5, replacement=True).view(3_000, 5), torch.arange(3_000) % 4
+    train = training_pass(module, x, y, batch_size=500)
+    whole = EkfacCurvature.fit(train, 0.1, drawn_labels(3_000))
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", 200)
+    part = EkfacCurvature.fit(train, 0.1, drawn_labels(3_000))
+    [layer] = [layer for layer in part.bases if "0.weight" in layer.names]
+    assert float(part.eigenvalues[layer].min()) > 0
+    right = {layer: torch.randn(20, 1, 200, 8).double()}
+    a, b = (torch.cat([s.flatten() for s in c.solve(right).values()]) for c in (whole, part))
+    assert float(torch.corrcoef(torch.stack([a, b]))[0, 1]) > 0.95
+    assert 0.5 < float(b.norm() / a.norm()) < 2

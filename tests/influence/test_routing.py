@@ -1,0 +1,116 @@
+"""Models whose layers meet other samples in later batches than in the ones that were verified."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_pareto import estimate_influence
+from lightning_pareto.influence.gradients import LOOPED
+from tests._asserts import assert_near
+from tests._oracles import flat_sample_gradients, loader
+from tests._tolerances import RELATIVE
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*parameter tensors are used in a way that has no fast")
+
+
+class Experts(nn.Module):
+    """Each sample goes to one of two experts."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList([nn.Linear(3, 4), nn.Linear(3, 4)])
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        z = x.new_zeros(len(x), 4)
+        for number, expert in enumerate(self.experts):
+            mine = (x[:, 0] > 0) == bool(number)
+            if mine.any():
+                z[mine] = expert(x[mine])
+        return self.head(torch.tanh(z))
+
+
+class Packed(nn.Module):
+    """Works on the tokens without their padding (zeros), and means them again."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        real = x.any(-1)
+        z = x.new_zeros(*x.shape[:2], 4)
+        z[real] = torch.tanh(self.layer(x[real]))
+        return self.head(z.sum(1) / real.sum(1, keepdim=True))
+
+
+def expected(module, x, y):
+    """Gradient dot products by one backward pass a sample."""
+    gradients = flat_sample_gradients(module, x, y)
+    return gradients @ torch.stack([gradients[y == k].mean(0) for k in range(3)]).T
+
+
+@pytest.mark.parametrize("order", ["sorted", "mixed"])
+def test_experts(order):
+    torch.manual_seed(0)
+    module, x, y = Experts().double(), torch.randn(60, 3).double(), torch.arange(60) % 3
+    if order == "sorted":
+        rank = x[:, 0].argsort()
+        x, y = x[rank], y[rank]
+    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
+    assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
+    assert LOOPED in {how for name, how in found.metadata["parameters"].items() if "experts" in name}
+
+
+@pytest.mark.parametrize("curvature", ["identity", "ekfac"])
+def test_padding_removed(curvature):
+    torch.manual_seed(0)
+    module, x, y = Packed().double(), torch.randn(60, 5, 3).double(), torch.arange(60) % 3
+    lengths = torch.randint(1, 6, (60,))
+    x[torch.arange(5)[None] >= lengths[:, None]] = 0
+    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature=curvature)
+    if curvature == "identity":
+        assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
+    assert found.metadata["parameters"]["layer.weight"] == LOOPED
+    assert found.metadata["parameters"]["head.weight"] == "linear"
+
+
+def test_lengths_that_agree_where_it_was_verified_only():
+    """The samples of the comparison all have the same length, so that the tokens come apart evenly there."""
+    torch.manual_seed(0)
+    module, x, y = Packed().double(), torch.randn(60, 5, 3).double(), torch.arange(60) % 3
+    lengths = torch.randint(1, 6, (60,))
+    drawn = torch.randperm(60, generator=torch.Generator().manual_seed(0))[:5]
+    lengths[drawn] = 4
+    x[torch.arange(5)[None] >= lengths[:, None]] = 0
+    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
+    assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
+    assert found.metadata["parameters"]["layer.weight"] == LOOPED
+
+
+def test_a_layer_that_is_dead_where_it_was_verified():
+    torch.manual_seed(0)
+
+    class Dead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Linear(3, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            z = torch.relu(self.layer(x.transpose(0, 1))) * (x[:, 0, 0] > 5)[None, :, None]
+            return self.head(z.mean(0))
+
+    module, x, y = Dead().double(), torch.randn(40, 6, 3).double(), torch.arange(40) % 3
+    drawn = torch.randperm(40, generator=torch.Generator().manual_seed(0))[:5]
+    alive = [i for i in range(40) if i not in drawn.tolist()]
+    x[alive, 0, 0] = 6.0
+    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
+    assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
+
+
+def test_complex_parameters_are_refused():
+    module = nn.Sequential(nn.Linear(3, 2))
+    module.phase = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+    data = loader(torch.randn(10, 3), torch.arange(10) % 2)
+    with pytest.raises(ValueError, match=r"not defined here for complex parameters \(phase\)"):
+        estimate_influence(module, data, data)
