@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
         matrices: at least one, all over the same training labels, categories and folds.
 
     Returns:
-        Their average; its metadata lists theirs.
+        Their average; its metadata is that of the first, with the checkpoints and model fingerprints of all.
 
     Raises:
         ValueError: if they do not belong to the same data.
@@ -46,8 +47,18 @@ def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
         first,
         scores=_mean([matrix.scores for matrix in matrices], factors),
         fold_scores=_mean(folds, factors) if folds else None,
-        metadata={**first.metadata, "averaged": [dict(matrix.metadata) for matrix in matrices]},
+        metadata={**first.metadata, **_names(matrices)},
     )
+
+
+def _names(matrices: Sequence[InfluenceMatrix]) -> dict[str, Any]:
+    """What was averaged: every model's checkpoint and fingerprint."""
+    if len(matrices) == 1:
+        return {}
+    models = [matrix.metadata.get("fingerprints", {}).get("model") for matrix in matrices]
+    checkpoints = [matrix.metadata.get("checkpoint") for matrix in matrices]
+    fingerprints = {**matrices[0].metadata.get("fingerprints", {}), "model": models}
+    return {"checkpoint": checkpoints, "fingerprints": fingerprints}
 
 
 def _mean(arrays: list[npt.NDArray[np.float32]], factors: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float32]:

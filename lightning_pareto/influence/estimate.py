@@ -77,7 +77,7 @@ def estimate_influence(
             iterations; ``"gauss_newton"`` is exact for up to 5,000 parameters; ``"identity"`` for plain gradient dot
             products.
         measure: ``"loss"`` or ``"soft_error"`` (one minus the probability of the true class).
-        damping: λ as a share of the mean eigenvalue of H, per layer for EK-FAC.
+        damping: λ of each layer, as a share of the mean eigenvalue of its block of H.
         categories: function of a validation batch returning (B,) integers; the labels by default.
         class_names: names of the K categories.
         folds: parts of the validation set whose scores are kept apart, for cross-fitting the verdict; a proof takes at

@@ -62,7 +62,7 @@ def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> S
             ``["head.*"]``; all by default.
 
     Raises:
-        ValueError: if there is nothing to cover.
+        ValueError: if there is nothing to cover, a pattern matches nothing, or a parameter is complex.
     """
     trainable = {name: p for pair in _pairs(module) for name, p in pair.items() if p.requires_grad}
     unusual = [name for name, p in trainable.items() if p.is_complex()]
@@ -70,6 +70,12 @@ def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> S
         raise ValueError(
             f"influence is not defined here for complex parameters ({', '.join(unusual[:4])}): freeze them, or keep "
             "their real and imaginary parts as two parameters"
+        )
+    missed = [p for p in patterns or () if not any(fnmatch.fnmatchcase(name, p) for name in trainable)]
+    if missed:
+        raise ValueError(
+            f"layers={list(patterns or ())}: no trainable parameter matches {missed}; their names are "
+            f"{list(trainable)[:8]}{' …' if len(trainable) > 8 else ''}"
         )
     owners = Counter(map(id, trainable.values()))
     layers: list[Layer] = []
@@ -87,7 +93,7 @@ def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> S
         found = "every parameter is frozen" if not trainable else f"its parameters are {list(trainable)[:5]}"
         raise ValueError(
             f"the module has no trainable parameter to take influence of: {found}. Unfreeze the layers whose influence "
-            "you want, at least the classifier's head" + ("" if patterns is None else f", or change layers={patterns}")
+            "you want, at least the classifier's head"
         )
     return Selection(layers, [name for name, p in trainable.items() if id(p) not in taken])
 

@@ -18,7 +18,7 @@ class InfluenceOptions:
     Attributes:
         curvature: how H is approximated.
         measure: what is measured on the validation set.
-        damping: λ as a share of the mean eigenvalue (of each layer, for EK-FAC).
+        damping: λ of each layer, as a share of the mean eigenvalue of its block of H.
         folds: number of parts of the validation set for cross-fitting; a proof takes at least 3.
         seed: of the Fisher labels and of the folds.
         layers: shell patterns of the parameters to take, all by default.

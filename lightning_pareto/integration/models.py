@@ -11,6 +11,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_pareto.influence.sharding import Shard
@@ -45,6 +46,11 @@ def checkpoints(trainer: pl.Trainer, which: Checkpoint) -> list[str | None]:
         which: ``"best"`` and ``"kept"`` are those of the first ModelCheckpoint that monitors something.
     """
     callback = monitoring_checkpoint(trainer)
+    if which == "kept" and callback is None:
+        rank_zero_warn(
+            "checkpoint='kept' needs a ModelCheckpoint that monitors something, and there is none: influence is taken "
+            "at the last weights. For instance ModelCheckpoint(monitor='val_accuracy_macro', mode='max', save_top_k=4)"
+        )
     paths: list[str] = []
     if not isinstance(which, str):
         paths = [str(path) for path in which]
@@ -98,7 +104,7 @@ def _load(module: pl.LightningModule, checkpoint: str, shard: Shard) -> str | No
         advice = "It has to be a local file of this module's weights, on every machine"
     found = "another process could not" if reason is None else f"{type(reason).__name__}: {str(reason)[:120]}"
     warnings.warn(
-        f"the best checkpoint {checkpoint} cannot be read ({found}): influence is taken at the last weights instead. "
+        f"the checkpoint {checkpoint} cannot be read ({found}): influence is taken at the last weights instead. "
         f"{advice}, or say ParetoCallback(checkpoint='last')",
         stacklevel=2,
     )

@@ -108,7 +108,7 @@ class NoteWarnings(Callback):
         return [(self.folder / f"warnings{rank}").read_text().count(text) for rank in range(2)]
 
 
-@pytest.mark.filterwarnings("always:the best checkpoint")
+@pytest.mark.filterwarnings("always:the checkpoint")
 def test_a_checkpoint_that_one_process_cannot_read_is_used_by_none(tmp_path):
     """As where the machines share no disk."""
 
