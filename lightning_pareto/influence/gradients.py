@@ -1,6 +1,7 @@
 """Per-sample gradients of a module's layers, without touching ``.grad``."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -138,7 +139,7 @@ class GradientProbe:
         return Forward(logits, targets, recorder.uses, self.plan, self.memory)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forward:
     """One batch after the forward pass.
 
@@ -173,6 +174,16 @@ class Forward:
         if looped:
             yield from self._looped(looped, signal)
 
+    def release(self) -> None:
+        """Let the graph go; only the values of the logits are left."""
+        self._uses.clear()
+        object.__setattr__(self, "logits", self.logits.detach())
+
+    @functools.cached_property
+    def _scale(self) -> float:
+        """Factor of signals on their way through float16, where small gradients would be lost."""
+        return 2.0**12 if any(x.dtype == torch.float16 for x in (self.logits, *(u.x for u in self._uses))) else 1.0
+
     def only(self, layer: Layer, layout: Layout) -> "Forward":
         """The same forward pass as if one layer, read in this layout, were all there is."""
         uses = [use for use in self._uses if use.layer is layer]
@@ -185,7 +196,7 @@ class Forward:
             return {}
         edges = [use.edge for use in wanted]
         gradients = torch.autograd.grad(
-            self.logits, edges, signal.to(self.logits.dtype), retain_graph=True, allow_unused=True
+            self.logits, edges, (self._scale * signal).to(self.logits.dtype), retain_graph=True, allow_unused=True
         )
         found: dict[Layer, list[tuple[Use, Tensor]]] = {}
         for use, gradient in zip(wanted, gradients, strict=True):
@@ -209,7 +220,7 @@ class Forward:
         cost = sum(operation.cost(x, g) for operation, x, g in arranged)
         for part in self._parts(cost):
             factors = [
-                operation.factors(_at_least_float32(x[part]), _at_least_float32(g[part]))
+                operation.factors(_at_least_float32(x[part]), _at_least_float32(g[part]) / self._scale)
                 for operation, x, g in arranged
             ]
             yield layer, part, concatenate(factors)
@@ -236,9 +247,10 @@ class Forward:
     def sample_gradients(self, layers: Sequence[Layer], signal: Tensor, sample: int) -> list[Tensor | None]:
         """Gradient of one sample by autograd, for every parameter of the layers; None where it is not reached."""
         alone = torch.zeros_like(signal, dtype=self.logits.dtype)
-        alone[sample] = signal[sample]
+        alone[sample] = self._scale * signal[sample]
         parameters = [p for layer in layers for p in layer.parameters]
-        return list(torch.autograd.grad(self.logits, parameters, alone, retain_graph=True, allow_unused=True))
+        found = torch.autograd.grad(self.logits, parameters, alone, retain_graph=True, allow_unused=True)
+        return [None if g is None else _dense(g) / self._scale for g in found]
 
 
 def _arrange(x: Tensor, item: int, batch: int, layout: Layout, layer: Layer) -> Tensor:
@@ -275,6 +287,11 @@ def _uncompiled() -> AbstractContextManager[Any]:
     """Run compiled modules as they were written: a compiled graph cannot be watched."""
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
+
+
+def _dense(x: Tensor) -> Tensor:
+    x = x.to_dense() if x.is_sparse else x
+    return _at_least_float32(x)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

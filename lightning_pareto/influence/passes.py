@@ -190,6 +190,7 @@ class GradientPass:
             count = len(forward.targets)
             _check_count(count, min(loader.batch_size or count, len(indices) - start))
             yield torch.tensor(indices[start : start + count]), batch, forward
+            forward.release()  # else its graph lives until the next one is built
             start += count
             self.progress(stage, done, total)
 

@@ -41,6 +41,7 @@ def verify(probe: GradientProbe, batch: Any) -> Plan:
         The plan, which the probe now follows.
     """
     forward = _forward(probe, batch)
+    _refuse_reentrant(forward.logits)
     shape = forward.logits.shape
     signal = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(forward.logits.device)
     plan = Plan({}, expands=probe.plan.expands)
@@ -105,6 +106,22 @@ def _forward(probe: GradientProbe, batch: Any) -> Forward:
         probe.plan.expands = False
         return plain
     return forward
+
+
+def _refuse_reentrant(logits: Tensor) -> None:
+    """Refuse what hides its layers from ``torch.autograd.grad``."""
+    nodes, seen = [logits.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "CheckpointFunctionBackward":
+            raise ValueError(
+                "the model runs layers under torch.utils.checkpoint with use_reentrant=True, which hides their "
+                "gradients from torch.autograd.grad: say use_reentrant=False, or switch checkpointing off"
+            )
+        nodes += [following for following, _ in node.next_functions]
 
 
 def _expected(forward: Forward, layers: list[Layer], signal: Tensor) -> dict[Layer, list[Tensor] | None]:

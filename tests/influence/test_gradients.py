@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from lightning_pareto.influence.factors import DotProducts, EigenBasis
@@ -169,3 +170,70 @@ def test_nothing_to_cover_is_an_error():
         select_layers(nn.Linear(2, 2).requires_grad_(False))
     with pytest.raises(ValueError, match=r"no trainable parameter matches \['hed\.\*'\]; their names are \['layer\.w"):
         select_layers(Pooled(nn.Linear(2, 2), 2), ["hed.*", "layer.*"])
+
+
+def test_layers_that_a_checkpoint_hides_are_refused():
+    class Checkpointed(nn.Module):
+        def __init__(self, use_reentrant):
+            super().__init__()
+            self.layer, self.head, self.use_reentrant = nn.Linear(3, 3), nn.Linear(3, CLASSES), use_reentrant
+
+        def forward(self, x):
+            x = x.clone().requires_grad_()
+            return self.head(torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=self.use_reentrant))
+
+    x, y = torch.randn(5, 3), torch.randint(CLASSES, (5,))
+    with pytest.raises(ValueError, match="say use_reentrant=False"):
+        found_gradients(Checkpointed(True), x, y)
+    module = Checkpointed(False)
+    found, expected = found_gradients(module, x, y), sample_gradient_loop(module, x, y)
+    for name, gradient in found.items():
+        assert_near(gradient, expected[name], RELATIVE[torch.float32])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", ["linear on tokens", "layer norm", "embedding", "class token, positions and scale"])
+def test_half_precision_is_near(case, dtype):
+    module, x, y = network(FAST[case], torch.float32)
+    probe = GradientProbe(
+        module, select_layers(module).layers, ClassificationTask(), lambda: torch.autocast("cpu", dtype=dtype)
+    )
+    with probe.open():
+        verify(probe, (x, y))
+    assert not probe.plan.looped
+    found, expected = found_gradients(module, x, y, probe), sample_gradient_loop(module, x, y)
+    for name, gradient in found.items():
+        assert_near(gradient, expected[name], 0.05)
+
+
+def test_small_gradients_are_not_lost_in_float16():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, CLASSES))
+    x, y = torch.randn(5, 3), torch.randint(CLASSES, (5,))
+    probe = GradientProbe(
+        module, select_layers(module).layers, ClassificationTask(), lambda: torch.autocast("cpu", dtype=torch.float16)
+    )
+    with probe.open():
+        forward = probe.forward((x, y))
+        signal = 1e-7 * torch.randn(5, CLASSES)
+        for _, _, factors in forward.backward(signal):
+            assert factors.gradients().flatten(1).any(dim=1).all()
+
+
+def test_a_sparse_embedding_is_read():
+    module, x, y = network(FAST["embedding"])
+    found = found_gradients(module, x, y)
+    sparse = Text(sparse=True).double().eval()
+    sparse.load_state_dict(module.state_dict())
+    again = found_gradients(sparse, x, y)
+    for name, gradient in found.items():
+        assert_near(again[name], gradient, 1e-12)
+
+
+def test_a_released_graph_is_gone():
+    module, x, y = network(FAST["linear on tokens"])
+    with (probe := verified(module, x, y)).open():
+        forward = probe.forward((x, y))
+        forward.release()
+    assert forward.logits.grad_fn is None
+    assert not list(forward.backward(torch.ones(SAMPLES, CLASSES)))

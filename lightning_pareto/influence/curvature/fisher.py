@@ -64,7 +64,10 @@ def sampled_signal(logits: Tensor, uniforms: Tensor) -> Tensor:
     return without_dust(p.scatter_add(1, drawn[:, None], -torch.ones_like(p[:, :1])))
 
 
-def exact_signals(logits: Tensor) -> Tensor:
-    """Signals whose outer products sum to diag(p) − ppᵀ exactly, (C, B, C)."""
+def exact_signals(logits: Tensor) -> Iterator[Tensor]:
+    """Signals whose outer products sum to diag(p) − ppᵀ exactly, (B, C) for each class: √p_c (onehot(c) − p)."""
     p = accurate(logits.detach()).softmax(dim=1)
-    return (torch.diag_embed(p.sqrt()) - p.sqrt()[:, :, None] * p[:, None, :]).transpose(0, 1)
+    for number, share in enumerate(p.T):
+        signal = -p * share[:, None].sqrt()
+        signal[:, number] += share.sqrt()
+        yield without_dust(signal)
