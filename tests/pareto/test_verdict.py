@@ -143,6 +143,18 @@ def test_an_underfitted_model_is_told_to_train_on():
     assert "UNDERFITTED" not in str(found[1])
 
 
+@pytest.mark.parametrize(
+    ("drift", "underfitted"), [([0.5, 0.07, 0.13], True), ([0.2, 0.08, 0.06], False), ([0.6, 0.3, -0.02], False)]
+)
+def test_an_uneven_drift_counts_too(drift, underfitted):
+    """Scores of size one whose share above zero makes the drift."""
+    n = 1_000
+    scores = np.stack([np.where(np.arange(n) < n * (1 + d) / 2, 1.0, -1.0) for d in drift], axis=1)
+    verdict = check_pareto(InfluenceMatrix(scores, np.zeros(n, int)))
+    np.testing.assert_allclose(verdict.drift, drift, atol=0.002)
+    assert verdict.underfitted is underfitted
+
+
 def test_refuses_anything_but_an_influence_matrix():
     with pytest.raises(TypeError, match="expected an InfluenceMatrix, found ndarray"):
         check_pareto(np.ones((3, 2)))
