@@ -23,11 +23,12 @@ from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName, get_measure
 from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
-from lightning_pareto.influence.passes import PlanChangedError, Progress, silent
-from lightning_pareto.influence.setup import Setup, set_up
+from lightning_pareto.influence.passes import Progress, silent
+from lightning_pareto.influence.setup import Setup, set_up, settled
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import Stages, Tensors
 from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.influence.verification import plan_as_text
 
 
 def estimate_influence(
@@ -135,12 +136,7 @@ def estimate_influence(
             }
         key = json.dumps([asdict(options), max_memory, list(cells.names), fingerprint_of(cells.cell), fingerprints])
         stages = Stages(stages_dir, key, shard)
-        while True:
-            try:
-                found, reached = _scores(setup, cells, options, max_memory, stages)
-                break
-            except PlanChangedError:  # a layer is read in another way now, so that nothing found before fits
-                stages.clear()
+        found, reached = settled(lambda: _scores(setup, cells, options, max_memory, stages))
         result = _assemble(found, cells, _metadata(options, setup, reached, fingerprints))
         stages.clear()
     return result
@@ -153,6 +149,7 @@ def _scores(
     train, task, layers = setup.train, setup.train.probe.task, setup.train.probe.layers
     fisher = Fisher.draw(options.information, train.size, options.seed, task.loss)
     part = train.drawn(options.curvature_samples, options.seed)
+    stages.variant = f" {fingerprint_of(plan_as_text(setup.plan))}"
     fitted = fit_curvature(options.curvature, part, options.damping, fisher, options.tolerance, stages)
 
     def scores_of(block: range) -> Tensors:

@@ -58,9 +58,10 @@ class Plan:
         layer = next(layer for layer in self.factored if layer.name == name)
         kind = self.kinds.pop(layer, None)
         del self.factored[layer]
-        self.looped += layer.split()
+        alone = layer.split()
+        self.looped += alone
         if kind is not None:
-            self.kinds |= dict.fromkeys(layer.split(), LOOPED)
+            self.kinds |= dict.fromkeys(alone, LOOPED)
 
     @property
     def shrinks(self) -> bool:

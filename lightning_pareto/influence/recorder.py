@@ -1,26 +1,20 @@
 """Watches a forward pass for the operations in which the parameters of interest meet data."""
 
-import functools
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from lightning_pareto.influence.functions import KNOWN
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.operations import (
-    Broadcast,
-    Convolution,
-    Lookup,
     MatrixProduct,
     Operation,
     Parts,
-    Scaling,
 )
 
 
@@ -67,7 +61,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Let the function do its work, and note it if it is one of those known."""
         kwargs = kwargs or {}
-        known = _KNOWN.get(func)
+        known = KNOWN.get(func)
         if known is None or not any(p in self._owner for p in (*args, *kwargs.values()) if isinstance(p, nn.Parameter)):
             return func(*args, **kwargs)
         return known(self, *args, **kwargs)
@@ -104,199 +98,3 @@ def _parts(layer: Layer, weight: Tensor | None, bias: Tensor | None) -> Parts:
     if len(layer.parameters) == 1:
         return Parts(True, None) if weight is layer.parameters[0] else Parts(None, True)
     return Parts(weight is layer.parameters[0], bias is layer.parameters[1])
-
-
-def _linear(recorder: Recorder, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return recorder.linear(input, weight, bias)
-
-
-def _convolution(function: Callable[..., Tensor], space: int) -> Callable[..., Tensor]:
-    def convolve(
-        recorder: Recorder,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        output = function(input, weight, bias, stride, padding, dilation, groups)
-        strides, dilations = _each(stride, space), _each(dilation, space)
-        kernel = tuple(weight.shape[2:])
-        sides = _sides(padding, kernel, dilations)
-        return recorder.note(
-            input,
-            output,
-            weight,
-            bias,
-            lambda parts: Convolution(parts, kernel, strides, sides, dilations, groups),
-        )
-
-    return convolve
-
-
-def _each(value: Any, space: int) -> tuple[int, ...]:
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * space if len(values) == 1 else values
-
-
-def _sides(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """Padding before and after, for every dimension."""
-    if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        return tuple((total // 2, total - total // 2) for total in totals)
-    return tuple((p, p) for p in _each(0 if padding == "valid" else padding, len(kernel)))
-
-
-def _layer_norm(
-    recorder: Recorder,
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    output = F.layer_norm(input, list(normalized_shape), weight, bias, eps)
-    with torch.no_grad():
-        x = F.layer_norm(input, list(normalized_shape), None, None, eps)
-    space = len(normalized_shape)
-    return recorder.note(x, output, weight, bias, lambda parts: Scaling(parts, space, space))
-
-
-def _rms_norm(
-    recorder: Recorder,
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    eps: float | None = None,
-) -> Tensor:
-    output = F.rms_norm(input, list(normalized_shape), weight, eps)
-    with torch.no_grad():
-        x = F.rms_norm(input, list(normalized_shape), None, eps)
-    space = len(normalized_shape)
-    return recorder.note(x, output, weight, None, lambda parts: Scaling(parts, space, space))
-
-
-def _group_norm(
-    recorder: Recorder,
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    output = F.group_norm(input, num_groups, weight, bias, eps)
-    with torch.no_grad():
-        x = F.group_norm(input, num_groups, None, None, eps)
-    return recorder.note(x, output, weight, bias, lambda parts: Scaling(parts, input.ndim - 1, 1))
-
-
-def _batch_norm(recorder: Recorder, *args: Any, **kwargs: Any) -> Tensor:
-    given = inspect.signature(F.batch_norm).bind(*args, **kwargs).arguments
-    weight, bias = given.pop("weight", None), given.pop("bias", None)
-    output = F.batch_norm(**given, weight=weight, bias=bias)
-    if given.get("training"):
-        return output
-    with torch.no_grad():
-        x = F.batch_norm(**given)
-    return recorder.note(x, output, weight, bias, lambda parts: Scaling(parts, x.ndim - 1, 1))
-
-
-def _embedding(
-    recorder: Recorder,
-    input: Tensor,
-    weight: Tensor,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Tensor:
-    if recorder.samples is not None and (input.ndim == 1 or len(input) == 1) and recorder.samples > 1:
-        input = (input[0] if input.ndim > 1 else input).expand(recorder.samples, -1)  # noqa: A001
-    output = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-    padding = None if padding_idx is None else padding_idx % len(weight)
-    return recorder.note(input, output, weight, None, lambda _: Lookup(len(weight), padding))
-
-
-_ATTENTION = inspect.signature(F.multi_head_attention_forward)
-
-
-def _attention(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
-    """Do the projections apart, where they are seen, and the attention between identities in their place."""
-    bound = _ATTENTION.bind(*args, **kwargs)
-    bound.apply_defaults()
-    given = bound.arguments
-    if given["use_separate_proj_weight"]:
-        return F.multi_head_attention_forward(**given)
-    weight, bias = given["in_proj_weight"], given["in_proj_bias"]
-    width = given["embed_dim_to_check"]
-    query, key, value = given["query"], given["key"], given["value"]
-    if query is key and key is value:
-        given["query"], given["key"], given["value"] = recorder.linear(query, weight, bias).chunk(3, dim=-1)
-    else:
-        for number, name in enumerate(("query", "key", "value")):
-            given[name] = recorder.linear(given[name], weight, bias, number * width, width)
-    eye = torch.eye(width, dtype=weight.dtype, device=weight.device)
-    out_weight, out_bias = given["out_proj_weight"], given["out_proj_bias"]
-    identities = dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj_weight"), eye)
-    given |= identities | {
-        "in_proj_weight": None,
-        "in_proj_bias": None,
-        "out_proj_bias": None,
-        "use_separate_proj_weight": True,
-    }
-    mixed, attention = F.multi_head_attention_forward(**given)
-    return recorder.linear(mixed, out_weight, out_bias), attention
-
-
-def _elementwise(function: Callable[..., Tensor], factor: bool) -> Callable[..., Tensor]:
-    def combine(recorder: Recorder, input: Any, other: Any, **options: Any) -> Any:
-        output = function(input, other, **options)
-        if recorder.samples is None or options or not isinstance(output, Tensor) or output.ndim == 0:
-            return output
-        for parameter, companion in ((input, other), (other, input)):
-            shared = isinstance(parameter, nn.Parameter) and (
-                parameter.ndim < output.ndim or (parameter.ndim == output.ndim and parameter.shape[0] == 1)
-            )
-            if shared and len(output) == recorder.samples:
-                x = companion.expand_as(output) if factor and isinstance(companion, Tensor) else output.new_ones(1)
-                operation = Broadcast(tuple(parameter.shape), output.ndim - 1)
-                recorder.note(x.expand_as(output), output, parameter, None, functools.partial(_always, operation))
-        return output
-
-    return combine
-
-
-def _always(operation: Operation, _parts: Parts) -> Operation:
-    return operation
-
-
-def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Tensor:
-    output = input.expand(*sizes)
-    if recorder.samples is not None and output.ndim >= input.ndim and len(output) == recorder.samples:
-        shape, item = tuple(input.shape), output.ndim - 1
-        if input.ndim < output.ndim or input.shape[0] == 1:
-            ones = output.new_ones(1).expand_as(output)
-            return recorder.note(ones, output, input, None, lambda _: Broadcast(shape, item))
-    return output
-
-
-_KNOWN: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.linear: _linear,
-    F.conv1d: _convolution(F.conv1d, 1),
-    F.conv2d: _convolution(F.conv2d, 2),
-    F.conv3d: _convolution(F.conv3d, 3),
-    F.layer_norm: _layer_norm,
-    F.rms_norm: _rms_norm,
-    F.group_norm: _group_norm,
-    F.batch_norm: _batch_norm,
-    F.embedding: _embedding,
-    F.multi_head_attention_forward: _attention,
-    torch.Tensor.add: _elementwise(torch.add, factor=False),
-    torch.add: _elementwise(torch.add, factor=False),
-    torch.Tensor.mul: _elementwise(torch.mul, factor=True),
-    torch.mul: _elementwise(torch.mul, factor=True),
-    torch.Tensor.expand: _expand,
-}

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.utils.data import DataLoader
@@ -13,12 +13,14 @@ from torch.utils.data import DataLoader
 from lightning_pareto.influence.gradients import GradientProbe, Plan
 from lightning_pareto.influence.layers import Selection, select_layers
 from lightning_pareto.influence.memory import Memory
-from lightning_pareto.influence.passes import GradientPass, Progress
+from lightning_pareto.influence.passes import GradientPass, PlanChangedError, Progress
 from lightning_pareto.influence.samples import check_samples
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.influence.verification import VERIFIED, plan_as_text, plan_from, verify
 from lightning_pareto.loaders import check_map_style
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,15 @@ class Setup:
     def plan(self) -> Plan:
         """How the parameters' per-sample gradients are had."""
         return self.train.probe.plan
+
+
+def settled(work: Callable[[], T]) -> T:
+    """Do the work, from the beginning whenever a layer turns out not to be what it seemed."""
+    while True:
+        try:
+            return work()
+        except PlanChangedError:  # it is looped over from now on, and nothing found before fits
+            continue
 
 
 @contextlib.contextmanager

@@ -25,13 +25,17 @@ class Stages:
         folder: where; None keeps nothing. Several processes must all see it.
         key: what identifies the computation: its model, data and options.
         shard: this process; the first one writes.
+
+    Attributes:
+        variant: what else tells stages apart that belong to the same computation, as a part of their names.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, key: str, shard: Shard) -> None:
         self._folder = None if folder is None else Path(folder)
         self._key = key
         self._shard = shard
-        self._names: set[str] = set()
+        self._paths: set[Path] = set()
+        self.variant = ""
 
     def kept(self, name: str, compute: Callable[[], Tensors], device: torch.device) -> Tensors:
         """Return what a stage finds, from disk if it was finished before.
@@ -47,8 +51,8 @@ class Stages:
         """
         if self._folder is None:
             return compute()
-        path = self._folder / f"{name}.safetensors"
-        self._names.add(name)
+        path = self._folder / f"{name}{self.variant}.safetensors"
+        self._paths.add(path)
         with self._shard.agreement("reading of finished stages"):
             found = self._read(path) if path.exists() else None
         if int(self._shard.sum(torch.tensor([int(found is not None)]))) == self._shard.count and found is not None:
@@ -65,13 +69,13 @@ class Stages:
         if self._folder is None or self._shard.index > 0:
             return
         try:
-            for name in self._names:
-                (self._folder / f"{name}.safetensors").unlink(missing_ok=True)
+            for path in self._paths:
+                path.unlink(missing_ok=True)
             if self._folder.exists() and not any(self._folder.iterdir()):
                 self._folder.rmdir()
         except OSError as error:
             warnings.warn(f"finished stages are left in {self._folder}: {error}", stacklevel=2)
-        self._names.clear()
+        self._paths.clear()
 
     def _read(self, path: Path) -> Tensors:
         arrays, metadata = load_artifact(path, "stage")

@@ -17,7 +17,7 @@ from lightning_pareto.influence.curvature import CurvatureError, Directions, Ekf
 from lightning_pareto.influence.directions import category_gradients, score
 from lightning_pareto.influence.measures import Measure, MeasureName, get_measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass, Progress, silent
-from lightning_pareto.influence.setup import set_up
+from lightning_pareto.influence.setup import Setup, set_up, settled
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
 
@@ -136,21 +136,32 @@ def sweep_damping(
         context=context,
         progress=progress,
     ) as setup:
-        train, validation, loss = setup.train, setup.validation, setup.train.probe.task.loss
-        function = get_measure(measure, loss)
-        cells = scan(validation, function, categories, class_names, 2, seed)
-        information = Fisher.draw(fisher, train.size, seed, loss)
-        fitted = EkfacCurvature.fit(train.drawn(curvature_samples, seed), 1.0, information)
-        curvatures = [EkfacCurvature(fitted.bases, fitted.eigenvalues, damping) for damping in dampings]
-        count = len(cells.names)
-        choosing, judging = (category_gradients(validation, function, cells, part) for part in _halves(count))
-        if not choosing:
-            raise CurvatureError("the model's output does not depend on any parameter that was to be covered")
-        weights = _weights(train, curvatures, choosing, cells, budget)
-        steps = _steps(train, curvatures, weights, like=choosing)
-        before = _measures(validation, function, cells)
-        found = [_furthest(step, before, validation, function, cells) for step in steps]
-        predicted = [length * _drops(step, judging) for step, (length, _) in zip(steps, found, strict=True)]
+        information = Fisher.draw(fisher, setup.train.size, seed, setup.train.probe.task.loss)
+        function = get_measure(measure, setup.train.probe.task.loss)
+        cells = scan(setup.validation, function, categories, class_names, 2, seed)
+        drawn = setup.train.drawn(curvature_samples, seed)
+        return settled(lambda: _sweep(setup, drawn, information, function, cells, dampings, budget))
+
+
+def _sweep(
+    setup: Setup,
+    drawn: GradientPass,
+    information: Fisher,
+    measure: Measure,
+    cells: Cells,
+    dampings: Sequence[float],
+    budget: float,
+) -> DampingSweep:
+    train, validation = setup.train, setup.validation
+    fitted = EkfacCurvature.fit(drawn, 1.0, information)
+    curvatures = [EkfacCurvature(fitted.bases, fitted.eigenvalues, damping) for damping in dampings]
+    choosing, judging = (category_gradients(validation, measure, cells, part) for part in _halves(len(cells.names)))
+    if not choosing:
+        raise CurvatureError("the model's output does not depend on any parameter that was to be covered")
+    steps = _steps(train, curvatures, _weights(train, curvatures, choosing, cells, budget), like=choosing)
+    before = _measures(validation, measure, cells)
+    found = [_furthest(step, before, validation, measure, cells) for step in steps]
+    predicted = [length * _drops(step, judging) for step, (length, _) in zip(steps, found, strict=True)]
     lengths, measured = zip(*found, strict=True)
     return DampingSweep(cells.names, tuple(dampings), lengths, np.array(predicted), np.array(measured))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_pareto import estimate_influence
+from lightning_pareto import estimate_influence, sweep_damping
 from lightning_pareto.influence.gradients import LOOPED
 from tests._asserts import assert_near
 from tests._oracles import flat_sample_gradients, loader
@@ -75,14 +75,42 @@ def test_padding_removed(curvature):
     assert found.metadata["parameters"]["head.weight"] == "linear"
 
 
+def uneven():
+    """Data whose tokens come apart evenly where it is verified, and nowhere else."""
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 5, 3).double(), torch.arange(60) % 3
+    lengths = torch.randint(1, 6, (60,))
+    lengths[torch.randperm(60, generator=torch.Generator().manual_seed(0))[:5]] = 4
+    x[torch.arange(5)[None] >= lengths[:, None]] = 0
+    return x, y
+
+
+def test_a_layer_found_out_late_makes_batches_small_and_goes_on_after_an_interruption(tmp_path):
+    (x, y), module, stages = uneven(), Packed().double(), []
+    data = loader(x, y, batch_size=16)
+
+    def progress(stage, done, total):
+        stages.append((stage, total))
+        if stage == "scores" and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        estimate_influence(module, data, data, stages_dir=tmp_path / "s", progress=progress)
+    assert {("scores", 15), ("factors", 4), ("factors", 15)} <= set(stages)
+    found = estimate_influence(module, data, data, stages_dir=tmp_path / "s")
+    assert_near(found.scores, estimate_influence(module, data, data).scores, RELATIVE[torch.float32])
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_sweep_starts_again_too():
+    (x, y), module = uneven(), Packed().double()
+    data = loader(x, y, batch_size=16)
+    assert sweep_damping(module, data, data, [1.0]).best == 1.0
+
+
 def test_lengths_that_agree_where_it_was_verified_only():
     """The samples of the comparison all have the same length, so that the tokens come apart evenly there."""
-    torch.manual_seed(0)
-    module, x, y = Packed().double(), torch.randn(60, 5, 3).double(), torch.arange(60) % 3
-    lengths = torch.randint(1, 6, (60,))
-    drawn = torch.randperm(60, generator=torch.Generator().manual_seed(0))[:5]
-    lengths[drawn] = 4
-    x[torch.arange(5)[None] >= lengths[:, None]] = 0
+    (x, y), module = uneven(), Packed().double()
     found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
     assert found.metadata["parameters"]["layer.weight"] == LOOPED

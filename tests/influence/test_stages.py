@@ -88,9 +88,9 @@ def test_refuses_the_stages_of_another_computation(problem, tmp_path):
 def test_a_broken_stage_is_named(problem, tmp_path):
     module, data = problem
     interrupted_at("scores", module, data, stages_dir=tmp_path)
-    path = tmp_path / "curvature.safetensors"
+    [path] = tmp_path.glob("curvature*.safetensors")
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ArtifactError, match=r"curvature.safetensors is not a whole"):
+    with pytest.raises(ArtifactError, match=r"curvature .*safetensors is not a whole"):
         estimate_influence(module, data, data, stages_dir=tmp_path)
 
 
