@@ -13,7 +13,13 @@ from lightning_pareto.influence import (
     estimate_influence,
     sweep_damping,
 )
-from lightning_pareto.integration import ParetoCallback, ReweightedDataModule, reweighted_dataloader
+from lightning_pareto.integration import (
+    ParetoCallback,
+    ParetoResult,
+    ParetoTuner,
+    ReweightedDataModule,
+    reweighted_dataloader,
+)
 from lightning_pareto.linprog import InfeasibleError, LinearProgramError
 from lightning_pareto.pareto import ParetoVerdict, check_pareto
 from lightning_pareto.report import (
@@ -37,7 +43,9 @@ __all__ = [
     "InfluenceMatrix",
     "LinearProgramError",
     "ParetoCallback",
+    "ParetoResult",
     "ParetoSampler",
+    "ParetoTuner",
     "ParetoVerdict",
     "ReweightedDataModule",
     "SampleTable",

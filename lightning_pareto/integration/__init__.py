@@ -2,5 +2,7 @@
 
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule, reweighted_dataloader
+from lightning_pareto.integration.tuner import ParetoTuner
+from lightning_pareto.integration.tuning_result import ParetoResult
 
-__all__ = ["ParetoCallback", "ReweightedDataModule", "reweighted_dataloader"]
+__all__ = ["ParetoCallback", "ParetoResult", "ParetoTuner", "ReweightedDataModule", "reweighted_dataloader"]

@@ -10,42 +10,52 @@ from lightning_pareto.pareto.admissible import AdmissibleSet, Float
 GiveBack = Literal["additive", "multiplicative"]
 
 
-def solve_mass_preserving(
-    scores: np.ndarray, scale: Float, admissible: AdmissibleSet, targets: np.ndarray, floors: Float
-) -> Float:
+class MassPreservingProgram:
     """Maximise ``Σ_{t∈T} gain_t/s_t`` with ``gain_k/s_k ≥ floor_k`` over the admissible weights.
+
+    The solver's model is kept: another call with other floors or another budget starts from the last basis.
 
     Args:
         scores: (N, K).
         scale: s_k, (K,).
         admissible: the weights allowed.
         targets: which categories are in T, (K,) bool.
-        floors: least relative gain of every category, (K,).
-
-    Returns:
-        The mass d taken from every sample, in [0, 1], (N,).
-
-    Raises:
-        InfeasibleError: if the floors cannot be met together.
     """
-    n, k = scores.shape
-    slopes = admissible.slopes(scores) / scale
-    program = LinearProgram(
-        objective=slopes[:, targets].sum(axis=1),
-        rows=np.vstack([slopes.T, np.ones((1, n))]),
-        row_lower=np.append(floors * n, -INFINITY),
-        row_upper=np.append(np.full(k, INFINITY), admissible.largest_sum),
-        lower=np.zeros(n),
-        upper=np.ones(n),
-    )
-    try:
-        return program.solve().x.clip(0, 1)
-    except InfeasibleError as error:
-        raise InfeasibleError(
-            f"no admissible weights reach relative gains of {floors.round(4).tolist()}: lower the thresholds "
-            "(0 is always feasible) or raise the budget. check_pareto(...).headroom is the largest gain that all "
-            "categories can have at once"
-        ) from error
+
+    def __init__(self, scores: np.ndarray, scale: Float, admissible: AdmissibleSet, targets: np.ndarray) -> None:
+        self._samples, self._categories = scores.shape
+        self._largest_sum = admissible.largest_sum
+        slopes = admissible.slopes(scores) / scale
+        self._program = LinearProgram(
+            objective=slopes[:, targets].sum(axis=1),
+            rows=np.vstack([slopes.T, np.ones((1, self._samples))]),
+            row_lower=np.full(self._categories + 1, -INFINITY),
+            row_upper=np.full(self._categories + 1, INFINITY),
+            lower=np.zeros(self._samples),
+            upper=np.ones(self._samples),
+        )
+
+    def solve(self, floors: Float, budget: float | None = None) -> Float:
+        """Return the mass d taken from every sample, in [0, 1], (N,).
+
+        Args:
+            floors: least relative gain of every category, (K,).
+            budget: largest share of the training mass that may be moved; that of the admissible set by default.
+
+        Raises:
+            InfeasibleError: if the floors cannot be met together.
+        """
+        largest_sum = self._largest_sum if budget is None else budget * self._samples
+        lower = np.append(floors * self._samples, -INFINITY)
+        self._program.set_row_bounds(lower, np.append(np.full(self._categories, INFINITY), largest_sum))
+        try:
+            return self._program.solve().x.clip(0, 1)
+        except InfeasibleError as error:
+            raise InfeasibleError(
+                f"no admissible weights reach relative gains of {floors.round(4).tolist()}: lower the thresholds "
+                "(0 is always feasible) or raise the budget. check_pareto(...).headroom is the largest gain that all "
+                "categories can have at once"
+            ) from error
 
 
 def give_back(removed: Float, admissible: AdmissibleSet, how: GiveBack) -> Float:

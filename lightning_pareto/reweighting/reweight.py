@@ -8,8 +8,8 @@ import numpy as np
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float, check_budget, column_scale, predicted_gain
 from lightning_pareto.pareto.headroom import headroom
-from lightning_pareto.reweighting.mass_preserving import GiveBack, give_back, solve_mass_preserving
-from lightning_pareto.reweighting.paper import solve_paper
+from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
+from lightning_pareto.reweighting.paper import PaperProgram
 from lightning_pareto.reweighting.weights import SampleWeights
 
 HEADROOM_SHARE = 0.6
@@ -77,7 +77,7 @@ def reweight(
         if thresholds is None and targets is None:
             thresholds = HEADROOM_SHARE * headroom(scores, scale, admissible).value
         limits = _per_category(thresholds, influence, 0.0)[present]
-        removed = solve_mass_preserving(scores, scale, admissible, chosen, limits)
+        removed = MassPreservingProgram(scores, scale, admissible, chosen).solve(limits)
         values = give_back(removed, admissible, return_mass)
     elif method == "paper":
         limits = _per_category(thresholds, influence, 0.9)[present]
@@ -85,7 +85,7 @@ def reweight(
             raise ValueError(f"max_weight must be at least 1, found {max_weight}")
         if (limits < 0).any() or (limits > 1).any():
             raise ValueError(f"thresholds of the paper's LP lie in [0, 1], found {limits.tolist()}")
-        values = solve_paper(scores, chosen, limits, max_weight)
+        values = PaperProgram(scores, chosen, max_weight).solve(limits)
     else:
         raise ValueError(f"method must be 'mass_preserving' or 'paper', found {method!r}")
     gain = np.full(len(present), np.nan)

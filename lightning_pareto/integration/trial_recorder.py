@@ -1,0 +1,158 @@
+"""The callback that watches a trial: it counts epochs, measures the model in the end and writes the result."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_pareto.influence.options import InfluenceOptions
+from lightning_pareto.integration.analysis import influence_of
+from lightning_pareto.integration.at_hand import labels_at_hand
+from lightning_pareto.integration.checks import check_data, check_strategy
+from lightning_pareto.integration.data import ParetoData
+from lightning_pareto.integration.models import weights_of
+from lightning_pareto.integration.predictions import outcome_of
+from lightning_pareto.integration.processes import shard_of
+from lightning_pareto.integration.trial_results import TrialResult
+
+INFLUENCE_FILE = "influence.safetensors"
+MONITOR = "val_accuracy_macro"
+
+
+class TrialRecorder(pl.Callback):
+    """Writes the result of the fit that it watches.
+
+    Args:
+        name: of the trial.
+        key: what the result is found again by.
+        folder: where it is written.
+        data: how batches are read.
+        epochs: to train from a checkpoint; None for a whole fit of the trainer's own number.
+        best: keeps the checkpoints of a whole fit.
+        end: where to keep that of the end.
+        analysis: options of the influence to estimate at the start.
+        max_memory: of the analysis, in GiB.
+        labels: (N,) that the training data must have, where they can be had for nothing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        key: str,
+        folder: Path,
+        data: ParetoData,
+        epochs: int | None = None,
+        best: ModelCheckpoint | None = None,
+        end: Path | None = None,
+        analysis: InfluenceOptions | None = None,
+        max_memory: float | None = None,
+        labels: np.ndarray | None = None,
+    ) -> None:
+        self._name, self._key, self._folder = name, key, folder
+        self._data = data
+        self._epochs = epochs
+        self._best = best
+        self._end = end
+        self._analysis = analysis
+        self._max_memory = max_memory
+        self._labels = labels
+        self._begun = 0
+        self._history: list[float] = []
+        self._categories: Any = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a strategy under which influence cannot be had."""
+        check_strategy(trainer)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Set the end of the fit so many epochs after what the checkpoint has seen."""
+        if self._epochs is not None:
+            self._begun = epochs_seen(checkpoint)
+            trainer.fit_loop.max_epochs = self._begun + max(self._epochs, 1)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check the data, estimate influence if asked to, and stop again if there is nothing to train."""
+        self._categories = check_data(trainer, pl_module, self._data, None)
+        self._check_labels(trainer)
+        if self._analysis is not None:
+            influence = influence_of(
+                trainer, pl_module, self._data, self._categories, self._analysis, self._max_memory, "last"
+            )
+            if trainer.is_global_zero:
+                influence.save(self._folder / INFLUENCE_FILE)
+        if self._epochs == 0:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the mean accuracy."""
+        if not trainer.sanity_checking and MONITOR in trainer.callback_metrics:
+            self._history.append(float(trainer.callback_metrics[MONITOR]))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the model at its best epoch and write the result; every process leaves when it is there."""
+        trained = trainer.current_epoch - self._begun if self._epochs != 0 else 0
+        best, kept = self._kept(trainer)
+        with weights_of(pl_module, best, shard_of(trainer, pl_module)):
+            outcome = outcome_of(trainer, pl_module, self._data)
+        if self._end is not None:
+            trainer.save_checkpoint(self._end)
+        result = TrialResult(
+            name=self._name,
+            outcome=outcome,
+            epochs=trained,
+            best_epoch=_epoch_of(best) if best else trained,
+            history=np.array(self._history),
+            checkpoint=Path(best) if best else self._end,
+            next_checkpoint=next((Path(path) for path in kept if _epoch_of(path) < trained), None),
+        )
+        if trainer.is_global_zero:
+            result.save(self._folder, self._key)
+        trainer.strategy.barrier()
+
+    def _kept(self, trainer: pl.Trainer) -> tuple[str | None, list[str]]:
+        """Path of the best checkpoint and of all, the best first, as rank zero has them."""
+        if self._best is None:
+            return None, []
+        scores = {path: float(score) for path, score in self._best.best_k_models.items()}
+        kept: list[str] = trainer.strategy.broadcast(sorted(scores, key=lambda path: -scores[path]))
+        return kept[0] if kept else None, kept
+
+    def _check_labels(self, trainer: pl.Trainer) -> None:
+        if self._labels is None:
+            return
+        found = labels_at_hand(self._data.train(trainer).dataset)
+        if found is not None and not np.array_equal(found.numpy(), self._labels):
+            raise ValueError(
+                "the training data are not those that influence was computed on: a DataModule whose setup() splits at "
+                "random must do so with a seeded generator, for instance random_split(dataset, [0.8, 0.2], "
+                "generator=torch.Generator().manual_seed(0))"
+            )
+
+
+def epochs_seen(checkpoint: dict[str, Any]) -> int:
+    """Epochs of training data that a checkpoint has behind it, one that was saved after the last batch among them."""
+    loop = checkpoint["loops"]["fit_loop"]
+    epoch, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+    seen_whole = epoch["started"] > epoch["processed"] and batches["is_last_batch"]
+    return int(epoch["processed"]) + int(seen_whole)
+
+
+def best_epochs(folder: Path) -> ModelCheckpoint:
+    """Keeps the two best epochs: of two, one at least is not the last."""
+    return ModelCheckpoint(
+        folder,
+        filename="{epoch}",
+        monitor=MONITOR,
+        mode="max",
+        save_top_k=2,
+        save_on_train_epoch_end=True,
+    )
+
+
+def _epoch_of(path: str) -> int:
+    """Epochs trained when a checkpoint of :func:`best_epochs` was saved."""
+    return int(Path(path).stem.removeprefix("epoch=")) + 1

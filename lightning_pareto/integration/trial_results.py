@@ -1,0 +1,73 @@
+"""What a trial leaves on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.pareto.admissible import Float
+from lightning_pareto.reweighting.outcomes import Outcome
+
+
+@dataclass(frozen=True, eq=False)
+class TrialResult:
+    """A finished trial.
+
+    Attributes:
+        name: of the trial.
+        outcome: on the validation set, at the best epoch of a whole fit, else at the end.
+        epochs: trained in this trial.
+        best_epoch: epochs trained when the outcome was reached.
+        history: mean accuracy over the classes after each validation of the trial.
+        checkpoint: of the best epoch, if it was kept.
+        next_checkpoint: of the best epoch but the last, from which a further epoch fits into the schedule.
+    """
+
+    name: str
+    outcome: Outcome
+    epochs: int
+    best_epoch: int
+    history: Float
+    checkpoint: Path | None = None
+    next_checkpoint: Path | None = None
+
+    def save(self, folder: Path, key: str) -> None:
+        """Write the result to a trial's folder, whole or not at all."""
+        outcome = self.outcome
+        arrays: dict[str, np.ndarray] = {
+            "category": outcome.category,
+            "correct": outcome.correct.astype(np.uint8),
+            "probability": outcome.probability,
+            "history": np.asarray(self.history, dtype=np.float64),
+        }
+        metadata = {
+            "key": key,
+            "name": self.name,
+            "class_names": list(outcome.names),
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch,
+            "checkpoints": [path and path.name for path in (self.checkpoint, self.next_checkpoint)],
+        }
+        save_artifact(folder / RESULT_FILE, "trial", arrays, metadata)
+
+    @classmethod
+    def load(cls, folder: Path, key: str) -> "TrialResult | None":
+        """Read the result of a finished trial; None if there is none, or it is that of another trial.
+
+        Raises:
+            ArtifactError: if the file is not a whole result.
+        """
+        if not (folder / RESULT_FILE).exists():
+            return None
+        arrays, metadata = load_artifact(folder / RESULT_FILE, "trial")
+        if metadata["key"] != key:
+            return None
+        names = tuple(metadata["class_names"])
+        outcome = Outcome(arrays["category"], arrays["correct"].astype(bool), arrays["probability"], names)
+        best, following = (folder / Path(name).name if name else None for name in metadata["checkpoints"])
+        epochs, best_epoch = metadata["epochs"], metadata["best_epoch"]
+        return cls(metadata["name"], outcome, epochs, best_epoch, arrays["history"], best, following)
+
+
+RESULT_FILE = "trial.safetensors"

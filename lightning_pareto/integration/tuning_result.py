@@ -1,0 +1,228 @@
+"""What a search for a better second fit came to."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.integration.trial_results import TrialResult
+from lightning_pareto.pareto.admissible import Float
+from lightning_pareto.reweighting.outcomes import Change
+from lightning_pareto.reweighting.weights import SampleWeights
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """A line about one trial.
+
+    Attributes:
+        name: what was tried.
+        epochs: trained in it.
+        macro: mean validation accuracy over the categories.
+        worst: the lowest validation accuracy of a category.
+    """
+
+    name: str
+    epochs: int
+    macro: float
+    worst: float
+
+    @classmethod
+    def of(cls, result: TrialResult) -> "TrialSummary":
+        """Summarise a finished trial."""
+        accuracy = result.outcome.accuracy
+        return cls(result.name, result.epochs, float(np.nanmean(accuracy)), float(np.nanmin(accuracy)))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ParetoResult:
+    """What :class:`ParetoTuner` hands back.
+
+    The accuracies are those of the validation set that chose among the trials: of the model handed back they are a
+    little too good. Measure it on data that no decision has seen.
+
+    Attributes:
+        class_names: the K categories.
+        before: validation accuracy of every category of the model to start with, (K,).
+        after: of the model handed back, (K,).
+        support: validation samples of every category, (K,).
+        p_values: one-sided exact p-value of H0 "this category does not fall" from before to after, (K,).
+        gain: change of the mean accuracy from the best ordinary model to the best reweighted one.
+        gain_error: its standard error for the sampling of validation data.
+        accepted: whether reweighting made a model that is better than every ordinary one beyond chance, and worse on no
+            category beyond chance. If not, the best ordinary model is handed back.
+        reason: why it was accepted, or not.
+        weights: the weights of the model handed back; if none was accepted, the best that were tried; None without any.
+        ckpt_path: the checkpoint of the model handed back.
+        epochs_spent: epochs trained by all trials.
+        trials: all of them, in order.
+    """
+
+    class_names: tuple[str, ...]
+    before: Float
+    after: Float
+    support: np.ndarray = field(repr=False)
+    p_values: Float = field(repr=False)
+    gain: float
+    gain_error: float
+    accepted: bool
+    reason: str
+    weights: SampleWeights | None
+    ckpt_path: str
+    epochs_spent: int
+    trials: tuple[TrialSummary, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"ParetoResult(accepted={self.accepted}, mean {np.nanmean(self.before):.1%} to "
+            f"{np.nanmean(self.after):.1%}, {self.epochs_spent} epochs spent)"
+        )
+
+    def __str__(self) -> str:
+        width = max(8, *(min(len(name), 30) for name in self.class_names))
+        rows = [f"{'category':<{width}}  before   after  change  p of a fall  samples"]
+        for k in np.argsort(self.before):
+            change = self.after[k] - self.before[k]
+            rows.append(
+                f"{self.class_names[k][:30]:<{width}}  {self.before[k]:6.1%}  {self.after[k]:6.1%}  "
+                f"{100 * change:+6.1f}  {self.p_values[k]:11.2g}  {self.support[k]:7d}"
+            )
+        mean = np.nanmean(self.before), np.nanmean(self.after)
+        rows.append(f"{'mean':<{width}}  {mean[0]:6.1%}  {mean[1]:6.1%}  {100 * (mean[1] - mean[0]):+6.1f}")
+        verb = "accepted" if self.accepted else "not accepted"
+        return "\n".join(
+            [
+                f"Reweighted model {verb}: {self.reason}",
+                "",
+                *rows,
+                "",
+                f"Validation accuracy, {self.epochs_spent} epochs spent in {len(self.trials)} trials. It chose among",
+                "them, so measure the model on data that no decision has seen.",
+                f"Model: {self.ckpt_path}",
+            ]
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the result to ``path`` (safetensors), whole or not at all."""
+        arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
+        if self.weights is not None:
+            arrays |= {"weights": self.weights.values, "predicted_gain": np.asarray(self.weights.predicted_gain)}
+        fields = {name: getattr(self, name) for name in _NUMBERS}
+        trials = [[trial.name, trial.epochs, trial.macro, trial.worst] for trial in self.trials]
+        about = {} if self.weights is None else dict(self.weights.metadata)
+        metadata = {**fields, "class_names": list(self.class_names), "trials": trials, "weights": about}
+        return save_artifact(path, "result", arrays, metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "ParetoResult":
+        """Read a result written by :meth:`save`.
+
+        Raises:
+            ArtifactError: if the file is not a whole result.
+        """
+        arrays, metadata = load_artifact(path, "result")
+        names = tuple(metadata["class_names"])
+        weights = None
+        if "weights" in arrays:
+            weights = SampleWeights(arrays["weights"], arrays["predicted_gain"], names, metadata["weights"])
+        fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        fields |= {name: metadata[name] for name in _NUMBERS}
+        trials = tuple(TrialSummary(*row) for row in metadata["trials"])
+        return cls(class_names=names, weights=weights, trials=trials, **fields)
+
+
+_ARRAYS = ("before", "after", "support", "p_values")
+_NUMBERS = ("gain", "gain_error", "accepted", "reason", "ckpt_path", "epochs_spent")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which model to hand back.
+
+    Attributes:
+        result: its trial.
+        weights: those it was trained with; None for an ordinary model.
+        against: the best ordinary model.
+        reason: in a sentence.
+    """
+
+    result: TrialResult
+    weights: SampleWeights | None
+    against: TrialResult
+    reason: str
+
+
+def choose(
+    given: TrialResult,
+    ordinary: TrialResult,
+    tried: list[tuple[TrialResult, SampleWeights]],
+    level: float,
+) -> Choice:
+    """Do no harm: a reweighted model has to beat the best ordinary one, and to harm no category, beyond chance.
+
+    The ordinary model takes the place of the given one only if it is better in the mean and worse on no category
+    beyond chance. Among the reweighted models the level is divided by their number.
+
+    Args:
+        given: the model to start with.
+        ordinary: an ordinary fit of the same budget.
+        tried: reweighted fits of the same budget.
+        level: of the tests, on the validation set.
+    """
+    step = Change(given.outcome, ordinary.outcome)
+    incumbent = ordinary if step.macro > 0 and not step.lost(level).any() else given
+    if not tried:
+        return Choice(incumbent, None, incumbent, "no weights were worth a fit.")
+    ranked = sorted(tried, key=lambda pair: -pair[0].outcome.macro)
+    for result, weights in ranked:
+        change = Change(incumbent.outcome, result.outcome)
+        harmless = not Change(given.outcome, result.outcome).lost(level).any()
+        if harmless and change.improves(level, looks=len(tried)):
+            return Choice(result, weights, incumbent, f"{_measured(change)}, and no category falls beyond chance.")
+    best = Change(incumbent.outcome, ranked[0][0].outcome)
+    lost = [name for name, yes in zip(given.outcome.names, best.lost(level), strict=True) if yes]
+    why = f", but {', '.join(lost[:5])} fall beyond chance" if lost else ", which is not beyond chance"
+    return Choice(incumbent, None, incumbent, f"{_measured(best)}{why}. The best ordinary model is handed back.")
+
+
+def _measured(change: Change) -> str:
+    return f"the mean accuracy changes by {100 * change.macro:+.1f} ± {100 * change.macro_error:.1f} points"
+
+
+def result_of(
+    given: TrialResult,
+    choice: Choice,
+    tried: list[tuple[TrialResult, SampleWeights]],
+    trials: Iterable[TrialResult],
+) -> ParetoResult:
+    """Put together what is handed back.
+
+    Args:
+        given: the model to start with.
+        choice: what was chosen.
+        tried: the reweighted fits among which it was chosen.
+        trials: all trials.
+    """
+    best = max(tried, key=lambda pair: pair[0].outcome.macro, default=None)
+    compared = Change(choice.against.outcome, choice.result.outcome if choice.weights or not best else best[0].outcome)
+    change = Change(given.outcome, choice.result.outcome)
+    summaries = tuple(TrialSummary.of(result) for result in trials)
+    return ParetoResult(
+        class_names=given.outcome.names,
+        before=given.outcome.accuracy,
+        after=choice.result.outcome.accuracy,
+        support=given.outcome.support,
+        p_values=change.p_loss,
+        gain=compared.macro,
+        gain_error=compared.macro_error,
+        accepted=choice.weights is not None,
+        reason=choice.reason,
+        weights=choice.weights or (best[1] if best else None),
+        ckpt_path=str(choice.result.checkpoint),
+        epochs_spent=sum(trial.epochs for trial in summaries),
+        trials=summaries,
+    )

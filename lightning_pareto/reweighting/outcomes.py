@@ -1,0 +1,145 @@
+"""What a trained model does on each category of the validation set, and how two models compare."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from lightning_pareto.pareto.admissible import Float
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One model on one validation set.
+
+    Attributes:
+        category: (n,) category of every validation sample.
+        correct: (n,) whether its label was predicted.
+        probability: (n,) probability that the model gave to its label.
+        names: the K categories.
+    """
+
+    category: npt.NDArray[np.int64]
+    correct: npt.NDArray[np.bool_]
+    probability: Float
+    names: tuple[str, ...]
+
+    @property
+    def support(self) -> npt.NDArray[np.int64]:
+        """Samples of every category, (K,)."""
+        counts: npt.NDArray[np.int64] = np.bincount(self.category, minlength=len(self.names))
+        return counts
+
+    @property
+    def accuracy(self) -> Float:
+        """Of every category, (K,); NaN without samples."""
+        return self._mean(self.correct)
+
+    @property
+    def macro(self) -> float:
+        """Mean accuracy over the categories that have samples."""
+        return float(np.nanmean(self.accuracy))
+
+    @property
+    def soft_accuracy(self) -> Float:
+        """Mean probability of the true label in every category, (K,); less noisy than the accuracy."""
+        return self._mean(self.probability)
+
+    def _mean(self, values: npt.NDArray[Any]) -> Float:
+        sums = np.bincount(self.category, weights=values, minlength=len(self.names))
+        support = self.support
+        means: Float = np.divide(sums, support, out=np.full(len(self.names), np.nan), where=support > 0)
+        return means
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """The change from one model to another on the same validation samples, category by category.
+
+    Both models answer the same samples, so the tests are paired: of a category only the samples count that one model
+    has right and the other wrong (McNemar's exact test).
+
+    Do not trust the p-values of a model that was chosen among many on these samples without multiplying them by how
+    many there were.
+
+    Attributes:
+        before: the model to compare with.
+        after: the model in question.
+
+    Raises:
+        ValueError: if they were not measured on the same samples.
+    """
+
+    before: Outcome
+    after: Outcome
+
+    def __post_init__(self) -> None:
+        same = np.array_equal(self.before.category, self.after.category)
+        if not same or self.before.names != self.after.names:
+            raise ValueError(
+                "two models were measured on different validation samples: a DataModule whose setup() splits at "
+                "random must do so with a seeded generator, for instance random_split(dataset, [0.8, 0.2], "
+                "generator=torch.Generator().manual_seed(0))"
+            )
+
+    @property
+    def accuracy(self) -> Float:
+        """Change of every category's accuracy, (K,); NaN without samples."""
+        return self.after.accuracy - self.before.accuracy
+
+    @property
+    def macro(self) -> float:
+        """Change of the mean over the categories."""
+        return self.after.macro - self.before.macro
+
+    @property
+    def macro_error(self) -> float:
+        """Standard error of :attr:`macro` for the sampling of validation data, paired."""
+        difference = self.after.correct.astype(float) - self.before.correct
+        parts = [difference[self.after.category == k] for k in np.flatnonzero(self.after.support)]
+        variances = [max(float(d.var(ddof=1)) if len(d) > 1 else 1.0, 1 / len(d)) / len(d) for d in parts]
+        return float(np.sqrt(sum(variances)) / len(parts))
+
+    @property
+    def p_gain(self) -> float:
+        """One-sided p-value of H0 "the mean over the categories does not rise", by the normal approximation."""
+        return float(stats.norm.sf(self.macro / self.macro_error))
+
+    @functools.cached_property
+    def p_loss(self) -> Float:
+        """One-sided exact p-value of H0 "this category does not fall", (K,)."""
+        return self._exact(self.before.correct & ~self.after.correct)
+
+    @functools.cached_property
+    def p_rise(self) -> Float:
+        """One-sided exact p-value of H0 "this category does not rise", (K,)."""
+        return self._exact(self.after.correct & ~self.before.correct)
+
+    def lost(self, level: float) -> npt.NDArray[np.bool_]:
+        """Which categories fall beyond chance, (K,), at a family-wise level (Holm)."""
+        order = np.argsort(self.p_loss)
+        steps = self.p_loss[order] * np.arange(len(order), 0, -1)
+        result = np.zeros(len(order), dtype=bool)
+        result[order] = np.maximum.accumulate(steps) <= level
+        return result
+
+    def improves(self, level: float, looks: int = 1) -> bool:
+        """Whether the mean rises beyond chance and no category falls beyond chance.
+
+        Args:
+            level: of either test.
+            looks: among how many models this one was chosen on these samples (Bonferroni).
+        """
+        return self.p_gain * looks <= level and not self.lost(level).any()
+
+    def _exact(self, discordant: npt.NDArray[np.bool_]) -> Float:
+        """P(at least as many of the samples on which the models differ), each a fair coin, (K,)."""
+        differ = self.before.correct != self.after.correct
+        k = len(self.before.names)
+        hits = np.bincount(self.before.category[discordant], minlength=k)
+        total = np.bincount(self.before.category[differ], minlength=k)
+        p_values: Float = stats.binom.sf(hits - 1, total, 0.5)
+        return p_values
