@@ -16,6 +16,7 @@ from lightning_pareto.integration.models import weights_of
 from lightning_pareto.integration.predictions import outcome_of
 from lightning_pareto.integration.processes import shard_of
 from lightning_pareto.integration.trial_results import TrialResult
+from lightning_pareto.reweighting.reweight import Targets, chosen_categories
 
 INFLUENCE_FILE = "influence.safetensors"
 MONITOR = "val_accuracy_macro"
@@ -35,6 +36,7 @@ class TrialRecorder(pl.Callback):
         analysis: options of the influence to estimate at the start.
         max_memory: of the analysis, in GiB.
         labels: (N,) that the training data must have, where they can be had for nothing.
+        targets: categories that there have to be.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class TrialRecorder(pl.Callback):
         analysis: InfluenceOptions | None = None,
         max_memory: float | None = None,
         labels: np.ndarray | None = None,
+        targets: Targets = None,
     ) -> None:
         self._name, self._key, self._folder = name, key, folder
         self._data = data
@@ -58,6 +61,7 @@ class TrialRecorder(pl.Callback):
         self._analysis = analysis
         self._max_memory = max_memory
         self._labels = labels
+        self._targets = targets
         self._begun = 0
         self._history: list[float] = []
         self._categories: Any = None
@@ -77,6 +81,8 @@ class TrialRecorder(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the data, estimate influence if asked to, and stop again if there is nothing to train."""
         self._categories = check_data(trainer, pl_module, self._data, None)
+        if self._categories is not None:
+            chosen_categories(self._categories, self._targets)
         self._check_labels(trainer)
         if self._analysis is not None:
             influence = influence_of(

@@ -28,6 +28,7 @@ from lightning_pareto.integration.datamodule import ReweightedDataModule
 from lightning_pareto.integration.trial_log import TrialLog
 from lightning_pareto.integration.trial_recorder import INFLUENCE_FILE, TrialRecorder, best_epochs
 from lightning_pareto.integration.trial_results import TrialResult
+from lightning_pareto.reweighting.reweight import Targets
 from lightning_pareto.reweighting.weights import SampleWeights
 
 Start = Literal["initial", "weights", "checkpoint"]
@@ -73,6 +74,7 @@ class Trials:
         callback: how batches are read, and the options of the analysis.
         folder: where results go; all processes must see it.
         seed: of every trial, so that they differ in nothing but what is tried.
+        targets: categories that there have to be, checked before the first trial trains.
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class Trials:
         callback: ParetoCallback,
         folder: Path,
         seed: int,
+        targets: Targets = None,
     ) -> None:
+        self._targets = targets
         self._factory = trainer_factory
         self._module = module
         self._datamodule = datamodule
@@ -161,6 +165,7 @@ class Trials:
             analysis=None if trial.analyse is None else replace(options, measure=trial.analyse),
             max_memory=self._callback.max_memory,
             labels=None if trial.weights is None else self.labels,
+            targets=self._targets,
         )
         classwise = ParetoCallback(
             task=data.task,

@@ -20,7 +20,7 @@ from lightning_pareto.integration.trials import Trial, Trials
 from lightning_pareto.integration.tuning_result import ParetoResult, choose, result_of
 from lightning_pareto.pareto.admissible import check_budget
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
-from lightning_pareto.reweighting.reweight import _targets as chosen_targets
+from lightning_pareto.reweighting.reweight import Targets, chosen_categories
 from lightning_pareto.reweighting.thresholds import GeneticSearch, GridSearch, RandomSearch, ThresholdSearch
 from lightning_pareto.reweighting.weights import SampleWeights
 
@@ -30,6 +30,9 @@ Refit = Literal["scratch", "continue", "epoch"]
 
 FINALISTS = 3
 """Weights that get a whole fit."""
+
+LEAST_TRIALS = 2
+"""Trials of one epoch for each of them, below which there are fewer of them."""
 
 
 class ParetoTuner:
@@ -89,7 +92,7 @@ class ParetoTuner:
         trainer_factory: Callable[[], pl.Trainer],
         *,
         mode: Mode = "direct",
-        targets: Sequence[int | str] | str | int | None = None,
+        targets: Targets = None,
         search: SearchName = "screening",
         refit: Refit | None = None,
         max_epochs_spent: int | None = None,
@@ -154,7 +157,9 @@ class ParetoTuner:
         _check_kinds(model, datamodule)
         begin(self._folder)
         checkpoint = None if ckpt_path is None else Path(ckpt_path)
-        trials = Trials(self._factory, model, datamodule, self._callback, self._folder / TRIALS, self._seed)
+        trials = Trials(
+            self._factory, model, datamodule, self._callback, self._folder / TRIALS, self._seed, self._targets
+        )
         costs = self._costs(trials, checkpoint)
         trials.log = log = TrialLog(self._verbose, costs.limit)
         given, situation = self._analyse(trials, checkpoint)
@@ -182,9 +187,10 @@ class ParetoTuner:
         last = 1 if self._refit == "epoch" else whole
         ordinary = 0 if self._refit == "scratch" and not checkpoint else last
         limit = self._max_epochs_spent or first + ordinary + (FINALISTS + 1) * whole
+        left = limit - first - ordinary
         most = FINALISTS if self._search == "screening" else 1
-        finalists = min(most, (limit - first - ordinary) // last)
-        if finalists < 1:
+        finalists = min(most, max(1, left // (last + LEAST_TRIALS)))
+        if left < last:
             raise ValueError(
                 f"max_epochs_spent={limit} does not pay for an ordinary fit and one reweighted fit: say at least "
                 f"{first + ordinary + last}, better {first + ordinary + (FINALISTS + 1) * whole}"
@@ -218,7 +224,7 @@ class ParetoTuner:
             reference = trials.run(situation.epoch("ordinary epoch", None, keeps=self._refit == "epoch")).outcome
         present = self._influence().present
         if self._targets is not None:
-            targets = chosen_targets(self._influence(), self._targets)
+            targets = chosen_categories(self._influence().names, self._targets)
         elif self._mode == "course_correction":
             targets = reference.accuracy < before - self._epsilon
         elif self._search == "screening":

@@ -18,6 +18,9 @@ SHARES = (0.6, 0.0, 0.95)
 SAME = 0.01
 """Mean absolute difference below which two sets of weights count as one."""
 
+TRIFLE = 1e-6
+"""Relative gain that counts as none."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -94,13 +97,15 @@ class CandidateWeights:
         return SampleWeights(values, gain, influence.names, metadata={"candidate": str(candidate)})
 
     def distinct(self, given: Sequence[Candidate]) -> list[tuple[Candidate, SampleWeights]]:
-        """The candidates whose weights move anything, harm no category by prediction and are not those of another."""
+        """The candidates that gain something by prediction, harm no category and have not the weights of another."""
         kept: list[tuple[Candidate, SampleWeights]] = []
         for candidate in given:
             weights = self.weights(candidate)
-            scale = np.abs(self._influences[candidate.measure].scores).mean(axis=0)
-            harmful = bool((weights.predicted_gain < -1e-6 * scale).any())
+            present = self._influences[candidate.measure].present
+            gain = np.asarray(weights.predicted_gain)[present]
+            gain = gain / column_scale(self._influences[candidate.measure].scores[:, present])
+            promising = gain.min() > -TRIFLE and gain[self._targets[present]].max() > TRIFLE
             others = [np.ones(len(weights)), *(other.values for _, other in kept)]
-            if not harmful and all(np.abs(weights.values - other).mean() > SAME for other in others):
+            if promising and all(np.abs(weights.values - other).mean() > SAME for other in others):
                 kept.append((candidate, weights))
         return kept

@@ -12,6 +12,9 @@ from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservin
 from lightning_pareto.reweighting.paper import PaperProgram
 from lightning_pareto.reweighting.weights import SampleWeights
 
+Targets = Sequence[int | str] | str | int | None
+"""Categories by name or number."""
+
 HEADROOM_SHARE = 0.6
 """Floor of every category's gain, as a share of what all can have at once, where no targets are chosen.
 
@@ -25,7 +28,7 @@ by −0.3, −0.1 and −1.3.
 def reweight(
     influence: InfluenceMatrix,
     *,
-    targets: Sequence[int | str] | str | int | None = None,
+    targets: Targets = None,
     thresholds: float | Sequence[float] | None = None,
     budget: float = 0.2,
     method: Literal["mass_preserving", "paper"] = "mass_preserving",
@@ -69,7 +72,7 @@ def reweight(
     check_budget(budget)
     present = influence.present
     scores = influence.scores[:, present]
-    chosen = _targets(influence, targets)[present]
+    chosen = chosen_categories(influence.names, targets)[present]
     if not chosen.any():
         raise ValueError("none of the targets has validation samples")
     if method == "mass_preserving":
@@ -94,8 +97,12 @@ def reweight(
     return SampleWeights(values, gain, influence.names, metadata=options)
 
 
-def _targets(influence: InfluenceMatrix, targets: Sequence[int | str] | str | int | None) -> np.ndarray:
-    names = influence.names
+def chosen_categories(names: Sequence[str], targets: Targets) -> np.ndarray:
+    """Which categories are meant, (K,) bool; all by default.
+
+    Raises:
+        ValueError: for one that there is not.
+    """
     chosen = np.zeros(len(names), dtype=bool)
     if isinstance(targets, (str, int)):
         targets = [targets]

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_pareto import InfeasibleError, InfluenceMatrix, SampleWeights, check_pareto, reweight
 from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale
-from lightning_pareto.reweighting.paper import solve_paper
+from lightning_pareto.reweighting.paper import PaperProgram
 from tests._asserts import assert_optimal
 from tests._tolerances import LINEAR_PROGRAM
 
@@ -101,7 +101,7 @@ def test_the_papers_lp_is_optimal_in_the_papers_own_units(seed, threshold):
     rng = np.random.default_rng(seed)
     scores = rng.normal(0.1, 1, size=(80, 4)) * [100, 1, 10, 1]
     objective, floors = scores[:, 0] + scores[:, 1], threshold * scores.sum(axis=0)
-    weights = solve_paper(scores, np.array([True, True, False, False]), np.full(4, threshold), 2.0)
+    weights = PaperProgram(scores, np.array([True, True, False, False]), 2.0).solve(np.full(4, threshold))
     inside = (weights > 1e-7) & (weights < 2 - 1e-7)
     binding = np.abs(weights @ scores - floors) < 1e-5 * np.abs(scores).sum(axis=0)
     assert inside.sum() == binding.sum(), "a vertex"
@@ -134,14 +134,14 @@ def test_the_papers_lp_is_optimal_by_brute_force():
             w for w in vertices if w.min() > -1e-9 and w.max() < 2 + 1e-9 and (w @ scores > bounds[6:] - 1e-9).all()
         ]
         best = max(vertices, key=lambda w: w @ scores.sum(axis=1))
-        found = solve_paper(scores, np.array([True, True]), np.full(2, threshold), 2.0)
+        found = PaperProgram(scores, np.array([True, True]), 2.0).solve(np.full(2, threshold))
         np.testing.assert_allclose(found, best, atol=1e-6)
 
 
 def test_the_papers_objective_is_the_plain_sum():
     """Sample 1 costs the first target 50 and gives the second 3: in the paper's units no bargain."""
     scores = np.array([[100.0, 1.0], [-50.0, 3.0]])
-    found = solve_paper(scores, np.array([True, True]), np.zeros(2), 2.0)
+    found = PaperProgram(scores, np.array([True, True]), 2.0).solve(np.zeros(2))
     np.testing.assert_allclose(found, [2, 0], atol=1e-7)
 
 

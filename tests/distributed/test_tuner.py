@@ -1,0 +1,87 @@
+"""A search on two processes: one decision, one folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from lightning_pareto import ParetoCallback, ParetoResult, ParetoTuner
+from tests.distributed._two import two
+from tests.integration._models import Data, Plain
+
+pytestmark = [
+    pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
+]
+
+
+def search(folder, strategy, **options):
+    torch.manual_seed(0)
+    model = Plain()
+    tuner = ParetoTuner(
+        lambda: two(folder / "user", strategy=strategy, max_epochs=2),
+        callback=ParetoCallback(verbose=False),
+        max_epochs_spent=8,
+        dirpath=folder / "search",
+        verbose=False,
+        **options,
+    )
+    return model, tuner, tuner.fit(model, Data())
+
+
+def assert_sound(result, model):
+    assert result.support.sum() == 120
+    assert result.epochs_spent == 8
+    assert [trial.name for trial in result.trials][:2] == ["first fit", "influence on the loss"]
+    saved = torch.load(result.ckpt_path, weights_only=True)["state_dict"]
+    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
+
+
+def test_it_runs_in_processes_that_end_with_every_fit(tmp_path):
+    model, tuner, result = search(tmp_path, "ddp_fork")
+    assert_sound(result, model)
+    assert tuner.verdict.headroom > 0
+    _, _, again = search(tmp_path / "again", "ddp_fork")
+    assert again.trials == result.trials
+    np.testing.assert_array_equal(again.after, result.after)
+
+
+SCRIPT = """
+import json
+import sys
+from pathlib import Path
+from tests.distributed.test_tuner import assert_sound, search
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    model, tuner, result = search(folder, "ddp")
+    assert_sound(result, model)
+    rank = tuner._factory().global_rank
+    (folder / f"decision{rank}.json").write_text(json.dumps([repr(result), result.after.tolist(), result.ckpt_path]))
+"""
+
+
+def test_all_processes_of_a_launched_script_decide_alike(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    decisions = [(tmp_path / f"decision{rank}.json").read_text() for rank in range(2)]
+    assert decisions[0] == decisions[1]
+    assert ParetoResult.load(tmp_path / "search" / "result.safetensors").epochs_spent == 8
+    _, _, forked = search(tmp_path / "forked", "ddp_fork")
+    result = ParetoResult.load(tmp_path / "search" / "result.safetensors")
+    np.testing.assert_allclose([t.macro for t in result.trials], [t.macro for t in forked.trials], atol=0.02)

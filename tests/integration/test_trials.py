@@ -1,0 +1,230 @@
+"""A trial is an ordinary fit that leaves nothing but its result."""
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_pareto import ParetoCallback, SampleWeights
+from lightning_pareto.integration.trials import Trial, Trials
+from tests.integration._models import CLASSES, Data, Plain, trainer
+
+EPOCHS = 4
+
+
+class Scheduled(Plain):
+    """Momentum and a schedule that ends with the fit: a further epoch needs the state of both. No dropout."""
+
+    def __init__(self, lr=0.05):
+        super().__init__(lr)
+        self.network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.hparams["lr"], total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class InOrder(Data):
+    """Training samples in index order, so that fits with other random states agree."""
+
+    def train_dataloader(self):
+        return DataLoader(self.train, batch_size=32)
+
+
+def module(kind=Scheduled):
+    torch.manual_seed(0)
+    return kind()
+
+
+def trials_in(tmp_path, *callbacks, data=None, model=None, seed=0, **options):
+    return Trials(
+        lambda: trainer(tmp_path / "user", *callbacks, max_epochs=EPOCHS, **options),
+        model or module(),
+        data or InOrder(),
+        ParetoCallback(),
+        tmp_path / "trials",
+        seed,
+    )
+
+
+def first(name="first", **options):
+    return Trial(name, "initial", None, keeps=True, **options)
+
+
+def weights_in(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("saved", ["epoch end", "validation end"])
+def test_an_epoch_from_a_checkpoint_is_that_of_the_uninterrupted_fit(tmp_path, saved):
+    """Bit for bit, with optimizer and schedule; whenever the checkpoint was saved."""
+    kept = ModelCheckpoint(
+        tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=saved == "epoch end", monitor=None
+    )
+    if saved == "validation end":
+        kept = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, monitor="val_loss", save_on_train_epoch_end=False)
+    whole = trainer(tmp_path, kept, max_epochs=EPOCHS, enable_checkpointing=True)
+    whole.fit(module(), datamodule=InOrder())
+    start, end = tmp_path / "epoch=1.ckpt", tmp_path / "epoch=2.ckpt"
+    result = trials_in(tmp_path).run(Trial("step", "checkpoint", 1, checkpoint=start, keeps=True))
+    assert result.epochs == 1
+    found, expected = weights_in(result.checkpoint), weights_in(end)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_outcome_is_that_of_the_best_epoch(tmp_path):
+    data = InOrder()
+    result = trials_in(tmp_path, data=data).run(first())
+    model = module()
+    model.load_state_dict(weights_in(result.checkpoint))
+    x, y = data.val.tensors
+    logits = model(x)
+    np.testing.assert_array_equal(result.outcome.category, y)
+    np.testing.assert_array_equal(result.outcome.correct, logits.argmax(1) == y)
+    np.testing.assert_allclose(
+        result.outcome.probability, logits.softmax(1)[torch.arange(len(y)), y].detach(), rtol=1e-5
+    )
+    assert len(result.history) == EPOCHS
+    assert result.outcome.macro == pytest.approx(result.history.max(), abs=1e-6)
+    assert result.history[result.best_epoch - 1] == result.history.max()
+    assert result.next_checkpoint.name != f"epoch={EPOCHS - 1}.ckpt"
+
+
+def test_nothing_but_the_folder_is_written_and_the_model_stays(tmp_path):
+    loud = CSVLogger(tmp_path / "logs")
+    watching = (ModelCheckpoint(tmp_path / "mine", monitor="val_loss"), LearningRateMonitor())
+    model = module()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    trials = trials_in(tmp_path, *watching, model=model, logger=loud, enable_checkpointing=True)
+    trials.run(first())
+    assert torch.rand(1) == expected  # the user's random numbers go on as they were
+    assert {path.name for path in tmp_path.iterdir()} == {"trials"}
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_early_stopping_takes_part_in_whole_fits_only(tmp_path):
+    def stopping():
+        return EarlyStopping("val_loss", patience=1, min_delta=100.0)
+
+    trials = trials_in(tmp_path, data=InOrder())
+    trials._factory = lambda: trainer(tmp_path, stopping(), max_epochs=EPOCHS)
+    whole = trials.run(first())
+    assert whole.epochs == 2
+    step = Trial("step", "checkpoint", 1, checkpoint=whole.next_checkpoint)
+    assert trials.run(step).epochs == 1
+    assert trials.run(Trial("look", "checkpoint", 0, checkpoint=whole.checkpoint)).epochs == 0
+
+
+def test_a_look_at_a_checkpoint_trains_nothing(tmp_path):
+    trials = trials_in(tmp_path)
+    whole = trials.run(first())
+    look = Trial("influence", "checkpoint", 0, checkpoint=whole.checkpoint, analyse="loss")
+    np.testing.assert_array_equal(trials.run(look).outcome.correct, whole.outcome.correct)
+    assert trials.influence(look).scores.shape == (240, CLASSES)
+    assert trials.epochs_spent == EPOCHS
+
+
+def test_finished_trials_are_read_back(tmp_path):
+    one = trials_in(tmp_path).run(first())
+    again = trials_in(tmp_path, model=Scheduled())  # another random start: that of the first is restored
+
+    def forbidden():
+        raise AssertionError("no Trainer is needed")
+
+    again._factory = forbidden
+    two = again.run(first())
+    np.testing.assert_array_equal(one.outcome.probability, two.outcome.probability)
+    assert two.checkpoint == one.checkpoint
+    assert again.epochs_spent == EPOCHS
+
+
+def test_other_options_are_other_trials(tmp_path):
+    one = trials_in(tmp_path).run(first())
+    slower = trials_in(tmp_path, model=Scheduled(lr=0.001)).run(first())
+    assert not np.array_equal(one.outcome.probability, slower.outcome.probability)
+
+
+def test_weights_reach_the_fit(tmp_path):
+    """Without any sample of class 0, the model does not predict it."""
+    data = Data()
+    y = data.train.tensors[1].numpy()
+    weights = SampleWeights(np.where(y == 0, 0.0, len(y) / (y != 0).sum()))
+    result = trials_in(tmp_path, data=data).run(first(weights=weights))
+    assert result.outcome.accuracy[0] == 0
+    assert result.outcome.accuracy[1:].min() > 0.5
+
+
+class SplitsAnew(pl.LightningDataModule):
+    """As in many a project, with a split that differs from call to call."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def setup(self, stage):
+        self.calls += 1
+        whole = Data().train
+        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(self.calls)).tolist()
+        self.train, self.val = (torch.utils.data.Subset(whole, part) for part in (order[:160], order[160:]))
+
+    def train_dataloader(self):
+        return DataLoader(self.train, batch_size=32)
+
+    def val_dataloader(self):
+        return DataLoader(self.val, batch_size=32)
+
+
+def test_other_training_data_than_those_of_the_influence_are_refused(tmp_path):
+    trials = trials_in(tmp_path, data=SplitsAnew())
+    whole = trials.run(first())
+    look = Trial("influence", "checkpoint", 0, checkpoint=whole.checkpoint, analyse="loss")
+    trials.run(look)
+    trials.labels = trials.influence(look).labels
+    with pytest.raises(ValueError, match="seeded generator"):
+        trials.run(first(weights=SampleWeights(np.ones(160))))
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda path: None, "has to make a lightning.pytorch Trainer"),
+        (lambda path: trainer(path, max_epochs=-1), "number of epochs"),
+    ],
+)
+def test_a_wrong_factory(tmp_path, make, match):
+    trials = trials_in(tmp_path)
+    trials._factory = lambda: make(tmp_path)
+    with pytest.raises((TypeError, ValueError), match=match):
+        trials.run(first())
+
+
+def test_a_factory_that_makes_one_trainer_only(tmp_path):
+    one = trainer(tmp_path, max_epochs=1)
+    trials = trials_in(tmp_path)
+    trials._factory = lambda: one
+    trials.run(first())
+    with pytest.raises(TypeError, match="the same Trainer twice"):
+        trials.run(first(weights=SampleWeights(np.ones(240))))
+
+
+def test_an_interrupted_trial_is_made_again(tmp_path):
+    class Interrupts(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 2:
+                raise RuntimeError("power cut")
+
+    trials = trials_in(tmp_path, Interrupts())
+    with pytest.raises(RuntimeError, match="power cut"):
+        trials.run(first())
+    whole = trials_in(tmp_path).run(first())
+    undisturbed = trials_in(tmp_path / "other").run(first())
+    np.testing.assert_array_equal(whole.outcome.probability, undisturbed.outcome.probability)

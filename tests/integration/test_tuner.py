@@ -1,0 +1,295 @@
+"""The search for a better second fit, from the user's side."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_pareto import ParetoCallback, ParetoResult, ParetoTuner, ReweightedDataModule
+from lightning_pareto.datasets import gaussian_classes
+from lightning_pareto.integration import tuner as tuner_module
+from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Plain, trainer
+
+EPOCHS = 3
+
+
+class Crowded(Data):
+    """Classes that overlap and swap labels in pairs, with a validation set that can tell: reweighting helps."""
+
+    def __init__(self, noise=0.45, val=3000, distance=3.0):
+        train = gaussian_classes(400, seed=1, distance=distance)
+        generator = torch.Generator().manual_seed(1)
+        wrong = (train.true % 2 == 0) & (torch.rand(400, generator=generator) < noise)
+        given = torch.where(wrong, train.true + 1, train.true)
+        super().__init__(TensorDataset(train.inputs, given), gaussian_classes(val, seed=2, distance=distance).dataset())
+
+
+def module(kind=Plain):
+    torch.manual_seed(0)
+    return kind()
+
+
+def tuner_in(tmp_path, *callbacks, **options):
+    options = {"dirpath": tmp_path / "search", "verbose": False, "callback": ParetoCallback(verbose=False)} | options
+    return ParetoTuner(lambda: trainer(tmp_path / "user", *callbacks, max_epochs=EPOCHS), **options)
+
+
+def accuracy(model, data):
+    x, y = data.val.tensors
+    model.eval()
+    predicted = model(x).argmax(1)
+    return np.array([float((predicted[y == k] == k).double().mean()) for k in range(CLASSES)])
+
+
+def test_a_better_model_is_found_and_handed_back(tmp_path):
+    data, model = Crowded(), module()
+    tuner = tuner_in(tmp_path)
+    result = tuner.fit(model, data)
+    assert result.accepted
+    assert result.after.mean() > result.before.mean() + 0.01
+    np.testing.assert_allclose(accuracy(model, data), result.after, atol=1e-6)
+    saved = torch.load(result.ckpt_path, weights_only=True)["state_dict"]
+    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
+    assert tuner.verdict.improvable
+    assert len(tuner.influence.labels) == len(result.weights) == 400
+    assert result.epochs_spent == sum(trial.epochs for trial in result.trials) <= 5 * EPOCHS
+    assert (result.p_values > 0.0125).all()
+    assert "accepted: the mean accuracy changes by" in str(result)
+    kept = list((tmp_path / "search").rglob("*.ckpt"))
+    assert kept == [Path(result.ckpt_path)]
+
+
+def test_nothing_is_accepted_on_clean_data_and_the_ordinary_model_is_handed_back(tmp_path):
+    for seed in range(3):
+        data, model = Crowded(noise=0.0, val=500, distance=2.0), module()
+        result = tuner_in(tmp_path, seed=seed).fit(model, data)
+        assert not result.accepted
+        np.testing.assert_array_equal(result.before, result.after)
+        np.testing.assert_allclose(accuracy(model, data), result.before, atol=1e-6)
+        assert "ordinary model is handed back" in result.reason or "no weights" in result.reason
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A search that nothing interrupts, and its folder."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return tuner_in(folder).fit(module(), Crowded(val=300)), folder / "search"
+
+
+def assert_same(one, two):
+    assert one.trials == two.trials
+    np.testing.assert_array_equal(one.weights.values, two.weights.values)
+    np.testing.assert_array_equal(one.after, two.after)
+
+
+def test_it_repeats_under_a_seed(tmp_path, undisturbed):
+    assert_same(tuner_in(tmp_path).fit(module(), Crowded(val=300)), undisturbed[0])
+
+
+class PowerCut(pl.Callback):
+    """Fails in the given fit, counted over all."""
+
+    count = 0
+
+    def __init__(self, at):
+        self.at = at
+
+    def on_train_end(self, trainer, pl_module):
+        PowerCut.count += 1
+        if PowerCut.count == self.at:
+            raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize("at", [1, 2, 9])
+def test_an_interrupted_search_goes_on(tmp_path, undisturbed, at):
+    """No finished trial is made again, and the result is that of an undisturbed search."""
+    expected = undisturbed[0]
+    PowerCut.count = 0
+    with pytest.raises(RuntimeError, match="power cut"):
+        tuner_in(tmp_path, PowerCut(at)).fit(module(), Crowded(val=300))
+    result = tuner_in(tmp_path, PowerCut(0)).fit(Plain(), Crowded(val=300))  # another random start: it does not matter
+    assert PowerCut.count == len(expected.trials) + 1
+    assert_same(result, expected)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from tests.integration.test_tuner import Crowded, module, tuner_in
+result = tuner_in(Path({folder!r})).fit(module(), Crowded(val=300))
+print(result.after.tolist())
+"""
+
+
+def test_a_killed_search_goes_on(tmp_path, undisturbed):
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT.format(root=root, folder=str(tmp_path))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while len(list(tmp_path.rglob("trial.safetensors"))) < 4 and time.monotonic() < end:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("trial.safetensors")}
+    assert 4 <= len(finished) < 11
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert all(path.stat().st_mtime_ns == when for path, when in finished.items())
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), undisturbed[0].after)
+
+
+def test_a_finished_search_starts_anew(tmp_path):
+    first = tuner_in(tmp_path).fit(module(), Crowded(val=300))
+    other = tuner_in(tmp_path).fit(module(), Crowded(val=300, noise=0.0))
+    assert not np.array_equal(first.before, other.before)
+
+
+def test_the_genetic_search_of_the_paper(tmp_path):
+    """The weighted epoch itself, compared with the ordinary one."""
+    tuner = tuner_in(tmp_path, search="genetic", targets=[0, 2], max_epochs_spent=EPOCHS + 14, population=4)
+    result = tuner.fit(module(), Crowded(noise=0.3))
+    assert result.epochs_spent <= EPOCHS + 14
+    steps = [trial for trial in result.trials if trial.name == "epoch of the paper's LP"]
+    assert len(steps) >= 8
+    assert all(trial.epochs == 1 for trial in steps)
+    if result.weights is not None:
+        assert result.weights.values.max() <= 2
+        assert "paper's LP" in result.weights.metadata["candidate"]
+
+
+@pytest.mark.parametrize("search", ["random", "grid"])
+def test_other_searches_over_thresholds(tmp_path, search):
+    result = tuner_in(tmp_path, search=search, max_epochs_spent=EPOCHS + 8).fit(module(), Crowded(val=300))
+    assert EPOCHS < result.epochs_spent <= EPOCHS + 8
+
+
+def test_equal_weights_are_not_trained_twice(tmp_path, monkeypatch):
+    """A search that proposes the same thresholds for ever ends, at one epoch."""
+
+    class Stubborn:
+        def __init__(self, categories, population, seed):
+            self.alpha = np.full(categories, 0.5)
+
+        def ask(self):
+            return [self.alpha] * 4
+
+        def tell(self, thresholds, fitness):
+            pass
+
+    monkeypatch.setattr(tuner_module, "RandomSearch", Stubborn)
+    result = tuner_in(tmp_path, search="random", max_epochs_spent=EPOCHS + 20).fit(module(), Crowded(val=300))
+    assert [trial.name for trial in result.trials].count("epoch of the paper's LP") == 1
+
+
+def test_course_correction_takes_the_last_epoch_again(tmp_path):
+    result = tuner_in(tmp_path, mode="course_correction", max_epochs_spent=EPOCHS + 8).fit(module(), Crowded(val=300))
+    names = [trial.name for trial in result.trials]
+    assert names[2] == "ordinary epoch"
+    assert set(names) <= {"first fit", "influence on the loss", "ordinary epoch", "refit 1 epoch", *names[3:]}
+    if not (result.trials[2].macro < result.trials[1].macro) and len(names) == 3:
+        assert not result.accepted  # nothing fell, nothing to correct
+
+
+def test_it_starts_from_a_checkpoint(tmp_path):
+    data, model = Crowded(), module()
+    ordinary = trainer(tmp_path, max_epochs=EPOCHS)
+    ordinary.fit(model, datamodule=data)
+    path = tmp_path / "given.ckpt"
+    ordinary.save_checkpoint(path)
+    before = accuracy(model, data)
+    for refit in ("continue", "epoch", "scratch"):
+        tuner = tuner_in(tmp_path, refit=refit, max_epochs_spent=3 * EPOCHS)
+        result = tuner.fit(module(), data, ckpt_path=path)
+        np.testing.assert_allclose(result.before, before, atol=1e-6)
+        assert path.exists()
+        assert result.epochs_spent <= 3 * EPOCHS
+        assert result.after.mean() >= result.before.mean()
+
+
+class SomeDicts(Data):
+    def __init__(self):
+        super().__init__()
+        self.train, self.val = Dicts(self.train), Dicts(self.val)
+
+
+def parity(batch):
+    return batch["labels"] % 2
+
+
+def test_dict_batches_and_categories_of_the_users_own(tmp_path):
+    callback = ParetoCallback(categories=parity, category_names=["even", "odd"])
+    result = tuner_in(tmp_path, callback=callback).fit(module(DictBatches), SomeDicts())
+    assert result.class_names == ("even", "odd")
+    assert result.support.tolist() == [(SomeDicts().val.y % 2 == k).sum() for k in range(2)]
+
+
+def test_several_measures_and_targets_by_name(tmp_path):
+    callback = ParetoCallback(class_names=["a", "b", "c", "d"])
+    tuner = tuner_in(tmp_path, callback=callback, measures=["loss", "soft_error"], targets="c")
+    result = tuner.fit(module(), Crowded(val=300))
+    assert [trial.name for trial in result.trials][1:3] == ["influence on the loss", "influence on the soft_error"]
+    assert any("soft_error" in trial.name for trial in result.trials[3:]) or result.weights is None
+
+
+def test_the_result_is_written_and_read(undisturbed):
+    result, folder = undisturbed
+    again = ParetoResult.load(folder / "result.safetensors")
+    assert str(again) == str(result)
+    assert_same(again, result)
+
+
+def test_what_it_says(tmp_path, capsys):
+    tuner_in(tmp_path, verbose=True).fit(module(), Crowded(val=300))
+    said = capsys.readouterr().out
+    assert f"[{EPOCHS:>4} of {5 * EPOCHS} epochs] first fit" in said
+    assert "Pareto improvement possible" in said
+    assert "epochs spent in" in said
+    result = ParetoResult.load(tmp_path / "search" / "result.safetensors")
+    assert max(map(len, str(result).splitlines()[:-1])) <= 80  # the last line is a path
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"mode": "both"}, "mode must be one of"),
+        ({"search": "magic"}, "search must be one of"),
+        ({"refit": "twice"}, "refit must be one of"),
+        ({"budgets": []}, "at least one"),
+        ({"budgets": [1.5]}, "budget is the share"),
+        ({"measures": "loss"}, "measures=\\['loss'\\]"),
+        ({"level": 1.0}, "level lies in"),
+        ({"max_weight": 0.5}, "max_weight is at least 1"),
+    ],
+)
+def test_wrong_options(tmp_path, options, match):
+    with pytest.raises(ValueError, match=match):
+        tuner_in(tmp_path, **options)
+
+
+def test_what_is_wrong_is_said_before_any_training(tmp_path):
+    with pytest.raises(ValueError, match="does not pay for an ordinary fit and one reweighted fit: say at least 6"):
+        tuner_in(tmp_path, max_epochs_spent=EPOCHS).fit(module(), Crowded(val=300))
+    with pytest.raises(TypeError, match="from_datasets"):
+        tuner_in(tmp_path).fit(module(), DataLoader(Data().train))
+    with pytest.raises(TypeError, match="LightningModule"):
+        tuner_in(tmp_path).fit(torch.nn.Linear(2, 2), Crowded(val=300))
+    with pytest.raises(ValueError, match="unknown target 'cat'"):
+        tuner_in(tmp_path, targets="cat").fit(module(), Crowded(val=300))
+    assert not list(tmp_path.rglob("trial.safetensors"))
+
+
+def test_it_is_usable_on_a_reweighted_datamodule(tmp_path):
+    """Several rounds: the second starts from the weights of the first."""
+    data = Crowded(val=300)
+    first = tuner_in(tmp_path / "1").fit(module(), data)
+    again = tuner_in(tmp_path / "2").fit(module(), ReweightedDataModule(data, np.ones(400)))
+    assert first.class_names == again.class_names

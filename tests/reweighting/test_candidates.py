@@ -1,0 +1,59 @@
+"""The weights that a screening tries."""
+
+import numpy as np
+
+from lightning_pareto import InfluenceMatrix, reweight
+from lightning_pareto.reweighting.candidates import SAME, Candidate, CandidateWeights, candidates
+
+RNG = np.random.default_rng(0)
+ALL = np.ones(3, dtype=bool)
+
+
+def influence(scores=None):
+    return InfluenceMatrix(RNG.normal(0, 1, (90, 3)) if scores is None else scores, np.arange(90) % 3)
+
+
+def test_the_weights_are_those_of_reweight():
+    matrix = influence()
+    maker = CandidateWeights({"loss": matrix}, ALL)
+    for budget in (0.3, 0.1):
+        found = maker.weights(Candidate("loss", budget, 0.6, "additive"))
+        expected = reweight(matrix, budget=budget)
+        np.testing.assert_allclose(found.values, expected.values, atol=1e-7)
+        np.testing.assert_allclose(found.predicted_gain, expected.predicted_gain, atol=1e-7)
+    plain = maker.weights(Candidate("loss", 0.2, 0.0, "multiplicative"))
+    expected = reweight(matrix, budget=0.2, thresholds=0.0, return_mass="multiplicative")
+    np.testing.assert_allclose(plain.values, expected.values, atol=1e-7)
+
+
+def test_targets_alone_gain_and_the_others_do_not_lose():
+    matrix = influence()
+    targets = np.array([True, False, False])
+    found = CandidateWeights({"loss": matrix}, targets).weights(Candidate("loss", 0.2, 0.0, "additive"))
+    np.testing.assert_allclose(found.values, reweight(matrix, targets=[0], budget=0.2).values, atol=1e-7)
+    assert (found.predicted_gain >= -1e-9).all()
+
+
+def test_only_what_differs_is_tried():
+    matrix = influence()
+    kept = CandidateWeights({"loss": matrix}, ALL).distinct(candidates(["loss"], (0.3, 0.3, 0.2), False))
+    weights = [np.ones(90), *(w.values for _, w in kept)]
+    assert len(kept) > 3
+    for i, one in enumerate(weights):
+        assert all(np.abs(one - other).mean() > SAME for other in weights[:i])
+    assert kept[0][0] == Candidate("loss", 0.3, 0.6, "additive")
+
+
+def test_nothing_is_tried_where_nothing_can_move():
+    """All samples of a class alike: no weights within a class change anything."""
+    scores = np.repeat(RNG.normal(size=(3, 3))[None], 30, axis=0).reshape(90, 3)
+    maker = CandidateWeights({"loss": influence(scores)}, ALL)
+    assert maker.distinct(candidates(["loss"], (0.3,), False)) == []
+
+
+def test_a_category_without_validation_samples_is_left_out():
+    scores = RNG.normal(size=(90, 3))
+    scores[:, 1] = np.nan
+    found = CandidateWeights({"loss": influence(scores)}, ALL).weights(Candidate("loss", 0.2, 0.6, "additive"))
+    assert np.isnan(found.predicted_gain).tolist() == [False, True, False]
+    assert (found.predicted_gain[[0, 2]] > 0).all()

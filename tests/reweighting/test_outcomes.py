@@ -1,0 +1,96 @@
+"""Two models on the same validation samples."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from lightning_pareto.reweighting.outcomes import Change, Outcome
+
+NAMES = ("cat", "dog", "cow")
+
+
+def outcome(correct, category=None, probability=None):
+    correct = np.asarray(correct, dtype=bool)
+    category = np.zeros(len(correct), dtype=int) if category is None else np.asarray(category)
+    return Outcome(category, correct, np.asarray(probability if probability is not None else correct, float), NAMES)
+
+
+def random_pair(seed, size=300, shift=0.0):
+    rng = np.random.default_rng(seed)
+    category = rng.integers(3, size=size)
+    before = rng.uniform(size=size) < 0.8
+    after = np.where(rng.uniform(size=size) < 0.2, rng.uniform(size=size) < 0.8 + shift, before)
+    return outcome(before, category), outcome(after, category)
+
+
+def test_accuracy_of_every_category_and_of_none():
+    found = outcome([1, 0, 1, 1], [0, 0, 1, 1], [0.9, 0.2, 0.8, 0.6])
+    np.testing.assert_allclose(found.accuracy, [0.5, 1.0, np.nan])
+    np.testing.assert_allclose(found.soft_accuracy, [0.55, 0.7, np.nan])
+    assert found.macro == 0.75
+    assert found.support.tolist() == [2, 2, 0]
+
+
+@pytest.mark.parametrize("worse", range(5))
+def test_the_p_value_is_the_share_of_all_coin_tosses(worse):
+    """Of four samples on which the models differ, `worse` were lost: count the outcomes of four coins."""
+    before = [1] * worse + [0] * (4 - worse) + [1, 0]
+    after = [0] * worse + [1] * (4 - worse) + [1, 0]
+    change = Change(outcome(before), outcome(after))
+    tosses = [sum(toss) for toss in itertools.product((0, 1), repeat=4)]
+    assert change.p_loss[0] == pytest.approx(np.mean([heads >= worse for heads in tosses]))
+    assert change.p_rise[0] == pytest.approx(np.mean([heads >= 4 - worse for heads in tosses]))
+    assert change.p_loss[1] == change.p_loss[2] == 1.0  # nothing differs
+
+
+def test_the_standard_error_is_that_of_redrawn_validation_sets():
+    before, after = random_pair(0)
+    rng = np.random.default_rng(1)
+    members = [np.flatnonzero(before.category == k) for k in range(3)]
+    redrawn = []
+    for _ in range(2000):
+        i = np.concatenate([rng.choice(m, len(m)) for m in members])
+        pair = (outcome(o.correct[i], o.category[i]) for o in (before, after))
+        redrawn.append(Change(*pair).macro)
+    assert Change(before, after).macro_error == pytest.approx(np.std(redrawn), rel=0.05)
+
+
+def test_the_test_of_the_mean_keeps_its_level_and_has_power():
+    level = [Change(*random_pair(seed)).improves(0.05) for seed in range(400)]
+    power = [Change(*random_pair(seed, size=2000, shift=0.2)).improves(0.05) for seed in range(20)]
+    assert np.mean(level) <= 0.08
+    assert np.mean(power) == 1.0
+
+
+def test_losses_are_judged_family_wise():
+    """Five lost and none won have p = 1/32: beyond chance alone, but not as the worst of two that differ."""
+    before = outcome([1] * 5 + [1, 0] + [0, 1], [0] * 5 + [1, 1] + [2, 2])
+    after = outcome([0] * 5 + [0, 1] + [0, 1], [0] * 5 + [1, 1] + [2, 2])
+    change = Change(before, after)
+    assert change.p_loss[0] == pytest.approx(1 / 32)
+    assert not change.lost(0.05).any()
+    assert change.lost(0.1).tolist() == [True, False, False]
+
+
+def test_a_category_that_falls_beyond_chance_forbids_an_improvement():
+    size = 200
+    category = np.repeat([0, 1], size)
+    before = outcome(np.repeat([0, 1], size), category)
+    better = outcome(np.concatenate([np.ones(size), np.ones(size)]), category)
+    harmful = outcome(np.concatenate([np.ones(size), np.arange(size) >= 20]), category)
+    assert Change(before, better).improves(0.05)
+    assert Change(before, harmful).macro > 0.4
+    assert not Change(before, harmful).improves(0.05)
+
+
+def test_many_looks_ask_for_more():
+    before, after = outcome([0] * 30 + [1] * 30), outcome([1] * 6 + [0] * 24 + [1] * 30)
+    p = Change(before, after).p_gain
+    assert Change(before, after).improves(p)
+    assert not Change(before, after).improves(p, looks=2)
+
+
+def test_other_samples_are_refused_with_the_likely_cause():
+    with pytest.raises(ValueError, match="seeded generator"):
+        Change(outcome([1, 0]), outcome([1, 0], [0, 1]))
