@@ -64,7 +64,7 @@ def scan(
             f"validation categories must lie in [0, {count}), found {int(found.min())} to {int(found.max())}: "
             "give one class name for each category"
         )
-    cell = _deal(found, folds, seed) * count + found
+    cell = deal_folds(found, folds, seed) * count + found
     support = torch.bincount(cell, minlength=folds * count).reshape(folds, count)
     absent = [name for name, samples in zip(names, support.sum(dim=0).tolist(), strict=True) if samples == 0]
     if absent:
@@ -108,8 +108,14 @@ def _read(categories: Any, targets: Tensor) -> Tensor:
     return categories
 
 
-def _deal(categories: Tensor, folds: int, seed: int) -> Tensor:
-    """Fold of every sample: within each category a random order, dealt out one by one, (M,)."""
+def deal_folds(categories: Tensor, folds: int, seed: int) -> Tensor:
+    """Fold of every validation sample: within each category a random order, dealt out one by one, (M,).
+
+    Args:
+        categories: of all samples in index order, (M,).
+        folds: how many.
+        seed: that of the influence.
+    """
     generator = torch.Generator().manual_seed(seed)
     fold = torch.zeros_like(categories)
     for category in categories.unique():

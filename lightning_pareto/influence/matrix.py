@@ -113,6 +113,33 @@ class InfluenceMatrix:
         absent: npt.NDArray[np.bool_] = np.asarray(np.isnan(self.scores).all(axis=0))
         return ~absent
 
+    def of_folds(self, folds: Sequence[int]) -> "InfluenceMatrix":
+        """The influence on a part of the validation set, without folds of its own.
+
+        Weights made from it know nothing of the other folds, which can then judge a model trained with them.
+
+        Args:
+            folds: numbers of the folds in that part.
+
+        Raises:
+            ValueError: if there are no folds.
+        """
+        if self.fold_scores is None or self.fold_support is None:
+            raise ValueError("this influence matrix has no folds: estimate_influence(…, folds=8)")
+        support = self.fold_support[list(folds)]
+        share = support / np.maximum(support.sum(axis=0), 1)  # (F', K)
+        parts = [np.where(a > 0, self.fold_scores[f], 0) * a for f, a in zip(folds, share, strict=True)]
+        scores: npt.NDArray[np.float32] = np.asarray(np.sum(parts, axis=0, dtype=np.float64), dtype=np.float32)
+        scores[:, support.sum(axis=0) == 0] = np.nan
+        return InfluenceMatrix(
+            scores,
+            self.labels,
+            self.class_names,
+            support=support.sum(axis=0),
+            predicted=self.predicted,
+            metadata={**self.metadata, "of_folds": list(folds)},
+        )
+
     def total(self) -> npt.NDArray[np.float64]:
         """Each sample's influence on the validation set as a whole, (N,). The lowest are suspected wrong labels.
 

@@ -2,7 +2,6 @@
 
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule, reweighted_dataloader
-from lightning_pareto.integration.tuner import ParetoTuner
-from lightning_pareto.integration.tuning_result import ParetoResult
+from lightning_pareto.integration.tuner import ParetoResult, ParetoTuner
 
 __all__ = ["ParetoCallback", "ParetoResult", "ParetoTuner", "ReweightedDataModule", "reweighted_dataloader"]

@@ -14,7 +14,7 @@ from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservin
 from lightning_pareto.reweighting.weights import SampleWeights
 
 BUDGETS = (0.3, 0.2, 0.4, 0.1)
-SHARES = (0.6, 0.0, 0.95)
+SHARES = (0.6, 0.0, 0.3)
 SAME = 0.01
 """Mean absolute difference below which two sets of weights count as one."""
 
@@ -29,8 +29,9 @@ class Candidate:
     Attributes:
         measure: of the influence that they are made from.
         budget: share of the training mass that may move.
-        share: floor of every category's gain, as a share of the headroom: 0 for the sum of gains alone, near 1 for the
-            best minimum.
+        share: floor of every category's gain, as a share of the headroom: 0 for the sum of gains alone. Near 1, for the
+            best minimum, the weights follow the noise of the validation set: on Fashion-MNIST with 30 % label noise
+            the mean fell by 1 point against a share of 0.6.
         return_mass: how mass is given back within a class.
     """
 
@@ -99,6 +100,8 @@ class CandidateWeights:
     def distinct(self, given: Sequence[Candidate]) -> list[tuple[Candidate, SampleWeights]]:
         """The candidates that gain something by prediction, harm no category and have not the weights of another."""
         kept: list[tuple[Candidate, SampleWeights]] = []
+        if not all((self._targets & influence.present).any() for influence in self._influences.values()):
+            return kept
         for candidate in given:
             weights = self.weights(candidate)
             present = self._influences[candidate.measure].present

@@ -1,6 +1,7 @@
 """What a trained model does on each category of the validation set, and how two models compare."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +49,35 @@ class Outcome:
         """Mean probability of the true label in every category, (K,); less noisy than the accuracy."""
         return self._mean(self.probability)
 
+    def on(self, chosen: npt.NDArray[np.bool_]) -> "Outcome":
+        """The outcome on some of the samples, (n,) bool."""
+        return Outcome(self.category[chosen], self.correct[chosen], self.probability[chosen], self.names)
+
     def _mean(self, values: npt.NDArray[Any]) -> Float:
         sums = np.bincount(self.category, weights=values, minlength=len(self.names))
         support = self.support
         means: Float = np.divide(sums, support, out=np.full(len(self.names), np.nan), where=support > 0)
         return means
+
+
+def pooled(parts: Sequence[tuple[Outcome, npt.NDArray[np.bool_]]]) -> Outcome:
+    """Several models as one, each on the samples that are its own.
+
+    Args:
+        parts: outcomes on the same n samples, and the share of each, (n,) bool, without overlap.
+    """
+    category, correct, probability = (x.copy() for x in _arrays(parts[0][0]))
+    found = Outcome(category, correct, probability, parts[0][0].names)
+    covered = np.zeros(len(found.category), dtype=bool)
+    for outcome, own in parts:
+        covered |= own
+        for mine, theirs in zip(_arrays(found)[1:], _arrays(outcome)[1:], strict=True):
+            mine[own] = theirs[own]
+    return found.on(covered)
+
+
+def _arrays(outcome: Outcome) -> tuple[npt.NDArray[Any], ...]:
+    return outcome.category, outcome.correct, outcome.probability
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ def search(folder, strategy, **options):
     tuner = ParetoTuner(
         lambda: two(folder / "user", strategy=strategy, max_epochs=2),
         callback=ParetoCallback(verbose=False),
-        max_epochs_spent=8,
+        max_epochs_spent=10,
         dirpath=folder / "search",
         verbose=False,
         **options,
@@ -36,7 +36,7 @@ def search(folder, strategy, **options):
 
 def assert_sound(result, model):
     assert result.support.sum() == 120
-    assert result.epochs_spent == 8
+    assert result.epochs_spent == 10
     assert [trial.name for trial in result.trials][:2] == ["first fit", "influence on the loss"]
     saved = torch.load(result.ckpt_path, weights_only=True)["state_dict"]
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
@@ -81,7 +81,7 @@ def test_all_processes_of_a_launched_script_decide_alike(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     decisions = [(tmp_path / f"decision{rank}.json").read_text() for rank in range(2)]
     assert decisions[0] == decisions[1]
-    assert ParetoResult.load(tmp_path / "search" / "result.safetensors").epochs_spent == 8
+    assert ParetoResult.load(tmp_path / "search" / "result.safetensors").epochs_spent == 10
     _, _, forked = search(tmp_path / "forked", "ddp_fork")
     result = ParetoResult.load(tmp_path / "search" / "result.safetensors")
     np.testing.assert_allclose([t.macro for t in result.trials], [t.macro for t in forked.trials], atol=0.02)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto import ParetoCallback, SampleWeights
-from lightning_pareto.integration.trials import Trial, Trials
+from lightning_pareto.integration.tuner.trials import Trial, Trials
 from tests.integration._models import CLASSES, Data, Plain, trainer
 
 EPOCHS = 4

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_pareto import ParetoCallback, ParetoResult, ParetoTuner, ReweightedDataModule
 from lightning_pareto.datasets import gaussian_classes
-from lightning_pareto.integration import tuner as tuner_module
+from lightning_pareto.integration.tuner import steps
+from lightning_pareto.integration.tuner.trials import Trial, Trials
 from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Plain, trainer
 
 EPOCHS = 3
@@ -30,7 +31,11 @@ class Crowded(Data):
         generator = torch.Generator().manual_seed(1)
         wrong = (train.true % 2 == 0) & (torch.rand(400, generator=generator) < noise)
         given = torch.where(wrong, train.true + 1, train.true)
-        super().__init__(TensorDataset(train.inputs, given), gaussian_classes(val, seed=2, distance=distance).dataset())
+        super().__init__(TensorDataset(train.inputs, given), self.fresh(val, 2, distance))
+
+    @staticmethod
+    def fresh(size=5000, seed=3, distance=3.0):
+        return gaussian_classes(size, seed=seed, distance=distance).dataset()
 
 
 def module(kind=Plain):
@@ -43,8 +48,22 @@ def tuner_in(tmp_path, *callbacks, **options):
     return ParetoTuner(lambda: trainer(tmp_path / "user", *callbacks, max_epochs=EPOCHS), **options)
 
 
+def ordinary_weights(tmp_path):
+    """Of a fit as the tuner makes it: the same seed, the best epoch."""
+    trials = Trials(
+        lambda: trainer(tmp_path / "user", max_epochs=EPOCHS),
+        module(),
+        Crowded(),
+        ParetoCallback(),
+        tmp_path / "ordinary",
+        0,
+    )
+    path = trials.run(Trial("ordinary", "initial", None, keeps=True)).checkpoint
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
 def accuracy(model, data):
-    x, y = data.val.tensors
+    x, y = data.tensors
     model.eval()
     predicted = model(x).argmax(1)
     return np.array([float((predicted[y == k] == k).double().mean()) for k in range(CLASSES)])
@@ -56,25 +75,28 @@ def test_a_better_model_is_found_and_handed_back(tmp_path):
     result = tuner.fit(model, data)
     assert result.accepted
     assert result.after.mean() > result.before.mean() + 0.01
-    np.testing.assert_allclose(accuracy(model, data), result.after, atol=1e-6)
+    fresh = Crowded.fresh()
+    before = module()
+    before.load_state_dict(ordinary_weights(tmp_path))
+    assert accuracy(model, fresh).mean() > accuracy(before, fresh).mean() + 0.01  # on samples that nothing has seen
     saved = torch.load(result.ckpt_path, weights_only=True)["state_dict"]
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
     assert tuner.verdict.improvable
     assert len(tuner.influence.labels) == len(result.weights) == 400
-    assert result.epochs_spent == sum(trial.epochs for trial in result.trials) <= 5 * EPOCHS
+    assert result.epochs_spent == sum(trial.epochs for trial in result.trials) <= 6 * EPOCHS
     assert (result.p_values > 0.0125).all()
-    assert "accepted: the mean accuracy changes by" in str(result)
+    assert str(result).startswith("Reweighted model accepted:\nthe mean accuracy changes by +")
     kept = list((tmp_path / "search").rglob("*.ckpt"))
     assert kept == [Path(result.ckpt_path)]
 
 
 def test_nothing_is_accepted_on_clean_data_and_the_ordinary_model_is_handed_back(tmp_path):
-    for seed in range(3):
+    for seed in range(2):
         data, model = Crowded(noise=0.0, val=500, distance=2.0), module()
         result = tuner_in(tmp_path, seed=seed).fit(model, data)
         assert not result.accepted
         np.testing.assert_array_equal(result.before, result.after)
-        np.testing.assert_allclose(accuracy(model, data), result.before, atol=1e-6)
+        np.testing.assert_allclose(accuracy(model, data.val), result.before, atol=1e-6)
         assert "ordinary model is handed back" in result.reason or "no weights" in result.reason
 
 
@@ -87,7 +109,9 @@ def undisturbed(tmp_path_factory):
 
 def assert_same(one, two):
     assert one.trials == two.trials
-    np.testing.assert_array_equal(one.weights.values, two.weights.values)
+    assert (one.weights is None) == (two.weights is None)
+    if one.weights is not None:
+        np.testing.assert_array_equal(one.weights.values, two.weights.values)
     np.testing.assert_array_equal(one.after, two.after)
 
 
@@ -161,7 +185,7 @@ def test_the_genetic_search_of_the_paper(tmp_path):
     steps = [trial for trial in result.trials if trial.name == "epoch of the paper's LP"]
     assert len(steps) >= 8
     assert all(trial.epochs == 1 for trial in steps)
-    if result.weights is not None:
+    if result.accepted:
         assert result.weights.values.max() <= 2
         assert "paper's LP" in result.weights.metadata["candidate"]
 
@@ -185,7 +209,7 @@ def test_equal_weights_are_not_trained_twice(tmp_path, monkeypatch):
         def tell(self, thresholds, fitness):
             pass
 
-    monkeypatch.setattr(tuner_module, "RandomSearch", Stubborn)
+    monkeypatch.setattr(steps, "RandomSearch", Stubborn)
     result = tuner_in(tmp_path, search="random", max_epochs_spent=EPOCHS + 20).fit(module(), Crowded(val=300))
     assert [trial.name for trial in result.trials].count("epoch of the paper's LP") == 1
 
@@ -194,9 +218,8 @@ def test_course_correction_takes_the_last_epoch_again(tmp_path):
     result = tuner_in(tmp_path, mode="course_correction", max_epochs_spent=EPOCHS + 8).fit(module(), Crowded(val=300))
     names = [trial.name for trial in result.trials]
     assert names[2] == "ordinary epoch"
-    assert set(names) <= {"first fit", "influence on the loss", "ordinary epoch", "refit 1 epoch", *names[3:]}
-    if not (result.trials[2].macro < result.trials[1].macro) and len(names) == 3:
-        assert not result.accepted  # nothing fell, nothing to correct
+    fell = [trial.worst for trial in result.trials[1:3]]
+    assert len(names) > 3 or (fell[1] >= fell[0] and not result.accepted)  # where nothing falls nothing is tried
 
 
 def test_it_starts_from_a_checkpoint(tmp_path):
@@ -205,13 +228,13 @@ def test_it_starts_from_a_checkpoint(tmp_path):
     ordinary.fit(model, datamodule=data)
     path = tmp_path / "given.ckpt"
     ordinary.save_checkpoint(path)
-    before = accuracy(model, data)
+    before = accuracy(model, data.val)
     for refit in ("continue", "epoch", "scratch"):
-        tuner = tuner_in(tmp_path, refit=refit, max_epochs_spent=3 * EPOCHS)
+        tuner = tuner_in(tmp_path, refit=refit, max_epochs_spent=4 * EPOCHS)
         result = tuner.fit(module(), data, ckpt_path=path)
         np.testing.assert_allclose(result.before, before, atol=1e-6)
         assert path.exists()
-        assert result.epochs_spent <= 3 * EPOCHS
+        assert result.epochs_spent <= 4 * EPOCHS
         assert result.after.mean() >= result.before.mean()
 
 
@@ -237,7 +260,8 @@ def test_several_measures_and_targets_by_name(tmp_path):
     tuner = tuner_in(tmp_path, callback=callback, measures=["loss", "soft_error"], targets="c")
     result = tuner.fit(module(), Crowded(val=300))
     assert [trial.name for trial in result.trials][1:3] == ["influence on the loss", "influence on the soft_error"]
-    assert any("soft_error" in trial.name for trial in result.trials[3:]) or result.weights is None
+    assert any("soft_error, budget" in trial.name for trial in result.trials[3:])
+    assert any("loss, budget" in trial.name for trial in result.trials[3:])
 
 
 def test_the_result_is_written_and_read(undisturbed):
@@ -250,7 +274,7 @@ def test_the_result_is_written_and_read(undisturbed):
 def test_what_it_says(tmp_path, capsys):
     tuner_in(tmp_path, verbose=True).fit(module(), Crowded(val=300))
     said = capsys.readouterr().out
-    assert f"[{EPOCHS:>4} of {5 * EPOCHS} epochs] first fit" in said
+    assert f"[{EPOCHS:>4} of {6 * EPOCHS} epochs] first fit" in said
     assert "Pareto improvement possible" in said
     assert "epochs spent in" in said
     result = ParetoResult.load(tmp_path / "search" / "result.safetensors")
@@ -267,6 +291,7 @@ def test_what_it_says(tmp_path, capsys):
         ({"budgets": [1.5]}, "budget is the share"),
         ({"measures": "loss"}, "measures=\\['loss'\\]"),
         ({"level": 1.0}, "level lies in"),
+        ({"callback": ParetoCallback(folds=1)}, "splits the validation set"),
         ({"max_weight": 0.5}, "max_weight is at least 1"),
     ],
 )
@@ -276,7 +301,7 @@ def test_wrong_options(tmp_path, options, match):
 
 
 def test_what_is_wrong_is_said_before_any_training(tmp_path):
-    with pytest.raises(ValueError, match="does not pay for an ordinary fit and one reweighted fit: say at least 6"):
+    with pytest.raises(ValueError, match="does not pay for an ordinary fit and one reweighted fit: say at least 9"):
         tuner_in(tmp_path, max_epochs_spent=EPOCHS).fit(module(), Crowded(val=300))
     with pytest.raises(TypeError, match="from_datasets"):
         tuner_in(tmp_path).fit(module(), DataLoader(Data().train))

@@ -13,9 +13,9 @@ from lightning_pareto.integration.at_hand import labels_at_hand
 from lightning_pareto.integration.checks import check_data, check_strategy
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import weights_of
-from lightning_pareto.integration.predictions import outcome_of
 from lightning_pareto.integration.processes import shard_of
-from lightning_pareto.integration.trial_results import TrialResult
+from lightning_pareto.integration.tuner.predictions import outcome_of
+from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.reweighting.reweight import Targets, chosen_categories
 
 INFLUENCE_FILE = "influence.safetensors"

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
-from lightning_pareto.integration.trials import Trial, Trials
+from lightning_pareto.integration.tuner.trials import Trial, Trials
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import Float, predicted_gain
-from lightning_pareto.reweighting.candidates import CandidateWeights, candidates
+from lightning_pareto.reweighting.candidates import Candidate, CandidateWeights, candidates
 from lightning_pareto.reweighting.outcomes import Outcome
 from lightning_pareto.reweighting.paper import PaperProgram
 from lightning_pareto.reweighting.thresholds import ThresholdSearch
@@ -23,33 +24,65 @@ IDLE = 3
 
 
 @dataclass(frozen=True, eq=False)
+class Half:
+    """Influence on one half of the validation set, so that the other half can judge what is made of it.
+
+    Attributes:
+        influences: one matrix for each measure.
+        unseen: (n,) which validation samples they know nothing of.
+    """
+
+    influences: Mapping[MeasureName, InfluenceMatrix]
+    unseen: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
 class Situation:
     """Where a search starts.
 
     Attributes:
-        influences: one matrix for each measure.
+        halves: both halves of the validation set; the trials of a search take the first.
         checkpoint: trials take their epoch from here.
         reference: what a trial has to beat.
         targets: which categories are to gain, (K,) bool.
         chosen: whether the user, or a course correction, chose the targets; else all are meant.
     """
 
-    influences: Mapping[MeasureName, InfluenceMatrix]
+    halves: tuple[Half, ...]
     checkpoint: Path
     reference: Outcome
-    targets: np.ndarray
+    targets: npt.NDArray[np.bool_]
     chosen: bool
 
     def epoch(self, name: str, weights: SampleWeights | None, keeps: bool = False) -> Trial:
         """One epoch from the checkpoint with these weights."""
         return Trial(name, "checkpoint", 1, checkpoint=self.checkpoint, weights=weights, keeps=keeps)
 
+    def judged(self, outcome: Outcome) -> Outcome:
+        """The part of an outcome that the weights of a search have not seen."""
+        return outcome.on(self.halves[0].unseen)
+
+
+@dataclass(frozen=True, eq=False)
+class Finalist:
+    """Weights worth a fit that may be handed back.
+
+    Attributes:
+        name: how they were made.
+        fits: weights, and which validation samples they know nothing of; made alike from each half, or from one only.
+        looks: among how many it was chosen by its accuracy on those samples.
+    """
+
+    name: str
+    fits: tuple[tuple[SampleWeights, npt.NDArray[np.bool_]], ...]
+    looks: int = 1
+
 
 class Search(ABC):
     """Finds weights worth a fit."""
 
     @abstractmethod
-    def find(self, situation: Situation, trials: Trials, epochs: int) -> list[SampleWeights]:
+    def find(self, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
         """The weights found, best first; empty if none is any good.
 
         Args:
@@ -62,8 +95,9 @@ class Search(ABC):
 class ScreeningSearch(Search):
     """Tries all kinds of mass-preserving weights: first their predicted gains, then an epoch of those that differ.
 
-    Trials are ranked by the mean over the targets of the probability that the validation samples' labels have: it
-    moves with every sample, where the accuracy only moves with those near the border.
+    Trials are ranked by the mean over the targets of the probability that unseen validation samples' labels have: it
+    moves with every sample, where the accuracy only moves with those near the border. The ways to make weights that
+    come first are then applied to either half.
 
     Args:
         measures: of the influence matrices at hand.
@@ -74,17 +108,22 @@ class ScreeningSearch(Search):
         self._measures = measures
         self._budgets = budgets
 
-    def find(self, situation: Situation, trials: Trials, epochs: int) -> list[SampleWeights]:
+    def find(self, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
         """See :class:`Search`."""
-        maker = CandidateWeights(situation.influences, situation.targets)
-        distinct = maker.distinct(candidates(self._measures, self._budgets, situation.chosen))[: max(epochs, 1)]
-        if len(distinct) <= 1 or epochs < 2:
-            return [weights for _, weights in distinct[:1]]
-        scores = []
-        for candidate, weights in distinct:
-            outcome = trials.run(situation.epoch(f"epoch, {candidate}", weights)).outcome
-            scores.append(float(np.nanmean(outcome.soft_accuracy[situation.targets])))
-        return [distinct[i][1] for i in np.argsort([-score for score in scores], kind="stable")]
+        makers = [CandidateWeights(half.influences, situation.targets) for half in situation.halves]
+        distinct = makers[0].distinct(candidates(self._measures, self._budgets, situation.chosen))[: max(epochs, 1)]
+        scores = np.zeros(len(distinct))
+        for i, (candidate, weights) in enumerate(distinct):
+            if len(distinct) > 1 and epochs > 1:
+                outcome = situation.judged(trials.run(situation.epoch(f"epoch, {candidate}", weights)).outcome)
+                scores[i] = np.nanmean(outcome.soft_accuracy[situation.targets])
+        ranked = [distinct[i][0] for i in np.argsort(-scores, kind="stable")]
+        return [_on_each_half(candidate, makers, situation) for candidate in ranked]
+
+
+def _on_each_half(candidate: Candidate, makers: list[CandidateWeights], situation: Situation) -> Finalist:
+    pairs = zip(makers, situation.halves, strict=True)
+    return Finalist(str(candidate), tuple((maker.weights(candidate), half.unseen) for maker, half in pairs))
 
 
 class PaperSearch(Search):
@@ -92,7 +131,8 @@ class PaperSearch(Search):
 
     Fitness is −∞ unless the accuracy of every target rises by more than ``epsilon``, else the mean over the other
     categories of their falls (0 where none falls); among equals the one whose targets rise most is kept. Weights that
-    were tried before are answered from memory, and infeasible thresholds have fitness −∞.
+    were tried before are answered from memory, and infeasible thresholds have fitness −∞. Unlike in the paper the
+    validation samples behind the influence are not those that measure accuracy.
 
     Args:
         thresholds: proposes α.
@@ -107,30 +147,35 @@ class PaperSearch(Search):
         self._max_weight = max_weight
         self._epsilon = epsilon
 
-    def find(self, situation: Situation, trials: Trials, epochs: int) -> list[SampleWeights]:
+    def find(self, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
         """See :class:`Search`; at most one."""
-        influence = next(iter(situation.influences.values()))
+        influence = next(iter(situation.halves[0].influences.values()))
         present = influence.present
         program = PaperProgram(influence.scores[:, present], situation.targets[present], self._max_weight)
         limit = trials.epochs_spent + epochs
-        best, chosen, idle = _HOPELESS, None, 0
+        best, chosen, idle, tried = _HOPELESS, None, 0, set[bytes]()
         while trials.epochs_spent < limit and idle < IDLE:
             spent, generation, fitness = trials.epochs_spent, self._thresholds.ask(), []
             for alpha in generation:
                 weights = _solve(program, influence, alpha)
-                affordable = weights is not None and trials.epochs_spent < limit
-                found = self._fitness(situation, trials, weights) if affordable else _HOPELESS
+                found = _HOPELESS
+                if weights is not None and trials.epochs_spent < limit:
+                    tried.add(weights.values.tobytes())
+                    found = self._fitness(situation, trials, weights)
                 fitness.append(found[0])
                 if found > best:
                     best, chosen = found, weights
             self._thresholds.tell(generation, fitness)
             idle = 0 if trials.epochs_spent > spent else idle + 1
-        return [] if chosen is None else [chosen]
+        if chosen is None:
+            return []
+        return [Finalist("the paper's LP", ((chosen, situation.halves[0].unseen),), looks=len(tried))]
 
     def _fitness(self, situation: Situation, trials: Trials, weights: SampleWeights | None) -> tuple[float, float]:
         """Mean fall of the other categories, and mean rise of the targets."""
         outcome = trials.run(situation.epoch("epoch of the paper's LP", weights)).outcome
-        change = np.nan_to_num(outcome.accuracy - situation.reference.accuracy)
+        before, after = situation.judged(situation.reference), situation.judged(outcome)
+        change = np.nan_to_num(after.accuracy - before.accuracy)
         targets = situation.targets
         if (change[targets] <= self._epsilon).any():
             return _HOPELESS

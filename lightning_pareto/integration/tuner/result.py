@@ -1,7 +1,7 @@
 """What a search for a better second fit came to."""
 
 import os
-from collections.abc import Iterable
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from lightning_pareto.artifacts import load_artifact, save_artifact
-from lightning_pareto.integration.trial_results import TrialResult
+from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.pareto.admissible import Float
-from lightning_pareto.reweighting.outcomes import Change
 from lightning_pareto.reweighting.weights import SampleWeights
 
 
@@ -42,21 +41,22 @@ class TrialSummary:
 class ParetoResult:
     """What :class:`ParetoTuner` hands back.
 
-    The accuracies are those of the validation set that chose among the trials: of the model handed back they are a
-    little too good. Measure it on data that no decision has seen.
+    A model is measured on validation samples that its weights know nothing of. Where both halves of the validation set
+    made weights in the same way, ``after`` is that of both models, each on the other half; the one that did better is
+    handed back, so that its own accuracy is a little less certain. Measure it on data that no decision has seen.
 
     Attributes:
         class_names: the K categories.
         before: validation accuracy of every category of the model to start with, (K,).
         after: of the model handed back, (K,).
-        support: validation samples of every category, (K,).
+        support: validation samples of every category that were measured on, (K,).
         p_values: one-sided exact p-value of H0 "this category does not fall" from before to after, (K,).
         gain: change of the mean accuracy from the best ordinary model to the best reweighted one.
         gain_error: its standard error for the sampling of validation data.
         accepted: whether reweighting made a model that is better than every ordinary one beyond chance, and worse on no
             category beyond chance. If not, the best ordinary model is handed back.
         reason: why it was accepted, or not.
-        weights: the weights of the model handed back; if none was accepted, the best that were tried; None without any.
+        weights: the weights of the model handed back; None if it is an ordinary one.
         ckpt_path: the checkpoint of the model handed back.
         epochs_spent: epochs trained by all trials.
         trials: all of them, in order.
@@ -96,12 +96,14 @@ class ParetoResult:
         verb = "accepted" if self.accepted else "not accepted"
         return "\n".join(
             [
-                f"Reweighted model {verb}: {self.reason}",
+                f"Reweighted model {verb}:",
+                *textwrap.wrap(self.reason, 80),
                 "",
                 *rows,
                 "",
-                f"Validation accuracy, {self.epochs_spent} epochs spent in {len(self.trials)} trials. It chose among",
-                "them, so measure the model on data that no decision has seen.",
+                "Accuracy on validation samples that the weights have not seen; as they chose",
+                "the model, measure it on others.",
+                f"{self.epochs_spent} epochs spent in {len(self.trials)} trials.",
                 f"Model: {self.ckpt_path}",
             ]
         )
@@ -137,92 +139,3 @@ class ParetoResult:
 
 _ARRAYS = ("before", "after", "support", "p_values")
 _NUMBERS = ("gain", "gain_error", "accepted", "reason", "ckpt_path", "epochs_spent")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which model to hand back.
-
-    Attributes:
-        result: its trial.
-        weights: those it was trained with; None for an ordinary model.
-        against: the best ordinary model.
-        reason: in a sentence.
-    """
-
-    result: TrialResult
-    weights: SampleWeights | None
-    against: TrialResult
-    reason: str
-
-
-def choose(
-    given: TrialResult,
-    ordinary: TrialResult,
-    tried: list[tuple[TrialResult, SampleWeights]],
-    level: float,
-) -> Choice:
-    """Do no harm: a reweighted model has to beat the best ordinary one, and to harm no category, beyond chance.
-
-    The ordinary model takes the place of the given one only if it is better in the mean and worse on no category
-    beyond chance. Among the reweighted models the level is divided by their number.
-
-    Args:
-        given: the model to start with.
-        ordinary: an ordinary fit of the same budget.
-        tried: reweighted fits of the same budget.
-        level: of the tests, on the validation set.
-    """
-    step = Change(given.outcome, ordinary.outcome)
-    incumbent = ordinary if step.macro > 0 and not step.lost(level).any() else given
-    if not tried:
-        return Choice(incumbent, None, incumbent, "no weights were worth a fit.")
-    ranked = sorted(tried, key=lambda pair: -pair[0].outcome.macro)
-    for result, weights in ranked:
-        change = Change(incumbent.outcome, result.outcome)
-        harmless = not Change(given.outcome, result.outcome).lost(level).any()
-        if harmless and change.improves(level, looks=len(tried)):
-            return Choice(result, weights, incumbent, f"{_measured(change)}, and no category falls beyond chance.")
-    best = Change(incumbent.outcome, ranked[0][0].outcome)
-    lost = [name for name, yes in zip(given.outcome.names, best.lost(level), strict=True) if yes]
-    why = f", but {', '.join(lost[:5])} fall beyond chance" if lost else ", which is not beyond chance"
-    return Choice(incumbent, None, incumbent, f"{_measured(best)}{why}. The best ordinary model is handed back.")
-
-
-def _measured(change: Change) -> str:
-    return f"the mean accuracy changes by {100 * change.macro:+.1f} ± {100 * change.macro_error:.1f} points"
-
-
-def result_of(
-    given: TrialResult,
-    choice: Choice,
-    tried: list[tuple[TrialResult, SampleWeights]],
-    trials: Iterable[TrialResult],
-) -> ParetoResult:
-    """Put together what is handed back.
-
-    Args:
-        given: the model to start with.
-        choice: what was chosen.
-        tried: the reweighted fits among which it was chosen.
-        trials: all trials.
-    """
-    best = max(tried, key=lambda pair: pair[0].outcome.macro, default=None)
-    compared = Change(choice.against.outcome, choice.result.outcome if choice.weights or not best else best[0].outcome)
-    change = Change(given.outcome, choice.result.outcome)
-    summaries = tuple(TrialSummary.of(result) for result in trials)
-    return ParetoResult(
-        class_names=given.outcome.names,
-        before=given.outcome.accuracy,
-        after=choice.result.outcome.accuracy,
-        support=given.outcome.support,
-        p_values=change.p_loss,
-        gain=compared.macro,
-        gain_error=compared.macro_error,
-        accepted=choice.weights is not None,
-        reason=choice.reason,
-        weights=choice.weights or (best[1] if best else None),
-        ckpt_path=str(choice.result.checkpoint),
-        epochs_spent=sum(trial.epochs for trial in summaries),
-        trials=summaries,
-    )

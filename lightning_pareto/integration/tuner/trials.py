@@ -25,9 +25,9 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
-from lightning_pareto.integration.trial_log import TrialLog
-from lightning_pareto.integration.trial_recorder import INFLUENCE_FILE, TrialRecorder, best_epochs
-from lightning_pareto.integration.trial_results import TrialResult
+from lightning_pareto.integration.tuner.log import TrialLog
+from lightning_pareto.integration.tuner.recorder import INFLUENCE_FILE, TrialRecorder, best_epochs
+from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.reweighting.reweight import Targets
 from lightning_pareto.reweighting.weights import SampleWeights
 
@@ -133,7 +133,8 @@ class Trials:
         return InfluenceMatrix.load(self._folder_of(trial) / INFLUENCE_FILE)
 
     def _folder_of(self, trial: Trial) -> Path:
-        return self.folder / f"{trial.name.replace(' ', '_')}_{fingerprint_of(trial.key(self._identity))[:8]}"
+        kind = trial.name.split(",")[0].replace(" ", "_").replace("'", "")
+        return self.folder / f"{kind}_{fingerprint_of(trial.key(self._identity))}"
 
     def _fit(self, trial: Trial, folder: Path, key: str) -> None:
         _empty(folder)

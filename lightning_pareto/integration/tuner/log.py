@@ -3,7 +3,7 @@
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_pareto.integration.trial_results import TrialResult
+from lightning_pareto.integration.tuner.trial_result import TrialResult
 
 
 class TrialLog:

@@ -1,0 +1,99 @@
+"""The options of a search for a better second fit, and what they cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from lightning_pareto.influence.measures import MeasureName
+from lightning_pareto.pareto.admissible import check_budget
+from lightning_pareto.reweighting.reweight import Targets
+
+Mode = Literal["direct", "course_correction"]
+SearchName = Literal["screening", "genetic", "random", "grid"]
+Refit = Literal["scratch", "continue", "epoch"]
+
+FINALISTS = 2
+"""Ways to make weights that get whole fits."""
+
+LEAST_TRIALS = 2
+"""Trials of one epoch for each of them, below which there are fewer of them."""
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """How the epochs of a search are divided.
+
+    Attributes:
+        limit: of all together.
+        finalists: how many ways to make weights get fits that may be handed back.
+        last_fits: epochs of these fits.
+    """
+
+    limit: int
+    finalists: int
+    last_fits: int
+
+
+@dataclass(frozen=True)
+class TuningOptions:
+    """The options of :class:`ParetoTuner`, which describes them."""
+
+    mode: Mode = "direct"
+    targets: Targets = None
+    search: SearchName = "screening"
+    refit: Refit | None = None
+    max_epochs_spent: int | None = None
+    budgets: Sequence[float] = (0.3, 0.2, 0.4, 0.1)
+    measures: Sequence[MeasureName] = ("loss",)
+    max_weight: float = 2.0
+    epsilon: float = 0.0
+    population: int = 8
+    level: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_one_of("mode", self.mode, Mode)
+        _check_one_of("search", self.search, SearchName)
+        if self.refit is not None:
+            _check_one_of("refit", self.refit, Refit)
+        if not self.budgets or not self.measures or isinstance(self.measures, str):
+            raise ValueError("budgets and measures are lists of at least one, for instance measures=['loss']")
+        for budget in self.budgets:
+            check_budget(budget)
+        if not 0 < self.level < 1 or not self.max_weight >= 1 or not self.epsilon >= 0:
+            raise ValueError("level lies in (0, 1), max_weight is at least 1 and epsilon at least 0")
+
+    @property
+    def last_fit(self) -> Refit:
+        """Which fits are compared in the end."""
+        return self.refit or ("scratch" if self.search == "screening" and self.mode == "direct" else "epoch")
+
+    def divide(self, whole: int, starts_from_checkpoint: bool) -> Epochs:
+        """Divide the epochs, before any is spent.
+
+        Args:
+            whole: epochs of an ordinary fit.
+            starts_from_checkpoint: whether the first fit is there already.
+
+        Raises:
+            ValueError: if they do not pay for an ordinary fit and reweighted ones.
+        """
+        last = 1 if self.last_fit == "epoch" else whole
+        first = 0 if starts_from_checkpoint else whole
+        if self.last_fit != "scratch" or starts_from_checkpoint:  # else the first fit is the ordinary one
+            first += last
+        fits, most = (2, FINALISTS) if self.search == "screening" else (1, 1)
+        enough = first + (2 * FINALISTS + 1) * whole
+        limit = self.max_epochs_spent or enough
+        if limit - first < fits * last:
+            raise ValueError(
+                f"max_epochs_spent={limit} does not pay for an ordinary fit and reweighted ones: say at least "
+                f"{first + fits * last}, better {enough}"
+            )
+        finalists = min(most, max(1, (limit - first) // (fits * last + LEAST_TRIALS)))
+        return Epochs(limit, finalists, finalists * fits * last)
+
+
+def _check_one_of(name: str, value: Any, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {get_args(choices)}, found {value!r}")

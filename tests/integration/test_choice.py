@@ -1,0 +1,112 @@
+"""Do no harm: which model is handed back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_pareto import SampleWeights
+from lightning_pareto.integration.tuner.choice import Tried, choose
+from lightning_pareto.integration.tuner.search import Finalist
+from lightning_pareto.integration.tuner.trial_result import TrialResult
+from lightning_pareto.reweighting.outcomes import Outcome
+
+SIZE = 400
+CATEGORY = np.arange(SIZE) % 2
+FIRST = np.arange(SIZE) % 4 < 2
+NAMES = ("cat", "dog")
+
+
+def result(name, hits, at=None):
+    """A model that is right on `hits[k]` of the 200 samples of category k, the same ones as far as it goes."""
+    rank = np.arange(SIZE) // 2
+    correct = rank < np.asarray(hits)[CATEGORY]
+    outcome = Outcome(CATEGORY, correct, correct.astype(float), NAMES)
+    return TrialResult(name, outcome, 3, 2, np.zeros(3), Path(name))
+
+
+def tried(*results, looks=1):
+    masks = [FIRST, ~FIRST][: len(results)]
+    weights = [SampleWeights(np.full(2, 1.0 + i)) for i in range(len(results))]
+    return Tried(Finalist("way", tuple(zip(weights, masks, strict=True)), looks), results)
+
+
+def chosen(given, ordinary, *finalists, level=0.05, improvable=False):
+    return choose(given, ordinary, finalists, [given], level, improvable)
+
+
+GIVEN = result("given", [150, 150])
+
+
+def test_better_beyond_chance_is_accepted():
+    found = chosen(GIVEN, GIVEN, tried(result("a", [170, 160]), result("b", [172, 160])))
+    assert found.accepted
+    assert found.ckpt_path == "b"
+    assert found.weights.values.tolist() == [2.0, 2.0]
+    assert found.gain == pytest.approx((171 + 160 - 300) / 400)
+    np.testing.assert_allclose(found.after, [171 / 200, 160 / 200])
+    assert found.support.sum() == SIZE
+
+
+def test_a_fit_counts_only_where_its_weights_have_not_seen():
+    """Perfect on its own half and no better on the other: nothing is gained."""
+    honest = result("a", [150, 150])
+    correct = np.where(FIRST, honest.outcome.correct, True)
+    cheat = TrialResult("a", Outcome(CATEGORY, correct, correct.astype(float), NAMES), 3, 2, np.zeros(3), Path("a"))
+    assert cheat.outcome.macro > 0.85
+    found = chosen(GIVEN, GIVEN, tried(cheat))
+    assert not found.accepted
+    assert found.gain == 0
+
+
+def test_a_small_gain_takes_a_verdict():
+    small = result("a", [153, 150])
+    assert not chosen(GIVEN, GIVEN, tried(small, small)).accepted
+    assert chosen(GIVEN, GIVEN, tried(small, small), improvable=True).accepted
+    assert not chosen(GIVEN, GIVEN, tried(result("a", [151, 150]), result("a", [150, 150])), improvable=True).accepted
+
+
+def test_a_category_that_falls_forbids_it_and_is_named():
+    found = chosen(GIVEN, GIVEN, tried(result("a", [199, 130]), result("b", [199, 130])), improvable=True)
+    assert not found.accepted
+    assert "dog would fall beyond chance" in found.reason
+    assert found.ckpt_path == "given"
+    np.testing.assert_array_equal(found.before, found.after)
+
+
+def test_more_looks_and_more_finalists_ask_for_more():
+    better = result("a", [157, 150])
+    one = tried(better, better)
+    assert chosen(GIVEN, GIVEN, one).accepted
+    assert not chosen(GIVEN, GIVEN, tried(better, better, looks=40)).accepted
+    assert not chosen(GIVEN, GIVEN, *[one] * 40).accepted
+
+
+def test_the_next_best_is_taken_where_the_best_does_harm():
+    harmful = tried(result("a", [200, 135]), result("b", [200, 135]))
+    harmless = tried(result("c", [170, 160]), result("d", [170, 160]))
+    found = chosen(GIVEN, GIVEN, harmful, harmless)
+    assert found.accepted
+    assert found.ckpt_path in "cd"
+
+
+def test_a_better_ordinary_model_is_the_one_to_beat_and_to_hand_back():
+    ordinary = result("ordinary", [170, 165])
+    found = chosen(GIVEN, ordinary, tried(result("a", [170, 160]), result("b", [170, 160])))
+    assert not found.accepted
+    assert found.ckpt_path == "ordinary"
+    np.testing.assert_allclose(found.after, [170 / 200, 165 / 200])
+
+
+def test_an_ordinary_model_that_does_harm_is_not_handed_back():
+    found = chosen(GIVEN, result("ordinary", [199, 135]))
+    assert found.ckpt_path == "given"
+    assert "no weights promised a gain" in found.reason
+
+
+def test_a_model_may_not_harm_the_given_one_either():
+    """Level with a worse ordinary model in one category, and far below the given one."""
+    ordinary = result("ordinary", [190, 148])
+    given = result("given", [150, 150])
+    found = chosen(given, ordinary, tried(result("a", [199, 136]), result("b", [199, 136])))
+    assert not found.accepted
