@@ -66,7 +66,8 @@ def choose(
     """Do no harm: a reweighted model has to beat the best ordinary one, and to harm no category, beyond chance.
 
     The ordinary model takes the place of the given one only if it is better in the mean and worse on no category
-    beyond chance. The level is divided by the number of reweighted models and by the looks that chose them.
+    beyond chance. The level is divided by the number of reweighted models and by the looks that chose them. Where the
+    verdict is *yes*, a gain of one standard error is enough, see :data:`CONFIRMING`.
 
     Args:
         given: the model to start with.
@@ -74,7 +75,7 @@ def choose(
         tried: reweighted fits of the same budget.
         trials: all trials, to report.
         level: of the tests.
-        improvable: whether the verdict is *yes*, see :data:`CONFIRMING`.
+        improvable: whether the verdict is *yes*.
     """
     step = Change(given.outcome, ordinary.outcome)
     incumbent = ordinary if step.macro > 0 and not step.lost(level).any() else given
@@ -84,8 +85,8 @@ def choose(
     ranked = sorted(tried, key=lambda one: -one.against(incumbent).macro)
     for one in ranked:
         change = one.against(incumbent)
-        looks = len(tried) * one.finalist.looks
-        enough = change.p_gain * looks <= (max(CONFIRMING, level) if improvable else level)
+        p_value = change.p_gain * one.finalist.looks
+        enough = p_value * len(tried) <= level or (improvable and p_value <= CONFIRMING)
         harmed = change.lost(level) | one.against(given).lost(level)
         if enough and not harmed.any():
             return _result(given, incumbent, one, change, f"{_measured(change)}; no category falls.", trials)

@@ -149,14 +149,14 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from tests.integration.test_tuner import Crowded, module, tuner_in
+from tests.integration.tuner.test_tuner import Crowded, module, tuner_in
 result = tuner_in(Path({folder!r})).fit(module(), Crowded(val=300))
 print(result.after.tolist())
 """
 
 
 def test_a_killed_search_goes_on(tmp_path, undisturbed):
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT.format(root=root, folder=str(tmp_path))]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
@@ -301,7 +301,7 @@ def test_wrong_options(tmp_path, options, match):
 
 
 def test_what_is_wrong_is_said_before_any_training(tmp_path):
-    with pytest.raises(ValueError, match="does not pay for an ordinary fit and one reweighted fit: say at least 9"):
+    with pytest.raises(ValueError, match="does not pay for an ordinary fit and reweighted ones: say at least 9"):
         tuner_in(tmp_path, max_epochs_spent=EPOCHS).fit(module(), Crowded(val=300))
     with pytest.raises(TypeError, match="from_datasets"):
         tuner_in(tmp_path).fit(module(), DataLoader(Data().train))

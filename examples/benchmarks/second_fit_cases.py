@@ -1,0 +1,144 @@
+"""Data sets with weak classes, for the study of the second fit."""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+sys.path.append(str(Path(__file__).parents[1]))  # the examples
+import fashion_mnist
+from fashion_mnist import CLASSES
+from main_job import Job, Split, flip_labels
+from quickstart import digits
+from quickstart import network as digits_network
+
+CONFUSED = {"shirt": "T-shirt", "pullover": "coat", "boot": "sneaker"}
+LENGTH = 24
+VOCABULARY = 4_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """A data set and how it is fitted."""
+
+    split: Callable[[int], Split]
+    job: Job
+
+
+class Encoder(nn.Module):
+    """A small transformer encoder over tokens; token 0 is padding."""
+
+    def __init__(self, classes: int, width: int = 48) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, width, padding_idx=0)
+        self.positions = nn.Parameter(0.02 * torch.randn(LENGTH, width))
+        self.encoder = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.1, batch_first=True)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        kept = (tokens > 0).float()[:, :, None]
+        x = self.encoder(self.embedding(tokens) + self.positions)
+        return self.head((x * kept).sum(1) / kept.sum(1).clamp(min=1))  # type: ignore[no-any-return]
+
+
+def emotion(folder: Path, noise: float, size: int) -> Callable[[int], Split]:
+    """Lines of ``text;label`` in train.txt, val.txt and test.txt."""
+    lines = [
+        [line.rsplit(";", 1) for line in (folder / f"{part}.txt").read_text().splitlines()[1:]]
+        for part in ("train", "val", "test")
+    ]
+    counts = Counter(word for text, _ in lines[0] for word in text.split())
+    number = {word: i for i, (word, _) in enumerate(counts.most_common(VOCABULARY - 2), start=2)}
+    names = sorted({label for _, label in lines[0]})
+
+    def dataset(part: list[list[str]]) -> tuple[Tensor, Tensor]:
+        tokens = torch.zeros(len(part), LENGTH, dtype=torch.int64)
+        for row, (text, _) in zip(tokens, part, strict=True):
+            found = [number.get(word, 1) for word in text.split()[:LENGTH]]
+            row[: len(found)] = torch.tensor(found)
+        return tokens, torch.tensor([names.index(label) for _, label in part])
+
+    (x, y), val, test = (dataset(part) for part in lines)
+
+    def split(seed: int) -> Split:
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(y), generator=generator)[:size]
+        given, flipped = flip_labels(y[chosen], noise, len(names), generator)
+        return Split(TensorDataset(x[chosen], given), TensorDataset(*val), TensorDataset(*test), flipped, names)
+
+    return split
+
+
+def fashion(options: argparse.Namespace, noise: float, imbalance: float, confused: float) -> Callable[[int], Split]:
+    """Fashion-MNIST with symmetric noise, half-missing even classes, or labels confused in one direction."""
+    train, test = fashion_mnist.load(options.data)
+    chosen = argparse.Namespace(
+        samples=options.samples, val_samples=options.val_samples, noise=noise, imbalance=imbalance
+    )
+
+    def split(seed: int) -> Split:
+        found = fashion_mnist.make_split(train, test, seed, chosen)
+        x, y = found.train.tensors
+        generator, given = torch.Generator().manual_seed(seed), y.clone()
+        for true, wrong in CONFUSED.items():
+            hit = (y == CLASSES.index(true)) & (torch.rand(len(y), generator=generator) < confused)
+            given[hit] = CLASSES.index(wrong)
+        flipped = found.flipped | (given != y).numpy()
+        return Split(TensorDataset(x, given), found.val, found.test, flipped, CLASSES)
+
+    return split
+
+
+def planes(overlapping: bool) -> Callable[[int], Split]:
+    """Two classes in the plane as in the paper's Figure 2: separable with 50 + 20 wrong of 300 + 300, or overlapping."""
+
+    def split(seed: int) -> Split:
+        generator = torch.Generator().manual_seed(seed)
+        parts = []
+        for size in (600, 600, 10_000):
+            y = torch.arange(size) % 2
+            x = torch.randn(size, 2, generator=generator)
+            x[:, 0] += (1.0 if overlapping else 3.0) * (2 * y - 1)
+            parts.append((x, y))
+        (x, y), val, test = parts
+        given = y.clone()
+        if not overlapping:
+            for label, count in enumerate((50, 20)):
+                given[(y == label).nonzero().squeeze(1)[:count]] = 1 - label
+        flipped: np.ndarray = (given != y).numpy()
+        return Split(TensorDataset(x, given), TensorDataset(*val), TensorDataset(*test), flipped, ["left", "right"])
+
+    return split
+
+
+def plane_network() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 2))
+
+
+def cases(options: argparse.Namespace) -> dict[str, Callable[[], Case]]:
+    """All of them by name; a data set is read when its case is made."""
+    image = Job(fashion_mnist.network, options.epochs, batch_size=128, lr=3e-3, budget=0.3)
+    digit = Job(digits_network, epochs=15, batch_size=64, lr=5e-3, budget=0.3)
+    plane = Job(plane_network, epochs=10, batch_size=32, lr=1e-2, budget=0.2)
+    text = Job(lambda: Encoder(6), options.epochs, batch_size=64, lr=2e-3, budget=0.3)
+    found: dict[str, Callable[[], Case]] = {
+        "plane, separable, 50 + 20 wrong": lambda: Case(planes(overlapping=False), plane),
+        "plane, overlapping": lambda: Case(planes(overlapping=True), plane),
+        "digits, clean": lambda: Case(lambda seed: digits(seed, 0.0), digit),
+        "digits, 30 % wrong": lambda: Case(lambda seed: digits(seed, 0.3), digit),
+        "Fashion-MNIST, clean": lambda: Case(fashion(options, 0.0, 0.0, 0.0), image),
+        "Fashion-MNIST, 30 % wrong": lambda: Case(fashion(options, 0.3, 0.0, 0.0), image),
+        "Fashion-MNIST, confused": lambda: Case(fashion(options, 0.0, 0.0, 0.3), image),
+        "Fashion-MNIST, 20 % wrong, imbalanced": lambda: Case(fashion(options, 0.2, 0.7, 0.0), image),
+    }
+    if options.emotion is not None:
+        found["Emotion, clean"] = lambda: Case(emotion(options.emotion, 0.0, options.texts), text)
+        found["Emotion, 20 % wrong"] = lambda: Case(emotion(options.emotion, 0.2, options.texts), text)
+    return found
