@@ -20,6 +20,7 @@ half on one core.
 
 import argparse
 import json
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -30,12 +31,14 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from main_job import Classifier, Images, Job, Split, classwise_accuracy, fit_joined, quiet, trainer_for
-from second_fit_cases import Case, cases
 from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_pareto import ClasswiseComparison, ParetoCallback, ParetoTuner, ReweightedDataModule
+
+sys.path.append(str(Path(__file__).parents[1]))  # the other examples
+from main_job import Classifier, Images, Job, Split, classwise_accuracy, fit_joined, quiet, trainer_for
+from second_fit_cases import Case, cases
 
 ORDINARY, JOINED, SIX = "ordinary", "train ∪ val", "best of six"
 PARETO, PAPER = "ParetoTuner", "PARETO-LP-GA"
@@ -112,7 +115,8 @@ def without(count: int, harm: np.ndarray) -> np.ndarray:
     """Weights that leave out the samples of the largest harm and keep the length of an epoch."""
     weights = np.ones(len(harm))
     weights[np.argsort(-harm)[:count]] = 0
-    return weights * len(harm) / weights.sum()
+    scaled: np.ndarray = weights * len(harm) / weights.sum()
+    return scaled
 
 
 @torch.no_grad()
@@ -120,8 +124,7 @@ def losses(model: Classifier, split: Split) -> np.ndarray:
     model.eval()
     x, y = split.train.tensors
     parts = [F.cross_entropy(model(a), b, reduction="none") for a, b in zip(x.split(1000), y.split(1000), strict=True)]
-    values: np.ndarray = torch.cat(parts).numpy()
-    return values
+    return np.asarray(torch.cat(parts))
 
 
 def run_seed(case: Case, seed: int) -> dict[str, Any]:
@@ -141,7 +144,7 @@ def run_seed(case: Case, seed: int) -> dict[str, Any]:
     found = tune(arms[PARETO], job, data, second, names)
     paper = tune(arms[PAPER], job, data, second, names, search="genetic")
 
-    balanced = len(y) / len(np.unique(y)) / np.bincount(y, minlength=len(names)).clip(min=1)[y]
+    balanced: np.ndarray = len(y) / len(np.unique(y)) / np.bincount(y, minlength=len(names)).clip(min=1)[y]
     count = int(job.budget * len(y))
     weighted = {
         "class-balanced": balanced,

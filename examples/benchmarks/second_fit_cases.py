@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-sys.path.append(str(Path(__file__).parents[1]))  # the examples
+sys.path.append(str(Path(__file__).parents[1]))  # the other examples
 import fashion_mnist
 from fashion_mnist import CLASSES
 from main_job import Job, Split, flip_labels
@@ -97,7 +97,7 @@ def fashion(options: argparse.Namespace, noise: float, imbalance: float, confuse
 
 
 def planes(overlapping: bool) -> Callable[[int], Split]:
-    """Two classes in the plane as in the paper's Figure 2: separable with 50 + 20 wrong of 300 + 300, or overlapping."""
+    """Two classes in the plane as in Figure 2 of the paper: separable with 50 + 20 of 600 labels wrong, or not."""
 
     def split(seed: int) -> Split:
         generator = torch.Generator().manual_seed(seed)
