@@ -1,7 +1,7 @@
 """Which model a search hands back: one that does no harm."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -130,6 +130,20 @@ def _result(
         reason=reason,
         weights=weights,
         ckpt_path=str(model.checkpoint),
+        best_epoch=model.best_epoch,
+        epochs_spent=sum(trial.epochs for trial in summaries),
+        trials=summaries,
+    )
+
+
+def with_validation(result: ParetoResult, last: TrialResult, trials: Iterable[TrialResult]) -> ParetoResult:
+    """The result with the model of a last fit that has seen the validation data."""
+    summaries = tuple(TrialSummary.of(trial) for trial in trials)
+    return replace(
+        result,
+        reason=f"{result.reason} The model handed back was then fitted on training and validation data together: these "
+        "figures are those of the model before, and nothing is left that could measure it without bias.",
+        ckpt_path=str(last.checkpoint),
         epochs_spent=sum(trial.epochs for trial in summaries),
         trials=summaries,
     )

@@ -49,6 +49,7 @@ class TuningOptions:
     epsilon: float = 0.0
     population: int = 8
     level: float = 0.05
+    include_validation: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,6 +63,8 @@ class TuningOptions:
             check_budget(budget)
         if not 0 < self.level < 1 or not self.max_weight >= 1 or not self.epsilon >= 0:
             raise ValueError("level lies in (0, 1), max_weight is at least 1 and epsilon at least 0")
+        if self.include_validation and self.last_fit != "scratch":
+            raise ValueError('include_validation makes one more fit from scratch: it takes refit="scratch"')
 
     @property
     def last_fit(self) -> Refit:
@@ -82,6 +85,7 @@ class TuningOptions:
         first = 0 if starts_from_checkpoint else whole
         if self.last_fit != "scratch" or starts_from_checkpoint:  # else the first fit is the ordinary one
             first += last
+        first += whole * self.include_validation
         fits, most = (2, FINALISTS) if self.search == "screening" else (1, 1)
         enough = first + (2 * FINALISTS + 1) * whole
         limit = self.max_epochs_spent or enough
@@ -91,7 +95,7 @@ class TuningOptions:
                 f"{first + fits * last}, better {enough}"
             )
         finalists = min(most, max(1, (limit - first) // (fits * last + LEAST_TRIALS)))
-        return Epochs(limit, finalists, finalists * fits * last)
+        return Epochs(limit, finalists, finalists * fits * last + whole * self.include_validation)
 
 
 def _check_one_of(name: str, value: Any, choices: Any) -> None:

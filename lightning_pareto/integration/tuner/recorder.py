@@ -33,6 +33,7 @@ class TrialRecorder(pl.Callback):
         epochs: to train from a checkpoint; None for a whole fit of the trainer's own number.
         best: keeps the checkpoints of a whole fit.
         end: where to keep that of the end.
+        stop_after: end the fit after so many epochs of its schedule; 0 for all of them.
         analysis: options of the influence to estimate at the start.
         max_memory: of the analysis, in GiB.
         labels: (N,) that the training data must have, where they can be had for nothing.
@@ -48,6 +49,7 @@ class TrialRecorder(pl.Callback):
         epochs: int | None = None,
         best: ModelCheckpoint | None = None,
         end: Path | None = None,
+        stop_after: int = 0,
         analysis: InfluenceOptions | None = None,
         max_memory: float | None = None,
         labels: np.ndarray | None = None,
@@ -58,6 +60,7 @@ class TrialRecorder(pl.Callback):
         self._epochs = epochs
         self._best = best
         self._end = end
+        self._stop_after = stop_after
         self._analysis = analysis
         self._max_memory = max_memory
         self._labels = labels
@@ -91,6 +94,11 @@ class TrialRecorder(pl.Callback):
             if trainer.is_global_zero:
                 influence.save(self._folder / INFLUENCE_FILE)
         if self._epochs == 0:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop where the fit is to end."""
+        if self._stop_after and trainer.current_epoch + 1 >= self._stop_after:
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -58,6 +58,7 @@ class ParetoResult:
         reason: why it was accepted, or not.
         weights: the weights of the model handed back; None if it is an ordinary one.
         ckpt_path: the checkpoint of the model handed back.
+        best_epoch: epochs trained when validation chose it.
         epochs_spent: epochs trained by all trials.
         trials: all of them, in order.
     """
@@ -73,6 +74,7 @@ class ParetoResult:
     reason: str
     weights: SampleWeights | None
     ckpt_path: str
+    best_epoch: int
     epochs_spent: int
     trials: tuple[TrialSummary, ...]
 
@@ -138,4 +140,4 @@ class ParetoResult:
 
 
 _ARRAYS = ("before", "after", "support", "p_values")
-_NUMBERS = ("gain", "gain_error", "accepted", "reason", "ckpt_path", "epochs_spent")
+_NUMBERS = ("gain", "gain_error", "accepted", "reason", "ckpt_path", "best_epoch", "epochs_spent")

@@ -132,7 +132,8 @@ class PaperSearch(Search):
     Fitness is −∞ unless the accuracy of every target rises by more than ``epsilon``, else the mean over the other
     categories of their falls (0 where none falls); among equals the one whose targets rise most is kept. Weights that
     were tried before are answered from memory, and infeasible thresholds have fitness −∞. Unlike in the paper the
-    validation samples behind the influence are not those that measure accuracy.
+    validation samples behind the influence are not those that measure accuracy, and weights are scaled to a mean of 1,
+    since an epoch of another length would not fit into a learning rate schedule.
 
     Args:
         thresholds: proposes α.
@@ -187,13 +188,14 @@ _HOPELESS = (-np.inf, -np.inf)
 
 
 def _solve(program: PaperProgram, influence: InfluenceMatrix, alpha: Float) -> SampleWeights | None:
-    """The weights for these thresholds of the categories present; None if there are none."""
+    """The weights for these thresholds, scaled to an epoch of ordinary length; None if there are none."""
     try:
         values = program.solve(alpha)
     except InfeasibleError:
         return None
     if not values.any():
         return None
+    values = values * len(values) / values.sum()
     gain = np.full(len(influence.names), np.nan)
     gain[influence.present] = predicted_gain(influence.scores[:, influence.present], values)
     metadata = {"candidate": "paper's LP, thresholds " + ", ".join(f"{a:.2f}" for a in alpha)}

@@ -121,7 +121,7 @@ class LastFits:
 
     def __init__(self, trials: Trials, options: TuningOptions, analysis: Analysis, situation: Situation) -> None:
         self._trials = trials
-        self._kind = options.last_fit
+        self._kind, self._measure = options.last_fit, options.measures[0]
         self._best = analysis.given.checkpoint
         self._situation = situation
 
@@ -133,6 +133,15 @@ class LastFits:
         """The fits of a finalist."""
         fits = (self._trials.run(self._trial(f"refit, {finalist.name}", weights)) for weights, _ in finalist.fits)
         return Tried(finalist, tuple(fits))
+
+    def joined(self, best_epoch: int, weights: SampleWeights | None) -> TrialResult:
+        """The same fit on training and validation data, for as many epochs as validation chose."""
+        validation = len(self._situation.reference.category)
+        training = len(self._situation.halves[0].influences[self._measure].labels)
+        values = np.ones(training) if weights is None else weights.values
+        both = SampleWeights(np.append(values, np.ones(validation)))
+        trial = replace(_FIRST, name="last fit, validation data included", weights=both, joins=best_epoch)
+        return self._trials.run(trial)
 
     def _trial(self, name: str, weights: SampleWeights | None) -> Trial:
         if self._kind == "epoch":

@@ -25,6 +25,7 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
+from lightning_pareto.integration.tuner.joined import joined
 from lightning_pareto.integration.tuner.log import TrialLog
 from lightning_pareto.integration.tuner.recorder import INFLUENCE_FILE, TrialRecorder, best_epochs
 from lightning_pareto.integration.tuner.trial_result import TrialResult
@@ -47,6 +48,7 @@ class Trial:
         weights: of the training samples; None for an ordinary fit.
         keeps: keep checkpoints: of the two best epochs by validation, or of the end of a trial from a checkpoint.
         analyse: estimate influence with this measure at the start.
+        joins: train on the validation samples as well, at weight 1, for so many epochs of the schedule; 0 does not.
     """
 
     name: str
@@ -56,12 +58,13 @@ class Trial:
     weights: SampleWeights | None = None
     keeps: bool = False
     analyse: MeasureName | None = None
+    joins: int = 0
 
     def key(self, identity: str) -> str:
         """What tells this trial from others."""
         weights = None if self.weights is None else fingerprint_of(self.weights.values)
         start = None if self.checkpoint is None else str(self.checkpoint)
-        return json.dumps([identity, self.start, self.epochs, start, weights, self.keeps, self.analyse])
+        return json.dumps([identity, self.start, self.epochs, start, weights, self.keeps, self.analyse, self.joins])
 
 
 class Trials:
@@ -142,7 +145,7 @@ class Trials:
         if trial.start == "weights":
             assert trial.checkpoint is not None
             module.load_state_dict(torch.load(trial.checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-        data = self._datamodule
+        data = joined(self._datamodule, self._callback.data.val_dataloader_idx) if trial.joins else self._datamodule
         if trial.weights is not None:
             data = ReweightedDataModule(data, trial.weights, seed=self.seed)
         with _quiet(), _seeded(self.seed):
@@ -152,8 +155,8 @@ class Trials:
     def _trainer(self, trial: Trial, folder: Path, key: str) -> pl.Trainer:
         """A new Trainer of the user's that logs and keeps checkpoints in the trial's folder only."""
         trainer = self.new_trainer()
-        step = trial.start == "checkpoint"
-        best = best_epochs(folder) if trial.keeps and not step else None
+        step, to_the_end = trial.start == "checkpoint", trial.start == "checkpoint" or trial.joins > 0
+        best = best_epochs(folder) if trial.keeps and not to_the_end else None
         options, data = self._callback.options, self._callback.data
         recorder = TrialRecorder(
             trial.name,
@@ -162,10 +165,11 @@ class Trials:
             data,
             epochs=trial.epochs if step else None,
             best=best,
-            end=folder / "end.ckpt" if trial.keeps and step else None,
+            end=folder / "end.ckpt" if trial.keeps and to_the_end else None,
+            stop_after=trial.joins,
             analysis=None if trial.analyse is None else replace(options, measure=trial.analyse),
             max_memory=self._callback.max_memory,
-            labels=None if trial.weights is None else self.labels,
+            labels=None if trial.weights is None or trial.joins else self.labels,
             targets=self._targets,
         )
         classwise = ParetoCallback(
@@ -174,7 +178,7 @@ class Trials:
             val_dataloader_idx=data.val_dataloader_idx,
             analyse=False,
         )
-        unwanted = (Checkpoint, ModelSummary, ParetoCallback, *((EarlyStopping,) if step else ()))
+        unwanted = (Checkpoint, ModelSummary, ParetoCallback, *((EarlyStopping,) if to_the_end else ()))
         kept = [callback for callback in trainer.callbacks if not isinstance(callback, unwanted)]  # type: ignore[attr-defined]
         trainer.callbacks = [*kept, classwise, recorder, *([best] if best else [])]  # type: ignore[attr-defined]
         trainer.loggers = [CSVLogger(folder, name="", version="")]

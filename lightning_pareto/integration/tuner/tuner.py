@@ -10,7 +10,7 @@ import torch
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
-from lightning_pareto.integration.tuner.choice import choose
+from lightning_pareto.integration.tuner.choice import choose, with_validation
 from lightning_pareto.integration.tuner.folder import TRIALS, begin, finish
 from lightning_pareto.integration.tuner.log import TrialLog
 from lightning_pareto.integration.tuner.options import Mode, Refit, SearchName, TuningOptions
@@ -64,6 +64,8 @@ class ParetoTuner:
         epsilon: least rise of every target in the fitness of a search over thresholds.
         population: thresholds of a generation.
         level: of the tests that accept a model.
+        include_validation: once the choice is made, repeat the chosen fit from scratch on training and validation data
+            together, for as many epochs as validation chose. Often better, but nothing is left that could measure it.
         callback: how batches are read and influence is estimated; ``ParetoCallback()`` by default.
         dirpath: the folder of all trials, which every process must see.
         seed: of all trials and of the search.
@@ -92,6 +94,7 @@ class ParetoTuner:
         epsilon: float = 0.0,
         population: int = 8,
         level: float = 0.05,
+        include_validation: bool = False,
         callback: ParetoCallback | None = None,
         dirpath: str | Path = "pareto_tuner",
         seed: int = 0,
@@ -109,6 +112,7 @@ class ParetoTuner:
             epsilon,
             population,
             level,
+            include_validation,
             seed,
         )
         self.verdict: ParetoVerdict | None = None
@@ -160,6 +164,8 @@ class ParetoTuner:
         tried = [fits.tried(finalist) for finalist in found]
         everything = trials.finished.values()
         result = choose(analysis.given, ordinary, tried, everything, options.level, self.verdict.improvable)
+        if options.include_validation:
+            result = with_validation(result, fits.joined(result.best_epoch, result.weights), everything)
         finish(self._folder, result)
         model.load_state_dict(torch.load(result.ckpt_path, map_location="cpu", weights_only=True)["state_dict"])
         log.say(f"\n{result}\n")
