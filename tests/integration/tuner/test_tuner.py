@@ -336,6 +336,7 @@ def test_the_validation_data_may_join_the_last_fit(tmp_path, noise):
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore:.*pin_memory")
 @pytest.mark.parametrize("kind", ["class", "from_datasets"])
 def test_joined_data_are_all_samples_once(kind):
     data = Data(val=datasets()[1])
