@@ -12,6 +12,10 @@ from scipy import stats
 from lightning_pareto.pareto.admissible import Float
 
 
+TOSSES = 20_000
+"""Draws behind the p-value of a mean."""
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """One model on one validation set.
@@ -125,13 +129,21 @@ class Change:
         """Standard error of :attr:`macro` for the sampling of validation data, paired."""
         difference = self.after.correct.astype(float) - self.before.correct
         parts = [difference[self.after.category == k] for k in np.flatnonzero(self.after.support)]
-        variances = [max(float(d.var(ddof=1)) if len(d) > 1 else 1.0, 1 / len(d)) / len(d) for d in parts]
+        variances = [d.var(ddof=1) / len(d) if len(d) > 1 else 1.0 for d in parts]
         return float(np.sqrt(sum(variances)) / len(parts))
 
-    @property
+    @functools.cached_property
     def p_gain(self) -> float:
-        """One-sided p-value of H0 "the mean over the categories does not rise", by the normal approximation."""
-        return float(stats.norm.sf(self.macro / self.macro_error))
+        """One-sided p-value of H0 "the mean over the categories does not rise".
+
+        Of the samples on which the models differ each is a fair coin, as in :attr:`p_loss`; the mean over the
+        categories is compared with that of many tosses.
+        """
+        share = np.divide(1.0, self.before.support, out=np.zeros(len(self._differ)), where=self.before.support > 0)
+        won = 2 * self._count(self.after.correct & ~self.before.correct) - self._differ
+        tosses = 2 * np.random.default_rng(0).binomial(self._differ, 0.5, (TOSSES, len(share))) - self._differ
+        reached = tosses @ share >= won @ share - 1e-12
+        return float((1 + reached.sum()) / (1 + TOSSES))
 
     @functools.cached_property
     def p_loss(self) -> Float:
@@ -162,9 +174,13 @@ class Change:
 
     def _exact(self, discordant: npt.NDArray[np.bool_]) -> Float:
         """P(at least as many of the samples on which the models differ), each a fair coin, (K,)."""
-        differ = self.before.correct != self.after.correct
-        k = len(self.before.names)
-        hits = np.bincount(self.before.category[discordant], minlength=k)
-        total = np.bincount(self.before.category[differ], minlength=k)
-        p_values: Float = stats.binom.sf(hits - 1, total, 0.5)
+        p_values: Float = stats.binom.sf(self._count(discordant) - 1, self._differ, 0.5)
         return p_values
+
+    @functools.cached_property
+    def _differ(self) -> npt.NDArray[np.int64]:
+        """Samples of every category on which the models differ, (K,)."""
+        return self._count(self.before.correct != self.after.correct)
+
+    def _count(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        return self.before.on(chosen).support

@@ -56,11 +56,22 @@ def test_the_standard_error_is_that_of_redrawn_validation_sets():
     assert Change(before, after).macro_error == pytest.approx(np.std(redrawn), rel=0.05)
 
 
-def test_the_test_of_the_mean_keeps_its_level_and_has_power():
-    level = [Change(*random_pair(seed)).improves(0.05) for seed in range(400)]
-    power = [Change(*random_pair(seed, size=2000, shift=0.2)).improves(0.05) for seed in range(20)]
-    assert np.mean(level) <= 0.08
-    assert np.mean(power) == 1.0
+@pytest.mark.parametrize("size", [30, 300])
+def test_the_test_of_the_mean_keeps_its_level(size):
+    p_values = [Change(*random_pair(seed, size=size)).p_gain for seed in range(400)]
+    for level in (0.05, 0.2):
+        assert np.mean(np.array(p_values) <= level) <= level + 2 * (level / 400) ** 0.5
+
+
+def test_the_test_of_the_mean_has_power():
+    assert all(Change(*random_pair(seed, size=2000, shift=0.2)).improves(0.05) for seed in range(20))
+
+
+def test_the_p_value_of_a_mean_over_one_category_is_that_of_the_coin():
+    before, after = outcome([0] * 7 + [1] * 3 + [1] * 20), outcome([1] * 7 + [0] * 3 + [1] * 20)
+    change = Change(before, after)
+    assert change.p_gain == pytest.approx(change.p_rise[0], abs=0.01)
+    assert Change(before, before).p_gain == 1.0
 
 
 def test_losses_are_judged_family_wise():
