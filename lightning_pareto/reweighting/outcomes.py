@@ -11,7 +11,6 @@ from scipy import stats
 
 from lightning_pareto.pareto.admissible import Float
 
-
 TOSSES = 20_000
 """Draws behind the p-value of a mean."""
 

@@ -36,7 +36,7 @@ def test_targets_alone_gain_and_the_others_do_not_lose():
 
 def test_only_what_differs_is_tried():
     matrix = influence()
-    kept = CandidateWeights({"loss": matrix}, ALL).distinct(candidates(["loss"], (0.3, 0.3, 0.2), False))
+    kept = CandidateWeights({"loss": matrix}, ALL).distinct(candidates(["loss"], (0.3, 0.3, 0.2), False, False))
     weights = [np.ones(90), *(w.values for _, w in kept)]
     assert len(kept) > 3
     for i, one in enumerate(weights):
@@ -48,7 +48,7 @@ def test_nothing_is_tried_where_nothing_can_move():
     """All samples of a class alike: no weights within a class change anything."""
     scores = np.repeat(RNG.normal(size=(3, 3))[None], 30, axis=0).reshape(90, 3)
     maker = CandidateWeights({"loss": influence(scores)}, ALL)
-    assert maker.distinct(candidates(["loss"], (0.3,), False)) == []
+    assert maker.distinct(candidates(["loss"], (0.3,), False, True)) == []
 
 
 def test_a_category_without_validation_samples_is_left_out():
@@ -57,3 +57,29 @@ def test_a_category_without_validation_samples_is_left_out():
     found = CandidateWeights({"loss": influence(scores)}, ALL).weights(Candidate("loss", 0.2, 0.6, "additive"))
     assert np.isnan(found.predicted_gain).tolist() == [False, True, False]
     assert (found.predicted_gain[[0, 2]] > 0).all()
+
+
+def test_weak_classes_may_get_more_mass():
+    """By the square root of their errors, on top of what moves within them; without an accuracy the mean error."""
+    matrix = influence()
+    maker = CandidateWeights({"loss": matrix}, ALL, np.array([0.98, 0.62, np.nan]))
+    masses = [maker.weights(Candidate("loss", b, 0.6 * (b > 0), "additive", 0.5)).values for b in (0.0, 0.2)]
+    factors = np.array([0.04, 0.4, 0.22]) ** 0.5
+    expected = factors / factors.mean()
+    for values in masses:
+        np.testing.assert_allclose([values[matrix.labels == k].mean() for k in range(3)], expected)
+    assert np.ptp(masses[0][matrix.labels == 1]) == 0
+    assert np.ptp(masses[1][matrix.labels == 1]) > 0
+
+
+def test_classes_keep_their_masses_where_nothing_is_known_of_their_accuracy():
+    values = CandidateWeights({"loss": influence()}, ALL).weights(Candidate("loss", 0.0, 0.0, "additive", 0.5)).values
+    np.testing.assert_array_equal(values, 1)
+
+
+def test_every_combination_is_there_once():
+    found = candidates(["loss", "soft_error"], (0.3, 0.2), False, True)
+    assert len(found) == len(set(found)) == 2 * 2 * 3 * 2 * 2 + 1
+    assert candidates(["loss"], (0.3,), True, True)[0] == Candidate("loss", 0.3, 0.0, "additive")
+    assert all(c.share == 0 for c in candidates(["loss"], (0.3,), True, True))
+    assert all(c.tilt == 0 for c in candidates(["loss"], (0.3,), False, False))

@@ -30,10 +30,13 @@ class Half:
     Attributes:
         influences: one matrix for each measure.
         unseen: (n,) which validation samples they know nothing of.
+        accuracy: of the model where influence was taken on the samples that they know, (K,); None where the categories
+            are not the classes.
     """
 
     influences: Mapping[MeasureName, InfluenceMatrix]
     unseen: npt.NDArray[np.bool_]
+    accuracy: Float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +96,9 @@ class Search(ABC):
 
 
 class ScreeningSearch(Search):
-    """Tries all kinds of mass-preserving weights: first their predicted gains, then an epoch of those that differ.
+    """Tries many kinds of weights: first their predicted gains, then an epoch of those that differ.
+
+    Within the classes they are mass-preserving; the classes keep their masses or get more by their errors.
 
     Trials are ranked by the mean over the targets of the probability that unseen validation samples' labels have: it
     moves with every sample, where the accuracy only moves with those near the border. The ways to make weights that
@@ -110,8 +115,10 @@ class ScreeningSearch(Search):
 
     def find(self, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
         """See :class:`Search`."""
-        makers = [CandidateWeights(half.influences, situation.targets) for half in situation.halves]
-        distinct = makers[0].distinct(candidates(self._measures, self._budgets, situation.chosen))[: max(epochs, 1)]
+        makers = [CandidateWeights(half.influences, situation.targets, half.accuracy) for half in situation.halves]
+        tilts = situation.halves[0].accuracy is not None and not situation.chosen
+        every = candidates(self._measures, self._budgets, situation.chosen, tilts)
+        distinct = makers[0].distinct(every)[: max(epochs, 1)]
         scores = np.zeros(len(distinct))
         for i, (candidate, weights) in enumerate(distinct):
             if len(distinct) > 1 and epochs > 1:

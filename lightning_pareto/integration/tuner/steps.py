@@ -11,6 +11,7 @@ from lightning_pareto.influence.categories import deal_folds
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import InfluenceOptions
+from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.tuner.choice import Tried
 from lightning_pareto.integration.tuner.options import TuningOptions
 from lightning_pareto.integration.tuner.search import Finalist, Half, PaperSearch, ScreeningSearch, Search, Situation
@@ -66,9 +67,9 @@ def analyse(trials: Trials, options: TuningOptions, checkpoint: Path | None) -> 
     return Analysis(replace(given, checkpoint=best), following, outcome.outcome, influences)
 
 
-def situation_of(trials: Trials, options: TuningOptions, analysis: Analysis, influence: InfluenceOptions) -> Situation:
+def situation_of(trials: Trials, options: TuningOptions, analysis: Analysis, callback: ParetoCallback) -> Situation:
     """Choose what a trial has to beat and which categories are to gain."""
-    halves, before = _halves(analysis, influence), analysis.at
+    halves, before = _halves(analysis, callback.options, callback.data.categories is None), analysis.at
     situation = Situation(halves, analysis.following, before, analysis.influence.present, chosen=False)
     if options.mode == "course_correction":
         step = situation.epoch("ordinary epoch", None, keeps=options.last_fit == "epoch")
@@ -85,13 +86,18 @@ def situation_of(trials: Trials, options: TuningOptions, analysis: Analysis, inf
     return replace(situation, targets=targets & situation.targets)
 
 
-def _halves(analysis: Analysis, options: InfluenceOptions) -> tuple[Half, ...]:
+def _halves(analysis: Analysis, options: InfluenceOptions, classes: bool) -> tuple[Half, ...]:
     """Every second fold of the validation set, and the others."""
     fold = deal_folds(torch.from_numpy(analysis.at.category), options.folds, options.seed).numpy()
     parts = [range(start, options.folds, 2) for start in (0, 1)]
+    seen = [np.isin(fold, part) for part in parts]
     return tuple(
-        Half({m: influence.of_folds(part) for m, influence in analysis.influences.items()}, ~np.isin(fold, part))
-        for part in parts
+        Half(
+            {measure: influence.of_folds(part) for measure, influence in analysis.influences.items()},
+            ~own,
+            analysis.at.on(own).accuracy if classes else None,
+        )
+        for part, own in zip(parts, seen, strict=True)
     )
 
 

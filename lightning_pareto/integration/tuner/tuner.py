@@ -51,8 +51,8 @@ class ParetoTuner:
         mode: compare with the epoch before (``"direct"``), or with the ordinary next epoch (``"course_correction"``).
         targets: categories to raise, by name or number. By default all for ``"screening"``, those below the mean
             accuracy for a direct search over thresholds, and those that fell for a course correction.
-        search: ``"screening"`` of mass-preserving weights of all kinds; ``"genetic"``, ``"random"`` or ``"grid"`` over
-            the thresholds of the paper's LP.
+        search: ``"screening"`` of weights within the classes and of more weight for weak classes; ``"genetic"``,
+            ``"random"`` or ``"grid"`` over the thresholds of the paper's LP.
         refit: what is compared in the end: fits from ``"scratch"``, fits that ``"continue"`` at the best weights with
             a new optimizer, or the weighted ``"epoch"`` itself. By default from scratch after a screening, else the
             epoch.
@@ -155,7 +155,7 @@ class ParetoTuner:
         self.influence, trials.labels = analysis.influence, analysis.influence.labels
         self.verdict = check_pareto(self.influence, budget=self._callback.budget, level=self._callback.level)
         log.say(f"\n{self.verdict}\n")
-        situation = situation_of(trials, options, analysis, self._callback.options)
+        situation = situation_of(trials, options, analysis, self._callback)
         fits = LastFits(trials, options, analysis, situation)
         ordinary, found = fits.ordinary(), list[Finalist]()
         if situation.targets.any() and (situation.chosen or self.verdict.answer != "no"):
