@@ -63,6 +63,14 @@ class Outcome:
         return means
 
 
+def _family_wise(p_values: Float, level: float) -> npt.NDArray[np.bool_]:
+    order = np.argsort(p_values)
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    result = np.zeros(len(order), dtype=bool)
+    result[order] = np.maximum.accumulate(steps) <= level
+    return result
+
+
 def pooled(parts: Sequence[tuple[Outcome, npt.NDArray[np.bool_]]]) -> Outcome:
     """Several models as one, each on the samples that are its own.
 
@@ -156,20 +164,21 @@ class Change:
 
     def lost(self, level: float) -> npt.NDArray[np.bool_]:
         """Which categories fall beyond chance, (K,), at a family-wise level (Holm)."""
-        order = np.argsort(self.p_loss)
-        steps = self.p_loss[order] * np.arange(len(order), 0, -1)
-        result = np.zeros(len(order), dtype=bool)
-        result[order] = np.maximum.accumulate(steps) <= level
-        return result
+        return _family_wise(self.p_loss, level)
 
-    def improves(self, level: float, looks: int = 1) -> bool:
-        """Whether the mean rises beyond chance and no category falls beyond chance.
+    def risen(self, level: float) -> npt.NDArray[np.bool_]:
+        """Which categories rise beyond chance, (K,), at a family-wise level (Holm)."""
+        return _family_wise(self.p_rise, level)
+
+    def rises(self, level: float, looks: int = 1) -> bool:
+        """Whether the mean over the categories rises beyond chance, or some category does and the mean does not fall.
 
         Args:
-            level: of either test.
+            level: of the test of the mean and of that of the categories.
             looks: among how many models this one was chosen on these samples (Bonferroni).
         """
-        return self.p_gain * looks <= level and not self.lost(level).any()
+        some = self.macro >= 0 and bool(self.risen(level / looks).any())
+        return self.p_gain * looks <= level or some
 
     def _exact(self, discordant: npt.NDArray[np.bool_]) -> Float:
         """P(at least as many of the samples on which the models differ), each a fair coin, (K,)."""

@@ -64,7 +64,7 @@ def test_the_test_of_the_mean_keeps_its_level(size):
 
 
 def test_the_test_of_the_mean_has_power():
-    assert all(Change(*random_pair(seed, size=2000, shift=0.2)).improves(0.05) for seed in range(20))
+    assert all(Change(*random_pair(seed, size=2000, shift=0.2)).rises(0.05) for seed in range(20))
 
 
 def test_the_p_value_of_a_mean_over_one_category_is_that_of_the_coin():
@@ -84,22 +84,32 @@ def test_losses_are_judged_family_wise():
     assert change.lost(0.1).tolist() == [True, False, False]
 
 
-def test_a_category_that_falls_beyond_chance_forbids_an_improvement():
+def test_categories_that_rise_are_judged_family_wise():
+    before = outcome([0] * 6 + [1] * 4 + [0] * 3 + [1], [0] * 10 + [1] * 4)
+    after = outcome([1] * 6 + [1] * 4 + [1] * 3 + [1], [0] * 10 + [1] * 4)
+    change = Change(before, after)
+    assert change.p_rise[0] == pytest.approx(1 / 64)
+    assert change.risen(0.05).tolist() == [True, False, False]
+    assert not change.risen(0.04).any()
+
+
+def test_the_mean_has_not_to_fall_where_a_category_rises():
     size = 200
     category = np.repeat([0, 1], size)
-    before = outcome(np.repeat([0, 1], size), category)
-    better = outcome(np.concatenate([np.ones(size), np.ones(size)]), category)
-    harmful = outcome(np.concatenate([np.ones(size), np.arange(size) >= 20]), category)
-    assert Change(before, better).improves(0.05)
-    assert Change(before, harmful).macro > 0.4
-    assert not Change(before, harmful).improves(0.05)
+    before = outcome(np.tile(np.arange(size) < 150, 2), category)
+    after = outcome(np.concatenate([np.arange(size) < 160, np.arange(size) < 141]), category)
+    assert Change(before, after).p_gain > 0.05
+    assert Change(before, after).rises(0.05)
+    worse = outcome(np.concatenate([np.arange(size) < 160, np.arange(size) < 139]), category)
+    assert Change(before, worse).risen(0.05)[0]
+    assert not Change(before, worse).rises(0.05)
 
 
 def test_many_looks_ask_for_more():
     before, after = outcome([0] * 30 + [1] * 30), outcome([1] * 6 + [0] * 24 + [1] * 30)
     p = Change(before, after).p_gain
-    assert Change(before, after).improves(p)
-    assert not Change(before, after).improves(p, looks=2)
+    assert Change(before, after).rises(p)
+    assert not Change(before, after).rises(p, looks=2)
 
 
 def test_other_samples_are_refused_with_the_likely_cause():

@@ -63,7 +63,10 @@ def choose(
     level: float,
     improvable: bool,
 ) -> ParetoResult:
-    """Do no harm: a reweighted model has to beat the best ordinary one, and to harm no category, beyond chance.
+    """Do no harm: a reweighted model has to beat the best ordinary one beyond chance, and harm no category beyond chance.
+
+    It beats it where the mean over the categories rises beyond chance, or some category does and the mean does not
+    fall.
 
     The ordinary model takes the place of the given one only if it is better in the mean and worse on no category
     beyond chance. The level is divided by the number of reweighted models and by the looks that chose them. Where the
@@ -85,11 +88,18 @@ def choose(
     ranked = sorted(tried, key=lambda one: -one.against(incumbent).macro)
     for one in ranked:
         change = one.against(incumbent)
-        p_value = change.p_gain * one.finalist.looks
-        enough = p_value * len(tried) <= level or (improvable and p_value <= CONFIRMING)
+        looks = one.finalist.looks
+        enough = change.rises(level, looks * len(tried)) or (improvable and change.p_gain * looks <= CONFIRMING)
         harmed = change.lost(level) | one.against(given).lost(level)
         if enough and not harmed.any():
-            return _result(given, incumbent, one, change, f"{_measured(change)}; no category falls.", trials)
+            return _result(
+                given,
+                incumbent,
+                one,
+                change,
+                f"{_measured(change)}{_rising(change, level)}; no category falls beyond chance.",
+                trials,
+            )
     return _result(given, incumbent, None, ranked[0].against(incumbent), _refusal(ranked[0], incumbent, level), trials)
 
 
@@ -98,6 +108,11 @@ def _refusal(best: Tried, incumbent: TrialResult, level: float) -> str:
     lost = [name for name, yes in zip(change.after.names, change.lost(level), strict=True) if yes]
     why = f"but {', '.join(lost[:5])} would fall beyond chance" if lost else "which is too little to be sure of"
     return f"{_measured(change)}, {why}. The best ordinary model is handed back."
+
+
+def _rising(change: Change, level: float) -> str:
+    names = [name for name, yes in zip(change.after.names, change.risen(level), strict=True) if yes]
+    return f"; {', '.join(names[:5])}{' and others' if len(names) > 5 else ''} rise beyond chance" if names else ""
 
 
 def _measured(change: Change) -> str:

@@ -31,8 +31,8 @@ class ParetoTuner:
     Fashion-MNIST gained 2.5 points where it gained 1 on test images. So weights are made from one half of the
     validation set, models are compared on the other, and each way to make weights is tried both ways round. A
     reweighted model is accepted only if its mean accuracy over the categories is better beyond chance for the number
-    of fits looked at (beyond one standard error where the verdict is *yes* already) and no category falls beyond
-    chance; otherwise the ordinary model is handed back.
+    of fits looked at (beyond one standard error where the verdict is *yes* already), or that of some category is and
+    the mean does not fall, and if no category falls beyond chance; otherwise the ordinary model is handed back.
 
     Every trial is a fit of a new Trainer on a copy of the model, with one seed for all, so that it works with whatever
     strategy the Trainer has, and so that ordinary and reweighted fits differ in the weights only. Trials log and keep

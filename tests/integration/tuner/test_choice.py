@@ -74,6 +74,14 @@ def test_a_category_that_falls_forbids_it_and_is_named():
     np.testing.assert_array_equal(found.before, found.after)
 
 
+def test_one_category_that_rises_beyond_chance_is_a_pareto_improvement():
+    """The mean hardly moves, as the other category loses a little, which is not beyond chance."""
+    found = chosen(GIVEN, GIVEN, tried(result("a", [157, 146]), result("b", [157, 146])))
+    assert found.accepted
+    assert "cat rise beyond chance" in found.reason
+    assert not chosen(GIVEN, GIVEN, tried(result("a", [156, 143]), result("b", [156, 143]))).accepted  # the mean falls
+
+
 def test_more_looks_and_more_finalists_ask_for_more():
     better = result("a", [157, 150])
     one = tried(better, better)
