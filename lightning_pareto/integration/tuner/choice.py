@@ -63,7 +63,7 @@ def choose(
     level: float,
     improvable: bool,
 ) -> ParetoResult:
-    """Do no harm: a reweighted model has to beat the best ordinary one beyond chance, and harm no category beyond chance.
+    """Do no harm: a reweighted model has to beat the best ordinary one, and to harm no category, beyond chance.
 
     It beats it where the mean over the categories rises beyond chance, or some category does and the mean does not
     fall.
