@@ -15,6 +15,7 @@ from lightning_pareto.influence import (
 )
 from lightning_pareto.integration import ParetoCallback, ReweightedDataModule, reweighted_dataloader
 from lightning_pareto.linprog import InfeasibleError, LinearProgramError
+from lightning_pareto.loss_weights import WeightedDataset
 from lightning_pareto.pareto import ParetoVerdict, check_pareto
 from lightning_pareto.report import (
     ClasswiseComparison,
@@ -44,6 +45,7 @@ __all__ = [
     "SampleWeights",
     "Shard",
     "StagesError",
+    "WeightedDataset",
     "average_influence",
     "check_pareto",
     "estimate_influence",

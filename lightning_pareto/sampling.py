@@ -13,7 +13,6 @@ from torch.utils.data import DistributedSampler
 
 from lightning_pareto.reweighting.weights import SampleWeights
 
-
 _BLOCK = 2**16  # draws turned into Python integers at a time
 
 
