@@ -83,6 +83,22 @@ def test_epochs_and_seeds_differ_and_repeat(weights):
     assert list(ParetoSampler(weights, seed=3)) == draws[0]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_interrupted_epoch_goes_on_once(weights, rank):
+    sampler = ParetoSampler(weights, num_replicas=2, rank=rank)
+    whole = list(sampler)
+    sampler.skip(96)
+    assert len(sampler) == len(whole)
+    assert list(sampler) == whole[96:]
+    assert list(sampler) == whole
+
+
+def test_the_draws_are_shuffled_again():
+    """A sample drawn several times is not drawn in a row."""
+    drawn = np.array(list(ParetoSampler(np.full(1000, 3.0))))
+    assert 0 < (drawn[1:] == drawn[:-1]).sum() < 20, "two thirds of 3,000 without the second shuffle"
+
+
 def test_an_epoch_has_as_many_draws_as_the_weights_sum_to():
     assert len(ParetoSampler(np.full(10, 2.0))) == 20
     assert len(ParetoSampler(np.full(10, 0.01))) == 1
