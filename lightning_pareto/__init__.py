@@ -13,7 +13,13 @@ from lightning_pareto.influence import (
     estimate_influence,
     sweep_damping,
 )
-from lightning_pareto.integration import ParetoCallback, ReweightedDataModule, reweighted_dataloader
+from lightning_pareto.integration import (
+    Correction,
+    CourseCorrection,
+    ParetoCallback,
+    ReweightedDataModule,
+    reweighted_dataloader,
+)
 from lightning_pareto.linprog import InfeasibleError, LinearProgramError
 from lightning_pareto.loss_weights import WeightedDataset
 from lightning_pareto.pareto import ParetoVerdict, check_pareto
@@ -32,6 +38,8 @@ __all__ = [
     "BatchError",
     "ClassificationTask",
     "ClasswiseComparison",
+    "Correction",
+    "CourseCorrection",
     "CurvatureError",
     "DampingSweep",
     "InfeasibleError",
