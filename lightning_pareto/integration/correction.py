@@ -18,14 +18,14 @@ from lightning_pareto.integration.checks import check_data, check_strategy
 from lightning_pareto.integration.corrections import Correction, Record, publish
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.processes import shard_of
+from lightning_pareto.integration.remedy import Remedy
 from lightning_pareto.integration.repeats import samples_before_repeats
 from lightning_pareto.integration.rules import Rules, described
 from lightning_pareto.integration.second_take import SecondTake
 from lightning_pareto.integration.takes import check_fit, reweighted_take
 from lightning_pareto.integration.tally import Tally, Tallying, decoded, encoded
 from lightning_pareto.integration.training_state import TrainingState
-from lightning_pareto.pareto.admissible import check_budget
-from lightning_pareto.reweighting.reweight import reweight
+from lightning_pareto.reweighting.mass_preserving import GiveBack
 from lightning_pareto.reweighting.weights import SampleWeights
 
 
@@ -34,11 +34,11 @@ class CourseCorrection(pl.Callback):
 
     At the end of every epoch it compares the validation accuracy of every class with that of the epoch before. If some
     fell by more than ``threshold`` and beyond chance, it goes back to the state before the epoch, estimates the
-    influence of the training samples there, solves for weights that raise the fallen classes and lower no other to
-    first order, and takes the epoch again, drawing by those weights. The second take is kept if every fallen class is
-    then better than after the first one by more than ``least_gain`` and no other is worse beyond chance; otherwise the
-    state after the first take comes back, and the fit goes on as if nothing had been tried. Either way it goes on with
-    ordinary sampling. A fit without a fall is, bit for bit, the fit without this callback.
+    influence of the training samples there, solves for weights that raise the fallen classes and lower no other below
+    what it was, to first order, and takes the epoch again, drawing by those weights. The second take is kept if every
+    fallen class is then better than after the first one by more than ``least_gain`` and no other is worse beyond
+    chance; otherwise the state after the first take comes back, and the fit goes on as if nothing had been tried.
+    Either way it goes on with ordinary sampling. A fit without a fall is, bit for bit, the fit without this callback.
 
     Chance: of the validation samples that changed, as many are lost as gained (an exact sign test on the same samples,
     or Fisher's test of the counts where a validation loader shuffles), each p-value times the number of classes, at
@@ -67,7 +67,11 @@ class CourseCorrection(pl.Callback):
         categories: function of a validation batch returning (B,) integers, to watch groups other than the classes.
         category_names: their names.
         budget: share of the training mass that may move, see :func:`reweight`.
-        method: see :func:`reweight`.
+        keep: share of what the ordinary epoch would give every other class, to first order, that the weights leave it;
+            at 0 it may lose that gain, but nothing of what it had before. Often one class rises because the other
+            falls, and then nothing can be mended at 1.
+        method: see :func:`reweight`; for ``"paper"``, ``keep`` is the threshold of every class.
+        return_mass: see :func:`reweight`; ``"multiplicative"`` takes samples that harm out altogether.
         curvature: see :func:`estimate_influence`.
         measure: ``"loss"`` or ``"soft_error"``.
         damping: λ as a share of each layer's mean eigenvalue.
@@ -101,7 +105,9 @@ class CourseCorrection(pl.Callback):
         categories: Categories | None = None,
         category_names: Sequence[str] | None = None,
         budget: float = 0.2,
+        keep: float = 0.0,
         method: Literal["mass_preserving", "paper"] = "mass_preserving",
+        return_mass: GiveBack = "multiplicative",
         curvature: CurvatureName = "ekfac",
         measure: MeasureName = "loss",
         damping: float = 0.1,
@@ -116,14 +122,12 @@ class CourseCorrection(pl.Callback):
         verbose: bool = True,
     ) -> None:
         super().__init__()
-        check_budget(budget)
         self.rules = Rules(threshold, level, least_gain, warmup_epochs, max_corrections)
         self.options = InfluenceOptions(curvature, measure, damping, 1, seed, layers, fisher, curvature_samples)
         self.data = ParetoData(
             task or ClassificationTask(), class_names, categories, category_names, train_dataloader, val_dataloader_idx
         )
-        self.budget = budget
-        self.method = method
+        self.remedy = Remedy(budget, keep, method, return_mass)
         self.max_memory = max_memory
         self.dirpath = None if dirpath is None else Path(dirpath)
         self.seed = seed
@@ -282,7 +286,7 @@ class CourseCorrection(pl.Callback):
                 trainer, module, self.data, self._categories, self.options, self.max_memory, "last"
             )
             with shard_of(trainer, module).agreement("search for weights"):
-                return reweight(influence, targets=targets, budget=self.budget, method=self.method)
+                return self.remedy.weights(influence, targets)
         except Exception as error:
             self._able = False
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
