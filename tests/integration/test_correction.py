@@ -249,7 +249,7 @@ def test_checkpoints_early_stopping_and_loggers_see_one_take(tmp_path):
     kept = ModelCheckpoint(
         tmp_path / "kept", monitor="val_accuracy/east", mode="max", save_top_k=-1, filename="{epoch}"
     )
-    stopping = EarlyStopping("val_accuracy/east", mode="max", patience=2)
+    stopping = EarlyStopping("val_accuracy/east", mode="max", patience=10)
     logger = CSVLogger(tmp_path, name="csv")
     callback, spied = quiet(), Spied()
     # stands before the callback, which puts itself first
