@@ -23,14 +23,13 @@ class TrainingState:
     the user's module or callbacks that their ``state_dict`` does not have are not in it.
     """
 
-    module: dict[str, Any]
-    buffers: dict[str, Tensor]
+    module: "ModuleState"
     metrics: dict[str, Any]
     optimizers: list[Any]
     schedulers: list[Any]
     precision: dict[str, Any]
     callbacks: dict[str, Any]
-    averages: dict[tuple[str, str], Any]
+    averages: dict[tuple[str, str], "ModuleState"]
     logged: list[dict[str, Any]]
     random: tuple[Any, ...]
 
@@ -38,18 +37,16 @@ class TrainingState:
     def of(cls, trainer: pl.Trainer, besides: pl.Callback) -> "TrainingState":
         """Copy the state of ``trainer``; the callback ``besides`` looks after itself."""
         module = trainer.lightning_module
-        state = module.state_dict()
         others = [callback for callback in _callbacks(trainer) if callback is not besides]
         return cls(
-            module=copied(state),
-            buffers=copied({name: value for name, value in module.named_buffers() if name not in state}),
+            module=ModuleState.of(module),
             metrics={name: copied(_metric_state(metric)) for name, metric in _metrics(module).items()},
             optimizers=[copied(optimizer.state_dict()) for optimizer in trainer.optimizers],
             schedulers=[copied(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs],
             precision=copied(trainer.precision_plugin.state_dict()),
             callbacks={callback.state_key: copied(callback.state_dict()) for callback in others},
             averages={
-                (callback.state_key, name): copied(value.state_dict())
+                (callback.state_key, name): ModuleState.of(value)
                 for callback in others
                 for name, value in _modules_of(callback, module).items()
             },
@@ -59,10 +56,13 @@ class TrainingState:
 
     def restore(self, trainer: pl.Trainer) -> None:
         """Put the state back, once: tensors of the copy may become those of the optimizers."""
-        self._restore_module(trainer.lightning_module)
+        module = trainer.lightning_module
+        self.module.restore(module)
+        for name, metric in _metrics(module).items():
+            if name in self.metrics:
+                _load_metric(metric, self.metrics[name])
         for optimizer, state in zip(trainer.optimizers, self.optimizers, strict=True):
             optimizer.load_state_dict(state)
-        _refresh(trainer.lightning_module)
         for config, state in zip(trainer.lr_scheduler_configs, self.schedulers, strict=True):
             config.scheduler.load_state_dict(state)
         if self.precision:
@@ -73,21 +73,34 @@ class TrainingState:
             values.update(logged)
         _set_random_states(self.random)
 
-    def _restore_module(self, module: pl.LightningModule) -> None:
-        module.load_state_dict(self.module)
-        for name, value in self.buffers.items():
-            module.get_buffer(name).copy_(value)
-        for name, metric in _metrics(module).items():
-            if name in self.metrics:
-                _load_metric(metric, self.metrics[name])
-
     def _restore_callbacks(self, trainer: pl.Trainer) -> None:
         for callback in _callbacks(trainer):
             if self.callbacks.get(callback.state_key):
                 callback.load_state_dict(self.callbacks[callback.state_key])
             for name, held in _modules_of(callback, trainer.lightning_module).items():
                 if (callback.state_key, name) in self.averages:
-                    held.load_state_dict(self.averages[callback.state_key, name])
+                    self.averages[callback.state_key, name].restore(held)
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleState:
+    """A copy of a module's state dict, and of the buffers that are not in it."""
+
+    state: dict[str, Any]
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "ModuleState":
+        """Copy the state of ``module``."""
+        state = module.state_dict()
+        others = {name: value for name, value in module.named_buffers() if name not in state}
+        return cls(copied(state), copied(others))
+
+    def restore(self, module: nn.Module) -> None:
+        """Put the state back."""
+        module.load_state_dict(self.state)
+        for name, value in self.buffers.items():
+            module.get_buffer(name).copy_(value)
 
 
 def copied(value: Any) -> Any:
@@ -129,15 +142,6 @@ def _load_metric(metric: Metric, state: dict[str, Any]) -> None:
 def _logged(trainer: pl.Trainer) -> list[dict[str, Any]]:
     """The dicts of metrics that the trainer shows, which are its own."""
     return [trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics]
-
-
-def _refresh(module: pl.LightningModule) -> None:
-    """Let the optimizers that a module optimising by hand uses see the new parameter groups."""
-    wrapped = module.optimizers(use_pl_optimizer=True)
-    for optimizer in wrapped if isinstance(wrapped, list) else [wrapped]:
-        refresh = getattr(optimizer, "refresh", None)
-        if callable(refresh):
-            refresh()
 
 
 def _random_states() -> tuple[Any, ...]:

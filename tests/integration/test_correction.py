@@ -21,7 +21,7 @@ from tests.integration._spoilt import SPOILT, Spoils, SpoiltData
 class Scheduled(Plain):
     """Everything that a second take has to take back: a metric, batch norm, a scheduler of a chosen kind."""
 
-    def __init__(self, scheduler=None, buffer=False):
+    def __init__(self, scheduler=None):
         super().__init__()
         self.scheduler = scheduler
         self.network = nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 4))
@@ -170,7 +170,7 @@ CONFIGURATIONS = {
     },
     "a generator": {"data": lambda: SpoiltData(share=0.7, generator=torch.Generator().manual_seed(3))},
     "a shuffled validation": {"data": lambda: SpoiltData(share=0.7, shuffle_val=True)},
-    "averaged weights": {"callbacks": lambda: [EMAWeightAveraging(decay=0.5)]},
+    "averaged weights": {"callbacks": lambda: [EMAWeightAveraging(decay=0.9)]},
     "the last epoch": {"max_epochs": SPOILT + 1},
 }
 WARNINGS = pytest.mark.filterwarnings(
@@ -182,9 +182,8 @@ WARNINGS = pytest.mark.filterwarnings(
 
 def configured(name):
     options = dict(CONFIGURATIONS[name])
-    for key in ("data",):
-        if key in options:
-            options[key] = options[key]()
+    if "data" in options:
+        options["data"] = options["data"]()
     return options.pop("callbacks", list)(), options
 
 
@@ -275,6 +274,25 @@ def test_checkpoints_early_stopping_and_loggers_see_one_take(tmp_path):
     assert [float(row["pareto/correction/accepted"]) for row in figures] == [1.0]
     assert float(figures[0]["pareto/correction/gain/east"]) == pytest.approx(done.again[0] - done.ordinary[0])
     assert fitted.callback_metrics["pareto/correction/accepted"] == 1
+
+
+class CountsUpdates(Spied):
+    """Notes how many batches the training metric of every epoch is of."""
+
+    def __init__(self):
+        super().__init__()
+        self.updates = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.updates.append(pl_module.train_accuracy.update_count)
+
+
+@pytest.mark.parametrize("callback", [quiet, never_kept])
+def test_metrics_of_the_training_are_of_one_take(tmp_path, callback):
+    counts, correction = CountsUpdates(), callback(max_corrections=1)
+    fit(tmp_path, counts, correction, max_epochs=SPOILT + 1)
+    assert len(correction.corrections) == 1
+    assert counts.updates == [19] * (SPOILT + 1)
 
 
 def test_a_take_that_is_not_kept_reaches_no_checkpoint(tmp_path):
