@@ -448,3 +448,17 @@ def test_the_progress_bar_shows_the_second_take(tmp_path, capsys):
 
 def test_a_fast_run_is_left_alone(tmp_path):
     trainer(tmp_path, quiet(), fast_dev_run=True).fit(Plain(), datamodule=Data())
+
+
+def test_a_take_that_is_not_kept_is_not_heard_of(tmp_path):
+    """Neither by a checkpoint from within the epoch, nor by a logger but for the correction's own figures."""
+
+    def run(folder, *more):
+        kept = ModelCheckpoint(folder / "kept", save_top_k=-1, filename="{step}", every_n_train_steps=5)
+        logger = CSVLogger(folder, name="csv")
+        fit(tmp_path, kept, *more, logger=logger, enable_checkpointing=True, log_every_n_steps=5)
+        with (folder / "csv" / "version_0" / "metrics.csv").open() as file:
+            told = [row["val_loss"] for row in csv.DictReader(file) if row["val_loss"]]
+        return sorted(path.name for path in (folder / "kept").iterdir()), told
+
+    assert run(tmp_path / "with", never_kept(max_corrections=1)) == run(tmp_path / "without")
