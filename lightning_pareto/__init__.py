@@ -14,6 +14,8 @@ from lightning_pareto.influence import (
     sweep_damping,
 )
 from lightning_pareto.integration import (
+    Correction,
+    CourseCorrection,
     ParetoCallback,
     ParetoResult,
     ParetoTuner,
@@ -21,6 +23,7 @@ from lightning_pareto.integration import (
     reweighted_dataloader,
 )
 from lightning_pareto.linprog import InfeasibleError, LinearProgramError
+from lightning_pareto.loss_weights import WeightedDataset
 from lightning_pareto.pareto import ParetoVerdict, check_pareto
 from lightning_pareto.report import (
     ClasswiseComparison,
@@ -37,6 +40,8 @@ __all__ = [
     "BatchError",
     "ClassificationTask",
     "ClasswiseComparison",
+    "Correction",
+    "CourseCorrection",
     "CurvatureError",
     "DampingSweep",
     "InfeasibleError",
@@ -52,6 +57,7 @@ __all__ = [
     "SampleWeights",
     "Shard",
     "StagesError",
+    "WeightedDataset",
     "average_influence",
     "check_pareto",
     "estimate_influence",

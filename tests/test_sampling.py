@@ -2,15 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import DistributedSampler
 
 from lightning_pareto import ParetoSampler, SampleWeights
-from lightning_pareto.sampling import systematic_counts
+from lightning_pareto.sampling import systematic_draws
 
 
 def counts(sampler, epoch=0, n=None):
     sampler.set_epoch(epoch)
     return np.bincount(list(sampler), minlength=n or len(sampler.weights))
+
+
+def systematic_counts(weights, seed):
+    return np.bincount(systematic_draws(weights, torch.Generator().manual_seed(seed)), minlength=len(weights))
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def test_every_count_is_within_one_of_its_weight_and_sums_are_exact(weights):
 
 def test_the_mean_count_is_the_weight(weights):
     epochs = 4000
-    total = sum(systematic_counts(weights, np.random.default_rng(seed)) for seed in range(epochs))
+    total = sum(systematic_counts(weights, seed) for seed in range(epochs))
     fraction = weights % 1
     error = np.sqrt(fraction * (1 - fraction) / epochs)
     assert (np.abs(total / epochs - weights) <= 5 * error + 1e-6).all()
@@ -47,7 +52,7 @@ def test_the_mean_count_is_the_weight(weights):
 
 def test_neighbours_are_not_tied():
     """With weights of one half and no random order, exactly one of every two neighbours would be drawn."""
-    drawn = np.array([systematic_counts(np.full(40, 0.5), np.random.default_rng(s)) for s in range(2000)])
+    drawn = np.array([systematic_counts(np.full(40, 0.5), s) for s in range(2000)])
     assert abs(np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1]) < 0.1
 
 
@@ -78,6 +83,22 @@ def test_epochs_and_seeds_differ_and_repeat(weights):
     assert list(ParetoSampler(weights, seed=3)) == draws[0]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_interrupted_epoch_goes_on_once(weights, rank):
+    sampler = ParetoSampler(weights, num_replicas=2, rank=rank)
+    whole = list(sampler)
+    sampler.skip(96)
+    assert len(sampler) == len(whole)
+    assert list(sampler) == whole[96:]
+    assert list(sampler) == whole
+
+
+def test_the_draws_are_shuffled_again():
+    """A sample drawn several times is not drawn in a row."""
+    drawn = np.array(list(ParetoSampler(np.full(1000, 3.0))))
+    assert 0 < (drawn[1:] == drawn[:-1]).sum() < 20, "two thirds of 3,000 without the second shuffle"
+
+
 def test_an_epoch_has_as_many_draws_as_the_weights_sum_to():
     assert len(ParetoSampler(np.full(10, 2.0))) == 20
     assert len(ParetoSampler(np.full(10, 0.01))) == 1
@@ -87,9 +108,9 @@ def test_an_epoch_has_as_many_draws_as_the_weights_sum_to():
 def test_rounding_never_moves_a_whole_weight():
     """0.1 + 0.2 + … is not exact, yet nine tenths and one tenth make one."""
     for seed in range(500):
-        found = systematic_counts(np.tile([0.1] * 10, 20), np.random.default_rng(seed))
+        found = systematic_counts(np.tile([0.1] * 10, 20), seed)
         assert found.sum() == 20
-        assert systematic_counts(np.ones(200), np.random.default_rng(seed)).tolist() == [1] * 200
+        assert systematic_counts(np.ones(200), seed).tolist() == [1] * 200
 
 
 def test_takes_weights_and_refuses_bad_ones():

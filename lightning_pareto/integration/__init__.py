@@ -1,7 +1,17 @@
 """Lightning: the only package that imports it."""
 
 from lightning_pareto.integration.callback import ParetoCallback
+from lightning_pareto.integration.correction import CourseCorrection
+from lightning_pareto.integration.corrections import Correction
 from lightning_pareto.integration.datamodule import ReweightedDataModule, reweighted_dataloader
 from lightning_pareto.integration.tuner import ParetoResult, ParetoTuner
 
-__all__ = ["ParetoCallback", "ParetoResult", "ParetoTuner", "ReweightedDataModule", "reweighted_dataloader"]
+__all__ = [
+    "Correction",
+    "CourseCorrection",
+    "ParetoCallback",
+    "ParetoResult",
+    "ParetoTuner",
+    "ReweightedDataModule",
+    "reweighted_dataloader",
+]

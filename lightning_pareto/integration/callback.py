@@ -146,7 +146,7 @@ class ParetoCallback(pl.Callback):
         self._classwise, self._absence_told = None, False
         self._results.begin_fit(first=trainer.local_rank == 0)
         if self._wanted(trainer):
-            check_strategy(trainer)
+            check_strategy(trainer, otherwise=", or ParetoCallback(analyse=False)")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check data, labels and callbacks before any training."""

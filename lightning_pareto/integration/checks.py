@@ -27,8 +27,13 @@ _AVERAGING = tuple(  # the second came with lightning 2.6
 )
 
 
-def check_strategy(trainer: pl.Trainer) -> None:
+def check_strategy(trainer: pl.Trainer, callback: str = "ParetoCallback", otherwise: str = "") -> None:
     """Refuse a strategy under which no process can run the model by itself.
+
+    Args:
+        trainer: before its fit.
+        callback: who needs it.
+        otherwise: what else can be done.
 
     Raises:
         TypeError: if the model is spread over the devices, or they are not reached through ``torch.distributed``.
@@ -36,9 +41,8 @@ def check_strategy(trainer: pl.Trainer) -> None:
     whole = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
     if not whole or isinstance(trainer.strategy, (DeepSpeedStrategy, XLAStrategy)):  # subclasses of DDPStrategy
         raise TypeError(
-            "ParetoCallback needs the whole model on every device and torch.distributed between them, which "
-            f'{type(trainer.strategy).__name__} does not offer: use strategy="ddp" or a single device, or '
-            "ParetoCallback(analyse=False)"
+            f"{callback} needs the whole model on every device and torch.distributed between them, which "
+            f'{type(trainer.strategy).__name__} does not offer: use strategy="ddp" or a single device{otherwise}'
         )
 
 

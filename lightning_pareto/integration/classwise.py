@@ -1,17 +1,15 @@
 """Class-wise validation accuracy during a fit, without asking anything of the LightningModule."""
 
-import copy
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from torchmetrics.classification import MulticlassStatScores
 
-from lightning_pareto.influence.gradients import evaluation_mode
-from lightning_pareto.influence.task import ClassificationTask, check_logits, default_logits, read_logits
+from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.integration.listening import Listener
 
 _UNCOUNTED = -1
 
@@ -19,38 +17,23 @@ _UNCOUNTED = -1
 class ClasswiseAccuracy:
     """Collects the predictions of one validation epoch and returns accuracy and support of every class.
 
-    Where the module's ``forward`` gave the logits during ``validation_step`` they are read from there; otherwise the
-    batch takes one more forward pass.
-
     Args:
         task: how to read a batch.
         limit: number of samples to count, as those that follow are repeats; None for all.
     """
 
     def __init__(self, task: ClassificationTask, limit: int | None = None) -> None:
-        self._task = task
+        self._listener = Listener(task)
         self._left = limit
         self._metric: MulticlassStatScores | None = None
-        self._batch: Any = None
-        self._targets = torch.empty(0, dtype=torch.int64)
-        self._outputs: list[Any] = []
-        self._handle: RemovableHandle | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to the batch under way."""
-        return {**self.__dict__, "_batch": None, "_outputs": [], "_handle": None}
 
     def listen(self, module: nn.Module, batch: Any) -> None:
-        """Begin a batch: read its labels, and keep what the module's ``forward`` returns until :meth:`update`.
+        """Begin a batch.
 
         Raises:
-            BatchError: if the labels cannot be read.
+            BatchError: if its labels cannot be read.
         """
-        self.stop()
-        self._targets = self._task.read_targets(batch)
-        self._batch = copy.copy(batch) if isinstance(batch, MutableMapping) else batch  # validation_step may pop
-        if self._task.logits is default_logits:
-            self._handle = module.register_forward_hook(self._hear)
+        self._listener.listen(module, batch)
 
     def update(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """End a batch: count its predictions.
@@ -58,18 +41,10 @@ class ClasswiseAccuracy:
         Raises:
             BatchError: if the logits cannot be read.
         """
-        # A wrapper such as DDP runs validation_step as the module's forward, and is heard last with what it returned.
-        redirected = trainer.strategy.model is not module
-        logits = self._heard(self._outputs[:-1] if redirected else self._outputs)
-        batch, targets = self._batch, self._targets
-        self.stop()
-        if logits is None:
-            with torch.no_grad(), evaluation_mode(module), trainer.precision_plugin.forward_context():
-                logits = self._task.read_logits(module, batch, targets)
-        check_logits(logits, targets)
+        _, logits, targets = self._listener.heard(trainer, module)
         if self._metric is None:
             self._metric = _metric(logits.shape[1], logits.device)
-        self._metric.update(logits.detach(), self._without_repeats(targets))
+        self._metric.update(logits, self._without_repeats(targets))
 
     def compute(self, trainer: pl.Trainer) -> tuple[list[float], list[float]] | None:
         """End the epoch: correct predictions and support of every class over all processes, if there was any.
@@ -89,24 +64,7 @@ class ClasswiseAccuracy:
 
     def stop(self) -> None:
         """Stop listening and forget the batch."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-        self._outputs = []
-        self._batch = None
-
-    def _hear(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        self._outputs.append(output)
-
-    def _heard(self, outputs: list[Any]) -> Tensor | None:
-        """The one tensor of logits that fits the batch, if there is exactly one."""
-        found = [read_logits(output) for output in outputs]
-        fitting = {
-            id(x): x
-            for x in found
-            if isinstance(x, Tensor) and x.ndim == 2 and len(x) == len(self._targets) and x.shape[1] > 1
-        }
-        return next(iter(fitting.values())) if len(fitting) == 1 else None
+        self._listener.stop()
 
     def _without_repeats(self, targets: Tensor) -> Tensor:
         """The targets, uncounted from where the sampler repeats samples."""

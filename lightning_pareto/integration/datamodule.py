@@ -2,15 +2,17 @@
 
 import os
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy.typing as npt
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler, Subset
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.loaders import check_map_style, with_sampler
+from lightning_pareto.integration.choice import change_one, with_dataset
+from lightning_pareto.loaders import check_map_style, size_of_batches, with_sampler
+from lightning_pareto.loss_weights import WeightedDataset
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.sampling import ParetoSampler
 
@@ -79,32 +81,53 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
 class ReweightedDataModule(pl.LightningDataModule):
     """The user's DataModule with its training samples drawn by weight; everything else is the user's own.
 
-    Its other attributes are read and set through this one, hyper-parameters among them; only ``weights`` and ``seed``
-    are those given here.
+    Its other attributes are read and set through this one, hyper-parameters among them; only those given here are its
+    own.
+
+    A resumed fit goes on with the order of the epoch it was in, also from the middle of one, where Lightning by itself
+    would begin the epoch's order again (it warns of that, since it cannot know). Under ``overfit_batches``, which wants
+    the same few batches in every epoch, they are those of one weighted draw.
 
     Args:
         datamodule: the user's DataModule. Hooks that it does not define stay undefined.
         weights: one weight per training index, or the path of saved weights.
         seed: of the draws.
+        loader: which of several train loaders the weights are for: its key in a dict, its number in a list.
+        apply: ``"resampling"`` draws by weight. ``"loss"`` draws as the user does and hands every sample its weight
+            instead, as ``batch["weight"]`` or the last element of the batch (see :class:`WeightedDataset`), for a
+            ``training_step`` that multiplies its losses by it.
 
     Raises:
         TypeError: if it is not a LightningDataModule.
-        ValueError: from ``train_dataloader``, if there are not as many weights as samples.
+        ValueError: for another ``apply``; from ``train_dataloader``, if there are not as many weights as samples or
+            ``loader`` does not choose one of several.
     """
 
     datamodule: pl.LightningDataModule
     weights: SampleWeights
     seed: int
+    loader: str | int | None
+    apply: Literal["resampling", "loss"]
 
-    def __init__(self, datamodule: pl.LightningDataModule, weights: Weights, seed: int = 0) -> None:
+    def __init__(
+        self,
+        datamodule: pl.LightningDataModule,
+        weights: Weights,
+        seed: int = 0,
+        *,
+        loader: str | int | None = None,
+        apply: Literal["resampling", "loss"] = "resampling",
+    ) -> None:
         if not isinstance(datamodule, pl.LightningDataModule):
             raise TypeError(
                 f"expected a LightningDataModule, found {type(datamodule).__name__}. For a DataLoader use "
                 "reweighted_dataloader(dataloader, weights)"
             )
+        if apply not in ("resampling", "loss"):
+            raise ValueError(f"apply must be 'resampling' or 'loss', found {apply!r}")
         super().__init__()
         self.__dict__.clear()  # trainer, prepare_data_per_node and their like are the user's DataModule's
-        self.__dict__.update(datamodule=datamodule, weights=_read(weights), seed=seed)
+        self.__dict__.update(datamodule=datamodule, weights=_read(weights), seed=seed, loader=loader, apply=apply)
         for name in _DELEGATED:
             if is_overridden(name, datamodule):
                 setattr(self, name, getattr(datamodule, name))
@@ -133,25 +156,53 @@ class ReweightedDataModule(pl.LightningDataModule):
         """The user's hyper-parameters as they were given."""
         return self.datamodule.hparams_initial
 
-    def train_dataloader(self) -> "DataLoader[Any]":
-        """The user's training loader, drawing by weight, from the trainer's epoch on when a fit is resumed."""
-        loader = reweighted_dataloader(self.datamodule.train_dataloader(), self.weights, seed=self.seed)
-        assert isinstance(loader.sampler, ParetoSampler)
-        if self.trainer is not None:
-            loader.sampler.set_epoch(_epoch_to_come(self.trainer))
-        return loader
+    def train_dataloader(self) -> Any:
+        """The user's training loader, or loaders, one of them with the weights."""
+        change = self._resampled if self.apply == "resampling" else self._weighted
+        return change_one(self.datamodule.train_dataloader(), self.loader, change)
+
+    def _weighted(self, loader: Any) -> "DataLoader[Any]":
+        """The loader with a weight in every sample."""
+        check_map_style(loader, "the train dataloader")
+        return with_dataset(loader, WeightedDataset(loader.dataset, self.weights))
+
+    def _resampled(self, loader: Any) -> "DataLoader[Any]":
+        """The loader drawing by weight, from where the trainer is when a fit is resumed."""
+        twin = reweighted_dataloader(loader, self.weights, seed=self.seed)
+        sampler = twin.sampler
+        assert isinstance(sampler, ParetoSampler)
+        if self.trainer is None:
+            return twin
+        if self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]
+            return _of_one_draw(twin, ParetoSampler(self.weights, num_replicas=1, rank=0, seed=self.seed))
+        epoch, batches = _position(self.trainer)
+        sampler.set_epoch(epoch)
+        sampler.skip(batches % max(1, len(twin)) * size_of_batches(twin))
+        return twin
 
 
-def _epoch_to_come(trainer: pl.Trainer) -> int:
-    """The epoch that the next training batch belongs to.
+def _of_one_draw(loader: "DataLoader[Any]", sampler: ParetoSampler) -> "DataLoader[Any]":
+    """The loader over the samples of one draw, in a fixed order, which Lightning leaves as it is."""
+    drawn = Subset(loader.dataset, list(sampler))
+    fixed = with_sampler(loader, SequentialSampler(drawn), drop_last=loader.drop_last, generator=loader.generator)
+    return with_dataset(fixed, drawn)
 
-    Lightning tells it to the sampler itself, but only when workers have drawn their first indices. In a checkpoint from
-    the end of an epoch that epoch may be counted as processed, as completed, or only as having seen its last batch.
+
+def _position(trainer: pl.Trainer) -> tuple[int, int]:
+    """The epoch that the next training batch belongs to, and how many batches of it are done.
+
+    Lightning tells the epoch to the sampler itself, but only when workers have drawn their first indices. In a
+    checkpoint from the end of an epoch that epoch may be counted as processed, as completed, or only as having seen its
+    last batch.
     """
     loop = trainer.fit_loop
     epoch: Any = loop.epoch_progress.current
-    seen_whole = epoch.started > epoch.processed and loop.epoch_loop.batch_progress.is_last_batch
-    return int(epoch.processed) + int(seen_whole)
+    batches = loop.epoch_loop.batch_progress
+    begun = epoch.started > epoch.processed
+    if begun and not batches.is_last_batch:
+        done: Any = batches.current
+        return int(epoch.processed), int(done.processed)
+    return int(epoch.processed) + int(begun), 0
 
 
 def _read(weights: Weights) -> SampleWeights:

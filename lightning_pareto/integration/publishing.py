@@ -33,10 +33,15 @@ def log(trainer: pl.Trainer, verdict: ParetoVerdict) -> None:
             for name, gain in zip(verdict.class_names, verdict.held_out_gain, strict=True)
         },
     }
+    log_values(trainer, values, "the verdict's figures")
+
+
+def log_values(trainer: pl.Trainer, values: dict[str, float], what: str) -> None:
+    """Give the finite ones of some values to ``callback_metrics`` and every logger; one that fails is warned of."""
     values = {name: value for name, value in values.items() if math.isfinite(value)}
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
     for logger in trainer.loggers:
         try:
             logger.log_metrics(values, step=trainer.global_step)
         except Exception as error:  # a service may be away; the results are safe by now
-            rank_zero_warn(f"{type(logger).__name__} did not take the verdict's figures: {error}")
+            rank_zero_warn(f"{type(logger).__name__} did not take {what}: {error}")

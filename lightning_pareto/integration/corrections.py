@@ -1,0 +1,124 @@
+"""What a CourseCorrection did, wherever the fit ran."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_pareto.integration.mailbox import Mailbox
+from lightning_pareto.integration.publishing import log_values
+from lightning_pareto.reweighting.weights import SampleWeights
+
+RECORD_FILE = "corrections.json"
+
+
+@dataclass(frozen=True)
+class Correction:
+    """An epoch that was taken a second time.
+
+    Attributes:
+        epoch: number of the epoch, from 0, as ``trainer.current_epoch`` had it.
+        fallen: the categories that fell, which the weights were to raise.
+        class_names: all categories.
+        before: validation accuracy of every category at the end of the epoch before; NaN without samples.
+        ordinary: at the end of the epoch as it was first taken.
+        again: at the end of the epoch taken again with weights; empty if it was not run to its end.
+        accepted: whether the fit went on from the epoch taken again.
+    """
+
+    epoch: int
+    fallen: tuple[str, ...]
+    class_names: tuple[str, ...]
+    before: tuple[float, ...]
+    ordinary: tuple[float, ...]
+    again: tuple[float, ...]
+    accepted: bool
+
+    def __str__(self) -> str:
+        where = [self.class_names.index(name) for name in self.fallen]
+        told = ", ".join(
+            f"{self.class_names[k]} {self.before[k]:.3f} → {self.ordinary[k]:.3f}"
+            + (f", with weights {self.again[k]:.3f}" if self.again else "")
+            for k in where
+        )
+        return f"epoch {self.epoch} taken again: {told}; {'kept' if self.accepted else 'not kept'}"
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "Correction":
+        """The correction of a plain dict, as ``asdict`` makes one."""
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in state.items()}
+        return cls(**values)
+
+
+class Record:
+    """The corrections of the last fit: in memory where this process made them, on disk where another one did."""
+
+    def __init__(self) -> None:
+        self._made: list[Correction] = []
+        self._fit = 0  # the one that they are of
+        self._mailbox = Mailbox()
+
+    def begin_fit(self, first: bool) -> None:
+        """Forget the fit before; ``first`` for one process of those that a strategy starts on a machine."""
+        self._made = []
+        if first:
+            self._mailbox.begin_fit()
+
+    def replace(self, made: Sequence[Correction]) -> None:
+        """Take over the corrections of a fit that is resumed."""
+        self._made, self._fit = list(made), self._mailbox.fits
+
+    def add(self, correction: Correction) -> None:
+        """Note a correction."""
+        self.replace([*self.corrections, correction])
+
+    def save(self, folder: Path) -> None:
+        """Write them to ``folder`` and tell the other processes where.
+
+        Raises:
+            OSError: if the folder cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{RECORD_FILE}.{os.getpid()}"
+        temporary.write_text(json.dumps([asdict(each) for each in self._made], indent=1))
+        temporary.replace(folder / RECORD_FILE)
+        self._mailbox.put(str(folder.resolve()))
+
+    @property
+    def corrections(self) -> tuple[Correction, ...]:
+        """All corrections of the last fit, in order."""
+        if self._fit == self._mailbox.fits:
+            return tuple(self._made)
+        folder = self._mailbox.get()
+        if not folder:
+            return ()
+        return tuple(Correction.of(state) for state in json.loads((Path(folder) / RECORD_FILE).read_text()))
+
+
+def publish(trainer: pl.Trainer, record: Record, weights: SampleWeights, folder: Path, verbose: bool) -> None:
+    """Give the last correction to the disk, the terminal and the loggers.
+
+    Args:
+        trainer: during the fit.
+        record: the corrections of this fit.
+        weights: what the epoch was taken again with.
+        folder: where record and weights are written; a warning if they cannot be.
+        verbose: print a line.
+    """
+    done = record.corrections[-1]
+    if trainer.is_global_zero:
+        try:
+            weights.save(folder / f"correction_{done.epoch}.safetensors")
+            record.save(folder)
+        except OSError as error:
+            rank_zero_warn(f"the corrections could not be written to {folder}: {error}")
+        if verbose:
+            print(f"\nCourseCorrection: {done}\n", flush=True)  # noqa: T201
+    gains = zip(done.class_names, done.ordinary, done.again or done.ordinary, strict=True)
+    values = {f"pareto/correction/gain/{name}": again - ordinary for name, ordinary, again in gains}
+    log_values(trainer, {"pareto/correction/accepted": float(done.accepted), **values}, "a correction's figures")

@@ -1,0 +1,85 @@
+"""The logits of a validation batch, overheard from the user's own validation step where they can be."""
+
+import copy
+from collections.abc import MutableMapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_pareto.influence.gradients import evaluation_mode
+from lightning_pareto.influence.task import ClassificationTask, check_logits, default_logits, read_logits
+
+
+class Listener:
+    """Reads the logits and labels of one validation batch at a time.
+
+    Where the module's ``forward`` gave the logits during ``validation_step`` they are read from there; otherwise the
+    batch takes one more forward pass.
+
+    Args:
+        task: how to read a batch.
+    """
+
+    def __init__(self, task: ClassificationTask) -> None:
+        self._task = task
+        self._batch: Any = None
+        self._targets = torch.empty(0, dtype=torch.int64)
+        self._outputs: list[Any] = []
+        self._handle: RemovableHandle | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to the batch under way."""
+        return {**self.__dict__, "_batch": None, "_outputs": [], "_handle": None}
+
+    def listen(self, module: nn.Module, batch: Any) -> None:
+        """Begin a batch: read its labels, and keep what the module's ``forward`` returns until :meth:`heard`.
+
+        Raises:
+            BatchError: if the labels cannot be read.
+        """
+        self.stop()
+        self._targets = self._task.read_targets(batch)
+        self._batch = copy.copy(batch) if isinstance(batch, MutableMapping) else batch  # validation_step may pop
+        if self._task.logits is default_logits:
+            self._handle = module.register_forward_hook(self._hear)
+
+    def heard(self, trainer: pl.Trainer, module: pl.LightningModule) -> tuple[Any, Tensor, Tensor]:
+        """End the batch: the batch, its logits (B, C) and labels (B,).
+
+        Raises:
+            BatchError: if the logits cannot be read.
+        """
+        # A wrapper such as DDP runs validation_step as the module's forward, and is heard last with what it returned.
+        redirected = trainer.strategy.model is not module
+        logits = self._fitting(self._outputs[:-1] if redirected else self._outputs)
+        batch, targets = self._batch, self._targets
+        self.stop()
+        if logits is None:
+            with torch.no_grad(), evaluation_mode(module), trainer.precision_plugin.forward_context():
+                logits = self._task.read_logits(module, batch, targets)
+        check_logits(logits, targets)
+        return batch, logits.detach(), targets
+
+    def stop(self) -> None:
+        """Stop listening and forget the batch."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+        self._outputs = []
+        self._batch = None
+
+    def _hear(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self._outputs.append(output)
+
+    def _fitting(self, outputs: list[Any]) -> Tensor | None:
+        """The one tensor of logits that fits the batch, if there is exactly one."""
+        found = [read_logits(output) for output in outputs]
+        fitting = {
+            id(x): x
+            for x in found
+            if isinstance(x, Tensor) and x.ndim == 2 and len(x) == len(self._targets) and x.shape[1] > 1
+        }
+        return next(iter(fitting.values())) if len(fitting) == 1 else None

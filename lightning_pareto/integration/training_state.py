@@ -1,0 +1,158 @@
+"""What training changes, in a copy that it can go back to."""
+
+import copy
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """A copy of everything that training has changed, in host memory.
+
+    Weights and buffers, also those that are not persistent; states of metrics; optimizers, learning rate schedulers and
+    precision plugin; random states; what the other callbacks save of themselves, and modules that they hold, such as
+    averaged weights; the metrics logged. Each process keeps its own copy, about the size of a checkpoint. Attributes of
+    the user's module or callbacks that their ``state_dict`` does not have are not in it.
+    """
+
+    module: "ModuleState"
+    metrics: dict[str, Any]
+    optimizers: list[Any]
+    schedulers: list[Any]
+    precision: dict[str, Any]
+    callbacks: dict[str, Any]
+    averages: dict[tuple[str, str], "ModuleState"]
+    logged: list[dict[str, Any]]
+    random: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, trainer: pl.Trainer, besides: pl.Callback) -> "TrainingState":
+        """Copy the state of ``trainer``; the callback ``besides`` looks after itself."""
+        module = trainer.lightning_module
+        others = [callback for callback in _callbacks(trainer) if callback is not besides]
+        return cls(
+            module=ModuleState.of(module),
+            metrics={name: copied(_metric_state(metric)) for name, metric in _metrics(module).items()},
+            optimizers=[copied(optimizer.state_dict()) for optimizer in trainer.optimizers],
+            schedulers=[copied(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs],
+            precision=copied(trainer.precision_plugin.state_dict()),
+            callbacks={callback.state_key: copied(callback.state_dict()) for callback in others},
+            averages={
+                (callback.state_key, name): ModuleState.of(value)
+                for callback in others
+                for name, value in _modules_of(callback, module).items()
+            },
+            logged=[dict(values) for values in _logged(trainer)],
+            random=_random_states(),
+        )
+
+    def restore(self, trainer: pl.Trainer) -> None:
+        """Put the state back, once: tensors of the copy may become those of the optimizers."""
+        module = trainer.lightning_module
+        self.module.restore(module)
+        for name, metric in _metrics(module).items():
+            if name in self.metrics:
+                _load_metric(metric, self.metrics[name])
+        for optimizer, state in zip(trainer.optimizers, self.optimizers, strict=True):
+            optimizer.load_state_dict(state)
+        for config, state in zip(trainer.lr_scheduler_configs, self.schedulers, strict=True):
+            config.scheduler.load_state_dict(state)
+        if self.precision:
+            trainer.precision_plugin.load_state_dict(self.precision)
+        self._restore_callbacks(trainer)
+        for values, logged in zip(_logged(trainer), self.logged, strict=True):
+            values.clear()
+            values.update(logged)
+        _set_random_states(self.random)
+
+    def _restore_callbacks(self, trainer: pl.Trainer) -> None:
+        for callback in _callbacks(trainer):
+            if self.callbacks.get(callback.state_key):
+                callback.load_state_dict(self.callbacks[callback.state_key])
+            for name, held in _modules_of(callback, trainer.lightning_module).items():
+                if (callback.state_key, name) in self.averages:
+                    self.averages[callback.state_key, name].restore(held)
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleState:
+    """A copy of a module's state dict, and of the buffers that are not in it."""
+
+    state: dict[str, Any]
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "ModuleState":
+        """Copy the state of ``module``."""
+        state = module.state_dict()
+        others = {name: value for name, value in module.named_buffers() if name not in state}
+        return cls(copied(state), copied(others))
+
+    def restore(self, module: nn.Module) -> None:
+        """Put the state back."""
+        module.load_state_dict(self.state)
+        for name, value in self.buffers.items():
+            module.get_buffer(name).copy_(value)
+
+
+def copied(value: Any) -> Any:
+    """A copy of nested containers, with tensors in host memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(copied(item) for item in value)
+    return copy.deepcopy(value)
+
+
+def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def _modules_of(callback: pl.Callback, module: nn.Module) -> dict[str, nn.Module]:
+    """Modules that a callback holds, other than the one that is trained."""
+    return {n: v for n, v in vars(callback).items() if isinstance(v, nn.Module) and v is not module}
+
+
+def _metrics(module: nn.Module) -> dict[str, Metric]:
+    return {name: part for name, part in module.named_modules() if isinstance(part, Metric)}
+
+
+def _metric_state(metric: Metric) -> dict[str, Any]:
+    return {**metric.metric_state, "_update_count": metric.update_count, "_computed": None}
+
+
+def _load_metric(metric: Metric, state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        is_tensor, is_list = isinstance(value, Tensor), isinstance(value, list)
+        moved = value.to(metric.device) if is_tensor else [x.to(metric.device) for x in value] if is_list else value
+        setattr(metric, name, moved)
+
+
+def _logged(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    """The dicts of metrics that the trainer shows, which are its own."""
+    return [trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics]
+
+
+def _random_states() -> tuple[Any, ...]:
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), on_devices, np.random.get_state(), random.getstate()
+
+
+def _set_random_states(states: tuple[Any, ...]) -> None:
+    on_host, on_devices, of_numpy, of_python = states
+    torch.set_rng_state(on_host)
+    if on_devices:
+        torch.cuda.set_rng_state_all(on_devices)
+    np.random.set_state(of_numpy)
+    random.setstate(of_python)

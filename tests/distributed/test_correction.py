@@ -1,0 +1,89 @@
+"""CourseCorrection on two processes."""
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from lightning_pareto import CourseCorrection
+from tests.distributed._two import read, two, write
+from tests.integration._models import Plain, trainer
+from tests.integration._spoilt import SPOILT, Spoils, SpoiltData, spoilt_datasets
+
+
+class Ends(Callback):
+    """Writes to disk how the fit ended on each process."""
+
+    def __init__(self, folder, callback):
+        self.folder, self.callback = folder, callback
+
+    def on_train_end(self, trainer, pl_module):
+        made = [
+            [each.epoch, each.fallen, each.ordinary, each.again, each.accepted] for each in self.callback.corrections
+        ]
+        weights = [value.tolist() for value in pl_module.parameters()]
+        write(self.folder, trainer, [made, weights, trainer.global_step, trainer.current_epoch])
+
+
+class Wide(Plain):
+    """No dropout, which would differ from process to process."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def run(fitted, size=32):
+    torch.manual_seed(0)
+    fitted.fit(Wide(), datamodule=SpoiltData(share=0.7, batch_size=size))
+
+
+@pytest.mark.parametrize("least_gain", [0.0, 0.999])
+def test_both_processes_decide_as_one_does(tmp_path, least_gain):
+    """Two processes with half the batch each see other batches than one, but the same falls."""
+    alone = CourseCorrection(verbose=False, least_gain=least_gain, max_corrections=1)
+    run(trainer(tmp_path, Spoils(), alone, max_epochs=5))
+    callback = CourseCorrection(verbose=False, least_gain=least_gain, max_corrections=1)
+    run(two(tmp_path, Spoils(), callback, Ends(tmp_path, callback), max_epochs=5), size=16)
+    first, second = read(tmp_path)
+    assert first == second, "the same decisions, figures and weights"
+    (made,), _, steps, epochs = first
+    assert (steps, epochs) == (19 * 5, 5)
+    assert made[0] == SPOILT
+    (done,) = callback.corrections  # read back from disk by the process that started the others
+    assert (done.epoch, done.fallen, done.accepted) == (made[0], tuple(made[1]), made[4])
+    (expected,) = alone.corrections
+    assert (done.epoch, done.fallen, done.accepted) == (expected.epoch, expected.fallen, expected.accepted)
+    assert done.accepted is (least_gain == 0)
+
+
+def test_a_take_that_is_not_kept_leaves_no_trace_on_two_processes(tmp_path):
+    ends = []
+    for folder, callback in ((tmp_path / "with", never_kept()), (tmp_path / "without", None)):
+        folder.mkdir()
+        callbacks = [] if callback is None else [callback]
+        run(two(folder, Spoils(), *callbacks, Ends(folder, callback or never_kept()), max_epochs=5), size=16)
+        ends.append(read(folder))
+    assert ends[0][0][0], "something was tried"
+    assert [end[1:] for end in ends[0]] == [end[1:] for end in ends[1]]
+
+
+def never_kept():
+    return CourseCorrection(verbose=False, least_gain=0.999, max_corrections=1)
+
+
+def test_samples_that_a_process_repeats_are_counted_once(tmp_path):
+    """399 validation samples on two processes: one of them reads one twice."""
+
+    class Odd(SpoiltData):
+        def __init__(self):
+            super().__init__(share=0.7, batch_size=16)
+            x, y = spoilt_datasets()[1].tensors
+            self.val = torch.utils.data.TensorDataset(x[:399], y[:399])
+
+    callback = CourseCorrection(verbose=False, max_corrections=1)
+    torch.manual_seed(0)
+    two(tmp_path, Spoils(), callback, max_epochs=SPOILT + 1).fit(Wide(), datamodule=Odd())
+    support = torch.bincount(spoilt_datasets()[1].tensors[1][:399]).tolist()
+    for accuracy, size in zip(callback.corrections[0].ordinary, support, strict=True):
+        assert accuracy * size == pytest.approx(round(accuracy * size), abs=1e-6)

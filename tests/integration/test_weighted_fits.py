@@ -1,0 +1,253 @@
+"""Weights in fits of every kind: several loaders, limits, interruptions, processes, the loss."""
+
+import json
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities import CombinedLoader
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, TensorDataset
+
+from lightning_pareto import ParetoSampler, ReweightedDataModule, reweighted_dataloader
+from tests.distributed._two import read, two, write
+from tests.integration._models import Data, Dicts, Plain, datasets, trainer
+
+HALF = np.repeat([2.0, 0.0], 120)
+ROWS = {tuple(row): i for i, row in enumerate(datasets()[0].tensors[0].tolist())}
+
+
+def indices(x):
+    return [ROWS[tuple(row)] for row in x.tolist()]
+
+
+class Batches(Callback):
+    """Notes the samples of every training batch, one list an epoch, by the epoch's number."""
+
+    def __init__(self, key=None):
+        self.key = key
+        self.epochs = {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        x = (batch if self.key is None else batch[self.key])[0]
+        self.epochs.setdefault(trainer.current_epoch, []).extend(indices(x))
+
+
+class Stop(Callback):
+    """Interrupts the fit in the middle of an epoch, before this step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise RuntimeError("interrupted")
+
+
+def weights():
+    values = np.random.default_rng(0).uniform(0, 2, 240)
+    return values * 240 / values.sum()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("saves", [{"every_n_train_steps": 11}, {}], ids=["in a step", "in a validation"])
+@pytest.mark.filterwarnings(
+    "ignore:You're resuming from a checkpoint that ended before the epoch ended",
+    "ignore:Be aware that when using `ckpt_path`",
+)
+def test_an_interrupted_epoch_goes_on_where_it_was(tmp_path, workers, saves):
+    """240 samples are 8 batches an epoch, so both checkpoints are from the middle of epoch 1."""
+
+    def data():
+        return ReweightedDataModule(Data(num_workers=workers), weights())
+
+    when = {"save_top_k": -1, "filename": "{step}", **saves}
+    options = {"enable_checkpointing": True, "max_epochs": 3, "val_check_interval": 0.5}
+    whole, first, rest = Batches(), Batches(), Batches()
+    trainer(tmp_path, whole, max_epochs=3).fit(Plain(), datamodule=data())
+    kept = ModelCheckpoint(tmp_path / "kept", **when)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        trainer(tmp_path, first, kept, Stop(13), **options).fit(Plain(), datamodule=data())
+    done = max(int(path.stem.split("=")[1]) for path in (tmp_path / "kept").iterdir())
+    assert done == (11 if saves else 12)
+    resumed = trainer(tmp_path, rest, max_epochs=3, val_check_interval=0.5)
+    resumed.fit(Plain(), datamodule=data(), ckpt_path=tmp_path / "kept" / f"step={done}.ckpt")
+    assert rest.epochs[1] == whole.epochs[1][(done - 8) * 32 :]
+    assert rest.epochs[2] == whole.epochs[2]
+    assert resumed.global_step == 24
+
+
+class Several(Data):
+    """Two train loaders, one of them of other samples and longer."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.other = TensorDataset(torch.zeros(320, 2), torch.zeros(320, dtype=torch.int64))
+
+    def train_dataloader(self):
+        ours, other = super().train_dataloader(), DataLoader(self.other, batch_size=32)
+        if self.kind == "list":
+            return [ours, other]
+        loaders = {"ours": ours, "other": other}
+        return CombinedLoader(loaders, "min_size") if self.kind == "combined" else loaders
+
+
+class OneOf(Plain):
+    def __init__(self, key):
+        super().__init__()
+        self.key = key
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch[self.key], batch_idx)
+
+
+@pytest.mark.parametrize(("kind", "key"), [("dict", "ours"), ("list", 0), ("combined", "ours")])
+def test_the_weights_are_for_one_of_several_loaders(tmp_path, kind, key):
+    data, seen = ReweightedDataModule(Several(kind), HALF, loader=key), Batches(key)
+    trainer(tmp_path, seen, max_epochs=2).fit(OneOf(key), datamodule=data)
+    batches = 8 if kind == "combined" else 10  # by default the shorter loader begins again
+    for epoch in (0, 1):
+        assert len(seen.epochs[epoch]) >= (batches - 1) * 32
+        assert np.bincount(seen.epochs[epoch][:240], minlength=240).tolist() == HALF.tolist()
+        assert max(seen.epochs[epoch]) < 120
+    assert seen.epochs[0] != seen.epochs[1]
+
+
+@pytest.mark.parametrize(
+    ("data", "loader", "message"),
+    [
+        (Several("dict"), None, r"returns 2 loaders(.|\n)*loader='ours' or 'other'; found None"),
+        (Several("list"), 2, "loader=0 or 1; found 2"),
+        (Data(), "ours", "loader='ours', but train_dataloader.. returns a single DataLoader"),
+    ],
+)
+def test_which_loader_has_to_be_said(data, loader, message):
+    with pytest.raises(ValueError, match=message):
+        ReweightedDataModule(data, HALF, loader=loader).train_dataloader()
+
+
+def test_limited_batches_are_the_first_of_the_epochs_draws(tmp_path):
+    whole, limited = Batches(), Batches()
+    trainer(tmp_path, whole).fit(Plain(), datamodule=ReweightedDataModule(Data(), weights()))
+    trainer(tmp_path, limited, limit_train_batches=3).fit(Plain(), datamodule=ReweightedDataModule(Data(), weights()))
+    assert limited.epochs == {epoch: drawn[:96] for epoch, drawn in whole.epochs.items()}
+
+
+def test_overfitting_takes_the_same_weighted_batches_every_epoch(tmp_path):
+    seen = Batches()
+    trainer(tmp_path, seen, overfit_batches=3).fit(Plain(), datamodule=ReweightedDataModule(Data(), HALF))
+    assert len(seen.epochs[0]) == 96
+    assert seen.epochs[0] == seen.epochs[1]
+    assert max(seen.epochs[0]) < 120
+    assert seen.epochs[0] != sorted(seen.epochs[0])
+
+
+def test_a_loader_with_a_batch_sampler_over_the_weights_works_as_the_error_says(tmp_path):
+    class Pairs(BatchSampler):
+        """Both samples of a batch are equal."""
+
+        def __iter__(self):
+            return ([i, i] for i in self.sampler)
+
+    train, val = datasets()
+    with pytest.raises(TypeError, match=r"batches with Pairs(.|\n)*build your batch sampler over ParetoSampler"):
+        reweighted_dataloader(DataLoader(train, batch_sampler=Pairs(RandomSampler(train), 2, False)), HALF)
+    loader = DataLoader(train, batch_sampler=Pairs(ParetoSampler(HALF), 2, False))
+    seen = Batches()
+    trainer(tmp_path, seen, limit_train_batches=120).fit(Plain(), loader, DataLoader(val, batch_size=50))
+    assert max(seen.epochs[0]) < 120
+    assert seen.epochs[0] != seen.epochs[1], "it is told of the epoch"
+
+
+class WeighsItsLoss(Plain):
+    def training_step(self, batch, batch_idx):
+        x, y, weight = (batch["features"], batch["labels"], batch["weight"]) if isinstance(batch, dict) else batch
+        assert weight.tolist() == [float(HALF[i]) for i in indices(x)]
+        self.seen = [*getattr(self, "seen", []), *indices(x)]
+        return (nn.functional.cross_entropy(self(x), y, reduction="none") * weight).mean()
+
+    def validation_step(self, batch, batch_idx):
+        if not isinstance(batch, dict):
+            super().validation_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("dicts", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loss_can_have_the_weights(tmp_path, dicts, workers):
+    train, val = (Dicts(part) if dicts else part for part in datasets())
+    data, model = ReweightedDataModule(Data(train, val, num_workers=workers), HALF, apply="loss"), WeighsItsLoss()
+    trainer(tmp_path, max_epochs=1).fit(model, datamodule=data)
+    assert sorted(model.seen) == list(range(240)), "an ordinary epoch"
+
+
+class Backwards(Sampler):
+    def __iter__(self):
+        return iter(range(239, -1, -1))
+
+    def __len__(self):
+        return 240
+
+
+def test_a_sampler_of_the_users_own_stays_under_weights_in_the_loss(tmp_path):
+    class Mine(Data):
+        def train_dataloader(self):
+            return DataLoader(self.train, batch_sampler=BatchSampler(Backwards(), 32, False))
+
+    model = WeighsItsLoss()
+    trainer(tmp_path, max_epochs=1).fit(model, datamodule=ReweightedDataModule(Mine(), HALF, apply="loss"))
+    assert model.seen == list(range(239, -1, -1))
+
+
+class SeesOnEachProcess(pl.Callback):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        write(self.folder, trainer, pl_module.seen)
+
+
+class Particular(DataLoader):
+    def __init__(self, secret, dataset, **options):
+        self._secret = secret  # Lightning can only make another one from the arguments of the first
+        super().__init__(dataset, **options)
+
+
+@pytest.mark.parametrize("loader", [DataLoader, lambda *args, **options: Particular("s", *args, **options)])
+def test_the_loss_has_the_weights_on_two_processes(tmp_path, loader):
+    """Lightning makes the loader anew for its distributed sampler, from arguments that it remembers."""
+
+    class Made(Data):
+        def train_dataloader(self):
+            return loader(self.train, batch_size=32, shuffle=True)
+
+    data = ReweightedDataModule(Made(), HALF, apply="loss")
+    two(tmp_path, SeesOnEachProcess(tmp_path), max_epochs=1).fit(WeighsItsLoss(), datamodule=data)
+    first, second = read(tmp_path)
+    assert sorted(first + second) == list(range(240))
+
+
+class NotesOnEachProcess(Batches):
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        write(self.folder, trainer, json.dumps(self.epochs))
+
+
+def test_overfitting_on_two_processes(tmp_path):
+    data = ReweightedDataModule(Data(), HALF)
+    two(tmp_path, NotesOnEachProcess(tmp_path), overfit_batches=2).fit(Plain(), datamodule=data)
+    first, second = (json.loads(found) for found in read(tmp_path))
+    assert len(first["0"]) == len(second["0"]) == 64
+    assert first["0"] == first["1"]
+    assert max(first["0"] + second["0"]) < 120
+    assert (np.bincount(first["0"] + second["0"]) <= 2).all()
+
+
+def test_how_to_apply_weights_is_checked():
+    with pytest.raises(ValueError, match="apply must be 'resampling' or 'loss', found 'gradient'"):
+        ReweightedDataModule(Data(), HALF, apply="gradient")
