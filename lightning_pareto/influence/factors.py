@@ -12,10 +12,12 @@ The bias is one more input that is always one. An embedding is the case of an ou
 
 import functools
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from lightning_pareto.influence.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class EigenBasis:
 
 _IN_CACHE = 2**18
 """Numbers gathered from a table at a time."""
+
+_GRAM_BLOCK = 128
+"""Rows of a symmetric matrix computed at a time."""
 
 
 class DotProducts:
@@ -115,10 +120,12 @@ class DenseFactors(Factors):
     Attributes:
         a: inputs, (B, R, T, I).
         g: output gradients, (B, R, T, O).
+        scratch: room for what is computed from them.
     """
 
     a: Tensor
     g: Tensor
+    scratch: Scratch = field(default_factory=Scratch, repr=False)
 
     @property
     def positions(self) -> int:
@@ -127,9 +134,14 @@ class DenseFactors(Factors):
 
     def gradients(self) -> Tensor:
         """See :class:`Factors`."""
-        if self.a.shape[2] == 1:
-            return self.g.transpose(-1, -2) * self.a
-        return self.g.transpose(-1, -2) @ self.a
+        return self._gradients(Scratch())
+
+    def _gradients(self, scratch: Scratch) -> Tensor:
+        batch, blocks, positions, inputs = self.a.shape
+        out = scratch.room("gradients", (batch * blocks, self.g.shape[3], inputs), self.a)
+        a, g = self.a.flatten(0, 1), self.g.flatten(0, 1).transpose(1, 2)
+        torch.mul(g, a, out=out) if positions == 1 else torch.bmm(g, a, out=out)
+        return out.unflatten(0, (batch, blocks))
 
     def zeros(self, count: int) -> Tensor:
         """See :class:`Factors`."""
@@ -137,26 +149,57 @@ class DenseFactors(Factors):
 
     def covariances(self) -> tuple[Tensor, Tensor]:
         """See :class:`Factors`."""
-        a, g = (x.transpose(0, 1).flatten(1, 2) for x in (self.a, self.g))  # (R, B·T, ·)
-        return a.transpose(1, 2) @ a, g.transpose(1, 2) @ g
+        return gram(self._columns(self.a, "a")), gram(self._columns(self.g, "g"))
+
+    def _columns(self, x: Tensor, name: str) -> Tensor:
+        """Bring (B, R, T, n) to (R, n, B·T), in the order in which the numbers lie in memory."""
+        if x.stride(3) != 1:
+            columns = self.scratch.room(name, [x.shape[axis] for axis in (1, 3, 0, 2)], x)
+            return columns.copy_(x.permute(1, 3, 0, 2)).flatten(2)
+        rows = x.transpose(0, 1)
+        if not rows.is_contiguous():
+            rows = self.scratch.room(name, rows.shape, x).copy_(rows)
+        return rows.flatten(1, 2).transpose(1, 2)
 
     def squares(self, basis: EigenBasis) -> Tensor:
         """Rotate the factors first or the gradients, whichever is cheaper."""
-        positions, inputs, outputs = *self.a.shape[2:], self.g.shape[3]
+        batch, _, positions, inputs = self.a.shape
+        outputs = self.g.shape[3]
         if basis.outputs is None or positions * (inputs**2 + outputs**2) > inputs * outputs * (inputs + outputs):
-            return basis.rotate(self.gradients()).square().sum(dim=0)
-        a, g = self.a @ basis.inputs, self.g @ basis.outputs
+            return self._squares_of_gradients(basis)
+        a = self._rotated(self.a, basis.inputs, "a")
+        g = self._rotated(self.g, basis.outputs, "g")  # (R, B·T, ·)
         if positions == 1:
-            return torch.einsum("bro,bri->roi", g.squeeze(2).square(), a.squeeze(2).square())
-        return (g.transpose(-1, -2) @ a).square().sum(dim=0)
+            return g.square().transpose(1, 2) @ a.square()
+        turned = DenseFactors(
+            a.unflatten(1, (batch, -1)).transpose(0, 1), g.unflatten(1, (batch, -1)).transpose(0, 1), self.scratch
+        )
+        return turned._gradients(self.scratch).square_().sum(dim=0)
+
+    def _rotated(self, x: Tensor, basis: Tensor, name: str) -> Tensor:
+        """Bring (B, R, T, n) into a basis, (R, B·T, n)."""
+        rows = self._columns(x, name).transpose(1, 2)
+        return torch.bmm(rows, basis, out=self.scratch.room(f"rotated {name}", rows.shape, x))
+
+    def _squares_of_gradients(self, basis: EigenBasis) -> Tensor:
+        gradients = self._gradients(self.scratch)
+        batch, blocks, outputs, inputs = gradients.shape
+        if blocks > 1:
+            return basis.rotate(gradients).square_().sum(dim=0)
+        turned = self.scratch.room("turned", (batch * outputs, inputs), gradients)
+        torch.mm(gradients.flatten(0, 2), basis.inputs[0], out=turned)
+        if basis.outputs is not None:
+            left = basis.outputs.transpose(1, 2).expand(batch, -1, -1)
+            turned = torch.bmm(left, turned.view(batch, outputs, inputs), out=gradients.squeeze(1))
+        return turned.view(gradients.shape).square_().sum(dim=0)
 
     def add_to(self, sums: Tensor, cell: Tensor) -> None:
         """See :class:`Factors`."""
-        sums.index_add_(0, cell, self.gradients())
+        sums.index_add_(0, cell, self._gradients(self.scratch))
 
     def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
         """See :class:`Factors`."""
-        sums += (weights.T @ self.gradients().flatten(1)).view_as(sums)
+        sums += (weights.T @ self._gradients(self.scratch).flatten(1)).view_as(sums)
 
     def dots(self, products: DotProducts) -> Tensor:
         """Form the gradient first, at O·I·(T + D) a sample, unless it is an outer product.
@@ -165,8 +208,10 @@ class DenseFactors(Factors):
         """
         outputs, inputs = products.directions.shape[2:]
         if self.a.shape[2] > 1 or min(outputs, inputs) == 1:
-            return self.gradients().flatten(1) @ products.by_gradient
-        along = self.a.squeeze(2).transpose(0, 1) @ products.by_input  # (R, B, D·O)
+            return self._gradients(self.scratch).flatten(1) @ products.by_gradient
+        a = self.a.squeeze(2).transpose(0, 1)
+        along = self.scratch.room("along", (*a.shape[:2], products.by_input.shape[2]), a)
+        torch.bmm(a, products.by_input, out=along)  # (R, B, D·O)
         return torch.einsum("rbdo,bro->bd", along.unflatten(2, (-1, outputs)), self.g.squeeze(2))
 
 
@@ -236,6 +281,17 @@ class EmbeddingFactors(Factors):
         keys, position = key.flatten().unique(return_inverse=True)
         gradients = self.a.new_zeros(len(keys), self.a.shape[2]).index_add_(0, position, self.a.flatten(0, 1))
         return keys // self.rows, keys % self.rows, gradients
+
+
+def gram(columns: Tensor) -> Tensor:
+    """X Xᵀ of (R, n, N): the blocks above the diagonal are had from those below."""
+    size = columns.shape[1]
+    result = columns.new_empty(len(columns), size, size)
+    for start in range(0, size, _GRAM_BLOCK):
+        part = slice(start, min(start + _GRAM_BLOCK, size))
+        result[:, part, : part.stop] = columns[:, part] @ columns[:, : part.stop].transpose(1, 2)
+        result[:, :start, part] = result[:, part, :start].transpose(1, 2)
+    return result
 
 
 def without_dust(x: Tensor) -> Tensor:

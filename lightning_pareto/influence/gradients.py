@@ -15,6 +15,7 @@ from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.memory import Memory
 from lightning_pareto.influence.operations import Operation
 from lightning_pareto.influence.recorder import Recorder, Use
+from lightning_pareto.influence.scratch import Scratch
 from lightning_pareto.influence.task import BatchError, ClassificationTask
 
 Layout = Literal["sample first", "position first"]
@@ -163,8 +164,8 @@ class Forward:
             omit: layers that are not wanted.
 
         Yields:
-            A layer, the part of the batch, and the factors of its samples, in at least float32. A layer that no sample
-            of the batch reaches is left out.
+            A layer, the part of the batch, and the factors of its samples, in at least float32: to be done with before
+            the next are asked for, which overwrite them. A layer that no sample of the batch reaches is left out.
 
         Raises:
             BatchError: if a layer's input cannot be told apart by sample.
@@ -218,13 +219,18 @@ class Forward:
             if known is not None and not _trusted(use, batch, layout, known):
                 raise _mixed(layer, use.x, batch)
             arranged.append((use.operation, x, g))
+        scratch = self._memory.scratch if len(arranged) == 1 else None  # several uses must not share theirs
         cost = sum(operation.cost(x, g) for operation, x, g in arranged)
         for part in self._parts(cost):
             factors = [
-                operation.factors(_at_least_float32(x[part]), _at_least_float32(g[part]) / self._scale)
+                operation.factors(_at_least_float32(x[part]), self._unscaled(g[part]), scratch or Scratch())
                 for operation, x, g in arranged
             ]
             yield layer, part, concatenate(factors)
+
+    def _unscaled(self, g: Tensor) -> Tensor:
+        g = _at_least_float32(g)
+        return g if self._scale == 1 else g / self._scale
 
     def _looped(self, layers: list[Layer], signal: Tensor) -> Iterator[tuple[Layer, slice, Factors]]:
         """One backward pass a sample; every number is a block of its own."""
