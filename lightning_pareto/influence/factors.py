@@ -43,9 +43,6 @@ class EigenBasis:
         return turned if self.outputs is None else self.outputs @ turned
 
 
-_IN_CACHE = 2**18
-"""Numbers gathered from a table at a time."""
-
 _GRAM_BLOCK = 128
 """Rows of a symmetric matrix computed at a time."""
 
@@ -141,7 +138,7 @@ class DenseFactors(Factors):
         out = scratch.room("gradients", (batch * blocks, self.g.shape[3], inputs), self.a)
         a, g = self.a.flatten(0, 1), self.g.flatten(0, 1).transpose(1, 2)
         torch.mul(g, a, out=out) if positions == 1 else torch.bmm(g, a, out=out)
-        return out.unflatten(0, (batch, blocks))
+        return out.view(batch, blocks, *out.shape[1:])
 
     def zeros(self, count: int) -> Tensor:
         """See :class:`Factors`."""
@@ -215,74 +212,6 @@ class DenseFactors(Factors):
         return torch.einsum("rbdo,bro->bd", along.unflatten(2, (-1, outputs)), self.g.squeeze(2))
 
 
-@dataclass(frozen=True)
-class EmbeddingFactors(Factors):
-    """Factors of an embedding table with V rows of length I: one block, O = V one-hot outputs, never formed.
-
-    Attributes:
-        tokens: row of every position, (B, T).
-        a: gradient with respect to the row looked up, (B, T, I).
-        rows: V.
-    """
-
-    tokens: Tensor
-    a: Tensor
-    rows: int
-
-    @property
-    def positions(self) -> int:
-        """See :class:`Factors`."""
-        return self.tokens.numel()
-
-    def gradients(self) -> Tensor:
-        """See :class:`Factors`."""
-        dense = self.a.new_zeros(len(self.a), self.rows, self.a.shape[2])
-        return dense.scatter_add_(1, self.tokens[:, :, None].expand_as(self.a), self.a)[:, None]
-
-    def zeros(self, count: int) -> Tensor:
-        """See :class:`Factors`."""
-        return self.a.new_zeros(count, 1, self.rows, self.a.shape[2])
-
-    def covariances(self) -> tuple[Tensor, Tensor]:
-        """See :class:`Factors`; the output side counts how often each row has a gradient, (1, V)."""
-        a = self.a.flatten(0, 1)
-        counts = torch.bincount(self.tokens.flatten()[a.any(dim=1)], minlength=self.rows)
-        return (a.T @ a)[None], counts[None].to(a)
-
-    def squares(self, basis: EigenBasis) -> Tensor:
-        """See :class:`Factors`."""
-        _, row, gradients = self._rows_of_samples()
-        squares = (gradients @ basis.inputs[0]).square()
-        return squares.new_zeros(1, self.rows, squares.shape[1]).index_add_(1, row, squares[None])
-
-    def add_to(self, sums: Tensor, cell: Tensor) -> None:
-        """See :class:`Factors`."""
-        index = cell[:, None] * self.rows + self.tokens
-        sums.view(-1, self.a.shape[2]).index_add_(0, index.flatten(), self.a.flatten(0, 1))
-
-    def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
-        """See :class:`Factors`."""
-        sample, row, gradients = self._rows_of_samples()
-        for total, weight in zip(sums[:, 0], weights.T, strict=True):
-            total.index_add_(0, row, weight[sample, None] * gradients)
-
-    def dots(self, products: DotProducts) -> Tensor:
-        """See :class:`Factors`."""
-        tokens, a = self.tokens.flatten(), self.a.flatten(0, 1)
-        result = a.new_empty(len(a), len(products.directions))
-        size = max(1, _IN_CACHE // products.by_row[0].numel())
-        for part in (slice(start, start + size) for start in range(0, len(a), size)):
-            result[part] = (a[part, None] @ products.by_row[tokens[part]]).squeeze(1)
-        return result.view(*self.tokens.shape, -1).sum(dim=1)
-
-    def _rows_of_samples(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Every (sample, row) that occurs, once, with the gradient of that row, (n,), (n,), (n, I)."""
-        key = torch.arange(len(self.tokens), device=self.tokens.device)[:, None] * self.rows + self.tokens
-        keys, position = key.flatten().unique(return_inverse=True)
-        gradients = self.a.new_zeros(len(keys), self.a.shape[2]).index_add_(0, position, self.a.flatten(0, 1))
-        return keys // self.rows, keys % self.rows, gradients
-
-
 def gram(columns: Tensor) -> Tensor:
     """X Xᵀ of (R, n, N): the blocks above the diagonal are had from those below."""
     size = columns.shape[1]
@@ -302,22 +231,3 @@ def without_dust(x: Tensor) -> Tensor:
 def accurate(x: Tensor) -> Tensor:
     """In float64, on the CPU where the device has none."""
     return x.cpu().double() if x.device.type == "mps" else x.double()
-
-
-def concatenate(parts: list[Factors]) -> Factors:
-    """Several uses of one layer as one, along the positions.
-
-    Raises:
-        TypeError: if the uses are of different kinds.
-    """
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    dense = [part for part in parts if isinstance(part, DenseFactors)]
-    if len(dense) == len(parts) and len({p.zeros(0).shape for p in dense}) == 1:
-        return DenseFactors(torch.cat([p.a for p in dense], dim=2), torch.cat([p.g for p in dense], dim=2))
-    embedded = [part for part in parts if isinstance(part, EmbeddingFactors)]
-    if len(embedded) < len(parts):
-        raise TypeError("one parameter is used in ways that do not add up, as an embedding and as a matrix")
-    tokens, a = torch.cat([p.tokens for p in embedded], dim=1), torch.cat([p.a for p in embedded], dim=1)
-    return EmbeddingFactors(tokens, a, embedded[0].rows)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_pareto.influence.factors import DenseFactors, EmbeddingFactors, Factors
+from lightning_pareto.influence.embedding import EmbeddingFactors
+from lightning_pareto.influence.factors import DenseFactors, Factors
 from lightning_pareto.influence.scratch import Scratch
 
 
@@ -244,3 +245,22 @@ class Broadcast(Operation):
     def cost(self, x: Tensor, g: Tensor) -> int:
         """See :class:`Operation`."""
         return 2 * g[0].numel()
+
+
+def concatenate(parts: list[Factors]) -> Factors:
+    """Several uses of one layer as one, along the positions.
+
+    Raises:
+        TypeError: if the uses are of different kinds.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    dense = [part for part in parts if isinstance(part, DenseFactors)]
+    if len(dense) == len(parts) and len({p.zeros(0).shape for p in dense}) == 1:
+        return DenseFactors(torch.cat([p.a for p in dense], dim=2), torch.cat([p.g for p in dense], dim=2))
+    embedded = [part for part in parts if isinstance(part, EmbeddingFactors)]
+    if len(embedded) < len(parts):
+        raise TypeError("one parameter is used in ways that do not add up, as an embedding and as a matrix")
+    tokens, a = torch.cat([p.tokens for p in embedded], dim=1), torch.cat([p.a for p in embedded], dim=1)
+    return EmbeddingFactors(tokens, a, embedded[0].rows)

@@ -89,14 +89,15 @@ class ConjugateGradientCurvature(Curvature):
 
     def _sums(self, products: dict[Layer, DotProducts], stage: str) -> Directions:
         sums = {layer: torch.zeros_like(product.directions) for layer, product in products.items()}
-        width = len(next(iter(sums.values())))
+        width, omit = len(next(iter(sums.values()))), self.train.probe.plan.without(products)
         for indices, _, forward in self.train(stage):
             for signal in self.fisher.signals(forward, indices):
-                parts = [part for part in forward.backward(signal) if part[0] in products]
+                # the factors of a part of the batch at a time, twice: those of all of it might not fit the memory
+                uses = forward.uses(signal, omit)
                 along = torch.zeros(len(signal), width, dtype=torch.float64)
-                for layer, part, factors in parts:
+                for layer, part, factors in forward.backward(signal, omit, uses):
                     along[part] += factors.dots(products[layer]).cpu().double()
-                for layer, part, factors in parts:
+                for layer, part, factors in forward.backward(signal, omit, uses):
                     factors.add_weighted(sums[layer], along[part].to(sums[layer]))
         return sums
 
