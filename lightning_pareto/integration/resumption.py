@@ -1,0 +1,35 @@
+"""An analysis that was interrupted after its fit had ended, taken up again by fitting once more from a checkpoint."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+STAGES = "stages"
+
+
+def fit_was_skipped(trainer: pl.Trainer) -> bool:
+    """Whether a checkpoint of a finished fit was loaded and there was nothing left to train; after the fit."""
+    finished = trainer.fit_loop.done and trainer.global_step > 0
+    return bool(trainer.ckpt_path and finished and trainer.train_dataloader is not None and not trainer.interrupted)
+
+
+@contextlib.contextmanager
+def back_on_device(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+    """Bring the module, which the strategy has put down on the CPU by now, to its device for a while."""
+    before = module.device
+    module.to(trainer.strategy.root_device)
+    try:
+        yield
+    finally:
+        module.to(before)
+
+
+def remove_stages(folder: Path) -> None:
+    """Remove what an analysis of an earlier fit left behind, and nothing else."""
+    for path in (folder / STAGES).glob("*/*.safetensors"):
+        path.unlink(missing_ok=True)
+    for each in (*(folder / STAGES).glob("*/"), folder / STAGES):
+        with contextlib.suppress(OSError):  # it is not there, or holds something else
+            each.rmdir()
