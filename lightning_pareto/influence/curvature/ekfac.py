@@ -98,12 +98,17 @@ _PARTS = "inputs", "outputs", "eigenvalues"
 ENOUGH = 2_000
 """Random samples after which nothing is gained in the corrected eigenvalues, or in factors that are well determined.
 
-On Fashion-MNIST (10,000 training images, small convolutional net) eigenvalues of 2,000 samples gave scores with a rank
-correlation of 0.9996 with those of all of them; the factors of the linear layers want more.
+On Fashion-MNIST (10,000 training images with 30 % wrong labels, small convolutional net) scores with eigenvalues of
+2,000 samples had a rank correlation of 0.9995 with those from all of them and another draw of labels; two draws with
+all of them 0.9997.
 """
 
 WELL_DETERMINED = 50
-"""Positions seen for each row of a layer's factors after which the factors of more samples are not needed."""
+"""Positions seen for each row of a layer's factors after which the factors of more samples are not needed.
+
+A wide linear layer without positions (785 inputs) never has as many and takes what it gets: with factors of 10,000,
+5,000 and 2,000 samples the rank correlation fell from 0.91 to 0.86 and 0.80, where two draws of labels agree to 0.93.
+"""
 
 
 class _Factors:
