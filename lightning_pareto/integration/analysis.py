@@ -17,7 +17,7 @@ from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import Checkpoint, checkpoints, name_of, weights_of
 from lightning_pareto.integration.processes import shard_of, warnings_of_one
 from lightning_pareto.integration.progress import progress_bar
-from lightning_pareto.integration.resumption import STAGES
+from lightning_pareto.integration.resumption import folder_for_stages
 
 
 def influence_of(
@@ -50,6 +50,8 @@ def influence_of(
         train, validation = data.train(trainer), data.validation(trainer)
         select_layers(module, options.layers)
 
+    stages = folder_for_stages(trainer, folder)
+
     def influence_at(number: int, path: str | None) -> InfluenceMatrix:
         with weights_of(module, path, shard) as used, progress_bar(trainer) as progress:
             influence = estimate_influence(
@@ -60,7 +62,7 @@ def influence_of(
                 categories=data.categories,
                 class_names=category_names,
                 max_memory=max_memory,
-                stages_dir=None if folder is None else folder / STAGES / str(number),
+                stages_dir=None if stages is None else stages / str(number),
                 shard=shard,
                 transfer=transfer_of(trainer, module),
                 val_transfer=transfer_of(trainer, module, data.val_dataloader_idx),
