@@ -5,34 +5,24 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_pareto.influence.factors import DenseFactors, Factors, concatenate
+from lightning_pareto.influence.factors import DenseFactors, Factors
 from lightning_pareto.influence.layers import Layer
+from lightning_pareto.influence.layouts import Layout, arrange, mixed, trusted
 from lightning_pareto.influence.memory import Memory
-from lightning_pareto.influence.operations import Operation
+from lightning_pareto.influence.operations import Operation, concatenate
 from lightning_pareto.influence.recorder import Recorder, Use
-from lightning_pareto.influence.task import BatchError, ClassificationTask
+from lightning_pareto.influence.scratch import Scratch
+from lightning_pareto.influence.task import ClassificationTask
 
-Layout = Literal["sample first", "position first"]
+Uses = dict[Layer, list[tuple[Use, Tensor]]]
+"""Every use of each layer, with the gradient of its output."""
 
 LOOPED = "a backward pass per sample"
-
-
-class MixedSamplesError(BatchError):
-    """A layer's input cannot be told apart by sample.
-
-    Args:
-        message: what was found.
-        layer: the layer's name.
-    """
-
-    def __init__(self, message: str, layer: str) -> None:
-        super().__init__(message)
-        self.layer = layer
 
 
 @dataclass
@@ -155,22 +145,25 @@ class Forward:
     _plan: Plan = field(repr=False)
     _memory: Memory = field(repr=False)
 
-    def backward(self, signal: Tensor, omit: Collection[Layer] = ()) -> Iterator[tuple[Layer, slice, Factors]]:
+    def backward(
+        self, signal: Tensor, omit: Collection[Layer] = (), uses: Uses | None = None
+    ) -> Iterator[tuple[Layer, slice, Factors]]:
         """Yield the factors of per-sample gradients, layer by layer and in parts of the batch that fit the memory.
 
         Args:
             signal: gradient of each sample's scalar with respect to its own logits, (B, C).
             omit: layers that are not wanted.
+            uses: what :meth:`uses` gave for the same arguments, to go over the factors a second time.
 
         Yields:
-            A layer, the part of the batch, and the factors of its samples, in at least float32. A layer that no sample
-            of the batch reaches is left out.
+            A layer, the part of the batch, and the factors of its samples, in at least float32: to be done with before
+            the next are asked for, which overwrite them. A layer that no sample of the batch reaches is left out.
 
         Raises:
             BatchError: if a layer's input cannot be told apart by sample.
         """
-        for layer, uses in self.uses(signal, omit).items():
-            yield from self._factored(layer, uses, self._plan.factored[layer])
+        for layer, mine in (self.uses(signal, omit) if uses is None else uses).items():
+            yield from self._factored(layer, mine, self._plan.factored[layer])
         looped = [layer for layer in self._plan.looped if layer not in omit]
         if looped:
             yield from self._looped(looped, signal)
@@ -190,7 +183,7 @@ class Forward:
         uses = [use for use in self._uses if use.layer is layer]
         return Forward(self.logits, self.targets, uses, Plan({layer: layout}), self._memory)
 
-    def uses(self, signal: Tensor, omit: Collection[Layer] = ()) -> dict[Layer, list[tuple[Use, Tensor]]]:
+    def uses(self, signal: Tensor, omit: Collection[Layer] = ()) -> Uses:
         """Every use of each layer that the signal reaches, with the gradient of its output."""
         wanted = [use for use in self._uses if use.layer not in omit]
         if not wanted:
@@ -199,7 +192,7 @@ class Forward:
         gradients = torch.autograd.grad(
             self.logits, edges, (self._scale * signal).to(self.logits.dtype), retain_graph=True, allow_unused=True
         )
-        found: dict[Layer, list[tuple[Use, Tensor]]] = {}
+        found: Uses = {}
         for use, gradient in zip(wanted, gradients, strict=True):
             if gradient is not None:
                 found.setdefault(use.layer, []).append((use, gradient))
@@ -213,18 +206,23 @@ class Forward:
         arranged: list[tuple[Operation, Tensor, Tensor]] = []
         known = self._plan.folds.get(layer)
         for use, gradient in uses:
-            x = _arrange(use.x, use.operation.item, batch, layout, layer)
-            g = _arrange(gradient, use.operation.output_item, batch, layout, layer)
-            if known is not None and not _trusted(use, batch, layout, known):
-                raise _mixed(layer, use.x, batch)
+            x = arrange(use.x, use.operation.item, batch, layout, layer)
+            g = arrange(gradient, use.operation.output_item, batch, layout, layer)
+            if known is not None and not trusted(use, batch, layout, known):
+                raise mixed(layer, use.x, batch)
             arranged.append((use.operation, x, g))
+        scratch = self._memory.scratch if len(arranged) == 1 else None  # several uses must not share theirs
         cost = sum(operation.cost(x, g) for operation, x, g in arranged)
         for part in self._parts(cost):
             factors = [
-                operation.factors(_at_least_float32(x[part]), _at_least_float32(g[part]) / self._scale)
+                operation.factors(_at_least_float32(x[part]), self._unscaled(g[part]), scratch or Scratch())
                 for operation, x, g in arranged
             ]
             yield layer, part, concatenate(factors)
+
+    def _unscaled(self, g: Tensor) -> Tensor:
+        g = _at_least_float32(g)
+        return g if self._scale == 1 else g / self._scale
 
     def _looped(self, layers: list[Layer], signal: Tensor) -> Iterator[tuple[Layer, slice, Factors]]:
         """One backward pass a sample; every number is a block of its own."""
@@ -252,36 +250,6 @@ class Forward:
         parameters = [p for layer in layers for p in layer.parameters]
         found = torch.autograd.grad(self.logits, parameters, alone, retain_graph=True, allow_unused=True)
         return [None if g is None else _dense(g) / self._scale for g in found]
-
-
-def _arrange(x: Tensor, item: int, batch: int, layout: Layout, layer: Layer) -> Tensor:
-    """Bring a tensor to (B, n, …), the last ``item`` dimensions kept."""
-    lead, rest = x.shape[: x.ndim - item], x.shape[x.ndim - item :]
-    if lead.numel() % batch:
-        raise _mixed(layer, x, batch)
-    if layout == "sample first":
-        return x.reshape(batch, -1, *rest)
-    return x.reshape(-1, batch, *rest).transpose(0, 1)
-
-
-def fold(use: Use, batch: int, layout: Layout) -> int:
-    """How many items of each sample stand in the batch dimension of a use's input; 1 in an ordinary one."""
-    lead = use.x.shape[: use.x.ndim - use.operation.item]
-    sizes = lead if layout == "sample first" else lead[1:]
-    return sizes[0] // batch if sizes and sizes[0] % batch == 0 else 0
-
-
-def _trusted(use: Use, batch: int, layout: Layout, known: frozenset[int]) -> bool:
-    found = fold(use, batch, layout)
-    return found == 1 or (found > 0 and found in known)
-
-
-def _mixed(layer: Layer, x: Tensor, batch: int) -> MixedSamplesError:
-    return MixedSamplesError(
-        f"layer {layer.name!r} was called on a tensor of shape {tuple(x.shape)} for {batch} samples, whose parts "
-        "cannot be told apart by sample. Leave it out: layers=[…] takes the names of those to keep",
-        layer.name,
-    )
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

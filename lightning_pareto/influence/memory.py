@@ -1,8 +1,10 @@
 """How much is held in memory at once, and what to do when that is too much."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+
+from lightning_pareto.influence.scratch import Scratch
 
 LEAST_ELEMENTS = 2**12
 
@@ -14,10 +16,12 @@ class Memory:
     Attributes:
         elements: most numbers of an intermediate result of one part of a batch.
         batch: most samples of a batch, None for the loader's own number.
+        scratch: room for those results, two or three times as many numbers.
     """
 
     elements: int = 2**23
     batch: int | None = None
+    scratch: Scratch = field(default_factory=Scratch, repr=False)
 
     def halve(self, batch: int) -> bool:
         """Take half of both; False if there is nothing left to halve.
@@ -29,6 +33,7 @@ class Memory:
         if batch == 1 and self.elements <= LEAST_ELEMENTS:
             return False
         self.batch, self.elements = max(1, batch // 2), max(LEAST_ELEMENTS, self.elements // 2)
+        self.scratch.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return True

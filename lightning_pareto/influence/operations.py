@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_pareto.influence.factors import DenseFactors, EmbeddingFactors, Factors
+from lightning_pareto.influence.embedding import EmbeddingFactors
+from lightning_pareto.influence.factors import DenseFactors, Factors
+from lightning_pareto.influence.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,13 @@ class Operation(ABC):
     """The same for the output."""
 
     @abstractmethod
-    def factors(self, x: Tensor, g: Tensor) -> Factors:
+    def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """Factors of the samples' gradients.
 
         Args:
             x: inputs, (B, n, …).
             g: gradients of the outputs, (B, n, …).
+            scratch: where they may keep what they hold, so that these factors are done with before the next.
         """
 
     @abstractmethod
@@ -78,12 +81,12 @@ class MatrixProduct(Operation):
     kind = "linear"
     item = output_item = 1
 
-    def factors(self, x: Tensor, g: Tensor) -> Factors:
+    def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`."""
         if self.rows is not None:
             start, total = self.rows
             g = F.pad(g, (start, total - start - g.shape[-1]))
-        return DenseFactors(self.parts.inputs(x)[:, None], g[:, None])
+        return DenseFactors(self.parts.inputs(x)[:, None], g[:, None], scratch)
 
     def cost(self, x: Tensor, g: Tensor) -> int:
         """See :class:`Operation`."""
@@ -113,14 +116,14 @@ class Convolution(Operation):
         """The same."""
         return self.item
 
-    def factors(self, x: Tensor, g: Tensor) -> Factors:
+    def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`."""
-        a = self._patches(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # (B, n, R, I, T)
+        a = self._patches(x.flatten(0, 1), scratch).unflatten(0, x.shape[:2])  # (B, n, R, I, T)
         g = g.flatten(3).unflatten(2, (self.groups, -1))
         a, g = (z.permute(0, 2, 1, 4, 3) for z in (a, g))  # (B, R, n, T, ·)
         if x.shape[1] == 1:  # no copy: the positions stay last in memory
-            return DenseFactors(a.squeeze(2), g.squeeze(2))
-        return DenseFactors(a.flatten(2, 3), g.flatten(2, 3))
+            return DenseFactors(a.squeeze(2), g.squeeze(2), scratch)
+        return DenseFactors(a.flatten(2, 3), g.flatten(2, 3), scratch)
 
     def cost(self, x: Tensor, g: Tensor) -> int:
         """See :class:`Operation`."""
@@ -128,7 +131,7 @@ class Convolution(Operation):
         patch = x.shape[2] * math.prod(self.kernel)
         return positions * (patch + g.shape[2]) + patch * g.shape[2] // self.groups
 
-    def _patches(self, x: Tensor) -> Tensor:
+    def _patches(self, x: Tensor, scratch: Scratch) -> Tensor:
         """Every patch as a column, the bias's row last, (B, R, I, T); several times faster than ``F.unfold``."""
         x = F.pad(x, [side for pair in reversed(self.padding) for side in pair]).unflatten(1, (self.groups, -1))
         space = [
@@ -137,7 +140,7 @@ class Convolution(Operation):
         ]
         offsets = list(itertools.product(*map(range, self.kernel)))
         rows = 0 if self.parts.weight is None else x.shape[2] * len(offsets)
-        patches = x.new_empty(*x.shape[:2], rows + (self.parts.bias is not None), *space)
+        patches = scratch.room("patches", (*x.shape[:2], rows + (self.parts.bias is not None), *space), x)
         if self.parts.bias is not None:
             patches[:, :, rows:] = float(self.parts.bias)
         if self.parts.weight is False:
@@ -173,13 +176,14 @@ class Scaling(Operation):
         """The same."""
         return self.item
 
-    def factors(self, x: Tensor, g: Tensor) -> Factors:
+    def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`; the positions are summed over at once."""
         x, g = (z[..., None].flatten(2 + self.features).flatten(2, 1 + self.features) for z in (x, g))  # (B, n, C, T)
-        columns = [(self.parts.weight, x * g), (self.parts.bias, g)]
+        product = torch.mul(x, g, out=scratch.room("product", x.shape, x))
+        columns = [(self.parts.weight, product), (self.parts.bias, g)]
         sums = [value.sum(dim=(1, 3)) * float(used) for used, value in columns if used is not None]
         a = torch.stack(sums, dim=-1)[:, :, None]  # (B, C, 1, I)
-        return DenseFactors(a, torch.ones_like(a[..., :1]))
+        return DenseFactors(a, torch.ones_like(a[..., :1]), scratch)
 
     def cost(self, x: Tensor, g: Tensor) -> int:
         """See :class:`Operation`."""
@@ -196,7 +200,7 @@ class Lookup(Operation):
     item = 0
     output_item = 1
 
-    def factors(self, x: Tensor, g: Tensor) -> Factors:
+    def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`; the padding row has no gradient."""
         if self.padding is not None:
             g = g.masked_fill((x == self.padding)[..., None], 0)
@@ -225,14 +229,14 @@ class Broadcast(Operation):
         """The same."""
         return self.item
 
-    def factors(self, x: Tensor, g: Tensor) -> Factors:
+    def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`; ``x`` is the other factor, or one."""
         product = (g * x)[:, 0]
         shape = self.shape[-self.item :] if self.item else ()
         axes = [axis for axis in range(1, product.ndim) if (1, *shape)[axis - product.ndim] == 1 or self._beyond(axis)]
         a = product.sum(dim=axes, keepdim=True) if axes else product
         a = a.reshape(len(a), -1)[:, :, None, None]
-        return DenseFactors(a, torch.ones_like(a))
+        return DenseFactors(a, torch.ones_like(a), scratch)
 
     def _beyond(self, axis: int) -> bool:
         """Whether the parameter does not reach this axis of (B, item)."""
@@ -241,3 +245,22 @@ class Broadcast(Operation):
     def cost(self, x: Tensor, g: Tensor) -> int:
         """See :class:`Operation`."""
         return 2 * g[0].numel()
+
+
+def concatenate(parts: list[Factors]) -> Factors:
+    """Several uses of one layer as one, along the positions.
+
+    Raises:
+        TypeError: if the uses are of different kinds.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    dense = [part for part in parts if isinstance(part, DenseFactors)]
+    if len(dense) == len(parts) and len({p.zeros(0).shape for p in dense}) == 1:
+        return DenseFactors(torch.cat([p.a for p in dense], dim=2), torch.cat([p.g for p in dense], dim=2))
+    embedded = [part for part in parts if isinstance(part, EmbeddingFactors)]
+    if len(embedded) < len(parts):
+        raise TypeError("one parameter is used in ways that do not add up, as an embedding and as a matrix")
+    tokens, a = torch.cat([p.tokens for p in embedded], dim=1), torch.cat([p.a for p in embedded], dim=1)
+    return EmbeddingFactors(tokens, a, embedded[0].rows)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_pareto.influence.gradients import Forward, GradientProbe, MixedSamplesError
+from lightning_pareto.influence.gradients import Forward, GradientProbe
 from lightning_pareto.influence.layers import Layer
+from lightning_pareto.influence.layouts import MixedSamplesError
 from lightning_pareto.influence.memory import is_out_of_memory
 from lightning_pareto.influence.sharding import OtherProcessMemoryError, Shard
 from lightning_pareto.loaders import fetch, size_of_batches, with_sampler
@@ -77,9 +78,9 @@ class GradientPass:
         order = torch.randperm(self.size, generator=torch.Generator().manual_seed(seed))[:count]
         return replace(self, chosen=[self.indices[i] for i in order.tolist()])
 
-    def split(self, count: int) -> "tuple[GradientPass, GradientPass]":
-        """Passes over the first ``count`` samples and over the rest."""
-        return replace(self, chosen=self.indices[:count]), replace(self, chosen=self.indices[count:])
+    def part(self, start: int, stop: int) -> "GradientPass":
+        """A pass over some of the samples, in the same order."""
+        return replace(self, chosen=self.indices[start:stop])
 
     def completed(self, stage: str, work: Callable[[], T]) -> T:
         """Do a stage's work on all processes, again with half the batch whenever memory runs out on one of them.

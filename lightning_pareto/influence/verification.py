@@ -6,8 +6,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from lightning_pareto.influence.gradients import LOOPED, Forward, GradientProbe, Layout, Plan, fold
+from lightning_pareto.influence.gradients import LOOPED, Forward, GradientProbe, Plan
 from lightning_pareto.influence.layers import Layer
+from lightning_pareto.influence.layouts import Layout, fold
 from lightning_pareto.influence.task import BatchError
 
 VERIFIED = 5

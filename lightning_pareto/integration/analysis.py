@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -16,6 +17,7 @@ from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import Checkpoint, checkpoints, name_of, weights_of
 from lightning_pareto.integration.processes import shard_of, warnings_of_one
 from lightning_pareto.integration.progress import progress_bar
+from lightning_pareto.integration.resumption import folder_for_stages
 
 
 def influence_of(
@@ -26,8 +28,19 @@ def influence_of(
     options: InfluenceOptions,
     max_memory: float | None,
     checkpoint: Checkpoint,
+    folder: Path | None,
 ) -> InfluenceMatrix:
     """Estimate influence at the chosen weights, all processes together.
+
+    Args:
+        trainer: after its fit.
+        module: the trained module.
+        data: the samples.
+        category_names: names of the categories, as far as they are known.
+        options: of the estimate.
+        max_memory: bound in GiB.
+        checkpoint: which weights.
+        folder: where finished stages are kept until all is done, None for nowhere.
 
     Raises:
         Exception: whatever the estimate raises, on every process.
@@ -37,7 +50,9 @@ def influence_of(
         train, validation = data.train(trainer), data.validation(trainer)
         select_layers(module, options.layers)
 
-    def influence_at(path: str | None) -> InfluenceMatrix:
+    stages = folder_for_stages(trainer, folder)
+
+    def influence_at(number: int, path: str | None) -> InfluenceMatrix:
         with weights_of(module, path, shard) as used, progress_bar(trainer) as progress:
             influence = estimate_influence(
                 module,
@@ -47,6 +62,7 @@ def influence_of(
                 categories=data.categories,
                 class_names=category_names,
                 max_memory=max_memory,
+                stages_dir=None if stages is None else stages / str(number),
                 shard=shard,
                 transfer=transfer_of(trainer, module),
                 val_transfer=transfer_of(trainer, module, data.val_dataloader_idx),
@@ -57,4 +73,5 @@ def influence_of(
         return replace(influence, metadata={**influence.metadata, "checkpoint": name_of(used)})
 
     with warnings_of_one(trainer), isolate_rng(), validating(trainer):
-        return average_influence([influence_at(path) for path in checkpoints(trainer, checkpoint)])
+        paths = checkpoints(trainer, checkpoint)
+        return average_influence([influence_at(number, path) for number, path in enumerate(paths)])

@@ -23,6 +23,7 @@ from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import Checkpoint, check_checkpoint
 from lightning_pareto.integration.repeats import samples_before_repeats
 from lightning_pareto.integration.results import Analysis, Results
+from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, remove_stages
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options, check_pareto
 
 
@@ -37,6 +38,10 @@ class ParetoCallback(pl.Callback):
 
     What can be wrong with the data is checked before the first training step. An error after the fit never loses the
     trained model: it becomes a warning, and is raised again when the missing result is asked for.
+
+    An analysis that was interrupted, or that a fit ended without, is made up for by fitting once more from the last
+    checkpoint: ``trainer.fit(model, datamodule=datamodule, ckpt_path="last.ckpt")``. There is nothing left to train,
+    and the analysis goes on after the last stage that is kept under ``dirpath``.
 
     ``limit_val_batches`` shortens the epochs behind the logged accuracy and support; influence always reads the whole
     validation dataset, as it reads the whole training dataset. Of several validation loaders only one is used. A
@@ -63,7 +68,8 @@ class ParetoCallback(pl.Callback):
         train_dataloader: read the training samples from this loader instead of the trainer's, for instance one without
             augmentation; its dataset must have the same indices.
         val_dataloader_idx: which of several validation loaders to use.
-        dirpath: where the results are written; ``pareto`` under the trainer's log directory by default.
+        dirpath: where the results are written; ``pareto`` under the trainer's log directory by default. If it is given,
+            finished stages of the analysis are kept there until all of it is done.
         seed: of the Fisher labels and the folds.
         analyse: compute influence and verdict after the fit; False only logs class-wise accuracy, as for a second fit.
         verbose: print the verdict.
@@ -113,6 +119,7 @@ class ParetoCallback(pl.Callback):
         self.verbose = verbose
         self._classwise: ClasswiseAccuracy | None = None
         self._absence_told = False
+        self._trained = False
         self._folder = Path()
         self._categories: Sequence[str] | None = None
         self._results = Results()
@@ -143,17 +150,19 @@ class ParetoCallback(pl.Callback):
         """Forget the fit before, and refuse a strategy that the analysis cannot run under."""
         if stage != "fit":
             return
-        self._classwise, self._absence_told = None, False
+        self._classwise, self._absence_told, self._trained = None, False, False
         self._results.begin_fit(first=trainer.local_rank == 0)
         if self._wanted(trainer):
             check_strategy(trainer, otherwise=", or ParetoCallback(analyse=False)")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check data, labels and callbacks before any training."""
-        self._folder = self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "pareto"
+        self._trained = True
+        self._prepare(trainer, pl_module)
         if self._wanted(trainer):
-            self._categories = check_data(trainer, pl_module, self.data, self.options.layers)
             warn_of_averaging(trainer, self, self.checkpoint)
+            if self.dirpath is not None and trainer.is_global_zero:
+                remove_stages(self.dirpath)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count."""
@@ -197,16 +206,38 @@ class ParetoCallback(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute, keep, print and log the results; an error becomes a warning."""
-        if not self._wanted(trainer) or trainer.interrupted:
-            return
+        if self._wanted(trainer) and not trainer.interrupted:
+            self._conclude(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The same where the fit had ended before, so that Lightning left out its training."""
+        if self._wanted(trainer) and not self._trained and fit_was_skipped(trainer):
+            with back_on_device(trainer, pl_module):
+                self._prepare(trainer, pl_module)
+                self._conclude(trainer, pl_module)
+
+    def _prepare(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._folder = self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "pareto"
+        if self._wanted(trainer):
+            self._categories = check_data(trainer, module, self.data, self.options.layers)
+
+    def _conclude(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         try:
             influence = influence_of(
-                trainer, pl_module, self.data, self._categories, self.options, self.max_memory, self.checkpoint
+                trainer,
+                module,
+                self.data,
+                self._categories,
+                self.options,
+                self.max_memory,
+                self.checkpoint,
+                self.dirpath,
             )
             analysis = Analysis(influence, check_pareto(influence, budget=self.budget, level=self.level))
             self._results.keep(analysis)
             if trainer.is_global_zero:
                 self._publish(analysis)
+                remove_stages(self._folder)
             publishing.log(trainer, analysis.verdict)
         except Exception as error:
             self._results.keep_error(error)

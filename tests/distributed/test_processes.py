@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_pareto import (
     InfluenceMatrix,
@@ -144,3 +145,17 @@ def test_a_launched_script_runs_the_main_job(tmp_path):
         TWO_PROCESSES,
     )
     assert float((tmp_path / "accuracy").read_text()) > 0.4
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_finished_fit_that_is_called_again_is_analysed(tmp_path):
+    """Lightning has put the model down by then, but the processes can still talk to each other."""
+    keeper = ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    two(tmp_path, ParetoCallback(analyse=False), keeper, max_epochs=1, enable_checkpointing=True).fit(
+        untrained(), datamodule=Data()
+    )
+    callback = ParetoCallback(verbose=False, dirpath=tmp_path / "pareto")
+    again = two(tmp_path, callback, copy.deepcopy(keeper), max_epochs=1, enable_checkpointing=True)
+    again.fit(untrained(), datamodule=Data(), ckpt_path=str(tmp_path / "last.ckpt"))
+    assert_near(callback.influence.scores, single_process().scores, TWO_PROCESSES)
+    assert not (tmp_path / "pareto" / "stages").exists()

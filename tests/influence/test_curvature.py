@@ -1,15 +1,19 @@
 """EK-FAC and Gauss-Newton against dense matrices."""
 
+import weakref
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from lightning_pareto import estimate_influence
 from lightning_pareto.influence.curvature import CurvatureError, fit_curvature
-from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
+from lightning_pareto.influence.curvature.ekfac import EkfacCurvature, _corrected_eigenvalues, _Factors
 from lightning_pareto.influence.curvature.fisher import Fisher, exact_signals, sampled_signal
 from lightning_pareto.influence.gradients import GradientProbe
 from lightning_pareto.influence.layers import select_layers
+from lightning_pareto.influence.operations import Convolution
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
@@ -197,3 +201,82 @@ def test_rows_of_an_embedding_that_a_part_of_the_samples_misses(monkeypatch):
     a, b = (torch.cat([s.flatten() for s in c.solve(right).values()]) for c in (whole, part))
     assert float(torch.corrcoef(torch.stack([a, b]))[0, 1]) > 0.95
     assert 0.5 < float(b.norm() / a.norm()) < 2
+
+
+def test_conjugate_gradients_hold_the_factors_of_a_part_at_a_time(monkeypatch):
+    """With room for one sample, the factors of at most two parts are alive at once, and the solution is the same."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Conv2d(3, 3, 3), nn.Flatten(), nn.Linear(12, CLASSES)
+    ).double()
+    train = training_pass(module, torch.randn(12, 2, 6, 6).double(), torch.arange(12) % CLASSES, batch_size=6)
+    made, most = [], []
+
+    def watched(self, *args):
+        new = factors(self, *args)
+        made.append(weakref.ref(new))
+        most.append(sum(old() is not None for old in made))
+        return new
+
+    factors = Convolution.factors
+    right = {layer: torch.randn(2, *shape).double() for layer, shape in zip(train.probe.layers, SHAPES, strict=True)}
+    whole = fit_curvature("cg", train, 10.0, drawn_labels(12, "exact"), 1e-10).solve(right)
+    train.probe.memory.elements = 1
+    monkeypatch.setattr(Convolution, "factors", watched)
+    parts = fit_curvature("cg", train, 10.0, drawn_labels(12, "exact"), 1e-10).solve(right)
+    assert max(most) <= 2
+    for layer, direction in whole.items():
+        assert_near(parts[layer], direction, 1e-8)
+
+
+SHAPES = [(1, 3, 19), (1, 3, 28), (1, CLASSES, 13)]
+
+
+def samples_of_factors(train, monkeypatch, enough, well_determined):
+    """For every layer, the samples that its factors come from."""
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", enough)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.WELL_DETERMINED", well_determined)
+    sums = _Factors.fit(train, drawn_labels(train.size))
+    return {
+        layer.name: round(float(sums._positions[layer]) / each)
+        for layer, each in zip(sums._positions, (9, 1), strict=True)
+    }
+
+
+def test_only_layers_that_are_not_well_determined_take_more_samples(monkeypatch):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv1d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(18, 4)).double()
+    train = training_pass(module, torch.randn(400, 1, 10).double(), torch.arange(400) % 4, batch_size=7)
+    # 3 rows with 9 positions a sample want 5 · 3 / 9 samples; 19 rows with one want 95, and then those after half of 40
+    assert samples_of_factors(train, monkeypatch, 40, 5) == {"0": 40, "3": 95}
+    assert samples_of_factors(train, monkeypatch, 40, 50) == {"0": 40, "3": 400}
+    assert samples_of_factors(train, monkeypatch, 40, 200) == {"0": 67, "3": 400}
+    assert samples_of_factors(train, monkeypatch, 1_000, 50) == {"0": 400, "3": 400}
+
+
+def test_factors_are_sums_over_the_first_samples(monkeypatch):
+    """Those of a linear layer are moments of its inputs, over exactly the samples that it was to take."""
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", 10)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.WELL_DETERMINED", 6)
+    torch.manual_seed(0)
+    x = torch.randn(50, 4).double()
+    train = training_pass(nn.Linear(4, 3).double(), x, torch.arange(50) % 3, batch_size=8)
+    [found] = _Factors.fit(train.drawn(None, 3), drawn_labels(50)).inputs.values()
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(3))[:30]  # 6 · 5 rows
+    rows = torch.cat([x[order], torch.ones(30, 1).double()], dim=1)
+    assert_near(found[0], rows.T @ rows, RELATIVE[torch.float64])
+
+
+def test_eigenvalues_come_from_the_first_samples(monkeypatch):
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", 20)
+    torch.manual_seed(0)
+    train = training_pass(nn.Linear(4, 3).double(), torch.randn(50, 4).double(), torch.arange(50) % 3, batch_size=8)
+    stages: list[tuple[str, int]] = []
+    watched = replace(train, progress=lambda stage, _done, total: stages.append((stage, total)))
+    curvature = EkfacCurvature.fit(watched, 0.1, drawn_labels(50))
+    assert dict(stages)["eigenvalues"] == 3, "20 samples in batches of 8"
+    first = train.part(0, 20)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", 50)
+    [expected] = _corrected_eigenvalues(first, drawn_labels(50), curvature.bases).values()
+    [found] = curvature.eigenvalues.values()
+    assert_near(found, expected, RELATIVE[torch.float64])

@@ -1,5 +1,6 @@
 """The Gauss-Newton system solved to a tolerance, without ever forming its matrix."""
 
+import itertools
 import warnings
 from dataclasses import dataclass
 
@@ -89,14 +90,20 @@ class ConjugateGradientCurvature(Curvature):
 
     def _sums(self, products: dict[Layer, DotProducts], stage: str) -> Directions:
         sums = {layer: torch.zeros_like(product.directions) for layer, product in products.items()}
-        width = len(next(iter(sums.values())))
+        plan, width = self.train.probe.plan, len(next(iter(sums.values())))
+        omit, looped = plan.without(products), set(plan.looped)
         for indices, _, forward in self.train(stage):
             for signal in self.fisher.signals(forward, indices):
-                parts = [part for part in forward.backward(signal) if part[0] in products]
+                # The factors of a part of the batch at a time, twice: those of all of it might not fit the memory.
+                # Only what takes a backward pass for every sample is held, for a batch that is small then.
+                uses, held = forward.uses(signal, omit), []
                 along = torch.zeros(len(signal), width, dtype=torch.float64)
-                for layer, part, factors in parts:
+                for layer, part, factors in forward.backward(signal, omit, uses):
                     along[part] += factors.dots(products[layer]).cpu().double()
-                for layer, part, factors in parts:
+                    if layer in looped:
+                        held.append((layer, part, factors))
+                again = itertools.chain(forward.backward(signal, omit | looped, uses), held)
+                for layer, part, factors in again:
                     factors.add_weighted(sums[layer], along[part].to(sums[layer]))
         return sums
 

@@ -1,5 +1,6 @@
 """Eigenvalue-corrected Kronecker-factored curvature (George et al. 2018, arXiv:1806.03884)."""
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -33,7 +34,7 @@ class EkfacCurvature(Curvature):
 
     @classmethod
     def fit(cls, train: GradientPass, damping: float, fisher: Fisher) -> "EkfacCurvature":
-        """Fit factors and corrected eigenvalues in two passes, the second one and much of the first over a part.
+        """Fit factors and corrected eigenvalues in two passes, each over as many samples as it wants.
 
         Args:
             train: the training pass, in random order.
@@ -43,17 +44,12 @@ class EkfacCurvature(Curvature):
         Raises:
             CurvatureError: if a layer's factors are not finite or cannot be decomposed.
         """
-        first, rest = train.split(ENOUGH)
-        sums = _Factors(fisher)
-        sums.add(first)
-        done = sums.well_determined()
-        if rest.size and not done.issuperset(train.probe.layers):
-            sums.add(rest, omit=done)
+        sums = _Factors.fit(train, fisher)
         counts = {layer: output for layer, output in sums.outputs.items() if output.ndim == 2}
         inputs = _decompose(train, sums.inputs)
         outputs = _decompose(train, {layer: m for layer, m in sums.outputs.items() if m.ndim == 3})
         bases = {layer: EigenBasis(vectors, outputs.get(layer)) for layer, vectors in inputs.items()}
-        eigenvalues = _corrected_eigenvalues(first, fisher, bases)
+        eigenvalues = _corrected_eigenvalues(train.part(0, ENOUGH), fisher, bases)
         by_frequency = {layer: _by_frequency(eigenvalues[layer], counts[layer]) for layer in counts}
         return cls(bases, eigenvalues | by_frequency, damping)
 
@@ -102,16 +98,31 @@ _PARTS = "inputs", "outputs", "eigenvalues"
 ENOUGH = 2_000
 """Random samples after which nothing is gained in the corrected eigenvalues, or in factors that are well determined.
 
-On Fashion-MNIST (10,000 training images, small convolutional net) eigenvalues of 2,000 samples gave scores with a rank
-correlation of 0.9996 with those of all of them; the factors of the linear layers want more.
+On Fashion-MNIST (10,000 training images with 30 % wrong labels, small convolutional net) scores with eigenvalues of
+2,000 samples had a rank correlation of 0.9995 with those from all of them and another draw of labels; two draws with
+all of them 0.9997.
 """
 
 WELL_DETERMINED = 50
-"""Positions seen for each row of a layer's factors after which the factors of more samples are not needed."""
+"""Positions seen for each row of a layer's factors after which the factors of more samples are not needed.
+
+A wide linear layer without positions (785 inputs) never has as many and takes what it gets: with factors of 10,000,
+5,000 and 2,000 samples the rank correlation fell from 0.91 to 0.86 and 0.80, where two draws of labels agree to 0.93.
+"""
 
 
 class _Factors:
     """Running sums of a aᵀ and g gᵀ, of which only the diagonal where it is one-hot, over one or more passes."""
+
+    @classmethod
+    def fit(cls, train: GradientPass, fisher: Fisher) -> "_Factors":
+        """Go over the first samples for all layers, and over as many more as the layers want, for those that do."""
+        sums = cls(fisher)
+        start, stop = 0, min(ENOUGH, train.size)
+        while start < stop:
+            sums.add(train.part(start, stop), omit=sums.well_determined())
+            start, stop = stop, min(sums.wanted(stop), train.size)
+        return sums
 
     def __init__(self, fisher: Fisher) -> None:
         self.inputs: dict[Layer, Tensor] = {}
@@ -142,11 +153,16 @@ class _Factors:
 
     def well_determined(self) -> set[Layer]:
         """Layers that want no more samples."""
-        return {
-            layer
-            for layer, positions in self._positions.items()
-            if float(positions) >= WELL_DETERMINED * max(m[layer].shape[-1] for m in self._sides(layer))
-        }
+        return {layer for layer in self._positions if self._share(layer) >= 1}
+
+    def wanted(self, seen: int) -> int:
+        """How many samples one more layer wants, after so many of them; as many if none does."""
+        wanted = [math.ceil(seen / self._share(x)) for x in self._positions if 0 < self._share(x) < 1]
+        return max(min(wanted), seen + ENOUGH // 4) if wanted else seen
+
+    def _share(self, layer: Layer) -> float:
+        """Positions seen, of those that determine the layer's factors well."""
+        return float(self._positions[layer]) / (WELL_DETERMINED * max(m[layer].shape[-1] for m in self._sides(layer)))
 
     def _sides(self, layer: Layer) -> list[dict[Layer, Tensor]]:
         return [side for side in (self.inputs, self.outputs) if layer in side]
@@ -193,7 +209,7 @@ def _eigenvectors(layer: Layer, matrices: Tensor) -> Tensor:
     if matrices.shape[-1] == 1:
         return torch.ones_like(matrices)
     try:
-        vectors: Tensor = torch.linalg.eigh(accurate(matrices))[1].to(matrices)
+        vectors: Tensor = torch.linalg.eigh(accurate(matrices))[1].to(matrices).contiguous()  # as from disk
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise CurvatureError(f"the eigendecomposition of layer {layer.name!r} did not converge: {error}") from error
     return without_dust(vectors)

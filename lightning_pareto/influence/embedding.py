@@ -1,0 +1,79 @@
+"""Per-sample gradients of an embedding, whose rows a sample touches few of."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_pareto.influence.factors import DotProducts, EigenBasis, Factors
+
+_IN_CACHE = 2**18
+"""Numbers gathered from a table at a time."""
+
+
+@dataclass(frozen=True)
+class EmbeddingFactors(Factors):
+    """Factors of an embedding table with V rows of length I: one block, O = V one-hot outputs, never formed.
+
+    Attributes:
+        tokens: row of every position, (B, T).
+        a: gradient with respect to the row looked up, (B, T, I).
+        rows: V.
+    """
+
+    tokens: Tensor
+    a: Tensor
+    rows: int
+
+    @property
+    def positions(self) -> int:
+        """See :class:`Factors`."""
+        return self.tokens.numel()
+
+    def gradients(self) -> Tensor:
+        """See :class:`Factors`."""
+        dense = self.a.new_zeros(len(self.a), self.rows, self.a.shape[2])
+        return dense.scatter_add_(1, self.tokens[:, :, None].expand_as(self.a), self.a)[:, None]
+
+    def zeros(self, count: int) -> Tensor:
+        """See :class:`Factors`."""
+        return self.a.new_zeros(count, 1, self.rows, self.a.shape[2])
+
+    def covariances(self) -> tuple[Tensor, Tensor]:
+        """See :class:`Factors`; the output side counts how often each row has a gradient, (1, V)."""
+        a = self.a.flatten(0, 1)
+        counts = torch.bincount(self.tokens.flatten()[a.any(dim=1)], minlength=self.rows)
+        return (a.T @ a)[None], counts[None].to(a)
+
+    def squares(self, basis: EigenBasis) -> Tensor:
+        """See :class:`Factors`."""
+        _, row, gradients = self._rows_of_samples()
+        squares = (gradients @ basis.inputs[0]).square()
+        return squares.new_zeros(1, self.rows, squares.shape[1]).index_add_(1, row, squares[None])
+
+    def add_to(self, sums: Tensor, cell: Tensor) -> None:
+        """See :class:`Factors`."""
+        index = cell[:, None] * self.rows + self.tokens
+        sums.view(-1, self.a.shape[2]).index_add_(0, index.flatten(), self.a.flatten(0, 1))
+
+    def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
+        """See :class:`Factors`."""
+        sample, row, gradients = self._rows_of_samples()
+        for total, weight in zip(sums[:, 0], weights.T, strict=True):
+            total.index_add_(0, row, weight[sample, None] * gradients)
+
+    def dots(self, products: DotProducts) -> Tensor:
+        """See :class:`Factors`."""
+        tokens, a = self.tokens.flatten(), self.a.flatten(0, 1)
+        result = a.new_empty(len(a), len(products.directions))
+        size = max(1, _IN_CACHE // products.by_row[0].numel())
+        for part in (slice(start, start + size) for start in range(0, len(a), size)):
+            result[part] = (a[part, None] @ products.by_row[tokens[part]]).squeeze(1)
+        return result.view(*self.tokens.shape, -1).sum(dim=1)
+
+    def _rows_of_samples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Every (sample, row) that occurs, once, with the gradient of that row, (n,), (n,), (n, I)."""
+        key = torch.arange(len(self.tokens), device=self.tokens.device)[:, None] * self.rows + self.tokens
+        keys, position = key.flatten().unique(return_inverse=True)
+        gradients = self.a.new_zeros(len(keys), self.a.shape[2]).index_add_(0, position, self.a.flatten(0, 1))
+        return keys // self.rows, keys % self.rows, gradients

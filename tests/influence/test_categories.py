@@ -1,0 +1,60 @@
+"""How the validation samples are dealt out to the folds."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_pareto.influence.categories import _deal, scan
+from lightning_pareto.influence.gradients import GradientProbe
+from lightning_pareto.influence.layers import select_layers
+from lightning_pareto.influence.passes import GradientPass
+from lightning_pareto.influence.sharding import Shard
+from lightning_pareto.influence.task import ClassificationTask
+from tests._oracles import loader
+
+SIZES = (1, 2, 7, 8, 9, 100, 253)
+
+
+@pytest.fixture
+def categories():
+    """Seven categories of very different sizes, in random order."""
+    ordered = torch.repeat_interleave(torch.arange(len(SIZES)), torch.tensor(SIZES))
+    return ordered[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(1))]
+
+
+@pytest.mark.parametrize("folds", [1, 3, 8])
+def test_each_category_is_spread_over_the_folds_to_within_one_sample(categories, folds):
+    fold = _deal(categories, folds, seed=0)
+    for k, size in enumerate(SIZES):
+        counts = torch.bincount(fold[categories == k], minlength=folds)
+        assert counts.sum() == size
+        assert counts.max() - counts.min() <= 1
+        assert len(counts) == folds
+
+
+def test_the_samples_left_over_do_not_all_fall_to_the_first_folds():
+    """Of 400 categories of one sample each, every one of eight folds gets its part."""
+    counts = torch.bincount(_deal(torch.arange(400), 8, seed=0), minlength=8)
+    assert counts.min() > 25
+
+
+def test_the_deal_is_random_and_fixed_by_the_seed(categories):
+    fold = _deal(categories, 8, seed=0)
+    assert torch.equal(fold, _deal(categories, 8, seed=0))
+    assert not torch.equal(fold, _deal(categories, 8, seed=1))
+    large = fold[categories == len(SIZES) - 1]
+    assert not torch.equal(large[:8].sort().values, large[8:16].sort().values), "neighbours are not dealt out in turn"
+
+
+def test_cells_are_fold_and_category_of_every_sample():
+    torch.manual_seed(0)
+    x, y = torch.randn(50, 4), torch.randint(3, (50,))
+    module = nn.Linear(4, 3)
+    probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
+    validation = GradientPass(loader(x, y, batch_size=7), probe, Shard(), torch.device("cpu"))
+    cells = scan(validation, ClassificationTask().loss, None, None, 4, seed=5)
+    assert torch.equal(cells.cell % 3, y)
+    assert torch.equal(cells.cell // 3, _deal(y, 4, seed=5))
+    for fold in range(4):
+        for k in range(3):
+            assert cells.support[fold, k] == ((cells.cell // 3 == fold) & (y == k)).sum()

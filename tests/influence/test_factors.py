@@ -1,0 +1,84 @@
+"""What is computed from factors, against the sums written out; with the blocks and shapes that small networks lack."""
+
+import pytest
+import torch
+
+from lightning_pareto.influence.factors import DenseFactors, DotProducts, EigenBasis, gram
+from lightning_pareto.influence.scratch import Scratch
+from tests._asserts import assert_near
+from tests._tolerances import RELATIVE
+
+EXACT = RELATIVE[torch.float64]
+
+# (samples, blocks, positions, inputs, outputs): one block or many, rotating the factors or the gradients is cheaper
+SHAPES = [(5, 1, 1, 6, 4), (5, 1, 3, 140, 9), (5, 1, 2, 30, 300), (4, 3, 7, 5, 4), (4, 3, 1, 2, 1), (3, 1, 50, 6, 4)]
+
+
+@pytest.fixture(params=["positions last", "positions first"])
+def made(request):
+    """Factors that lie in memory as those of a convolution or of a linear layer, twice, with one scratch for all."""
+    scratch = Scratch()
+
+    def make(shape, seed=0):
+        batch, blocks, positions, *sizes = shape
+        generator = torch.Generator().manual_seed(seed)
+        a, g = (torch.randn(batch, blocks, positions, n, generator=generator).double() for n in sizes)
+        if request.param == "positions last":
+            a, g = (x.transpose(2, 3).contiguous().transpose(2, 3) for x in (a, g))
+        return DenseFactors(a, g, scratch)
+
+    return make
+
+
+def written_out(factors):
+    return torch.einsum("brto,brti->broi", factors.g, factors.a)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_everything_is_had_from_the_gradients(made, shape):
+    factors, other = made(shape), made(shape, seed=1)
+    gradients = written_out(factors)
+    batch, blocks, _, inputs, outputs = shape
+    kept = factors.gradients()
+    other.dots(DotProducts(torch.randn(2, blocks, outputs, inputs).double()))  # uses the same scratch
+    assert_near(kept, gradients, EXACT)
+    for found, x in zip(factors.covariances(), (factors.a, factors.g), strict=True):
+        assert_near(found, torch.einsum("brti,brtj->rij", x, x), EXACT)
+    directions, weights = torch.randn(3, blocks, outputs, inputs).double(), torch.randn(batch, 3).double()
+    assert_near(factors.dots(DotProducts(directions)), torch.einsum("broi,droi->bd", gradients, directions), EXACT)
+    sums = torch.ones(3, blocks, outputs, inputs).double()
+    factors.add_weighted(sums, weights)
+    assert_near(sums, 1 + torch.einsum("broi,bd->droi", gradients, weights), EXACT)
+    cells, cell = torch.zeros(2, blocks, outputs, inputs).double(), torch.arange(batch) % 2
+    factors.add_to(cells, cell)
+    assert_near(cells, torch.stack([gradients[cell == k].sum(0) for k in range(2)]), EXACT)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("both", [True, False])
+def test_squares_in_a_basis(made, shape, both):
+    factors = made(shape)
+    _, blocks, _, inputs, outputs = shape
+    a, g = (torch.linalg.qr(torch.randn(blocks, n, n).double()).Q for n in (inputs, outputs))
+    turned = written_out(factors) @ a
+    if both:
+        turned = g.transpose(1, 2) @ turned
+    assert_near(factors.squares(EigenBasis(a, g if both else None)), turned.square().sum(0), EXACT)
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 129, 300])
+def test_a_gram_matrix_is_whole(size):
+    columns = torch.randn(2, size, 11).double()
+    found = gram(columns)
+    assert_near(found, columns @ columns.transpose(1, 2), EXACT)
+
+
+def test_scratch_hands_out_the_same_memory_again():
+    scratch, like = Scratch(), torch.zeros(1)
+    first = scratch.room("a", (4, 5), like)
+    again = scratch.room("a", (3, 2), like)
+    assert first.data_ptr() == again.data_ptr()
+    assert again.shape == (3, 2)
+    assert scratch.room("b", (4, 5), like).data_ptr() != first.data_ptr()
+    assert scratch.room("a", (4, 5), like.double()).dtype == torch.float64
+    assert scratch.room("a", (6, 6), like).shape == (6, 6)

@@ -1,0 +1,101 @@
+"""An analysis that was killed goes on when the fit is called again."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_pareto import ParetoCallback
+from lightning_pareto.integration import analysis
+from lightning_pareto.integration.resumption import remove_stages
+from tests.integration._models import Data, Plain, trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+
+
+def fit(folder, *, ckpt_path=None, **options):
+    """A short fit that keeps its last checkpoint."""
+    pl.seed_everything(0, verbose=False)
+    callback = ParetoCallback(dirpath=folder / "pareto", verbose=False, **options)
+    keeper = ModelCheckpoint(dirpath=folder, save_last=True)
+    fitted = trainer(folder, callback, keeper, enable_checkpointing=True)
+    fitted.fit(Plain(), datamodule=Data(), ckpt_path=ckpt_path)
+    return callback
+
+
+def killed(folder):
+    """As a process of its own: a fit that is killed in the middle of the scoring pass."""
+    whole = analysis.estimate_influence
+
+    def interrupted(*arguments, **options):
+        def progress(stage, done, _total):
+            if stage == "scores" and done == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return whole(*arguments, **{**options, "progress": progress})
+
+    analysis.estimate_influence = interrupted
+    fit(Path(folder))
+
+
+def stages_begun(monkeypatch):
+    begun, whole = [], analysis.estimate_influence
+
+    def watched(*arguments, **options):
+        return whole(*arguments, **{**options, "progress": lambda stage, done, _: done or begun.append(stage)})
+
+    monkeypatch.setattr(analysis, "estimate_influence", watched)
+    return begun
+
+
+def test_an_analysis_that_was_killed_goes_on_with_the_same_numbers(tmp_path, monkeypatch):
+    expected = fit(tmp_path / "whole")
+    code = f"from tests.integration.test_resumption import killed; killed({str(tmp_path / 'again')!r})"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert list((tmp_path / "again" / "pareto" / "stages" / "0").glob("*.safetensors"))
+    begun = stages_begun(monkeypatch)
+    found = fit(tmp_path / "again", ckpt_path=str(tmp_path / "again" / "last.ckpt"))
+    assert "scores" in begun
+    assert "factors" not in begun
+    np.testing.assert_array_equal(found.influence.fold_scores, expected.influence.fold_scores)
+    assert found.verdict.headroom == pytest.approx(expected.verdict.headroom, rel=1e-12)
+    assert not (tmp_path / "again" / "pareto" / "stages").exists()
+
+
+def test_stages_of_an_earlier_fit_are_not_taken_for_those_of_a_new_one(tmp_path):
+    code = f"from tests.integration.test_resumption import killed; killed({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True)
+    stale = list((tmp_path / "pareto" / "stages" / "0").glob("*.safetensors"))
+    assert stale
+    assert fit(tmp_path, damping=1.0).influence.metadata["options"]["damping"] == 1.0
+    assert not any(path.exists() for path in stale)
+
+
+def test_a_fit_that_ended_without_an_analysis_is_given_one(tmp_path):
+    fit(tmp_path, analyse=False)
+    assert fit(tmp_path, ckpt_path=str(tmp_path / "last.ckpt")).influence.scores.shape[0] == 240
+
+
+def test_nothing_is_analysed_that_was_never_trained(tmp_path):
+    callback = ParetoCallback(verbose=False)
+    trainer(tmp_path, callback, max_epochs=0).fit(Plain(), datamodule=Data())
+    with pytest.raises(RuntimeError, match="there is no result"):
+        _ = callback.influence
+
+
+def test_only_stages_are_removed(tmp_path):
+    (tmp_path / "stages" / "0").mkdir(parents=True)
+    for name in ("stages/0/curvature.safetensors", "stages/0/mine.txt", "influence.safetensors"):
+        (tmp_path / name).touch()
+    remove_stages(tmp_path)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [
+        "influence.safetensors",
+        "stages/0/mine.txt",
+    ]
