@@ -5,8 +5,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
-from lightning_pareto.integration.second_take import SecondTake, sees_validation_first
-from lightning_pareto.integration.training_state import copied
+from lightning_pareto.integration.correction.second_take import SecondTake, sees_validation_first
+from lightning_pareto.integration.correction.training_state import copied
 from tests.integration._models import Data, Plain, trainer
 
 NAMES = [

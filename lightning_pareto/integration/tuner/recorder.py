@@ -89,7 +89,14 @@ class TrialRecorder(pl.Callback):
         self._check_labels(trainer)
         if self._analysis is not None:
             influence = influence_of(
-                trainer, pl_module, self._data, self._categories, self._analysis, self._max_memory, "last"
+                trainer,
+                pl_module,
+                self._data,
+                self._categories,
+                self._analysis,
+                self._max_memory,
+                "last",
+                self._folder,
             )
             if trainer.is_global_zero:
                 influence.save(self._folder / INFLUENCE_FILE)

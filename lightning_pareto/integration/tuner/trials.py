@@ -25,6 +25,7 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
+from lightning_pareto.integration.resumption import STAGES
 from lightning_pareto.integration.tuner.joined import joined
 from lightning_pareto.integration.tuner.log import TrialLog
 from lightning_pareto.integration.tuner.recorder import INFLUENCE_FILE, TrialRecorder, best_epochs
@@ -224,9 +225,13 @@ INITIAL_FILE = "initial.pt"
 
 @rank_zero_only
 def _empty(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    """Remove what an interrupted trial left but finished stages of its influence."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != STAGES:
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
 
 
 @rank_zero_only

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
-from lightning_pareto.integration.second_take import sees_validation_first
+from lightning_pareto.integration.correction.second_take import sees_validation_first
 from lightning_pareto.loaders import check_map_style, with_sampler
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.sampling import ParetoSampler

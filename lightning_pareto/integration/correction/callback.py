@@ -15,16 +15,16 @@ from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis import influence_of
 from lightning_pareto.integration.checks import check_data, check_strategy
-from lightning_pareto.integration.corrections import Correction, Record, publish
+from lightning_pareto.integration.correction.record import Correction, Record, publish
+from lightning_pareto.integration.correction.remedy import Remedy
+from lightning_pareto.integration.correction.rules import Rules, described
+from lightning_pareto.integration.correction.second_take import SecondTake
+from lightning_pareto.integration.correction.takes import check_fit, reweighted_take
+from lightning_pareto.integration.correction.tally import Tally, Tallying, decoded, encoded
+from lightning_pareto.integration.correction.training_state import TrainingState
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.processes import shard_of
-from lightning_pareto.integration.remedy import Remedy
 from lightning_pareto.integration.repeats import samples_before_repeats
-from lightning_pareto.integration.rules import Rules, described
-from lightning_pareto.integration.second_take import SecondTake
-from lightning_pareto.integration.takes import check_fit, reweighted_take
-from lightning_pareto.integration.tally import Tally, Tallying, decoded, encoded
-from lightning_pareto.integration.training_state import TrainingState
 from lightning_pareto.reweighting.mass_preserving import GiveBack
 from lightning_pareto.reweighting.weights import SampleWeights
 
@@ -283,7 +283,7 @@ class CourseCorrection(pl.Callback):
         """Weights for the fallen categories; None, with a warning, if they cannot be had, then for all the fit."""
         try:
             influence = influence_of(
-                trainer, module, self.data, self._categories, self.options, self.max_memory, "last"
+                trainer, module, self.data, self._categories, self.options, self.max_memory, "last", None
             )
             with shard_of(trainer, module).agreement("search for weights"):
                 return self.remedy.weights(influence, targets)

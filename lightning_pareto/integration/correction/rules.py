@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_pareto.integration.corrections import Correction
-from lightning_pareto.integration.tally import Tally, change
+from lightning_pareto.integration.correction.record import Correction
+from lightning_pareto.integration.correction.tally import Tally, change
 
 
 @dataclass(frozen=True)

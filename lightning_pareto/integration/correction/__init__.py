@@ -1,0 +1,6 @@
+"""An epoch after which classes fell is taken again, with weights."""
+
+from lightning_pareto.integration.correction.callback import CourseCorrection
+from lightning_pareto.integration.correction.record import Correction
+
+__all__ = ["Correction", "CourseCorrection"]
