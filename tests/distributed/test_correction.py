@@ -8,7 +8,7 @@ from torch import nn
 from lightning_pareto import CourseCorrection
 from tests.distributed._two import read, two, write
 from tests.integration._models import Plain, trainer
-from tests.integration._spoilt import SPOILT, Spoils, SpoiltData, spoilt_datasets
+from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData, spoilt_datasets
 
 
 class Ends(Callback):

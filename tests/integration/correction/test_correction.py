@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from lightning_pareto import CourseCorrection, ParetoCallback, ReweightedDataModule, SampleWeights
-from lightning_pareto.integration import correction as module_of_correction
+from lightning_pareto.integration.correction import callback as module_of_correction
 from tests.integration._models import Data, Plain, trainer
-from tests.integration._spoilt import SPOILT, Spoils, SpoiltData
+from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData
 
 
 class Scheduled(Plain):
