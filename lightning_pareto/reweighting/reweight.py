@@ -1,12 +1,12 @@
 """From an influence matrix to sample weights."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
-from lightning_pareto.pareto.admissible import AdmissibleSet, Float, check_budget, column_scale, predicted_gain
+from lightning_pareto.pareto.admissible import AdmissibleSet, check_budget, column_scale, predicted_gain
+from lightning_pareto.pareto.demand import Limits, Targets, chosen_categories, per_category
 from lightning_pareto.pareto.headroom import headroom
 from lightning_pareto.reweighting.mass_preserving import GiveBack, give_back, solve_mass_preserving
 from lightning_pareto.reweighting.paper import solve_paper
@@ -25,8 +25,8 @@ by −0.3, −0.1 and −1.3.
 def reweight(
     influence: InfluenceMatrix,
     *,
-    targets: Sequence[int | str] | str | int | None = None,
-    thresholds: float | Sequence[float] | None = None,
+    targets: Targets = None,
+    thresholds: Limits = None,
     budget: float = 0.2,
     method: Literal["mass_preserving", "paper"] = "mass_preserving",
     return_mass: GiveBack = "additive",
@@ -69,18 +69,18 @@ def reweight(
     check_budget(budget)
     present = influence.present
     scores = influence.scores[:, present]
-    chosen = _targets(influence, targets)[present]
+    chosen = chosen_categories(influence, targets)[present]
     if not chosen.any():
         raise ValueError("none of the targets has validation samples")
     if method == "mass_preserving":
         admissible, scale = AdmissibleSet(influence.labels, budget), column_scale(scores)
         if thresholds is None and targets is None:
             thresholds = HEADROOM_SHARE * headroom(scores, scale, admissible).value
-        limits = _per_category(thresholds, influence, 0.0)[present]
+        limits = per_category(thresholds, influence, 0.0)[present]
         removed = solve_mass_preserving(scores, scale, admissible, chosen, limits)
         values = give_back(removed, admissible, return_mass)
     elif method == "paper":
-        limits = _per_category(thresholds, influence, 0.9)[present]
+        limits = per_category(thresholds, influence, 0.9)[present]
         if not max_weight >= 1:
             raise ValueError(f"max_weight must be at least 1, found {max_weight}")
         if (limits < 0).any() or (limits > 1).any():
@@ -92,26 +92,3 @@ def reweight(
     gain[present] = predicted_gain(scores, values)
     options = {"method": method, "budget": budget, "return_mass": return_mass, "max_weight": max_weight}
     return SampleWeights(values, gain, influence.names, metadata=options)
-
-
-def _targets(influence: InfluenceMatrix, targets: Sequence[int | str] | str | int | None) -> np.ndarray:
-    names = influence.names
-    chosen = np.zeros(len(names), dtype=bool)
-    if isinstance(targets, (str, int)):
-        targets = [targets]
-    for target in range(len(names)) if targets is None else targets:
-        index = names.index(target) if target in names else target
-        if not isinstance(index, (int, np.integer)) or not 0 <= index < len(names):
-            raise ValueError(f"unknown target {target!r}; the categories are {list(names)}")
-        chosen[index] = True
-    return chosen
-
-
-def _per_category(value: float | Sequence[float] | None, influence: InfluenceMatrix, default: float) -> Float:
-    k = len(influence.names)
-    limits = np.asarray(default if value is None else value, dtype=np.float64)
-    if limits.ndim and limits.shape != (k,):
-        raise ValueError(f"thresholds must be one number or {k}, one per category, found {limits.shape}")
-    if not np.isfinite(limits).all():
-        raise ValueError("thresholds must be finite")
-    return np.full(k, limits)

@@ -6,7 +6,7 @@ import pytest
 from lightning_pareto import InfluenceMatrix, check_pareto
 from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale, predicted_gain
 from lightning_pareto.pareto.headroom import headroom
-from lightning_pareto.pareto.significance import _test, cross_fit
+from lightning_pareto.pareto.significance import _mean_and_variance, _test, cross_fit
 
 
 def column(*values):
@@ -20,7 +20,7 @@ def t2_tail(t):
 
 def test_equal_folds_by_hand():
     """Deviations −1, 0, 1 from 2, each weighted by 1/3: squares 2/9, times 2F/(F − 2) = 6."""
-    found = _test(column(1, 2, 3), column(7, 7, 7))
+    found = _test(column(1, 2, 3), column(70, 70, 70), np.zeros(1))
     assert found.mean[0] == pytest.approx(2)
     assert found.standard_error[0] == pytest.approx(np.sqrt(4 / 3))
     assert found.p_value == pytest.approx(t2_tail(np.sqrt(3)))
@@ -33,7 +33,7 @@ def test_unequal_folds_by_hand():
     Variance of the mean: 1 + 1/3 + 1/3 + 2 (1/3 + 1/3 + 1/9) = 29/9; its covariances with the folds: 5/3, 7/9, 7/9.
     Expected squares: 5/3 − 2 (5/6 + 7/36 + 7/36) + 3/8 · 29/9 = 31/72. Observed: (1/2)² + 0 + (1/2)² = 1/2.
     """
-    found = _test(column(1, 2, 4), column(20, 10, 10))
+    found = _test(column(1, 2, 4), column(200, 100, 100), np.zeros(1))
     assert found.mean[0] == pytest.approx(2)
     assert found.standard_error[0] ** 2 == pytest.approx(1 / 2 * (29 / 9) / (31 / 72))
     assert found.p_value == pytest.approx(t2_tail(2 / np.sqrt(116 / 31)))
