@@ -25,10 +25,10 @@ import numpy.typing as npt
 from lightning_pareto.linprog import INFINITY, InfeasibleError, LinearProgram, LinearProgramError
 from lightning_pareto.pareto.admissible import Float
 
-DIRECT = 5_000
+DIRECT = 2_000
 """Columns up to which the LP is solved whole."""
 
-BAND = 15.0
+BAND = 8.0
 """Free columns of the first round, in units of √N: the prices of a sample are off by the order of 1/√N."""
 
 WRONG_SIDE = 1e-7
