@@ -37,8 +37,8 @@ treatment, and with it where the other categories have half the spread:
     skewness −6 (lognormal)       .12 .00 .03     .09 .00 .03     .07 .00 .04     .05 .00 .04
     one in twenty loses much      .60 .00 .00     .47 .00 .00     .22 .00 .05     .05 .00 .05
 
-With only two categories, the large one of half the spread, the last line has .10 at 30 samples: no test sees a loss that
-is not in the sample.
+With only two categories, the large one of half the spread, the last line has .10 at 30 samples: no test sees a loss
+that is not in the sample.
 
 **Floors.** The size at the boundary of a floor, measured on simulated folds where what helps the target harms another
 category (floors of −0.05, 0 and 0.05; three and eight folds; 15 and 44 samples): at most 0.02 at level 0.05.
