@@ -174,14 +174,14 @@ def measures(module: nn.Module, part: Part, classes: int) -> tuple[np.ndarray, n
 def small_step(case: Case, module: nn.Module, weights: np.ndarray, steps: int = 30) -> np.ndarray:
     """Drop of the test loss of every class by the weights, after a few steps on the same batches, (K,).
 
-    From the fitted network, with a hundredth of the learning rate, once with the weights in the loss and once without.
+    From the fitted network by plain gradient steps, once with the weights in the loss and once without.
     """
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     x, y = case.train
     found = []
     for w in (torch.ones(len(y)), torch.tensor(weights, dtype=torch.float32)):
         module.load_state_dict(state)
-        optimiser = torch.optim.Adam(module.parameters(), lr=case.lr / 100)
+        optimiser = torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9)
         for batch in _batches(len(y), 512, steps):
             optimiser.zero_grad()
             (w[batch] * F.cross_entropy(module(x[batch]), y[batch], reduction="none")).mean().backward()

@@ -111,7 +111,9 @@ def report(outcomes: list[Outcome]) -> None:
         )
     print("held-out gain against the measured drop of each class's loss, rank correlation")
     print(f"  after a small weighted step: {rank_correlation(outcomes, lambda o: o.after_step)}")
-    print(f"  after a whole refit:         {rank_correlation(outcomes, lambda o: o.loss.mean(axis=0))}", flush=True)
+    print(f"  after a whole refit:         {rank_correlation(outcomes, lambda o: o.loss.mean(axis=0))}")
+    ratio = np.median([np.median(o.verdict.standard_error / o.verdict.held_out_gain.std()) for o in outcomes])
+    print(f"the errors of the gains over their spread between the classes of a case: {ratio:.1f}", flush=True)
 
 
 def kinds(options: argparse.Namespace) -> list[Callable[[int], Case]]:

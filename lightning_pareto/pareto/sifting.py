@@ -28,8 +28,8 @@ from lightning_pareto.pareto.admissible import Float
 DIRECT = 2_000
 """Columns up to which the LP is solved whole."""
 
-BAND = 8.0
-"""Free columns of the first round, in units of √N: the prices of a sample are off by the order of 1/√N."""
+BAND = 2.5
+"""Free columns of the first round, in units of √(N·K): each of the K prices of a sample is off by the order of 1/√N."""
 
 WRONG_SIDE = 1e-7
 """Reduced cost above which a column at the wrong bound counts, in units of the mean absolute slope or 1, the larger."""
@@ -103,8 +103,9 @@ class MaxMinProgram:
             LinearProgramError: if the solver fails, or its prices do not prove the value.
         """
         least = np.full(len(self._targets), -INFINITY) if least is None else np.where(self._targets, 0.0, least)
-        if not self._free.any():
-            self._begin(least)
+        again = bool(self._free.any())
+        if not again:
+            self._begin(self._prices_of_a_tenth(least) if self._start is None else self._start)
         while True:
             found, reached = self._solve_free(least)
             reduced = self._slopes @ found.prices - found.budget_price
@@ -112,6 +113,10 @@ class MaxMinProgram:
             wrong &= ~self._free
             if not wrong.any():
                 break
+            if again and reached:  # other floors, other prices: begin anew with these, they are near
+                self._begin(found.prices)
+                again = False
+                continue
             self._release(_nearest(np.where(wrong, np.abs(self._guess), np.inf), int(self._free.sum())) & wrong)
         if not reached:
             raise FloorsError(-found.value, found.removed)
@@ -129,20 +134,23 @@ class MaxMinProgram:
     def _floors(self, least: Float) -> Float:
         return np.where(self._targets, 0.0, least)
 
-    def _begin(self, least: Float) -> None:
-        """Fix the columns that the first prices leave no doubt about."""
+    def _begin(self, prices: Float) -> None:
+        """Fix the columns that these prices leave no doubt about."""
         n = len(self._slopes)
         if n > DIRECT:
-            self._guess = self._reduced(self._start if self._start is not None else self._prices_of_a_tenth(least))
+            self._guess = self._reduced(prices)
+        self._free[:] = False
         self._fixed = (self._guess > 0).astype(np.float64)
-        self._release(_nearest(np.abs(self._guess), max(DIRECT, int(BAND * np.sqrt(n)))))
+        self._release(_nearest(np.abs(self._guess), max(DIRECT, int(BAND * np.sqrt(self._slopes.size)))))
 
     def _reduced(self, prices: Float) -> Float:
         values: Float = self._slopes @ prices
         return values - _threshold(values, self._budget)
 
     def _prices_of_a_tenth(self, least: Float) -> Float:
-        n = len(self._slopes)
+        n, k = self._slopes.shape
+        if n <= DIRECT:
+            return np.zeros(k)
         sample = np.random.default_rng(0).choice(n, n // 10, replace=False)
         tenth = MaxMinProgram(self._slopes[sample], self._budget / 10, self._targets)
         try:

@@ -172,16 +172,29 @@ def test_the_price_of_a_floor_is_what_a_unit_less_of_it_adds():
         assert (values[0] - values[1]) / 2e-3 == pytest.approx(found.prices[k], rel=1e-3)
 
 
-def test_other_floors_start_from_the_last_basis(small, solved, monkeypatch):
+FLOORS = (-1.0, 0.5, 3.0, -20.0, 0.0)
+
+
+def test_other_floors_start_from_the_last_basis(solved):
     """Same answers as a new program, without building one where the free columns serve."""
     slopes, budget, targets = floors_problem(1)
     program = MaxMinProgram(slopes, budget, targets)
     program.solve(np.zeros(4))
-    for floor in (-1.0, 0.5, 3.0, -20.0, 0.0):
+    solved.clear()
+    for floor in FLOORS:
         least = np.full(4, floor)
-        solved.clear()
         assert_max_min(program.solve(least), slopes, budget, targets, least)
     assert solved == []
+
+
+def test_other_floors_free_the_columns_near_their_own_prices(small, solved):
+    """Where the free columns do not serve, others take their place: they do not pile up."""
+    slopes, budget, targets = floors_problem(1)
+    program = MaxMinProgram(slopes, budget, targets)
+    for floor in 4 * FLOORS:
+        least = np.full(4, floor)
+        assert_max_min(program.solve(least), slopes, budget, targets, least)
+    assert solved[-1] < len(slopes)
 
 
 @pytest.mark.parametrize("seed", range(6))
