@@ -28,8 +28,8 @@ from lightning_pareto.pareto.admissible import Float
 DIRECT = 2_000
 """Columns up to which the LP is solved whole."""
 
-BAND = 2.5
-"""Free columns of the first round, in units of √(N·K): each of the K prices of a sample is off by the order of 1/√N."""
+BAND = 8.0
+"""Free columns of the first round, in units of √N: the prices of a sample are off by the order of 1/√N."""
 
 WRONG_SIDE = 1e-7
 """Reduced cost above which a column at the wrong bound counts, in units of the mean absolute slope or 1, the larger."""
@@ -141,7 +141,7 @@ class MaxMinProgram:
             self._guess = self._reduced(prices)
         self._free[:] = False
         self._fixed = (self._guess > 0).astype(np.float64)
-        self._release(_nearest(np.abs(self._guess), max(DIRECT, int(BAND * np.sqrt(self._slopes.size)))))
+        self._release(_nearest(np.abs(self._guess), max(DIRECT, int(BAND * np.sqrt(n)))))
 
     def _reduced(self, prices: Float) -> Float:
         values: Float = self._slopes @ prices
