@@ -24,6 +24,7 @@ from lightning_pareto.integration.models import Checkpoint, check_checkpoint
 from lightning_pareto.integration.repeats import samples_before_repeats
 from lightning_pareto.integration.results import Analysis, Results
 from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, remove_stages
+from lightning_pareto.pareto.demand import Targets, chosen_categories
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options, check_pareto
 
 
@@ -59,6 +60,8 @@ class ParetoCallback(pl.Callback):
         folds: parts of the validation set for cross-fitting; with less than 3 nothing can be proven.
         budget: share of the training mass that may move, see :func:`check_pareto`.
         level: of the verdict's test.
+        targets: categories that are to gain, by name or number; all by default. See :func:`check_pareto`.
+        floors: least relative gain of the others.
         layers: take only parameters whose names match one of these shell patterns, for instance ``["head.*"]``.
         fisher: see :func:`estimate_influence`.
         curvature_samples: fit the curvature to so many random training samples, None for all.
@@ -91,6 +94,8 @@ class ParetoCallback(pl.Callback):
         folds: int = 8,
         budget: float = 0.2,
         level: float = 0.05,
+        targets: Targets = None,
+        floors: float | Sequence[float] | None = None,
         layers: Sequence[str] | None = None,
         fisher: FisherName | None = None,
         curvature_samples: int | None = 10_000,
@@ -112,6 +117,8 @@ class ParetoCallback(pl.Callback):
         check_options(budget, level)
         self.budget = budget
         self.level = level
+        self.targets = targets
+        self.floors = floors
         self.checkpoint = checkpoint
         self.max_memory = max_memory
         self.dirpath = None if dirpath is None else Path(dirpath)
@@ -220,6 +227,8 @@ class ParetoCallback(pl.Callback):
         self._folder = self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "pareto"
         if self._wanted(trainer):
             self._categories = check_data(trainer, module, self.data, self.options.layers)
+            if self._categories is not None:
+                chosen_categories(self._categories, self.targets)
 
     def _conclude(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         try:
@@ -233,7 +242,10 @@ class ParetoCallback(pl.Callback):
                 self.checkpoint,
                 self.dirpath,
             )
-            analysis = Analysis(influence, check_pareto(influence, budget=self.budget, level=self.level))
+            verdict = check_pareto(
+                influence, budget=self.budget, level=self.level, targets=self.targets, floors=self.floors
+            )
+            analysis = Analysis(influence, verdict)
             self._results.keep(analysis)
             if trainer.is_global_zero:
                 self._publish(analysis)

@@ -1,19 +1,16 @@
 """From an influence matrix to sample weights."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
-from lightning_pareto.pareto.admissible import AdmissibleSet, Float, check_budget, column_scale, predicted_gain
+from lightning_pareto.pareto.admissible import AdmissibleSet, check_budget, column_scale, predicted_gain
+from lightning_pareto.pareto.demand import Limits, Targets, chosen_categories, per_category
 from lightning_pareto.pareto.headroom import headroom
 from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
 from lightning_pareto.reweighting.paper import PaperProgram
 from lightning_pareto.reweighting.weights import SampleWeights
-
-Targets = Sequence[int | str] | str | int | None
-"""Categories by name or number."""
 
 HEADROOM_SHARE = 0.6
 """Floor of every category's gain, as a share of what all can have at once, where no targets are chosen.
@@ -29,7 +26,7 @@ def reweight(
     influence: InfluenceMatrix,
     *,
     targets: Targets = None,
-    thresholds: float | Sequence[float] | None = None,
+    thresholds: Limits = None,
     budget: float = 0.2,
     method: Literal["mass_preserving", "paper"] = "mass_preserving",
     return_mass: GiveBack = "additive",
@@ -79,11 +76,11 @@ def reweight(
         admissible, scale = AdmissibleSet(influence.labels, budget), column_scale(scores)
         if thresholds is None and targets is None:
             thresholds = HEADROOM_SHARE * headroom(scores, scale, admissible).value
-        limits = _per_category(thresholds, influence, 0.0)[present]
+        limits = per_category(thresholds, influence, 0.0)[present]
         removed = MassPreservingProgram(scores, scale, admissible, chosen).solve(limits)
         values = give_back(removed, admissible, return_mass)
     elif method == "paper":
-        limits = _per_category(thresholds, influence, 0.9)[present]
+        limits = per_category(thresholds, influence, 0.9)[present]
         if not max_weight >= 1:
             raise ValueError(f"max_weight must be at least 1, found {max_weight}")
         if (limits < 0).any() or (limits > 1).any():
@@ -95,30 +92,3 @@ def reweight(
     gain[present] = predicted_gain(scores, values)
     options = {"method": method, "budget": budget, "return_mass": return_mass, "max_weight": max_weight}
     return SampleWeights(values, gain, influence.names, metadata=options)
-
-
-def chosen_categories(names: Sequence[str], targets: Targets) -> np.ndarray:
-    """Which categories are meant, (K,) bool; all by default.
-
-    Raises:
-        ValueError: for one that there is not.
-    """
-    chosen = np.zeros(len(names), dtype=bool)
-    if isinstance(targets, (str, int)):
-        targets = [targets]
-    for target in range(len(names)) if targets is None else targets:
-        index = names.index(target) if target in names else target
-        if not isinstance(index, (int, np.integer)) or not 0 <= index < len(names):
-            raise ValueError(f"unknown target {target!r}; the categories are {list(names)}")
-        chosen[index] = True
-    return chosen
-
-
-def _per_category(value: float | Sequence[float] | None, influence: InfluenceMatrix, default: float) -> Float:
-    k = len(influence.names)
-    limits = np.asarray(default if value is None else value, dtype=np.float64)
-    if limits.ndim and limits.shape != (k,):
-        raise ValueError(f"thresholds must be one number or {k}, one per category, found {limits.shape}")
-    if not np.isfinite(limits).all():
-        raise ValueError("thresholds must be finite")
-    return np.full(k, limits)

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import optimize
 
 from lightning_pareto.linprog import LinearProgramError
 from lightning_pareto.pareto import sifting
-from lightning_pareto.pareto.sifting import solve_max_min, upper_bound
+from lightning_pareto.pareto.sifting import FloorsError, MaxMinProgram, solve_max_min, upper_bound
 from tests._asserts import assert_optimal
 from tests._tolerances import LINEAR_PROGRAM
 
@@ -17,13 +18,13 @@ from tests._tolerances import LINEAR_PROGRAM
 def solved(monkeypatch):
     """Numbers of free columns of every LP that was solved."""
     sizes = []
-    solve_free = sifting._solve_free
+    program_over = MaxMinProgram._program_over
 
-    def record(slopes, budget, removed, free):
-        sizes.append(int(free.sum()))
-        return solve_free(slopes, budget, removed, free)
+    def record(self, *arguments):
+        sizes.append(int(self._free.sum()))
+        return program_over(self, *arguments)
 
-    monkeypatch.setattr(sifting, "_solve_free", record)
+    monkeypatch.setattr(MaxMinProgram, "_program_over", record)
     return sizes
 
 
@@ -34,9 +35,11 @@ def small(monkeypatch):
     monkeypatch.setattr(sifting, "BAND", 0.0)
 
 
-def assert_max_min(found, slopes, budget):
+def assert_max_min(found, slopes, budget, targets=None, least=None):
     """KKT conditions of the LP over all columns, and strong duality."""
     n, k = slopes.shape
+    targets = np.ones(k, dtype=bool) if targets is None else targets
+    floors = np.zeros(k) if least is None else np.where(targets, 0.0, least)
     assert_optimal(
         SimpleNamespace(
             x=np.append(found.removed, found.value),
@@ -44,15 +47,30 @@ def assert_max_min(found, slopes, budget):
             reduced_costs=np.append(slopes @ found.prices - found.budget_price, 0.0),
         ),
         objective=np.append(np.zeros(n), 1.0),
-        rows=np.block([[slopes.T, -np.ones((k, 1))], [np.ones((1, n)), np.zeros((1, 1))]]),
-        row_lower=np.append(np.zeros(k), -np.inf),
+        rows=np.block([[slopes.T, -1.0 * targets[:, None]], [np.ones((1, n)), np.zeros((1, 1))]]),
+        row_lower=np.append(floors, -np.inf),
         row_upper=np.append(np.full(k, np.inf), budget),
         lower=np.append(np.zeros(n), -np.inf),
         upper=np.append(np.ones(n), np.inf),
     )
-    assert found.prices.sum() == pytest.approx(1)
-    assert found.value == pytest.approx((found.removed @ slopes).min(), abs=LINEAR_PROGRAM)
-    assert found.value == pytest.approx(upper_bound(slopes, budget, found.prices), abs=LINEAR_PROGRAM)
+    gains = found.removed @ slopes
+    assert found.prices[targets].sum() == pytest.approx(1)
+    assert found.value == pytest.approx(gains[targets].min(), abs=LINEAR_PROGRAM)
+    assert (gains[~targets] >= floors[~targets] - LINEAR_PROGRAM).all()
+    priced = found.prices[~targets] > 0
+    bound = upper_bound(slopes, budget, found.prices) - found.prices[~targets][priced] @ floors[~targets][priced]
+    assert found.value == pytest.approx(bound, abs=LINEAR_PROGRAM)
+
+
+def best_by_scipy(slopes, budget, targets=None, least=None):
+    """The value of the LP, NaN where it has no solution."""
+    n, k = slopes.shape
+    targets = np.ones(k, dtype=bool) if targets is None else targets
+    rows = np.block([[-slopes.T, 1.0 * targets[:, None]], [np.ones((1, n)), np.zeros((1, 1))]])
+    limits = np.append(np.zeros(k) if least is None else np.where(targets, 0.0, -least), budget)
+    bounds = [(0, 1)] * n + [(None, None)]
+    found = optimize.linprog(np.append(np.zeros(n), -1.0), A_ub=rows, b_ub=limits, bounds=bounds)
+    return np.nan if found.status == 2 else -found.fun
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -64,8 +82,7 @@ def test_is_optimal_for_all_columns(seed, small, solved):
     found = solve_max_min(slopes, budget)
     assert max(solved) < n
     assert_max_min(found, slopes, budget)
-    whole = sifting._solve_free(slopes, budget, np.zeros(n), np.ones(n, dtype=bool))
-    assert found.value == pytest.approx(whole.value, abs=LINEAR_PROGRAM)
+    assert found.value == pytest.approx(best_by_scipy(slopes, budget), abs=LINEAR_PROGRAM)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -74,8 +91,8 @@ def test_recovers_from_a_guess_that_is_wrong(seed, small, solved, monkeypatch):
     rng = np.random.default_rng(seed)
     slopes = rng.normal(size=(400, 3))
     guess = rng.permutation(np.linspace(-4, 1, 400))
-    monkeypatch.setattr(sifting, "_guess", lambda slopes, budget: guess)
-    found = solve_max_min(slopes, 80.0)
+    monkeypatch.setattr(MaxMinProgram, "_reduced", lambda self, prices: guess)
+    found = MaxMinProgram(slopes, 80.0, start=np.ones(3)).solve()
     assert len(solved) > 2
     assert all(after <= 2 * before for before, after in itertools.pairwise(solved))
     assert_max_min(found, slopes, 80.0)
@@ -110,7 +127,7 @@ def test_degenerate_columns(slopes, budget, small):
 
 def test_a_value_that_its_prices_do_not_prove_is_refused(small, monkeypatch):
     monkeypatch.setattr(sifting, "WRONG_SIDE", np.inf)
-    monkeypatch.setattr(sifting, "_guess", lambda slopes, budget: np.linspace(-4, 1, len(slopes)))
+    monkeypatch.setattr(MaxMinProgram, "_reduced", lambda self, prices: np.linspace(-4, 1, len(self._slopes)))
     with pytest.raises(LinearProgramError, match=r"the prices leave a gap of .* per sample"):
         solve_max_min(np.random.default_rng(0).normal(size=(400, 3)), 80.0)
 
@@ -122,3 +139,85 @@ def test_never_solves_a_large_lp_whole(solved):
     assert max(solved) < 8_000
     assert upper_bound(slopes, 8_000.0, found.prices) == pytest.approx(found.value, abs=LINEAR_PROGRAM * 40_000)
     assert found.removed.sum() <= 8_000 + LINEAR_PROGRAM
+
+
+def floors_problem(seed, n=400):
+    """Two targets, and two others that lose by what helps them."""
+    rng = np.random.default_rng(seed)
+    slopes = rng.normal(size=(n, 4)) + np.where(rng.random(n) < 0.2, 0.5, -0.1)[:, None]
+    slopes[:, 2] -= 0.8 * slopes[:, 0]
+    slopes[:, 3] -= 0.8 * slopes[:, 1]
+    return slopes, 0.2 * n, np.array([True, True, False, False])
+
+
+@pytest.mark.parametrize("floor", [-np.inf, -5.0, 0.0, 4.0])
+@pytest.mark.parametrize("seed", range(6))
+def test_floors_are_held_at_the_least_cost(seed, floor, small, solved):
+    slopes, budget, targets = floors_problem(seed)
+    least = np.array([99.0, 99.0, floor, floor / 2])  # those of the targets are not read
+    found = MaxMinProgram(slopes, budget, targets).solve(least)
+    assert max(solved) < len(slopes)
+    assert_max_min(found, slopes, budget, targets, least)
+    least[least == -np.inf] = -1e6
+    assert found.value == pytest.approx(best_by_scipy(slopes, budget, targets, least), abs=LINEAR_PROGRAM)
+
+
+def test_the_price_of_a_floor_is_what_a_unit_less_of_it_adds():
+    slopes, budget, targets = floors_problem(0)
+    program = MaxMinProgram(slopes, budget, targets)
+    found = program.solve(np.zeros(4))
+    assert found.prices[2:].min() > 0.01
+    for k in (2, 3):
+        values = [program.solve(np.where(np.arange(4) == k, change, 0.0)).value for change in (-1e-3, 1e-3)]
+        assert (values[0] - values[1]) / 2e-3 == pytest.approx(found.prices[k], rel=1e-3)
+
+
+FLOORS = (-1.0, 0.5, 3.0, -20.0, 0.0)
+
+
+def test_other_floors_start_from_the_last_basis(solved):
+    """Same answers as a new program, without building one where the free columns serve."""
+    slopes, budget, targets = floors_problem(1)
+    program = MaxMinProgram(slopes, budget, targets)
+    program.solve(np.zeros(4))
+    solved.clear()
+    for floor in FLOORS:
+        least = np.full(4, floor)
+        assert_max_min(program.solve(least), slopes, budget, targets, least)
+    assert solved == []
+
+
+def test_other_floors_free_the_columns_near_their_own_prices(small, solved):
+    """Where the free columns do not serve, others take their place: they do not pile up."""
+    slopes, budget, targets = floors_problem(1)
+    program = MaxMinProgram(slopes, budget, targets)
+    for floor in 4 * FLOORS:
+        least = np.full(4, floor)
+        assert_max_min(program.solve(least), slopes, budget, targets, least)
+    assert solved[-1] < len(slopes)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_floors_out_of_reach_come_as_near_as_can_be(seed, small, solved):
+    slopes, budget, targets = floors_problem(seed)
+    program = MaxMinProgram(slopes, budget, targets)
+    largest = MaxMinProgram(slopes[:, 2:], budget).solve().value  # what both can have at most
+    for floor in (1.001 * largest, 2 * largest):
+        with pytest.raises(FloorsError, match=f"the least lacks {floor - largest:.3g}") as caught:
+            program.solve(np.full(4, floor))
+        assert (caught.value.nearest @ slopes)[2:].min() == pytest.approx(largest, abs=LINEAR_PROGRAM)
+        assert np.isnan(best_by_scipy(slopes, budget, targets, np.full(4, floor)))
+    least = np.full(4, 0.999 * largest)
+    assert_max_min(program.solve(least), slopes, budget, targets, least)
+    assert max(solved) < len(slopes)
+
+
+def test_floors_that_the_first_guess_cannot_hold(small, solved, monkeypatch):
+    """The columns of a wrong guess leave the floors out of reach until enough of them are freed."""
+    slopes, budget, targets = floors_problem(2)
+    guess = np.random.default_rng(0).permutation(np.linspace(-4, 1, 400))
+    monkeypatch.setattr(MaxMinProgram, "_reduced", lambda self, prices: guess)
+    least = np.full(4, 8.0)
+    found = MaxMinProgram(slopes, budget, targets, start=np.ones(4)).solve(least)
+    assert len(solved) > 3
+    assert_max_min(found, slopes, budget, targets, least)

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.pareto.admissible import check_budget
-from lightning_pareto.reweighting.reweight import Targets
+from lightning_pareto.pareto.demand import Targets
 
 Mode = Literal["direct", "course_correction"]
 SearchName = Literal["screening", "genetic", "random", "grid"]

@@ -16,7 +16,7 @@ from lightning_pareto.integration.models import weights_of
 from lightning_pareto.integration.processes import shard_of
 from lightning_pareto.integration.tuner.predictions import outcome_of
 from lightning_pareto.integration.tuner.trial_result import TrialResult
-from lightning_pareto.reweighting.reweight import Targets, chosen_categories
+from lightning_pareto.pareto.demand import Targets, chosen_categories
 
 INFLUENCE_FILE = "influence.safetensors"
 MONITOR = "val_accuracy_macro"

@@ -17,8 +17,8 @@ from lightning_pareto.integration.tuner.options import TuningOptions
 from lightning_pareto.integration.tuner.search import Finalist, Half, PaperSearch, ScreeningSearch, Search, Situation
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.integration.tuner.trials import Trial, Trials
+from lightning_pareto.pareto.demand import chosen_categories
 from lightning_pareto.reweighting.outcomes import Outcome
-from lightning_pareto.reweighting.reweight import chosen_categories
 from lightning_pareto.reweighting.thresholds import GeneticSearch, GridSearch, RandomSearch, ThresholdSearch
 from lightning_pareto.reweighting.weights import SampleWeights
 

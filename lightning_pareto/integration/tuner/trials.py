@@ -30,7 +30,7 @@ from lightning_pareto.integration.tuner.joined import joined
 from lightning_pareto.integration.tuner.log import TrialLog
 from lightning_pareto.integration.tuner.recorder import INFLUENCE_FILE, TrialRecorder, best_epochs
 from lightning_pareto.integration.tuner.trial_result import TrialResult
-from lightning_pareto.reweighting.reweight import Targets
+from lightning_pareto.pareto.demand import Targets
 from lightning_pareto.reweighting.weights import SampleWeights
 
 Start = Literal["initial", "weights", "checkpoint"]

@@ -18,8 +18,8 @@ from lightning_pareto.integration.tuner.result import ParetoResult
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.steps import LastFits, analyse, search_of, situation_of
 from lightning_pareto.integration.tuner.trials import Trials
+from lightning_pareto.pareto.demand import Targets
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
-from lightning_pareto.reweighting.reweight import Targets
 
 
 class ParetoTuner:

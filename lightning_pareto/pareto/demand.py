@@ -1,0 +1,92 @@
+"""What is asked of each category: to gain, or to hold a floor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.pareto.admissible import Float
+
+Targets = Sequence[int | str] | str | int | None
+"""Categories by name or number; None for all."""
+
+Limits = float | Sequence[float] | npt.NDArray[np.floating] | None
+"""One number for all categories, or one for each; None for a default."""
+
+
+@dataclass(frozen=True, eq=False)
+class Demand:
+    """Which categories are to gain, and what the others hold.
+
+    Attributes:
+        targets: the categories that are to gain, (K,) bool, at least one.
+        floors: least relative gain of the others, (K,); not read at the targets.
+    """
+
+    targets: npt.NDArray[np.bool_]
+    floors: Float
+
+    @classmethod
+    def of_all(cls, categories: int) -> "Demand":
+        """Every category is to gain."""
+        return cls(np.ones(categories, dtype=bool), np.zeros(categories))
+
+    def over(self, present: npt.NDArray[np.bool_]) -> "Demand":
+        """The same of some of the categories."""
+        return Demand(self.targets[present], self.floors[present])
+
+    def bar(self, margin: float) -> Float:
+        """What a held-out gain has to exceed, (K,): 0 for a target, ``margin`` below its floor for another."""
+        return np.where(self.targets, 0.0, self.floors - margin)
+
+
+def chosen_categories(names: Sequence[str], targets: Targets) -> npt.NDArray[np.bool_]:
+    """Which of the categories of these names are meant, (K,).
+
+    Raises:
+        ValueError: for an unknown name or a number out of range.
+    """
+    chosen = np.zeros(len(names), dtype=bool)
+    if isinstance(targets, (str, int)):
+        targets = [targets]
+    for target in range(len(names)) if targets is None else targets:
+        index = names.index(target) if target in names else target
+        if not isinstance(index, (int, np.integer)) or not 0 <= index < len(names):
+            raise ValueError(f"unknown target {target!r}; the categories are {list(names)}")
+        chosen[index] = True
+    return chosen
+
+
+def per_category(value: Limits, influence: InfluenceMatrix, default: float, what: str = "thresholds") -> Float:
+    """One limit for each category, (K,).
+
+    Raises:
+        ValueError: if there are not as many as categories, or one is not finite.
+    """
+    k = len(influence.names)
+    limits = np.asarray(default if value is None else value, dtype=np.float64)
+    if limits.ndim and limits.shape != (k,):
+        raise ValueError(f"{what} must be one number or {k}, one per category, found {limits.shape}")
+    if not np.isfinite(limits).all():
+        raise ValueError(f"{what} must be finite")
+    return np.full(k, limits)
+
+
+def read_demand(influence: InfluenceMatrix, targets: Targets, floors: Limits) -> Demand:
+    """Read the two options of :func:`lightning_pareto.check_pareto`.
+
+    Raises:
+        ValueError: for unknown targets, floors of the wrong shape, targets without validation samples, or floors
+            without targets.
+    """
+    if targets is None and floors is not None:
+        raise ValueError(
+            "floors are for the categories that are not to gain: say which are, targets=[...]. Without targets every "
+            "category has to gain"
+        )
+    demand = Demand(chosen_categories(influence.names, targets), per_category(floors, influence, 0.0, "floors"))
+    if not (demand.targets & influence.present).any():
+        raise ValueError("none of the targets has validation samples")
+    return demand

@@ -1,0 +1,145 @@
+"""Targets and floors of the verdict: what they ask of the weights, and what they refuse."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from lightning_pareto import InfeasibleError, InfluenceMatrix, ParetoVerdict, check_pareto, reweight
+from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale
+from lightning_pareto.pareto.demand import Demand
+from lightning_pareto.pareto.headroom import headroom
+from tests._tolerances import LINEAR_PROGRAM
+
+
+@pytest.fixture
+def influence():
+    """What helps the cat harms the dog; the cow is indifferent."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(300, 3)) - np.where(rng.random(300) < 0.2, 1.0, -0.25)[:, None]
+    scores[:, 1] -= 0.8 * scores[:, 0]
+    folds = scores + 0.5 * rng.normal(size=(8, 300, 3))
+    return InfluenceMatrix(
+        folds.mean(axis=0),
+        rng.integers(0, 3, 300),
+        ["cat", "dog", "cow"],
+        fold_scores=folds,
+        fold_support=np.full((8, 3), 30),
+    )
+
+
+def best(influence, target, floors, budget=0.2):
+    """max gain_target subject to the floors, by scipy, with the gains written out sample by sample."""
+    scores = influence.scores.astype(np.float64)
+    n, k = scores.shape
+    means = np.stack([scores[influence.labels == label].mean(axis=0) for label in influence.labels])
+    slopes = (means - scores) / np.abs(scores).mean(axis=0) / n
+    others = [c for c in range(k) if c != target]
+    rows = np.vstack([-slopes[:, others].T, np.ones(n)])
+    found = optimize.linprog(
+        -slopes[:, target], A_ub=rows, b_ub=[*(-np.asarray(floors)[others]), budget * n], bounds=(0, 1)
+    )
+    return -found.fun
+
+
+@pytest.mark.parametrize("floor", [0.0, -0.1, 0.05])
+def test_headroom_is_that_of_the_target_under_the_floors(influence, floor):
+    verdict = check_pareto(influence, targets="cat", floors=floor)
+    assert verdict.headroom == pytest.approx(best(influence, 0, [0, floor, floor]), abs=LINEAR_PROGRAM)
+    assert verdict.together[0] == pytest.approx(verdict.headroom, abs=LINEAR_PROGRAM)
+    assert verdict.together[1] == pytest.approx(floor, abs=LINEAR_PROGRAM), "the dog's floor binds"
+    assert verdict.together[2] >= floor - LINEAR_PROGRAM
+    assert verdict.prices[0] == pytest.approx(1)
+    lower = best(influence, 0, [0, floor - 1e-4, floor])
+    assert (lower - verdict.headroom) / 1e-4 == pytest.approx(verdict.prices[1], rel=0.02)
+
+
+def test_floors_by_category_and_the_same_weights_as_reweight(influence):
+    """With one target the max-min and the sum are the same program."""
+    floors = [np.pi, -0.2, 0.02]
+    verdict = check_pareto(influence, targets=[0], floors=floors)
+    weights = reweight(influence, targets=["cat"], thresholds=[-1.0, -0.2, 0.02])
+    np.testing.assert_allclose(weights.predicted_gain / verdict.scale, verdict.together, atol=1e-6)
+
+
+def test_all_categories_as_targets_are_no_targets(influence):
+    verdict, again = check_pareto(influence), check_pareto(influence, targets=["cow", "dog", 0])
+    assert str(again) == str(verdict)
+    assert np.isnan(verdict.floors).all()
+
+
+def test_fewer_targets_can_only_have_more(influence):
+    values = [check_pareto(influence, targets=targets).headroom for targets in (None, [0, 1], [0])]
+    assert values == sorted(values)
+
+
+def test_strong_duality_with_floors(influence):
+    """h + Σ_{k∉T} λ_k floor_k is what the λ-weighted best weights reach, sorted out by hand."""
+    scores = influence.scores
+    scale, admissible = column_scale(scores), AdmissibleSet(influence.labels, 0.2)
+    demand = Demand(np.array([True, False, True]), np.array([0.0, -0.05, 0.0]))
+    found = headroom(scores, scale, admissible, demand)
+    slopes = np.sort((admissible.slopes(scores) / scale) @ found.prices)[::-1]
+    bound = slopes[: int(0.2 * 300)].clip(min=0).sum() / 300
+    assert found.value + found.prices[1] * -0.05 == pytest.approx(bound, abs=LINEAR_PROGRAM)
+    assert found.prices[[0, 2]].sum() == pytest.approx(1)
+
+
+def test_floors_out_of_reach_name_the_category_and_the_most_it_can_have(influence):
+    most = best(influence, 2, [0.01, 0.02, 0])
+    with pytest.raises(InfeasibleError, match=rf"category 'cow' is to gain 5 and can gain at most {most:.4g} beside"):
+        check_pareto(influence, targets="cat", floors=[0, 0.02, 5])
+    below = np.floor(1e4 * best(influence, 2, [-9, 0.02, 0])) / 1e4
+    check_pareto(influence, targets="cat", floors=[0, 0.02, below])
+
+
+def test_says_what_was_asked_and_survives_the_disk(influence, tmp_path):
+    verdict = check_pareto(influence, targets="cat", floors=-0.05)
+    text = str(verdict)
+    assert "Asked for cat; the others are to hold their floors." in text
+    assert "Held out, the worst target (cat) gains" in text
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith(("cat ", "dog ", "cow "))] == [
+        "gain",
+        "-0.050",
+        "-0.050",
+    ]
+    assert verdict.lower_bound[1] < verdict.bar[1] < verdict.lower_bound[0]
+    assert "\n  dog: " in text
+    assert "\n  cat: " not in text
+    missed = dataclasses.replace(verdict, floors=np.array([np.nan, verdict.held_out_gain[1] + 0.1, -9.0]))
+    assert "\n  dog: does not hold its floor\n" in str(missed)
+    assert max(map(len, text.splitlines())) <= 80
+    again = ParetoVerdict.load(verdict.save(tmp_path / "verdict.safetensors"))
+    assert str(again) == text
+    np.testing.assert_array_equal(again.targets, [True, False, False])
+    np.testing.assert_array_equal(again.floors, [np.nan, -0.05, -0.05])
+
+
+def test_a_target_can_be_proven_where_all_cannot(influence):
+    """What the dog loses the cat gains, exactly: nothing for both, much for the cat if the dog may lose."""
+    folds = influence.fold_scores.copy()
+    folds[:, :, 1] = -folds[:, :, 0]
+    opposed = InfluenceMatrix(
+        folds.mean(axis=0), influence.labels, fold_scores=folds, fold_support=influence.fold_support
+    )
+    assert check_pareto(opposed).answer == "no"
+    assert check_pareto(opposed, targets=[0, 2], floors=-1.0).answer == "yes"
+    assert check_pareto(opposed, targets=[0], floors=0.0).answer == "no"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": "cats"}, r"unknown target 'cats'; the categories are \['cat', 'dog', 'cow'\]"),
+        ({"targets": [3]}, "unknown target 3"),
+        ({"targets": []}, "none of the targets has validation samples"),
+        ({"targets": "cat", "floors": [0, 0]}, r"floors must be one number or 3, one per category, found \(2,\)"),
+        ({"targets": "cat", "floors": float("nan")}, "floors must be finite"),
+        ({"floors": 0.1}, r"say which are, targets=\[...\]"),
+        ({"min_gain": -0.1}, "min_gain is a relative gain, at least 0, found -0.1"),
+    ],
+)
+def test_options_are_checked(influence, options, message):
+    with pytest.raises(ValueError, match=message):
+        check_pareto(influence, **options)
