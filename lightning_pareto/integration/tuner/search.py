@@ -102,7 +102,8 @@ class ScreeningSearch(Search):
 
     Trials are ranked by the mean over the targets of the probability that unseen validation samples' labels have: it
     moves with every sample, where the accuracy only moves with those near the border. The ways to make weights that
-    come first are then applied to either half.
+    come first are then applied to either half: the best that keeps the masses of the classes, the best that does not,
+    and the others.
 
     Args:
         measures: of the influence matrices at hand.
@@ -124,8 +125,15 @@ class ScreeningSearch(Search):
             if len(distinct) > 1 and epochs > 1:
                 outcome = situation.judged(trials.run(situation.epoch(f"epoch, {candidate}", weights)).outcome)
                 scores[i] = np.nanmean(outcome.soft_accuracy[situation.targets])
-        ranked = [distinct[i][0] for i in np.argsort(-scores, kind="stable")]
+        ranked = _varied([distinct[i][0] for i in np.argsort(-scores, kind="stable")])
         return [_on_each_half(candidate, makers, situation) for candidate in ranked]
+
+
+def _varied(ranked: list[Candidate]) -> list[Candidate]:
+    """First the best that keeps the masses of the classes, which harms none so easily, then the best that does not."""
+    kinds = [[one for one in ranked if bool(one.tilt) == tilts] for tilts in (False, True)]
+    first = [kind[0] for kind in kinds if kind]
+    return first + [one for one in ranked if one not in first]
 
 
 def _on_each_half(candidate: Candidate, makers: list[CandidateWeights], situation: Situation) -> Finalist:
