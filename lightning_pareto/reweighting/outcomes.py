@@ -174,11 +174,11 @@ class Change:
         """Whether the mean over the categories rises beyond chance, or some category does and the mean does not fall.
 
         Args:
-            level: of the test of the mean and of that of the categories.
+            level: of both tests together, half of it for each.
             looks: among how many models this one was chosen on these samples (Bonferroni).
         """
-        some = self.macro >= 0 and bool(self.risen(level / looks).any())
-        return self.p_gain * looks <= level or some
+        each = level / looks / 2
+        return self.p_gain <= each or (self.macro >= 0 and bool(self.risen(each).any()))
 
     def _exact(self, discordant: npt.NDArray[np.bool_]) -> Float:
         """P(at least as many of the samples on which the models differ), each a fair coin, (K,)."""

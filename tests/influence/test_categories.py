@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_pareto.influence.categories import _deal, scan
+from lightning_pareto.influence.categories import deal_folds, scan
 from lightning_pareto.influence.gradients import GradientProbe
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.passes import GradientPass
@@ -24,7 +24,7 @@ def categories():
 
 @pytest.mark.parametrize("folds", [1, 3, 8])
 def test_each_category_is_spread_over_the_folds_to_within_one_sample(categories, folds):
-    fold = _deal(categories, folds, seed=0)
+    fold = deal_folds(categories, folds, seed=0)
     for k, size in enumerate(SIZES):
         counts = torch.bincount(fold[categories == k], minlength=folds)
         assert counts.sum() == size
@@ -34,14 +34,14 @@ def test_each_category_is_spread_over_the_folds_to_within_one_sample(categories,
 
 def test_the_samples_left_over_do_not_all_fall_to_the_first_folds():
     """Of 400 categories of one sample each, every one of eight folds gets its part."""
-    counts = torch.bincount(_deal(torch.arange(400), 8, seed=0), minlength=8)
+    counts = torch.bincount(deal_folds(torch.arange(400), 8, seed=0), minlength=8)
     assert counts.min() > 25
 
 
 def test_the_deal_is_random_and_fixed_by_the_seed(categories):
-    fold = _deal(categories, 8, seed=0)
-    assert torch.equal(fold, _deal(categories, 8, seed=0))
-    assert not torch.equal(fold, _deal(categories, 8, seed=1))
+    fold = deal_folds(categories, 8, seed=0)
+    assert torch.equal(fold, deal_folds(categories, 8, seed=0))
+    assert not torch.equal(fold, deal_folds(categories, 8, seed=1))
     large = fold[categories == len(SIZES) - 1]
     assert not torch.equal(large[:8].sort().values, large[8:16].sort().values), "neighbours are not dealt out in turn"
 
@@ -54,7 +54,7 @@ def test_cells_are_fold_and_category_of_every_sample():
     validation = GradientPass(loader(x, y, batch_size=7), probe, Shard(), torch.device("cpu"))
     cells = scan(validation, ClassificationTask().loss, None, None, 4, seed=5)
     assert torch.equal(cells.cell % 3, y)
-    assert torch.equal(cells.cell // 3, _deal(y, 4, seed=5))
+    assert torch.equal(cells.cell // 3, deal_folds(y, 4, seed=5))
     for fold in range(4):
         for k in range(3):
             assert cells.support[fold, k] == ((cells.cell // 3 == fold) & (y == k)).sum()

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from lightning_pareto import InfluenceMatrix, SampleWeights
+from lightning_pareto import InfluenceMatrix, SampleWeights, estimate_influence
 from lightning_pareto.artifacts import ArtifactError, load_artifact, save_artifact
+from lightning_pareto.influence.categories import deal_folds
+from tests._asserts import assert_near
+from tests._oracles import loader
 
 
 def test_saves_and_loads_every_field(tmp_path):
@@ -87,3 +91,20 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         SampleWeights([2.0]).save(path)
     assert SampleWeights.load(path).values.tolist() == [1.0]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_some_folds_is_the_influence_on_their_samples():
+    """All folds give the whole; some of them what an estimate on their validation samples alone gives."""
+    torch.manual_seed(0)
+    module = nn.Linear(3, 3)
+    train, val = (loader(torch.randn(60, 3), torch.arange(60) % 3) for _ in range(2))
+    whole = estimate_influence(module, train, val, folds=4, curvature="identity", seed=5)
+    assert_near(whole.of_folds(range(4)).scores, whole.scores, 1e-5)
+    part = deal_folds(torch.arange(60) % 3, 4, seed=5) % 2 == 0
+    x, y = (torch.stack([pair[i] for pair in val.dataset])[part] for i in (0, 1))
+    alone = estimate_influence(module, train, loader(x, y), folds=1, curvature="identity")
+    found = whole.of_folds([0, 2])
+    assert_near(found.scores, alone.scores, 1e-5)
+    np.testing.assert_array_equal(found.support, alone.support)
+    with pytest.raises(ValueError, match="no folds"):
+        alone.of_folds([0])

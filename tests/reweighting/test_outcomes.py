@@ -57,10 +57,12 @@ def test_the_standard_error_is_that_of_redrawn_validation_sets():
 
 
 @pytest.mark.parametrize("size", [30, 300])
-def test_the_test_of_the_mean_keeps_its_level(size):
-    p_values = [Change(*random_pair(seed, size=size)).p_gain for seed in range(400)]
+def test_the_tests_keep_their_level(size):
+    changes = [Change(*random_pair(seed, size=size)) for seed in range(400)]
     for level in (0.05, 0.2):
-        assert np.mean(np.array(p_values) <= level) <= level + 2 * (level / 400) ** 0.5
+        most = level + 2 * (level / 400) ** 0.5
+        assert np.mean([change.p_gain <= level for change in changes]) <= most
+        assert np.mean([change.rises(level) for change in changes]) <= most
 
 
 def test_the_test_of_the_mean_has_power():
@@ -108,8 +110,8 @@ def test_the_mean_has_not_to_fall_where_a_category_rises():
 def test_many_looks_ask_for_more():
     before, after = outcome([0] * 30 + [1] * 30), outcome([1] * 6 + [0] * 24 + [1] * 30)
     p = Change(before, after).p_gain
-    assert Change(before, after).rises(p)
-    assert not Change(before, after).rises(p, looks=2)
+    assert Change(before, after).rises(2 * p)
+    assert not Change(before, after).rises(2 * p, looks=4)
 
 
 def test_other_samples_are_refused_with_the_likely_cause():

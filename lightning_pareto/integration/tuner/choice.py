@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_pareto.integration.tuner.result import ParetoResult, TrialSummary
 from lightning_pareto.integration.tuner.search import Finalist
@@ -11,7 +12,7 @@ from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.reweighting.outcomes import Change, Outcome, pooled
 
 CONFIRMING = 0.16
-"""Level of the test of the mean where the verdict is *yes*: one standard error.
+"""Level of the test of the mean where the verdict is *yes*: one standard error, for one finalist.
 
 The verdict has then bounded the false alarms at its own level; the fits have to show that the gain outlasts the small
 step that it speaks of.
@@ -46,13 +47,24 @@ class Tried:
         """The change from an ordinary model, on the same samples."""
         return Change(other.outcome.on(self.measured_on), self.outcome)
 
-    def best_against(self, other: TrialResult) -> int:
-        """Number of the fit that does best against an ordinary model on its own samples."""
-        changes = [
-            result.outcome.on(unseen).macro - other.outcome.on(unseen).macro
-            for result, (_, unseen) in zip(self.results, self.finalist.fits, strict=True)
-        ]
-        return int(np.argmax(changes))
+    def harmed(self, others: Sequence[TrialResult], level: float) -> npt.NDArray[np.bool_]:
+        """Which categories fall beyond chance against any of some ordinary models, (K,)."""
+        found: npt.NDArray[np.bool_] = np.any([self.against(other).lost(level) for other in others], axis=0)
+        return found
+
+    def harmless_fit(self, others: Sequence[TrialResult], level: float) -> int | None:
+        """Number of the fit to hand back: of those that harm nothing on their own samples, the one that gains most.
+
+        Args:
+            others: ordinary models, the one to beat first.
+            level: of the test for harm.
+        """
+        gains = {}
+        for number, (result, (_, unseen)) in enumerate(zip(self.results, self.finalist.fits, strict=True)):
+            changes = [Change(other.outcome.on(unseen), result.outcome.on(unseen)) for other in others]
+            if not any(change.lost(level).any() for change in changes):
+                gains[number] = changes[0].macro
+        return max(gains, key=lambda number: gains[number]) if gains else None
 
 
 def choose(
@@ -69,8 +81,10 @@ def choose(
     fall.
 
     The ordinary model takes the place of the given one only if it is better in the mean and worse on no category
-    beyond chance. The level is divided by the number of reweighted models and by the looks that chose them. Where the
-    verdict is *yes*, a gain of one standard error is enough, see :data:`CONFIRMING`.
+    beyond chance. Levels for gains are divided by the number of finalists and by the looks that chose them, but not by
+    the trials of one epoch that ranked them: they are other models, and in a simulation of ten candidates they biased
+    the gain by less than a tenth of a point. Where the verdict is *yes*, less is enough, see :data:`CONFIRMING`. Harm
+    is looked for in both fits of a finalist together, and in the one that is handed back on its own samples.
 
     Args:
         given: the model to start with.
@@ -87,27 +101,26 @@ def choose(
         return _result(given, incumbent, None, Change(incumbent.outcome, incumbent.outcome), reason, trials)
     ranked = sorted(tried, key=lambda one: -one.against(incumbent).macro)
     for one in ranked:
-        change = one.against(incumbent)
-        looks = one.finalist.looks
-        enough = change.rises(level, looks * len(tried)) or (improvable and change.p_gain * looks <= CONFIRMING)
-        harmed = change.lost(level) | one.against(given).lost(level)
-        if enough and not harmed.any():
-            return _result(
-                given,
-                incumbent,
-                one,
-                change,
-                f"{_measured(change)}{_rising(change, level)}; no category falls beyond chance.",
-                trials,
-            )
-    return _result(given, incumbent, None, ranked[0].against(incumbent), _refusal(ranked[0], incumbent, level), trials)
+        change, ordinaries = one.against(incumbent), (incumbent, given)
+        looks = one.finalist.looks * len(tried)
+        enough = change.rises(level, looks) or (improvable and change.p_gain * looks <= CONFIRMING)
+        number = one.harmless_fit(ordinaries, level)
+        if enough and number is not None and not one.harmed(ordinaries, level).any():
+            reason = f"{_measured(change)}{_rising(change, level)}; no category falls beyond chance."
+            return _result(given, incumbent, (one, number), change, reason, trials)
+    best = ranked[0]
+    reason = f"{_measured(best.against(incumbent))}, {_objection(best, (incumbent, given), level)}."
+    reason += " The best ordinary model is handed back."
+    return _result(given, incumbent, None, best.against(incumbent), reason, trials)
 
 
-def _refusal(best: Tried, incumbent: TrialResult, level: float) -> str:
-    change = best.against(incumbent)
-    lost = [name for name, yes in zip(change.after.names, change.lost(level), strict=True) if yes]
-    why = f"but {', '.join(lost[:5])} would fall beyond chance" if lost else "which is too little to be sure of"
-    return f"{_measured(change)}, {why}. The best ordinary model is handed back."
+def _objection(best: Tried, ordinaries: Sequence[TrialResult], level: float) -> str:
+    lost = [name for name, yes in zip(ordinaries[0].outcome.names, best.harmed(ordinaries, level), strict=True) if yes]
+    if lost:
+        return f"but {', '.join(lost[:5])} would fall beyond chance"
+    if best.harmless_fit(ordinaries, level) is None:
+        return "but in each of the models some category would fall beyond chance"
+    return "which is too little to be sure of"
 
 
 def _rising(change: Change, level: float) -> str:
@@ -122,16 +135,16 @@ def _measured(change: Change) -> str:
 def _result(
     given: TrialResult,
     incumbent: TrialResult,
-    accepted: Tried | None,
+    accepted: tuple[Tried, int] | None,
     compared: Change,
     reason: str,
     trials: Iterable[TrialResult],
 ) -> ParetoResult:
     change, weights, model = Change(given.outcome, incumbent.outcome), None, incumbent
     if accepted is not None:
-        number = accepted.best_against(incumbent)
-        change, model = accepted.against(given), accepted.results[number]
-        weights = accepted.finalist.fits[number][0]
+        one, number = accepted
+        change, model = one.against(given), one.results[number]
+        weights = one.finalist.fits[number][0]
     summaries = tuple(TrialSummary.of(result) for result in trials)
     return ParetoResult(
         class_names=given.outcome.names,

@@ -1,6 +1,7 @@
-"""The folder of a search: an interrupted search goes on in it, one that has ended makes room for a new one."""
+"""The folder of a search: an interrupted one goes on in ``trials``, what one that has ended leaves lies beside it."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed as dist
@@ -9,37 +10,37 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_pareto.integration.tuner.result import ParetoResult
 
 TRIALS = "trials"
+FINISHED = "finished"
 RESULT_FILE = "result.safetensors"
+BEST_FILE = "best.ckpt"
 
 
-def begin(folder: Path) -> None:
-    """Clear away a search that has ended; a collective operation where processes are up."""
-    _clear(folder)
-    _wait()
+def finish(folder: Path, result: ParetoResult) -> ParetoResult:
+    """Write the result, move its checkpoint to ``best.ckpt`` and the trials, without checkpoints, to ``finished``.
 
+    A collective operation where processes are up. Nothing is ever removed at the beginning of a search, when processes
+    may not know of each other yet.
 
-def finish(folder: Path, result: ParetoResult) -> None:
-    """Write the result, and remove every checkpoint but the one handed back; likewise collective."""
-    _write(folder, result)
-    _wait()
-
-
-@rank_zero_only
-def _clear(folder: Path) -> None:
-    if (folder / RESULT_FILE).exists():
-        shutil.rmtree(folder / TRIALS, ignore_errors=True)
-        (folder / RESULT_FILE).unlink()
-
-
-@rank_zero_only
-def _write(folder: Path, result: ParetoResult) -> None:
-    result.save(folder / RESULT_FILE)
-    kept = Path(result.ckpt_path).resolve()
-    for path in (folder / TRIALS).rglob("*"):
-        if path.suffix in (".ckpt", ".pt") and path.resolve() != kept:
-            path.unlink()
-
-
-def _wait() -> None:
+    Returns:
+        The result with the path of the checkpoint that is kept: that in the folder, or the user's own.
+    """
+    chosen = Path(result.ckpt_path).resolve()
+    inside = (folder / TRIALS).resolve() in chosen.parents
+    kept = replace(result, ckpt_path=str((folder / BEST_FILE).resolve() if inside else chosen))
+    _conclude(folder, kept, chosen if inside else None)
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
+    return kept
+
+
+@rank_zero_only
+def _conclude(folder: Path, result: ParetoResult, chosen: Path | None) -> None:
+    if chosen is not None:
+        chosen.replace(folder / BEST_FILE)
+    result.save(folder / RESULT_FILE)
+    for path in (folder / TRIALS).rglob("*"):
+        if path.suffix in (".ckpt", ".pt"):
+            path.unlink()
+    if (folder / FINISHED).exists():
+        shutil.rmtree(folder / FINISHED)
+    (folder / TRIALS).rename(folder / FINISHED)

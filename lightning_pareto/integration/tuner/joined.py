@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch.utils.data import ConcatDataset, DataLoader, RandomSampler
 
+from lightning_pareto.integration.train_loaders import with_dataset
 from lightning_pareto.loaders import check_map_style, with_sampler
 
 
@@ -36,6 +37,5 @@ def _joined_loader(datamodule: pl.LightningDataModule, train: Any, val_dataloade
         validation = validation[val_dataloader_idx]
     other = check_map_style(validation, "the validation dataloader")
     both: ConcatDataset[Any] = ConcatDataset([loader.dataset, other.dataset])
-    twin = with_sampler(loader, RandomSampler(both), drop_last=loader.drop_last, generator=loader.generator)
-    vars(twin)["dataset"] = both  # DataLoader refuses assignment after its construction
-    return twin
+    sampled = with_sampler(loader, RandomSampler(both), drop_last=loader.drop_last, generator=loader.generator)
+    return with_dataset(sampled, both)

@@ -88,7 +88,7 @@ class TuningOptions:
         first += whole * self.include_validation
         fits, most = (2, FINALISTS) if self.search == "screening" else (1, 1)
         enough = first + (2 * FINALISTS + 1) * whole
-        limit = self.max_epochs_spent or enough
+        limit = enough if self.max_epochs_spent is None else self.max_epochs_spent
         if limit - first < fits * last:
             raise ValueError(
                 f"max_epochs_spent={limit} does not pay for an ordinary fit and reweighted ones: say at least "

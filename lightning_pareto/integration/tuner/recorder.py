@@ -76,10 +76,11 @@ class TrialRecorder(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Set the end of the fit so many epochs after what the checkpoint has seen."""
+        """End the fit so many epochs after what the checkpoint has seen, which its schedules need not know."""
         if self._epochs is not None:
             self._begun = epochs_seen(checkpoint)
-            trainer.fit_loop.max_epochs = self._begun + max(self._epochs, 1)
+            self._stop_after = self._begun + self._epochs
+            trainer.fit_loop.max_epochs = max(trainer.max_epochs or 0, self._begun + max(self._epochs, 1))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the data, estimate influence if asked to, and stop again if there is nothing to train."""
@@ -117,7 +118,9 @@ class TrialRecorder(pl.Callback):
         """Measure the model at its best epoch and write the result; every process leaves when it is there."""
         trained = trainer.current_epoch - self._begun if self._epochs != 0 else 0
         best, kept = self._kept(trainer)
-        with weights_of(pl_module, best, shard_of(trainer, pl_module)):
+        with weights_of(pl_module, best, shard_of(trainer, pl_module)) as used:
+            if used != best:
+                raise RuntimeError(f"the checkpoint {best} cannot be read back, for the reason in the warning above")
             outcome = outcome_of(trainer, pl_module, self._data)
         if self._end is not None:
             trainer.save_checkpoint(self._end)
@@ -125,7 +128,7 @@ class TrialRecorder(pl.Callback):
             name=self._name,
             outcome=outcome,
             epochs=trained,
-            best_epoch=_epoch_of(best) if best else trained,
+            best_epoch=_epoch_of(best) if best else self._begun + trained,
             history=np.array(self._history),
             checkpoint=Path(best) if best else self._end,
             next_checkpoint=next((Path(path) for path in kept if _epoch_of(path) < trained), None),

@@ -7,16 +7,14 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelSummary
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -26,6 +24,7 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
 from lightning_pareto.integration.resumption import STAGES
+from lightning_pareto.integration.tuner.factory import TrainerFactory, prepare
 from lightning_pareto.integration.tuner.joined import joined
 from lightning_pareto.integration.tuner.log import TrialLog
 from lightning_pareto.integration.tuner.recorder import INFLUENCE_FILE, TrialRecorder, best_epochs
@@ -64,7 +63,7 @@ class Trial:
     def key(self, identity: str) -> str:
         """What tells this trial from others."""
         weights = None if self.weights is None else fingerprint_of(self.weights.values)
-        start = None if self.checkpoint is None else str(self.checkpoint)
+        start = None if self.checkpoint is None else (str(self.checkpoint), self.checkpoint.stat().st_size)
         return json.dumps([identity, self.start, self.epochs, start, weights, self.keeps, self.analyse, self.joins])
 
 
@@ -92,7 +91,7 @@ class Trials:
         targets: Targets = None,
     ) -> None:
         self._targets = targets
-        self._factory = trainer_factory
+        self.factory = TrainerFactory(trainer_factory)
         self._module = module
         self._datamodule = datamodule
         self._callback = callback
@@ -101,10 +100,8 @@ class Trials:
         self.labels: np.ndarray | None = None
         self.finished: dict[str, TrialResult] = {}
         self.log: TrialLog | None = None
-        self._trainers: list[pl.Trainer] = []
-        shapes = [(name, tuple(value.shape)) for name, value in module.state_dict().items() if hasattr(value, "shape")]
-        self._identity = fingerprint_of([shapes, dict(module.hparams), dict(datamodule.hparams), seed])
-        self._restore_initial()
+        self._identity = fingerprint_of([self._described(), seed])
+        self.goes_on = self._restore_initial()
 
     @property
     def epochs_spent(self) -> int:
@@ -142,7 +139,7 @@ class Trials:
 
     def _fit(self, trial: Trial, folder: Path, key: str) -> None:
         _empty(folder)
-        module = copy.deepcopy(self._module)
+        module = self._copy()
         if trial.start == "weights":
             assert trial.checkpoint is not None
             module.load_state_dict(torch.load(trial.checkpoint, map_location="cpu", weights_only=True)["state_dict"])
@@ -150,23 +147,22 @@ class Trials:
         if trial.weights is not None:
             data = ReweightedDataModule(data, trial.weights, seed=self.seed)
         with _quiet(), _seeded(self.seed):
-            trainer = self._trainer(trial, folder, key)
+            trainer = self._trainer(trial, module, folder, key)
             trainer.fit(module, datamodule=data, ckpt_path=trial.checkpoint if trial.start == "checkpoint" else None)
 
-    def _trainer(self, trial: Trial, folder: Path, key: str) -> pl.Trainer:
-        """A new Trainer of the user's that logs and keeps checkpoints in the trial's folder only."""
-        trainer = self.new_trainer()
-        step, to_the_end = trial.start == "checkpoint", trial.start == "checkpoint" or trial.joins > 0
-        best = best_epochs(folder) if trial.keeps and not to_the_end else None
+    def _trainer(self, trial: Trial, module: pl.LightningModule, folder: Path, key: str) -> pl.Trainer:
+        """A new Trainer that measures the trial."""
+        trainer, whole = self.factory(), trial.start != "checkpoint" and not trial.joins
+        best = best_epochs(folder) if trial.keeps and whole else None
         options, data = self._callback.options, self._callback.data
         recorder = TrialRecorder(
             trial.name,
             key,
             folder,
             data,
-            epochs=trial.epochs if step else None,
+            epochs=trial.epochs if trial.start == "checkpoint" else None,
             best=best,
-            end=folder / "end.ckpt" if trial.keeps and to_the_end else None,
+            end=folder / "end.ckpt" if trial.keeps and not whole else None,
             stop_after=trial.joins,
             analysis=None if trial.analyse is None else replace(options, measure=trial.analyse),
             max_memory=self._callback.max_memory,
@@ -179,48 +175,55 @@ class Trials:
             val_dataloader_idx=data.val_dataloader_idx,
             analyse=False,
         )
-        unwanted = (Checkpoint, ModelSummary, ParetoCallback, *((EarlyStopping,) if to_the_end else ()))
-        kept = [callback for callback in trainer.callbacks if not isinstance(callback, unwanted)]  # type: ignore[attr-defined]
-        trainer.callbacks = [*kept, classwise, recorder, *([best] if best else [])]  # type: ignore[attr-defined]
-        trainer.loggers = [CSVLogger(folder, name="", version="")]
-        trainer.num_sanity_val_steps = 0
-        if trial.epochs is not None and not step:
+        prepare(trainer, module, folder, whole, [classwise, recorder, *([best] if best else [])])
+        if trial.epochs is not None and whole:
             trainer.fit_loop.max_epochs = trial.epochs
         return trainer
 
-    def new_trainer(self) -> pl.Trainer:
-        """What the factory makes, checked.
-
-        Raises:
-            TypeError: if it is not a new ``lightning.pytorch.Trainer``.
-            ValueError: if it has no number of epochs.
-        """
-        trainer = self._factory()
-        if not isinstance(trainer, pl.Trainer):
+    def _copy(self) -> pl.LightningModule:
+        try:
+            return copy.deepcopy(self._module)
+        except Exception as error:  # anything that an attribute may raise
             raise TypeError(
-                f"trainer_factory() returned {type(trainer).__name__}: it has to make a lightning.pytorch Trainer, for "
-                "instance trainer_factory=lambda: pl.Trainer(max_epochs=10)"
-            )
-        if any(trainer is other for other in self._trainers):
-            raise TypeError(
-                "trainer_factory() returned the same Trainer twice: every trial takes a new one, "
-                "trainer_factory=lambda: pl.Trainer(max_epochs=10)"
-            )
-        self._trainers = [*self._trainers[-1:], trainer]
-        if not trainer.max_epochs or trainer.max_epochs < 1:
-            raise ValueError(f"the Trainer needs a number of epochs, found max_epochs={trainer.max_epochs}")
-        return trainer
+                f"every trial takes a copy of {type(self._module).__name__}, and copy.deepcopy failed: {error}. Make "
+                "what cannot be copied in configure_model() or setup(), or give the class a __deepcopy__"
+            ) from error
 
-    def _restore_initial(self) -> None:
+    def _described(self) -> str:
+        """What makes it another search, the same on every process: the model, its options and those of the Trainer."""
+        values = self._module.state_dict().values()
+        if any(torch.nn.parameter.is_lazy(value) for value in values):
+            raise ValueError("the module has parameters without a shape: run one batch through it first")
+        trainer, data = self.factory(), self._callback.data
+        limits = (trainer.max_epochs, trainer.accumulate_grad_batches, trainer.limit_train_batches, trainer.precision)
+        shapes = [tuple(value.shape) for value in values if isinstance(value, torch.Tensor)]
+        names = [type(self._module).__qualname__, type(self._datamodule).__qualname__, str(self._module)]
+        hparams = _plain(dict(self._module.hparams)), _plain(dict(self._datamodule.hparams))
+        read = (data.class_names, data.val_dataloader_idx, self._callback.budget, asdict(self._callback.options))
+        return repr((names, shapes, hparams, limits, read))
+
+    def _restore_initial(self) -> bool:
         """Begin where an interrupted search began, as a script that is started again makes another random start."""
         path = self.folder / INITIAL_FILE
         if path.exists():
             self._module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        else:
-            _write(self._module.state_dict(), path)
+            return True
+        _write(self._module.state_dict(), path)
+        return False
 
 
 INITIAL_FILE = "initial.pt"
+
+
+def _plain(value: Any) -> Any:
+    """A nested value that reads the same in every process: of anything unusual only the kind."""
+    if isinstance(value, Mapping):
+        return sorted((str(key), _plain(part)) for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__qualname__
 
 
 @rank_zero_only
@@ -279,6 +282,7 @@ EXPECTED = (
     r"Checkpoint directory .* exists and is not empty",
     r"Experiment logs directory .* exists and is not empty",
     r".*smaller than the logging interval",
+    r".*could not find the monitored key",
     r"The `?fit`? loop was restarted|.*resuming from a checkpoint that ended before the epoch ended",
 )
 """Warnings of Lightning that every trial would repeat: each fit starts from a checkpoint of another one on purpose."""

@@ -10,8 +10,9 @@ import torch
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
+from lightning_pareto.integration.datamodule import ReweightedDataModule
 from lightning_pareto.integration.tuner.choice import choose, with_validation
-from lightning_pareto.integration.tuner.folder import TRIALS, begin, finish
+from lightning_pareto.integration.tuner.folder import TRIALS, finish
 from lightning_pareto.integration.tuner.log import TrialLog
 from lightning_pareto.integration.tuner.options import Mode, Refit, SearchName, TuningOptions
 from lightning_pareto.integration.tuner.result import ParetoResult
@@ -35,9 +36,11 @@ class ParetoTuner:
     the mean does not fall, and if no category falls beyond chance; otherwise the ordinary model is handed back.
 
     Every trial is a fit of a new Trainer on a copy of the model, with one seed for all, so that it works with whatever
-    strategy the Trainer has, and so that ordinary and reweighted fits differ in the weights only. Trials log and keep
-    checkpoints in ``dirpath`` only. A search that was killed goes on after its last finished trial when it is started
-    again; one that has ended starts anew.
+    strategy the Trainer has, and so that ordinary and reweighted fits differ in the weights and the order of the
+    samples only. A generator of the DataModule's own goes on from trial to trial, and then they differ in that as well.
+    Trials log (to CSV, or TensorBoard where the Trainer does) and keep checkpoints in ``dirpath`` only. A search that
+    was killed goes on after its last finished trial when it is started again; one that has ended starts anew. A folder
+    belongs to one search: with other data, give another.
 
     ``search="genetic"`` with ``refit="epoch"`` is PARETO-LP-GA as published: the paper's LP, a genetic algorithm over
     its thresholds, and the weighted epoch itself as the result. ``mode="course_correction"`` takes the last epoch
@@ -47,7 +50,8 @@ class ParetoTuner:
 
     Args:
         trainer_factory: makes a new Trainer, as for an ordinary fit; its ``max_epochs`` is that of every whole fit.
-            Its callbacks take part in every trial, except for checkpoints, and early stopping only in whole fits.
+            Its callbacks take part in every trial, except for checkpoints and those of this package, and early stopping
+            only in whole fits.
         mode: compare with the epoch before (``"direct"``), or with the ordinary next epoch (``"course_correction"``).
         targets: categories to raise, by name or number. By default all for ``"screening"``, those below the mean
             accuracy for a direct search over thresholds, and those that fell for a course correction.
@@ -145,12 +149,13 @@ class ParetoTuner:
                 :class:`ParetoCallback` makes before a fit.
         """
         _check_kinds(model, datamodule)
-        options, checkpoint = self.options, None if ckpt_path is None else Path(ckpt_path)
-        begin(self._folder)
+        options, checkpoint = self.options, None if ckpt_path is None else Path(ckpt_path).resolve()
         folder = self._folder / TRIALS
         trials = Trials(self._factory, model, datamodule, self._callback, folder, options.seed, options.targets)
-        epochs = options.divide(int(trials.new_trainer().max_epochs or 0), checkpoint is not None)
+        epochs = options.divide(int(trials.factory().max_epochs or 0), checkpoint is not None)
         trials.log = log = TrialLog(self._verbose, epochs.limit)
+        if trials.goes_on:
+            log.say(f"An interrupted search goes on in {folder}.")
         analysis = analyse(trials, options, checkpoint)
         self.influence, trials.labels = analysis.influence, analysis.influence.labels
         self.verdict = check_pareto(self.influence, budget=self._callback.budget, level=self._callback.level)
@@ -166,7 +171,7 @@ class ParetoTuner:
         result = choose(analysis.given, ordinary, tried, everything, options.level, self.verdict.improvable)
         if options.include_validation:
             result = with_validation(result, fits.joined(result.best_epoch, result.weights), everything)
-        finish(self._folder, result)
+        result = finish(self._folder, result)
         model.load_state_dict(torch.load(result.ckpt_path, map_location="cpu", weights_only=True)["state_dict"])
         log.say(f"\n{result}\n")
         return result
@@ -180,3 +185,5 @@ def _check_kinds(model: Any, datamodule: Any) -> None:
             f"fit takes a LightningDataModule, found {type(datamodule).__name__}. From datasets: "
             "LightningDataModule.from_datasets(train, val, batch_size=64)"
         )
+    if isinstance(datamodule, ReweightedDataModule):
+        raise TypeError("fit takes the DataModule without weights: tuner.fit(model, reweighted.datamodule)")

@@ -82,6 +82,25 @@ def test_one_category_that_rises_beyond_chance_is_a_pareto_improvement():
     assert not chosen(GIVEN, GIVEN, tried(result("a", [156, 143]), result("b", [156, 143]))).accepted  # the mean falls
 
 
+def test_the_model_that_is_handed_back_harms_nothing_on_its_own_samples():
+    """Together the two models do no harm, but the better one does."""
+    better = result("a", [160, 150])
+    rank, b_correct = np.arange(SIZE) // 2, better.outcome.correct.copy()
+    b_correct[~FIRST & (CATEGORY == 0)] = True
+    own_dogs = np.flatnonzero(~FIRST & (CATEGORY == 1) & b_correct)
+    b_correct[own_dogs[:7]] = False
+    a_correct = better.outcome.correct.copy()
+    a_correct[np.flatnonzero(FIRST & (CATEGORY == 1) & ~a_correct)[:7]] = True
+    models = [
+        TrialResult(name, Outcome(CATEGORY, c, c.astype(float), NAMES), 3, 2, np.zeros(3), Path(name))
+        for name, c in (("a", a_correct), ("b", b_correct))
+    ]
+    assert rank.max() == 199
+    found = chosen(GIVEN, GIVEN, tried(*models))
+    assert found.accepted
+    assert found.ckpt_path == "a"
+
+
 def test_more_looks_and_more_finalists_ask_for_more():
     better = result("a", [157, 150])
     one = tried(better, better)

@@ -1,5 +1,10 @@
 """A trial is an ordinary fit that leaves nothing but its result."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
@@ -10,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto import ParetoCallback, SampleWeights
+from lightning_pareto.integration.tuner.factory import TrainerFactory
 from lightning_pareto.integration.tuner.trials import Trial, Trials
 from tests.integration._models import CLASSES, Data, Plain, trainer
 
@@ -61,8 +67,19 @@ def weights_in(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+class Falling(Scheduled):
+    """A schedule of the whole length of the fit that is no part of a checkpoint, as those of transformers."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@pytest.mark.parametrize("kind", [Scheduled, Falling])
 @pytest.mark.parametrize("saved", ["epoch end", "validation end"])
-def test_an_epoch_from_a_checkpoint_is_that_of_the_uninterrupted_fit(tmp_path, saved):
+def test_an_epoch_from_a_checkpoint_is_that_of_the_uninterrupted_fit(tmp_path, saved, kind):
     """Bit for bit, with optimizer and schedule; whenever the checkpoint was saved."""
     kept = ModelCheckpoint(
         tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=saved == "epoch end", monitor=None
@@ -70,9 +87,10 @@ def test_an_epoch_from_a_checkpoint_is_that_of_the_uninterrupted_fit(tmp_path, s
     if saved == "validation end":
         kept = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, monitor="val_loss", save_on_train_epoch_end=False)
     whole = trainer(tmp_path, kept, max_epochs=EPOCHS, enable_checkpointing=True)
-    whole.fit(module(), datamodule=InOrder())
+    whole.fit(module(kind), datamodule=InOrder())
     start, end = tmp_path / "epoch=1.ckpt", tmp_path / "epoch=2.ckpt"
-    result = trials_in(tmp_path).run(Trial("step", "checkpoint", 1, checkpoint=start, keeps=True))
+    trials = trials_in(tmp_path, model=module(kind))
+    result = trials.run(Trial("step", "checkpoint", 1, checkpoint=start, keeps=True))
     assert result.epochs == 1
     found, expected = weights_in(result.checkpoint), weights_in(end)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -116,7 +134,7 @@ def test_early_stopping_takes_part_in_whole_fits_only(tmp_path):
         return EarlyStopping("val_loss", patience=1, min_delta=100.0)
 
     trials = trials_in(tmp_path, data=InOrder())
-    trials._factory = lambda: trainer(tmp_path, stopping(), max_epochs=EPOCHS)
+    trials.factory = TrainerFactory(lambda: trainer(tmp_path, stopping(), max_epochs=EPOCHS))
     whole = trials.run(first())
     assert whole.epochs == 2
     step = Trial("step", "checkpoint", 1, checkpoint=whole.next_checkpoint)
@@ -140,7 +158,7 @@ def test_finished_trials_are_read_back(tmp_path):
     def forbidden():
         raise AssertionError("no Trainer is needed")
 
-    again._factory = forbidden
+    again.factory = forbidden
     two = again.run(first())
     np.testing.assert_array_equal(one.outcome.probability, two.outcome.probability)
     assert two.checkpoint == one.checkpoint
@@ -198,22 +216,82 @@ def test_other_training_data_than_those_of_the_influence_are_refused(tmp_path):
     [
         (lambda path: None, "has to make a lightning.pytorch Trainer"),
         (lambda path: trainer(path, max_epochs=-1), "number of epochs"),
+        (lambda path: trainer(path, max_steps=5), "not by max_steps"),
+        (lambda path: trainer(path, max_time="00:00:01:00"), "not by max_steps or max_time"),
+        (lambda path: trainer(path, fast_dev_run=True), "whole fits"),
+        (lambda path: trainer(path, check_val_every_n_epoch=5), "check_val_every_n_epoch=1"),
     ],
 )
 def test_a_wrong_factory(tmp_path, make, match):
-    trials = trials_in(tmp_path)
-    trials._factory = lambda: make(tmp_path)
     with pytest.raises((TypeError, ValueError), match=match):
-        trials.run(first())
+        TrainerFactory(lambda: make(tmp_path))()
 
 
 def test_a_factory_that_makes_one_trainer_only(tmp_path):
     one = trainer(tmp_path, max_epochs=1)
-    trials = trials_in(tmp_path)
-    trials._factory = lambda: one
-    trials.run(first())
+    factory = TrainerFactory(lambda: one)
+    factory()
     with pytest.raises(TypeError, match="the same Trainer twice"):
-        trials.run(first(weights=SampleWeights(np.ones(240))))
+        factory()
+
+
+def test_a_factory_whose_trainers_share_what_a_callback_remembers(tmp_path):
+    stopping, monitor = EarlyStopping("val_loss"), LearningRateMonitor()
+    TrainerFactory(lambda: trainer(tmp_path, monitor))()
+    factory = TrainerFactory(lambda: trainer(tmp_path, stopping, monitor))
+    factory()
+    with pytest.raises(TypeError, match=r"make it in the function, lambda: pl.Trainer\(callbacks=\[EarlyStopping"):
+        factory()
+
+
+class ConfiguresCallbacks(Scheduled):
+    def configure_callbacks(self):
+        return [EarlyStopping("val_loss", patience=1, min_delta=100.0), ModelCheckpoint(monitor="val_loss")]
+
+
+def test_callbacks_of_the_module_are_sifted_too(tmp_path):
+    trials = trials_in(tmp_path, model=module(ConfiguresCallbacks))
+    whole = trials.run(first())
+    assert (whole.epochs, whole.checkpoint is not None) == (2, True)
+    assert trials.run(Trial("step", "checkpoint", 1, checkpoint=whole.next_checkpoint)).epochs == 1
+
+
+@pytest.mark.parametrize("least", [{"min_epochs": 3}, {"min_steps": 20}])
+def test_a_least_length_does_not_turn_a_look_into_training(tmp_path, least):
+    trials = trials_in(tmp_path, **least)
+    whole = trials.run(first())
+    look = trials.run(Trial("look", "checkpoint", 0, checkpoint=whole.next_checkpoint, keeps=True))
+    before, after = weights_in(whole.next_checkpoint), weights_in(look.checkpoint)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert trials.run(Trial("step", "checkpoint", 1, checkpoint=whole.next_checkpoint)).epochs == 1
+
+
+def test_a_module_that_cannot_be_copied(tmp_path):
+    model = module()
+    model.stream = (x for x in ())
+    with pytest.raises(TypeError, match=r"copy\.deepcopy failed"):
+        trials_in(tmp_path, model=model).run(first())
+
+
+def test_processes_and_runs_agree_on_what_a_search_is(tmp_path):
+    """A set of strings has another order in every process."""
+    code = (
+        "from pathlib import Path; import torch; from tests.integration.tuner.test_trials import *; m = module(); "
+        "m.hparams.update(labels={'a', 'b', 'c', 'd'}, layer=torch.nn.Linear(2, 2)); "
+        f"print(trials_in(Path({str(tmp_path)!r}), model=m)._identity)"
+    )
+    root = Path(__file__).parents[3]
+    runs = [
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1]
 
 
 def test_an_interrupted_trial_is_made_again(tmp_path):

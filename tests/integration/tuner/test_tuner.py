@@ -165,10 +165,11 @@ def test_a_killed_search_goes_on(tmp_path, undisturbed):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("trial.safetensors")}
+    finished = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.rglob("trial.safetensors")}
     assert 4 <= len(finished) < 11
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert all(path.stat().st_mtime_ns == when for path, when in finished.items())
+    kept = tmp_path / "search" / "finished"
+    assert all((kept / name / "trial.safetensors").stat().st_mtime_ns == when for name, when in finished.items())
     np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), undisturbed[0].after)
 
 
@@ -307,6 +308,8 @@ def test_what_is_wrong_is_said_before_any_training(tmp_path):
         tuner_in(tmp_path, max_epochs_spent=EPOCHS).fit(module(), Crowded(val=300))
     with pytest.raises(TypeError, match="from_datasets"):
         tuner_in(tmp_path).fit(module(), DataLoader(Data().train))
+    with pytest.raises(TypeError, match="DataModule without weights"):
+        tuner_in(tmp_path).fit(module(), ReweightedDataModule(Data(), np.ones(240)))
     with pytest.raises(TypeError, match="LightningModule"):
         tuner_in(tmp_path).fit(torch.nn.Linear(2, 2), Crowded(val=300))
     with pytest.raises(ValueError, match="unknown target 'cat'"):
@@ -314,12 +317,24 @@ def test_what_is_wrong_is_said_before_any_training(tmp_path):
     assert not list(tmp_path.rglob("trial.safetensors"))
 
 
-def test_it_is_usable_on_a_reweighted_datamodule(tmp_path):
-    """Several rounds: the second starts from the weights of the first."""
+def test_a_second_round_may_start_from_the_model_of_the_first(tmp_path):
     data = Crowded(val=300)
-    first = tuner_in(tmp_path / "1").fit(module(), data)
-    again = tuner_in(tmp_path / "2").fit(module(), ReweightedDataModule(data, np.ones(400)))
-    assert first.class_names == again.class_names
+    first = tuner_in(tmp_path).fit(module(), data)
+    again = tuner_in(tmp_path, refit="continue", include_validation=False).fit(
+        module(), data, ckpt_path=first.ckpt_path
+    )
+    assert Path(again.ckpt_path).exists()
+    assert again.after.mean() >= again.before.mean()
+
+
+def test_a_given_checkpoint_may_be_joined_with_the_validation_data(tmp_path):
+    data = Crowded(val=300)
+    ordinary = trainer(tmp_path, max_epochs=EPOCHS)
+    ordinary.fit(module(), datamodule=data)
+    ordinary.save_checkpoint(tmp_path / "given.ckpt")
+    tuner = tuner_in(tmp_path, include_validation=True, search="screening")
+    result = tuner.fit(module(), data, ckpt_path=tmp_path / "given.ckpt")
+    assert result.trials[-1].epochs == result.best_epoch > 0
 
 
 @pytest.mark.parametrize("noise", [0.45, 0.0])
