@@ -33,6 +33,8 @@ def project(tmp_path, monkeypatch):
         "datamodule": Data(train, val),
         "train_dataloader": DataLoader(train, batch_size=32, shuffle=True),
         "val_dataloader": DataLoader(val, batch_size=32),
+        "weights": np.ones(len(train)),
+        "pl": pl,
     }
 
 
