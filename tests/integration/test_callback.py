@@ -14,6 +14,7 @@ from lightning_pareto import (
     InfluenceMatrix,
     ParetoCallback,
     ParetoVerdict,
+    check_pareto,
     estimate_influence,
 )
 from tests._asserts import assert_near
@@ -222,3 +223,20 @@ def test_labels_may_be_integers_of_any_kind(tmp_path, dtype):
 def test_options_are_checked_at_once(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         ParetoCallback(**options)
+
+
+def test_the_verdict_may_be_about_some_categories(tmp_path):
+    callback = ParetoCallback(targets=["west"], floors=-0.05, verbose=False)
+    trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
+    expected = check_pareto(callback.influence, targets=[2], floors=-0.05)
+    np.testing.assert_array_equal(callback.verdict.prices, expected.prices)
+    assert callback.verdict.p_value == expected.p_value
+    assert callback.verdict.p_value != check_pareto(callback.influence).p_value
+
+
+def test_an_unknown_target_is_found_before_the_fit(tmp_path):
+    model = Plain()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="unknown target 'up'"):
+        trainer(tmp_path, ParetoCallback(targets="up")).fit(model, datamodule=Data())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
