@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -89,9 +90,10 @@ def set_up(
     _check_size(check_map_style(val_dataloader, "val_dataloader"), shard)
     selection = select_layers(module, layers)
     memory = Memory() if max_memory is None else Memory(max(1, min(Memory().elements, int(max_memory * 2**25))))
+    context = _with_outer_autocast(context, next(module.parameters()).device.type)
     probe = GradientProbe(module, selection.layers, task or ClassificationTask(), context, memory)
     device = next(module.parameters()).device
-    with probe.open():
+    with probe.open(), torch.autocast(device.type, enabled=False):  # what is made of the gradients stays in float32
         train = GradientPass(train_dataloader, probe, shard, device, transfer, progress)
         validation = GradientPass(val_dataloader, probe, shard, device, val_transfer or transfer, progress)
         with shard.agreement("comparison with autograd"):
@@ -101,6 +103,22 @@ def set_up(
         probe.plan = plan_from(shard.from_first(plan_as_text(probe.plan)), selection.layers)
         _warn_of_loops(probe.plan)
         yield Setup(train, validation, selection)
+
+
+def _with_outer_autocast(
+    context: Callable[[], AbstractContextManager[Any]], device_type: str
+) -> Callable[[], AbstractContextManager[Any]]:
+    """Let forward passes run under the autocast that is in force where the estimate was called."""
+    if not torch.is_autocast_enabled(device_type):
+        return context
+    dtype = torch.get_autocast_dtype(device_type)
+
+    @contextlib.contextmanager
+    def both() -> Iterator[None]:
+        with torch.autocast(device_type, dtype), context():
+            yield
+
+    return both
 
 
 def _check_size(loader: "DataLoader[Any]", shard: Shard) -> None:

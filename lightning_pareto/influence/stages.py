@@ -84,6 +84,5 @@ class Stages:
                 f"{path} belongs to another computation: the model, the data or the options have changed since it was "
                 "interrupted. Delete the folder, or give another one, to compute from the beginning"
             )
-        return {
-            key: torch.from_numpy(array).clone() for key, array in arrays.items()
-        }  # aligned as when it was computed
+        # copies are aligned as when they were computed, so that what follows has the same bits
+        return {key: torch.from_numpy(array).clone() for key, array in arrays.items()}

@@ -1,5 +1,6 @@
 """From a trainer that has just fitted a model to the influence of its training samples."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from lightning_pareto.influence.estimate import estimate_influence
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.options import InfluenceOptions
+from lightning_pareto.influence.stages import StagesError
 from lightning_pareto.integration.batches import transfer_of, validating
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import Checkpoint, checkpoints, name_of, weights_of
 from lightning_pareto.integration.processes import shard_of, warnings_of_one
 from lightning_pareto.integration.progress import progress_bar
-from lightning_pareto.integration.resumption import folder_for_stages
+from lightning_pareto.integration.resumption import folder_for_stages, remove_stages
 
 
 def influence_of(
@@ -40,7 +42,8 @@ def influence_of(
         options: of the estimate.
         max_memory: bound in GiB.
         checkpoint: which weights.
-        folder: where finished stages are kept until all is done, None for nowhere.
+        folder: where finished stages are kept until all is done, None for nowhere; of several checkpoints those of
+            the one under way.
 
     Raises:
         Exception: whatever the estimate raises, on every process.
@@ -54,7 +57,8 @@ def influence_of(
 
     def influence_at(number: int, path: str | None) -> InfluenceMatrix:
         with weights_of(module, path, shard) as used, progress_bar(trainer) as progress:
-            influence = estimate_influence(
+            estimate = functools.partial(
+                estimate_influence,
                 module,
                 train,
                 validation,
@@ -70,6 +74,14 @@ def influence_of(
                 progress=progress,
                 **asdict(options),
             )
+            try:
+                influence = estimate()
+            except StagesError:  # of a model before this one; every process sees the same files
+                assert folder is not None
+                if trainer.is_global_zero:
+                    remove_stages(folder)
+                trainer.strategy.barrier()
+                influence = estimate()
         return replace(influence, metadata={**influence.metadata, "checkpoint": name_of(used)})
 
     with warnings_of_one(trainer), isolate_rng(), validating(trainer):

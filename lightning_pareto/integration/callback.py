@@ -17,14 +17,14 @@ from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration import publishing
 from lightning_pareto.integration.analysis import influence_of
-from lightning_pareto.integration.checks import check_data, check_strategy, warn_of_averaging
+from lightning_pareto.integration.checks import check_data, check_strategy, warn_of_averaging, warn_of_unaveraged
 from lightning_pareto.integration.classwise import ClasswiseAccuracy, named_values
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import Checkpoint, check_checkpoint
 from lightning_pareto.integration.repeats import samples_before_repeats
-from lightning_pareto.integration.results import Analysis, Results
+from lightning_pareto.integration.results import INFLUENCE_FILE, Analysis, Results
 from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, remove_stages
-from lightning_pareto.pareto.demand import Targets, chosen_categories
+from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categories, per_category
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options, check_pareto
 
 
@@ -41,8 +41,9 @@ class ParetoCallback(pl.Callback):
     trained model: it becomes a warning, and is raised again when the missing result is asked for.
 
     An analysis that was interrupted, or that a fit ended without, is made up for by fitting once more from the last
-    checkpoint: ``trainer.fit(model, datamodule=datamodule, ckpt_path="last.ckpt")``. There is nothing left to train,
-    and the analysis goes on after the last stage that is kept under ``dirpath``.
+    checkpoint: ``trainer.fit(model, datamodule=datamodule, ckpt_path="last.ckpt")``. Where the fit had reached its last
+    epoch nothing is left to train, and the analysis goes on after the last stage that is kept under ``dirpath``. One
+    that was stopped early trains another epoch first.
 
     ``limit_val_batches`` shortens the epochs behind the logged accuracy and support; influence always reads the whole
     validation dataset, as it reads the whole training dataset. Of several validation loaders only one is used. A
@@ -115,6 +116,7 @@ class ParetoCallback(pl.Callback):
             task or ClassificationTask(), class_names, categories, category_names, train_dataloader, val_dataloader_idx
         )
         check_options(budget, level)
+        check_floors(floors, targets)
         self.budget = budget
         self.level = level
         self.targets = targets
@@ -168,8 +170,6 @@ class ParetoCallback(pl.Callback):
         self._prepare(trainer, pl_module)
         if self._wanted(trainer):
             warn_of_averaging(trainer, self, self.checkpoint)
-            if self.dirpath is not None and trainer.is_global_zero:
-                remove_stages(self.dirpath)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count."""
@@ -219,6 +219,7 @@ class ParetoCallback(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The same where the fit had ended before, so that Lightning left out its training."""
         if self._wanted(trainer) and not self._trained and fit_was_skipped(trainer):
+            warn_of_unaveraged(trainer)
             with back_on_device(trainer, pl_module):
                 self._prepare(trainer, pl_module)
                 self._conclude(trainer, pl_module)
@@ -229,6 +230,7 @@ class ParetoCallback(pl.Callback):
             self._categories = check_data(trainer, module, self.data, self.options.layers)
             if self._categories is not None:
                 chosen_categories(self._categories, self.targets)
+                per_category(self.floors, len(self._categories), 0.0, "floors")
 
     def _conclude(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         try:
@@ -242,10 +244,7 @@ class ParetoCallback(pl.Callback):
                 self.checkpoint,
                 self.dirpath,
             )
-            verdict = check_pareto(
-                influence, budget=self.budget, level=self.level, targets=self.targets, floors=self.floors
-            )
-            analysis = Analysis(influence, verdict)
+            analysis = Analysis(influence, self._verdict_on(trainer, influence))
             self._results.keep(analysis)
             if trainer.is_global_zero:
                 self._publish(analysis)
@@ -257,6 +256,18 @@ class ParetoCallback(pl.Callback):
                 warnings.warn(
                     f"ParetoCallback failed after the fit, the trained model is untouched: {error}", stacklevel=2
                 )
+
+    def _verdict_on(self, trainer: pl.Trainer, influence: InfluenceMatrix) -> ParetoVerdict:
+        """The verdict; if there is none, the influence is on disk all the same, and the error says where."""
+        try:
+            return check_pareto(
+                influence, budget=self.budget, level=self.level, targets=self.targets, floors=self.floors
+            )
+        except Exception as error:
+            if trainer.is_global_zero:
+                path = influence.save(self._folder / INFLUENCE_FILE)
+                raise RuntimeError(f"{error}. The influence is kept: InfluenceMatrix.load({str(path)!r})") from error
+            raise
 
     def _wanted(self, trainer: pl.Trainer) -> bool:
         return self.analyse and not getattr(trainer, "fast_dev_run", False)

@@ -107,6 +107,15 @@ def warn_of_averaging(trainer: pl.Trainer, callback: pl.Callback, checkpoint: Ch
             )
 
 
+def warn_of_unaveraged(trainer: pl.Trainer) -> None:
+    """Say so if the weights of a fit that was over already would have been averaged at its end."""
+    if any(isinstance(callback, callbacks.StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        rank_zero_warn(
+            "the fit was over already, so StochasticWeightAveraging has averaged nothing this time: influence is taken "
+            "at the weights of the checkpoint"
+        )
+
+
 def _set_up_validation(trainer: pl.Trainer) -> None:
     """Ask for the validation loaders now; without a sanity check Lightning may wait for the first validation epoch."""
     if trainer.enable_validation:

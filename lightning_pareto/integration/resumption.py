@@ -39,7 +39,8 @@ def folder_for_stages(trainer: pl.Trainer, dirpath: Path | None) -> Path | None:
 def remove_stages(folder: Path) -> None:
     """Remove what an analysis of an earlier fit left behind, and nothing else."""
     for path in (folder / STAGES).glob("*/*.safetensors"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # they are told from others by their contents
+            path.unlink(missing_ok=True)
     for each in (*(folder / STAGES).glob("*/"), folder / STAGES):
         with contextlib.suppress(OSError):  # it is not there, or holds something else
             each.rmdir()

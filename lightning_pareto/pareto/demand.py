@@ -49,23 +49,22 @@ def chosen_categories(names: Sequence[str], targets: Targets) -> npt.NDArray[np.
         ValueError: for an unknown name or a number out of range.
     """
     chosen = np.zeros(len(names), dtype=bool)
-    if isinstance(targets, (str, int)):
+    if isinstance(targets, (str, int, np.integer)):
         targets = [targets]
     for target in range(len(names)) if targets is None else targets:
         index = names.index(target) if target in names else target
-        if not isinstance(index, (int, np.integer)) or not 0 <= index < len(names):
+        if not isinstance(index, (int, np.integer)) or isinstance(index, bool) or not 0 <= index < len(names):
             raise ValueError(f"unknown target {target!r}; the categories are {list(names)}")
         chosen[index] = True
     return chosen
 
 
-def per_category(value: Limits, influence: InfluenceMatrix, default: float, what: str = "thresholds") -> Float:
-    """One limit for each category, (K,).
+def per_category(value: Limits, k: int, default: float, what: str = "thresholds") -> Float:
+    """One limit for each of K categories, (K,).
 
     Raises:
         ValueError: if there are not as many as categories, or one is not finite.
     """
-    k = len(influence.names)
     limits = np.asarray(default if value is None else value, dtype=np.float64)
     if limits.ndim and limits.shape != (k,):
         raise ValueError(f"{what} must be one number or {k}, one per category, found {limits.shape}")
@@ -81,12 +80,21 @@ def read_demand(influence: InfluenceMatrix, targets: Targets, floors: Limits) ->
         ValueError: for unknown targets, floors of the wrong shape, targets without validation samples, or floors
             without targets.
     """
+    check_floors(floors, targets)
+    chosen = chosen_categories(influence.names, targets)
+    demand = Demand(chosen, per_category(floors, len(influence.names), 0.0, "floors"))
+    if not (chosen & influence.present).any():
+        raise ValueError("none of the targets has validation samples")
+    absent = [name for name, yes in zip(influence.names, chosen & ~influence.present, strict=True) if yes]
+    if targets is not None and absent:
+        raise ValueError(f"no validation samples of {', '.join(absent)}: nothing can be said about these targets")
+    return demand
+
+
+def check_floors(floors: Limits, targets: Targets) -> None:
+    """Raise a ValueError for floors without targets."""
     if targets is None and floors is not None:
         raise ValueError(
             "floors are for the categories that are not to gain: say which are, targets=[...]. Without targets every "
             "category has to gain"
         )
-    demand = Demand(chosen_categories(influence.names, targets), per_category(floors, influence, 0.0, "floors"))
-    if not (demand.targets & influence.present).any():
-        raise ValueError("none of the targets has validation samples")
-    return demand

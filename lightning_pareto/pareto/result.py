@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.artifacts import ArtifactError, load_artifact, save_artifact
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.pareto.hyperplane import Regions
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_SAMPLES
@@ -189,6 +189,9 @@ class ParetoVerdict:
             ArtifactError: if the file is not a whole verdict artifact.
         """
         arrays, metadata = load_artifact(path, "verdict")
+        missing = {*_ARRAYS, "regions"} - arrays.keys()
+        if missing:
+            raise ArtifactError(f"{path} was written by another version, it lacks {sorted(missing)}: check again")
         sign = arrays.pop("regions")
         names = tuple(metadata.pop("class_names"))
         fields: dict[str, Any] = {**arrays, **metadata}

@@ -1,6 +1,5 @@
 """Text that fits a terminal and does nothing else to it."""
 
-import textwrap
 import unicodedata
 from collections.abc import Iterable
 
@@ -35,7 +34,14 @@ def padded(name: str, width: int) -> str:
 
 def paragraph(text: str, indent: str = "") -> list[str]:
     """The text in lines of at most 80 columns, those after the first one indented."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines[-1].strip() else lines[-1] + word
+        if columns(longer) <= WIDTH or not lines[-1].strip():
+            lines[-1] = longer
+        else:
+            lines.append(indent + word)
+    return lines
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:

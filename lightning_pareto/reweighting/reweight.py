@@ -76,11 +76,11 @@ def reweight(
         admissible, scale = AdmissibleSet(influence.labels, budget), column_scale(scores)
         if thresholds is None and targets is None:
             thresholds = HEADROOM_SHARE * headroom(scores, scale, admissible).value
-        limits = per_category(thresholds, influence, 0.0)[present]
+        limits = per_category(thresholds, len(influence.names), 0.0)[present]
         removed = MassPreservingProgram(scores, scale, admissible, chosen).solve(limits)
         values = give_back(removed, admissible, return_mass)
     elif method == "paper":
-        limits = per_category(thresholds, influence, 0.9)[present]
+        limits = per_category(thresholds, len(influence.names), 0.9)[present]
         if not max_weight >= 1:
             raise ValueError(f"max_weight must be at least 1, found {max_weight}")
         if (limits < 0).any() or (limits > 1).any():

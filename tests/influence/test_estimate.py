@@ -359,3 +359,14 @@ def test_one_logit_is_an_error_with_its_remedy():
         estimate_influence(nn.Linear(3, 1), GOOD, GOOD)
     task = ClassificationTask(logits=lambda m, batch: nn.functional.pad(m(batch[0]).reshape(-1, 1), (1, 0)))
     assert estimate_influence(nn.Linear(3, 1), GOOD, GOOD, task=task).scores.shape == (10, 2)
+
+
+def test_under_an_outer_autocast_only_the_model_is_in_half_precision():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    data = loader(torch.randn(40, 4), torch.arange(40) % 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = estimate_influence(module, data, data)
+    inner = estimate_influence(module, data, data, context=lambda: torch.autocast("cpu", torch.bfloat16))
+    np.testing.assert_array_equal(found.scores, inner.scores)
+    assert not np.array_equal(found.scores, estimate_influence(module, data, data).scores)

@@ -240,3 +240,17 @@ def test_an_unknown_target_is_found_before_the_fit(tmp_path):
     with pytest.raises(ValueError, match="unknown target 'up'"):
         trainer(tmp_path, ParetoCallback(targets="up")).fit(model, datamodule=Data())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_wrong_floors_are_found_before_the_fit(tmp_path):
+    with pytest.raises(ValueError, match="floors are for the categories that are not to gain"):
+        ParetoCallback(floors=0.1)
+    with pytest.raises(ValueError, match="floors must be one number or 4"):
+        trainer(tmp_path, ParetoCallback(targets="west", floors=[0.0])).fit(Plain(), datamodule=Data())
+
+
+def test_a_verdict_that_fails_leaves_the_influence_on_disk(tmp_path):
+    callback = ParetoCallback(targets="west", floors=5.0)
+    with pytest.warns(UserWarning, match="The influence is kept"):
+        trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
+    assert InfluenceMatrix.load(tmp_path / "pareto" / "influence.safetensors").scores.shape == (240, CLASSES)

@@ -143,3 +143,12 @@ def test_a_target_can_be_proven_where_all_cannot(influence):
 def test_options_are_checked(influence, options, message):
     with pytest.raises(ValueError, match=message):
         check_pareto(influence, **options)
+
+
+def test_a_target_without_validation_samples_is_refused_and_named():
+    scores = np.random.default_rng(0).normal(size=(30, 3))
+    scores[:, 1] = np.nan
+    matrix = InfluenceMatrix(scores, np.arange(30) % 3, ["cat", "dog", "cow"])
+    with pytest.raises(ValueError, match="no validation samples of dog"):
+        check_pareto(matrix, targets=["cat", "dog"])
+    assert check_pareto(matrix).present.tolist() == [True, False, True]

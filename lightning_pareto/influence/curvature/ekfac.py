@@ -50,7 +50,8 @@ class EkfacCurvature(Curvature):
         outputs = _decompose(train, {layer: m for layer, m in sums.outputs.items() if m.ndim == 3})
         bases = {layer: EigenBasis(vectors, outputs.get(layer)) for layer, vectors in inputs.items()}
         eigenvalues = _corrected_eigenvalues(train.part(0, ENOUGH), fisher, bases)
-        by_frequency = {layer: _by_frequency(eigenvalues[layer], counts[layer]) for layer in counts}
+        bases = {layer: basis for layer, basis in bases.items() if layer in eigenvalues}
+        by_frequency = {layer: _by_frequency(eigenvalues[layer], counts[layer]) for layer in counts if layer in bases}
         return cls(bases, eigenvalues | by_frequency, damping)
 
     @classmethod
