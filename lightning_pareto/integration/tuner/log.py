@@ -26,7 +26,7 @@ class TrialLog:
         if self._best is None or result.outcome.macro > self._best.outcome.macro:
             self._best = result
         self.say(
-            f"[{spent:>4} of {self._limit} epochs] {name:<52.52} mean {result.outcome.macro:6.1%}  worst "
+            f"[{spent:>4} of {self._limit} epochs] {name:<66.66} mean {result.outcome.macro:6.1%}  worst "
             f"{accuracy[worst]:6.1%} ({result.outcome.names[worst]:.16})  best mean {self._best.outcome.macro:.1%}"
         )
 

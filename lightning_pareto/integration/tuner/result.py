@@ -104,7 +104,8 @@ class ParetoResult:
                 *rows,
                 "",
                 "Accuracy on validation samples that the weights have not seen; as they chose",
-                "the model, measure it on others.",
+                "the model, measure it on others. Each p is of one category alone; a fall",
+                "counts as beyond chance where it is for all of them together (Holm).",
                 f"{self.epochs_spent} epochs spent in {len(self.trials)} trials.",
                 f"Model: {self.ckpt_path}",
             ]

@@ -12,7 +12,7 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
 from lightning_pareto.integration.tuner.choice import choose, with_validation
-from lightning_pareto.integration.tuner.folder import TRIALS, finish
+from lightning_pareto.integration.tuner.folder import RESULT_FILE, TRIALS, finish
 from lightning_pareto.integration.tuner.log import TrialLog
 from lightning_pareto.integration.tuner.options import Mode, Refit, SearchName, TuningOptions
 from lightning_pareto.integration.tuner.result import ParetoResult
@@ -119,6 +119,11 @@ class ParetoTuner:
             include_validation,
             seed,
         )
+        if not callable(trainer_factory):
+            raise TypeError(
+                f"trainer_factory is a function that makes a Trainer, found {type(trainer_factory).__name__}: for "
+                "instance lambda: pl.Trainer(max_epochs=10)"
+            )
         self.verdict: ParetoVerdict | None = None
         self.influence: InfluenceMatrix | None = None
         self._factory = trainer_factory
@@ -154,12 +159,14 @@ class ParetoTuner:
         trials = Trials(self._factory, model, datamodule, self._callback, folder, options.seed, options.targets)
         epochs = options.divide(int(trials.factory().max_epochs or 0), checkpoint is not None)
         trials.log = log = TrialLog(self._verbose, epochs.limit)
+        if (self._folder / RESULT_FILE).exists():
+            log.say(f"The search that ended in {self._folder} is made anew, and its result will be replaced.")
         if trials.goes_on:
             log.say(f"An interrupted search goes on in {folder}.")
         analysis = analyse(trials, options, checkpoint)
         self.influence, trials.labels = analysis.influence, analysis.influence.labels
         self.verdict = check_pareto(self.influence, budget=self._callback.budget, level=self._callback.level)
-        log.say(f"\n{self.verdict}\n")
+        log.say("\n" + str(self.verdict).split("\nNext: ")[0] + "\n")  # the search goes on by itself
         situation = situation_of(trials, options, analysis, self._callback)
         fits = LastFits(trials, options, analysis, situation)
         ordinary, found = fits.ordinary(), list[Finalist]()

@@ -308,6 +308,8 @@ def test_what_is_wrong_is_said_before_any_training(tmp_path):
         tuner_in(tmp_path, max_epochs_spent=EPOCHS).fit(module(), Crowded(val=300))
     with pytest.raises(TypeError, match="from_datasets"):
         tuner_in(tmp_path).fit(module(), DataLoader(Data().train))
+    with pytest.raises(TypeError, match="a function that makes a Trainer, found Trainer"):
+        ParetoTuner(trainer(tmp_path))
     with pytest.raises(TypeError, match="DataModule without weights"):
         tuner_in(tmp_path).fit(module(), ReweightedDataModule(Data(), np.ones(240)))
     with pytest.raises(TypeError, match="LightningModule"):
