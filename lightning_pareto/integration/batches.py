@@ -5,7 +5,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from lightning_pareto.influence.gradients import evaluation_mode
 
 
 @contextlib.contextmanager
@@ -17,6 +21,19 @@ def validating(trainer: pl.Trainer) -> Iterator[None]:
         yield
     finally:
         trainer.state.stage = stage
+
+
+@contextlib.contextmanager
+def only_reading(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+    """Run the module as in validation and leave no trace: no gradients, no change of mode or of random states."""
+    with (
+        isolate_rng(),
+        torch.no_grad(),
+        evaluation_mode(module),
+        validating(trainer),
+        trainer.precision_plugin.forward_context(),
+    ):
+        yield
 
 
 def transfer_of(trainer: pl.Trainer, module: pl.LightningModule, dataloader_idx: int = 0) -> Callable[[Any], Any]:

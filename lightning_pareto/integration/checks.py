@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
@@ -12,11 +11,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
-from lightning_pareto.influence.gradients import evaluation_mode
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.task import BatchError
 from lightning_pareto.integration.at_hand import labels_at_hand
-from lightning_pareto.integration.batches import transfer_of, validating
+from lightning_pareto.integration.batches import only_reading, transfer_of, validating
 from lightning_pareto.integration.data import ParetoData, validation_loaders
 from lightning_pareto.integration.models import Checkpoint, monitoring_checkpoint
 from lightning_pareto.integration.processes import shard_of
@@ -73,13 +71,7 @@ def check_data(
     with shard_of(trainer, module).agreement("check before the fit"):
         select_layers(module, layers)
         train, validation = data.train(trainer), data.validation(trainer)
-        with (
-            isolate_rng(),
-            torch.no_grad(),
-            evaluation_mode(module),
-            validating(trainer),
-            trainer.precision_plugin.forward_context(),
-        ):
+        with only_reading(trainer, module):
             _check_samples(train, "training", _reader(trainer, module, data, 0))
             read = _reader(trainer, module, data, data.val_dataloader_idx)
             classes = _check_samples(validation, "validation", read)

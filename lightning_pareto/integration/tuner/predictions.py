@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from lightning_pareto.influence.gradients import evaluation_mode
-from lightning_pareto.integration.batches import transfer_of, validating
+from lightning_pareto.integration.batches import only_reading, transfer_of
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.processes import shard_of
 from lightning_pareto.loaders import with_sampler
@@ -40,13 +38,7 @@ def _predict(trainer: pl.Trainer, module: pl.LightningModule, data: ParetoData) 
     indices = shard_of(trainer, module).range(size)
     mine = with_sampler(loader, indices, drop_last=False, generator=torch.Generator())  # type: ignore[arg-type]
     table, start = torch.zeros(4, size, dtype=torch.float64), indices.start
-    with (
-        isolate_rng(),
-        torch.no_grad(),
-        evaluation_mode(module),
-        validating(trainer),
-        trainer.precision_plugin.forward_context(),
-    ):
+    with only_reading(trainer, module):
         for moved in map(transfer, mine):
             targets = data.task.read_targets(moved)
             categories = targets if data.categories is None else data.categories(moved)
