@@ -51,7 +51,8 @@ class ParetoData:
         loaders = validation_loaders(trainer)
         if not loaders:
             raise ValueError(
-                "ParetoCallback needs a validation set: trainer.fit(model, train_dataloader, val_dataloader) or a "
+                "there is no validation set, and without it nothing is known of any class: "
+                "trainer.fit(model, train_dataloader, val_dataloader) or a "
                 "val_dataloader() in the DataModule or LightningModule, a validation_step() in the LightningModule (it "
                 "may do nothing), and limit_val_batches other than 0"
             )

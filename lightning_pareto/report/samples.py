@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.pareto.terminal import harmless
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -25,6 +26,7 @@ class SampleTable:
         total: influence on the validation set as a whole, see :meth:`InfluenceMatrix.total`, (n,).
         influence: on each category, in units of its mean absolute influence, (n, K).
         class_names: the K categories.
+        shown: the categories whose influence is printed; all are in the rows and the CSV file.
     """
 
     title: str
@@ -34,6 +36,7 @@ class SampleTable:
     total: npt.NDArray[np.float64]
     influence: npt.NDArray[np.float64]
     class_names: tuple[str, ...]
+    shown: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -74,15 +77,18 @@ class SampleTable:
         return ["index", "given", *predicted, "total", *self.class_names]
 
     def __str__(self) -> str:
-        lines = [self.title, "", "    index   given  predicted   total   harms"]
+        heads = "".join(f"  on {harmless(name):<8.8}" for name in self.shown)
+        lines = [self.title, "", f"    index   given  predicted   total   harms{heads}"]
         for number in range(min(len(self), 20)):
             predicted = "" if self.predicted is None else self.predicted[number]
             harmed = int((self.influence[number] < 0).sum())
+            named = [self.influence[number, self.class_names.index(name)] for name in self.shown]
             lines.append(
                 f"{self.index[number]:9d}  {self.given[number]:6d}  {predicted:>9}  {self.total[number]:+7.3g}   "
-                f"{harmed} of {len(self.class_names)}"
+                f"{harmed} of {len(self.class_names):<2}" + "".join(f"  {value:+11.2f}" for value in named)
             )
-        return "\n".join(lines + ([f"… {len(self) - 20} more"] if len(self) > 20 else []))
+        rest = f"… {len(self) - 20} more: .to_csv(path), .to_pandas() or .rows()"
+        return "\n".join(lines + ([rest] if len(self) > 20 else []))
 
 
 def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTable:
@@ -94,11 +100,15 @@ def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTab
         influence: the influence matrix.
         count: how many, at most.
 
+    Raises:
+        ValueError: for a count below 1.
+
     Example:
         >>> suspected_samples(InfluenceMatrix([[1.0, 1.0], [-3.0, -1.0], [-1.0, 1.0]], [0, 1, 0]), 1).index
         array([1])
     """
     check_type(influence)
+    _check_count(count)
     order = influence.total().argsort(kind="stable")[:count]
     return _table("Suspected wrong labels: the samples that harm most", influence, _relative(influence), order)
 
@@ -113,9 +123,12 @@ def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, coun
         count: how many, at most.
 
     Raises:
-        ValueError: for a name that is not a category with validation samples.
+        ValueError: for a name that is not a category with validation samples, the same one twice, or a count below 1.
     """
     check_type(influence)
+    _check_count(count)
+    if helped == harmed:
+        raise ValueError(f"a trade-off is between two categories, found {helped!r} twice")
     relative = _relative(influence)
     columns = []
     for name in (helped, harmed):
@@ -125,7 +138,13 @@ def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, coun
     strength = np.minimum(columns[0], -columns[1])
     order = np.argsort(-strength, kind="stable")
     order = order[strength[order] > 0][:count]
-    return _table(f"Samples that help {helped!r} and harm {harmed!r}", influence, relative, order)
+    table = _table(f"Samples that help {helped!r} and harm {harmed!r}", influence, relative, order)
+    return replace(table, shown=(helped, harmed))
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise ValueError(f"count is how many samples to list, at least 1, found {count}")
 
 
 def _relative(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:

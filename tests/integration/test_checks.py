@@ -39,7 +39,7 @@ def one_loader_each(train, val):
 @pytest.mark.parametrize(
     ("loaders", "options", "error", "message"),
     [
-        (lambda t, v: (DataLoader(t),), {}, ValueError, "needs a validation set"),
+        (lambda t, v: (DataLoader(t),), {}, ValueError, "there is no validation set"),
         (lambda t, v: (DataLoader(Stream()), DataLoader(v)), {}, TypeError, "train dataloader reads Stream"),
         (lambda t, v: (DataLoader(t), DataLoader(Stream())), {}, TypeError, "validation dataloader reads Stream"),
         (lambda t, v: ([DataLoader(t), DataLoader(t)], DataLoader(v)), {}, TypeError, "found list"),

@@ -82,3 +82,29 @@ def test_predictions_come_back_from_disk(tmp_path):
     assert InfluenceMatrix.load(found.save(tmp_path / "i")).predicted.tolist() == [0, 0, 1, 1, 1]
     with pytest.raises(ValueError, match=r"predicted must have shape \(5,\)"):
         influence(predicted=[0, 1])
+
+
+def test_the_two_categories_asked_for_are_printed():
+    scores = np.array([[2.0, -1.0, 0.5], [-1.0, 2.0, 0.1], [3.0, -2.0, 0.2]])
+    text = str(trade_off_samples(InfluenceMatrix(scores, [0, 1, 2], ["cat", "dog", "cow"]), "cat", "dog"))
+    first, second = text.splitlines()[3:5]
+    assert "on cat" in text
+    assert "on dog" in text
+    assert "on cow" not in text
+    assert first.split()[0] == "2"
+    assert first.split()[-2:] == ["+1.50", "-1.20"]
+    assert second.split()[-2:] == ["+1.00", "-0.60"]
+
+
+def test_senseless_questions_are_refused():
+    matrix = InfluenceMatrix(np.ones((3, 2)), [0, 1, 0], ["cat", "dog"])
+    for count in (0, -1):
+        with pytest.raises(ValueError, match=f"at least 1, found {count}"):
+            suspected_samples(matrix, count)
+    with pytest.raises(ValueError, match="between two categories, found 'cat' twice"):
+        trade_off_samples(matrix, "cat", "cat")
+
+
+def test_a_long_table_says_how_to_see_the_rest():
+    matrix = InfluenceMatrix(np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 2)
+    assert str(suspected_samples(matrix, 30)).endswith("… 10 more: .to_csv(path), .to_pandas() or .rows()")

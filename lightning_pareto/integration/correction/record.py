@@ -42,11 +42,21 @@ class Correction:
     def __str__(self) -> str:
         where = [self.class_names.index(name) for name in self.fallen]
         told = ", ".join(
-            f"{self.class_names[k]} {self.before[k]:.3f} → {self.ordinary[k]:.3f}"
-            + (f", with weights {self.again[k]:.3f}" if self.again else "")
+            f"{self.class_names[k]!r} from {self.before[k]:.3f} to {self.ordinary[k]:.3f}"
+            + (f" (with weights {self.again[k]:.3f})" if self.again else "")
             for k in where
         )
-        return f"epoch {self.epoch} taken again: {told}; {'kept' if self.accepted else 'not kept'}"
+        kept = "kept" if self.accepted else f"not kept, {self._objection(where)}"
+        return f"epoch {self.epoch} taken again, after {told}; {kept}"
+
+    def _objection(self, where: list[int]) -> str:
+        """The category that did worst in the epoch taken again, against the ordinary one."""
+        if not self.again:
+            return "it was not run to its end"
+        change = [b - a if b == b and a == a else 0.0 for a, b in zip(self.ordinary, self.again, strict=True)]
+        low = [k for k in where if change[k] <= 0]
+        worst = min(low or range(len(change)), key=lambda k: change[k])
+        return f"as {self.class_names[worst]!r} is at {self.again[worst]:.3f}, ordinarily {self.ordinary[worst]:.3f}"
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Correction":

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
-from lightning_pareto import CourseCorrection, ParetoCallback, ReweightedDataModule, SampleWeights
+from lightning_pareto import Correction, CourseCorrection, ParetoCallback, ReweightedDataModule, SampleWeights
 from lightning_pareto.integration.correction import callback as module_of_correction
 from tests.integration._models import Data, Plain, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData
@@ -462,3 +462,14 @@ def test_a_take_that_is_not_kept_is_not_heard_of(tmp_path):
         return sorted(path.name for path in (folder / "kept").iterdir()), told
 
     assert run(tmp_path / "with", never_kept(max_corrections=1)) == run(tmp_path / "without")
+
+
+def test_a_correction_says_what_stood_in_its_way():
+    def said(again, accepted=False):
+        return str(Correction(4, ("4",), ("4", "8"), (0.9, 0.8), (0.6, 0.9), again, accepted))
+
+    begin = "epoch 4 taken again, after '4' from 0.900 to 0.600"
+    assert said((0.9, 0.9), True) == f"{begin} (with weights 0.900); kept"
+    assert said((0.6, 0.95)) == f"{begin} (with weights 0.600); not kept, as '4' is at 0.600, ordinarily 0.600"
+    assert said((0.9, 0.7)) == f"{begin} (with weights 0.900); not kept, as '8' is at 0.700, ordinarily 0.900"
+    assert said(()) == f"{begin}; not kept, it was not run to its end"
