@@ -111,6 +111,7 @@ def test_many_looks_ask_for_more():
     before, after = outcome([0] * 30 + [1] * 30), outcome([1] * 6 + [0] * 24 + [1] * 30)
     p = Change(before, after).p_gain
     assert Change(before, after).rises(2 * p)
+    assert not Change(before, after).rises(1.5 * p)  # half the level is for the single categories
     assert not Change(before, after).rises(2 * p, looks=4)
 
 

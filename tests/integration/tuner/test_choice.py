@@ -101,6 +101,13 @@ def test_the_model_that_is_handed_back_harms_nothing_on_its_own_samples():
     assert found.ckpt_path == "a"
 
 
+def test_harm_that_only_both_models_together_show_forbids_it():
+    """Each loses four dogs on its own half, which may be chance; eight of eight are not."""
+    found = chosen(GIVEN, GIVEN, tried(result("a", [180, 142]), result("b", [180, 142])))
+    assert not found.accepted
+    assert "dog would fall beyond chance" in found.reason
+
+
 def test_more_looks_and_more_finalists_ask_for_more():
     better = result("a", [157, 150])
     one = tried(better, better)

@@ -256,7 +256,7 @@ def test_callbacks_of_the_module_are_sifted_too(tmp_path):
     assert trials.run(Trial("step", "checkpoint", 1, checkpoint=whole.next_checkpoint)).epochs == 1
 
 
-@pytest.mark.parametrize("least", [{"min_epochs": 3}, {"min_steps": 20}])
+@pytest.mark.parametrize("least", [{"min_epochs": EPOCHS}, {"min_steps": 8 * EPOCHS}])
 def test_a_least_length_does_not_turn_a_look_into_training(tmp_path, least):
     trials = trials_in(tmp_path, **least)
     whole = trials.run(first())
