@@ -17,7 +17,6 @@ from lightning_pareto.integration import (
     Correction,
     CourseCorrection,
     ParetoCallback,
-    ParetoResult,
     ParetoTuner,
     ReweightedDataModule,
     reweighted_dataloader,
@@ -32,7 +31,7 @@ from lightning_pareto.report import (
     suspected_samples,
     trade_off_samples,
 )
-from lightning_pareto.reweighting import SampleWeights, reweight
+from lightning_pareto.reweighting import ParetoResult, SampleWeights, reweight
 from lightning_pareto.sampling import ParetoSampler
 
 __all__ = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_pareto.integration.tuner.result import ParetoResult
+from lightning_pareto.reweighting.search_result import ParetoResult
 
 TRIALS = "trials"
 FINISHED = "finished"

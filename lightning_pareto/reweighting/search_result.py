@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from lightning_pareto.artifacts import load_artifact, save_artifact
-from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.weights import SampleWeights
 
@@ -29,12 +28,6 @@ class TrialSummary:
     epochs: int
     macro: float
     worst: float
-
-    @classmethod
-    def of(cls, result: TrialResult) -> "TrialSummary":
-        """Summarise a finished trial."""
-        accuracy = result.outcome.accuracy
-        return cls(result.name, result.epochs, float(np.nanmean(accuracy)), float(np.nanmin(accuracy)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
