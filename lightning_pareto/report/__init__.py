@@ -1,13 +1,29 @@
 """What people see, from result objects only."""
 
 from lightning_pareto.report.comparison import ClasswiseComparison
-from lightning_pareto.report.figures import plot_comparison
+from lightning_pareto.report.figures import (
+    plot_accuracy,
+    plot_comparison,
+    plot_exchange_rates,
+    plot_headroom,
+    plot_influence,
+    plot_predicted,
+    plot_search,
+    plot_weights,
+)
 from lightning_pareto.report.samples import SampleTable, suspected_samples, trade_off_samples
 
 __all__ = [
     "ClasswiseComparison",
     "SampleTable",
+    "plot_accuracy",
     "plot_comparison",
+    "plot_exchange_rates",
+    "plot_headroom",
+    "plot_influence",
+    "plot_predicted",
+    "plot_search",
+    "plot_weights",
     "suspected_samples",
     "trade_off_samples",
 ]

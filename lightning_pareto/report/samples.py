@@ -110,7 +110,7 @@ def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTab
     check_type(influence)
     _check_count(count)
     order = influence.total().argsort(kind="stable")[:count]
-    return _table("Suspected wrong labels: the samples that harm most", influence, _relative(influence), order)
+    return _table("Suspected wrong labels: the samples that harm most", influence, relative_scores(influence), order)
 
 
 def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, count: int = 100) -> SampleTable:
@@ -129,12 +129,8 @@ def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, coun
     _check_count(count)
     if helped == harmed:
         raise ValueError(f"a trade-off is between two categories, found {helped!r} twice")
-    relative = _relative(influence)
-    columns = []
-    for name in (helped, harmed):
-        if name not in influence.names or not influence.present[influence.names.index(name)]:
-            raise ValueError(f"{name!r} is not a category with validation samples; they are {influence.names}")
-        columns.append(relative[:, influence.names.index(name)])
+    relative = relative_scores(influence)
+    columns = [relative[:, column_of(influence, name)] for name in (helped, harmed)]
     strength = np.minimum(columns[0], -columns[1])
     order = np.argsort(-strength, kind="stable")
     order = order[strength[order] > 0][:count]
@@ -147,7 +143,18 @@ def _check_count(count: int) -> None:
         raise ValueError(f"count is how many samples to list, at least 1, found {count}")
 
 
-def _relative(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:
+def column_of(influence: InfluenceMatrix, name: str) -> int:
+    """Number of a category that has validation samples.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if name not in influence.names or not influence.present[influence.names.index(name)]:
+        raise ValueError(f"{name!r} is not a category with validation samples; they are {influence.names}")
+    return influence.names.index(name)
+
+
+def relative_scores(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:
     """Scores in units of each column's mean absolute value, (N, K)."""
     scores = influence.scores.astype(np.float64)
     scale = np.abs(scores).mean(axis=0)
