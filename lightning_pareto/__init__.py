@@ -26,6 +26,7 @@ from lightning_pareto.loss_weights import WeightedDataset
 from lightning_pareto.pareto import ParetoVerdict, check_pareto
 from lightning_pareto.report import (
     ClasswiseComparison,
+    SamplePreviews,
     SampleTable,
     plot_accuracy,
     plot_comparison,
@@ -35,8 +36,10 @@ from lightning_pareto.report import (
     plot_predicted,
     plot_search,
     plot_weights,
+    render_report,
     suspected_samples,
     trade_off_samples,
+    write_report,
 )
 from lightning_pareto.reweighting import ParetoResult, SampleWeights, reweight
 from lightning_pareto.sampling import ParetoSampler
@@ -59,6 +62,7 @@ __all__ = [
     "ParetoTuner",
     "ParetoVerdict",
     "ReweightedDataModule",
+    "SamplePreviews",
     "SampleTable",
     "SampleWeights",
     "Shard",
@@ -75,9 +79,11 @@ __all__ = [
     "plot_predicted",
     "plot_search",
     "plot_weights",
+    "render_report",
     "reweight",
     "reweighted_dataloader",
     "suspected_samples",
     "sweep_damping",
     "trade_off_samples",
+    "write_report",
 ]

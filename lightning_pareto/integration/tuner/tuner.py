@@ -178,7 +178,7 @@ class ParetoTuner:
         result = choose(analysis.given, ordinary, tried, everything, options.level, self.verdict.improvable)
         if options.include_validation:
             result = with_validation(result, fits.joined(result.best_epoch, result.weights), everything)
-        result = finish(self._folder, result)
+        result = finish(self._folder, result, self.verdict)
         model.load_state_dict(torch.load(result.ckpt_path, map_location="cpu", weights_only=True)["state_dict"])
         log.say(f"\n{result}\n")
         return result
