@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.notebook import data_frame, html_table, numbers
 from lightning_pareto.pareto.terminal import harmless
 
 
@@ -66,11 +67,18 @@ class SampleTable:
         Raises:
             ImportError: without pandas, with the command that installs it.
         """
-        try:
-            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
-        except ImportError as error:
-            raise ImportError("to_pandas() needs pandas: pip install pandas") from error
-        return pd.DataFrame(list(self.rows()), columns=self._columns()).set_index("index")
+        rows = list(self.rows())
+        columns = {name: [row[name] for row in rows] for name in self._columns()[1:]}
+        return data_frame(columns, self.index, "index")
+
+    def _repr_html_(self) -> str:
+        columns: dict[str, Any] = {"index": self.index, "given": self.given}
+        if self.predicted is not None:
+            columns["predicted"] = self.predicted
+        columns |= {"total": numbers(self.total, "{:+.3g}"), "harms": (self.influence < 0).sum(axis=1)}
+        for name in self.shown:
+            columns[f"on {name}"] = numbers(self.influence[:, self.class_names.index(name)], "{:+.2f}")
+        return html_table(self.title, columns)
 
     def _columns(self) -> list[str]:
         predicted = [] if self.predicted is None else ["predicted"]

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHOWN = 0.995
-"""Share of the samples that the axes reach; heavy tails would leave the others in one dot."""
-
 MANY = 2000
 """Samples from which on the dots are pixels in a vector file too."""
 
@@ -26,7 +23,7 @@ def plot_influence(
 
     Samples in the upper right help both, those in the lower left harm both (suspected wrong labels). Where all of them
     lie on the line, what one class gains the other loses. Influence is in units of its mean absolute value on the
-    class. The axes reach 99.5 % of the samples; dots beyond are counted in the corner.
+    class; the axes are linear up to there and logarithmic beyond, for the tails are long.
 
     Args:
         influence: the influence matrix.
@@ -54,14 +51,15 @@ def plot_influence(
     for name, (chosen, colour, marker) in regions.items():
         dots = {"s": 12, "color": colour, "marker": marker, "linewidths": 0, "rasterized": len(x) > MANY}
         ax.scatter(x[chosen], y[chosen], label=f"{name} ({chosen.mean():.0%})", alpha=0.6, **dots)  # type: ignore[arg-type]
-    reach = 1.05 * float(np.quantile(np.maximum(np.abs(x), np.abs(y)), SHOWN)) or 1.0
-    ax.axline((0, 0), slope=-1, color=GREY, linewidth=1.2, linestyle="--")
+    reach = 1.2 * max(float(np.abs(x).max()), float(np.abs(y).max()), 1.0)
+    ax.axline((-1, 1), (1, -1), color=GREY, linewidth=1.2, linestyle="--")
     ax.axhline(0, color=GREY, linewidth=0.6)
     ax.axvline(0, color=GREY, linewidth=0.6)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_yscale("symlog", linthresh=1)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    outside = int((np.maximum(np.abs(x), np.abs(y)) > reach).sum())
-    if outside:
-        ax.text(0.99, 0.01, f"{outside} outside", transform=ax.transAxes, ha="right", va="bottom", fontsize=7)
     for axis, name in zip((ax.xaxis, ax.yaxis), labels_of([class_a, class_b], 30), strict=True):
         axis.set_label_text(f"influence on {name}")
     ax.spines[["top", "right"]].set_visible(False)

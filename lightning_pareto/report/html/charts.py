@@ -40,7 +40,7 @@ def charts(run: Run) -> dict[str, Chart]:
             "others back."
         )
         found["headroom"] = _chart("headroom", lambda ax: figures.plot_headroom(verdict, ax), text, rows, tall)
-        side = float(np.clip(2.6 + 0.3 * min(len(run.class_names), 24), 3.4, 6.5))
+        side = float(np.clip(2.2 + 0.28 * min(len(run.class_names), 24), 3.4, 6.5))
         text = (
             "Row and column: the relative gain that the class of the column loses for a unit more of the class of the "
             "row, at the margin. Hatched classes have gain to spare and pay nothing yet."
@@ -59,9 +59,7 @@ def charts(run: Run) -> dict[str, Chart]:
             "Each dot is a training sample: its influence on the two classes that trade off most. On the dashed line "
             "what one gains the other loses; those in the lower left harm both."
         )
-        found["influence"] = _chart(
-            "influence", lambda ax: figures.plot_influence(influence, *pair, ax=ax), text, 5.2, width=5
-        )
+        found["influence"] = _chart("influence", lambda ax: figures.plot_influence(influence, *pair, ax=ax), text, 4.8)
     if influence is not None and weights is not None and len(weights) == len(influence.labels):
         names, count = run.label_names or None, int(influence.labels.max()) + 1
         text = "How much of each class the weights take away (orange), and how much more the rest of it counts (blue)."
@@ -76,7 +74,7 @@ def charts(run: Run) -> dict[str, Chart]:
 
 
 def _chart(
-    key: str, draw: Callable[[Any], Any], caption: str, height: float, tall: bool = False, width: float = 5.6
+    key: str, draw: Callable[[Any], Any], caption: str, height: float, tall: bool = False, width: float = 4.6
 ) -> Chart:
     return Chart(inline_svg(draw, key, caption, height, width), caption, tall)
 

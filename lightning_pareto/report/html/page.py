@@ -93,7 +93,7 @@ def _page(run: Run, title: str) -> str:
         style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
-        answer=None if run.verdict is None else run.verdict.answer,
+        badge=words.badge(run.verdict),
         lines=_lines(run),
         cautions=list(words.cautions(run)),
         evidence=[] if run.verdict is None else list(words.evidence(run.verdict)),

@@ -21,7 +21,7 @@ _HREF = "{http://www.w3.org/1999/xlink}href"
 _STYLE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
 
 
-def inline_svg(draw: Callable[[Any], Any], key: str, description: str, height: float, width: float = 5.6) -> str:
+def inline_svg(draw: Callable[[Any], Any], key: str, description: str, height: float, width: float = 4.6) -> str:
     """Draw a figure and return it as an ``<svg>`` element without references to anything outside it.
 
     Args:

@@ -56,7 +56,6 @@ class Suspect:
         index: in the dataset.
         given: its label.
         predicted: by the model, if it is known.
-        total: influence on the validation set as a whole.
         harms: how many classes it harms.
         picture: address of a picture.
         text: of a text sample.
@@ -65,7 +64,6 @@ class Suspect:
     index: int
     given: str
     predicted: str | None
-    total: float
     harms: int
     picture: str | None
     text: str | None
@@ -95,7 +93,8 @@ def _of_verdict(verdict: ParetoVerdict) -> Iterator[Column]:
     price = "Trade-off price λ: how much the class holds the others back."
     yield _numbers("Price", price, np.where(verdict.present, verdict.prices, np.nan), "{:.2f}")
     needed = "About how many validation samples would prove its part, were its gain what it seems."
-    yield _numbers("Needed", needed, verdict.samples_needed, "{:.0f}")
+    if verdict.answer == "not proven":
+        yield _numbers("Needed", needed, verdict.samples_needed, "{:.0f}")
 
 
 def _of_result(result: ParetoResult) -> Iterator[Column]:
@@ -133,7 +132,6 @@ def suspects(run: Run) -> list[Suspect]:
                 index=int(table.index[row]),
                 given=_label(run, int(table.given[row])),
                 predicted=None if table.predicted is None else _label(run, int(table.predicted[row])),
-                total=float(table.total[row]),
                 harms=int((table.influence[row] < 0).sum()),
                 picture=None if preview is None or isinstance(preview, str) else png_data(preview),
                 text=preview if isinstance(preview, str) else None,

@@ -37,11 +37,20 @@ def verdict_line(verdict: ParetoVerdict) -> str:
         who = f"{listed(chosen)} (the others holding their floors)"
     if np.isnan(verdict.p_value) and verdict.answer != "no":
         return f"Nothing is proven: without held-out folds nobody can say whether {who} can still gain."
+    if verdict.answer == "yes" and verdict.underfitted:
+        return f"Yes, but the model is underfitted: {who} would gain from plain further training. Train on first."
     return {
         "yes": f"Yes: {who} can still gain from reweighting the training data, and held-out validation data show it.",
         "no": f"No: within the budget no reweighting of the training data helps {who} at once, not even in sample.",
         "not proven": f"Not proven: held-out validation data do not show that {who} can still gain.",
     }[verdict.answer]
+
+
+def badge(verdict: ParetoVerdict | None) -> str:
+    """The verdict in a word or two; empty without one."""
+    if verdict is None:
+        return ""
+    return "underfitted" if verdict.improvable and verdict.underfitted else verdict.answer
 
 
 def result_line(result: ParetoResult) -> str:
@@ -76,7 +85,7 @@ def evidence(verdict: ParetoVerdict) -> Iterator[Fact]:
         )
         yield Fact(
             "p-value",
-            f"{verdict.p_value:.2g}",
+            f"{verdict.p_value:.2g}" if verdict.p_value >= 1e-4 else "< 0.0001",
             "How easily such gains come by luck if some class does not gain. "
             + (
                 f"At most {verdict.level:g}: beyond chance."
@@ -112,7 +121,7 @@ def cautions(run: Run) -> Iterator[str]:
 
 def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
     if verdict.underfitted:
-        yield "The model is underfitted: plain further training would help every class. Train on before all else."
+        yield "The model is underfitted: what looks like a gain by reweighting may be no more than more training."
     if np.isnan(verdict.p_value):
         yield f"Without {LEAST_FOLDS} validation folds nothing is proven: estimate_influence(…, folds=8)."
     absent = [name for name, there in zip(verdict.class_names, verdict.present, strict=True) if not there]
