@@ -13,7 +13,8 @@ import lightning_pareto
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lightning_pareto"
 FILES = sorted(PACKAGE.rglob("*.py"))
-CORE = [path for path in FILES if "integration" not in path.parts and path != PACKAGE / "__init__.py"]
+SHELL = {"integration", "command_line"}
+CORE = [path for path in FILES if not SHELL & set(path.parts) and path != PACKAGE / "__init__.py"]
 
 
 def names(path):
