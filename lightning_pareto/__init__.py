@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         Correction,
         CourseCorrection,
         ParetoCallback,
-        ParetoResult,
         ParetoTuner,
         ReweightedDataModule,
         reweighted_dataloader,
@@ -31,12 +30,22 @@ if TYPE_CHECKING:
     from lightning_pareto.pareto import ParetoVerdict, check_pareto
     from lightning_pareto.report import (
         ClasswiseComparison,
+        SamplePreviews,
         SampleTable,
+        plot_accuracy,
         plot_comparison,
+        plot_exchange_rates,
+        plot_headroom,
+        plot_influence,
+        plot_predicted,
+        plot_search,
+        plot_weights,
+        render_report,
         suspected_samples,
         trade_off_samples,
+        write_report,
     )
-    from lightning_pareto.reweighting import SampleWeights, reweight
+    from lightning_pareto.reweighting import ParetoResult, SampleWeights, reweight
     from lightning_pareto.sampling import ParetoSampler
 else:
     # Each name is looked up when it is first asked for, so that the command line need not wait for torch and Lightning.
@@ -81,6 +90,7 @@ __all__ = [
     "ParetoTuner",
     "ParetoVerdict",
     "ReweightedDataModule",
+    "SamplePreviews",
     "SampleTable",
     "SampleWeights",
     "Shard",
@@ -89,10 +99,19 @@ __all__ = [
     "average_influence",
     "check_pareto",
     "estimate_influence",
+    "plot_accuracy",
     "plot_comparison",
+    "plot_exchange_rates",
+    "plot_headroom",
+    "plot_influence",
+    "plot_predicted",
+    "plot_search",
+    "plot_weights",
+    "render_report",
     "reweight",
     "reweighted_dataloader",
     "suspected_samples",
     "sweep_damping",
     "trade_off_samples",
+    "write_report",
 ]
