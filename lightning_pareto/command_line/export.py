@@ -73,12 +73,21 @@ def _of_samples(influence: InfluenceMatrix, index: np.ndarray, weights: SampleWe
     columns = {
         "index": index,
         "label": influence.labels[index],
+        "label_name": _label_names(influence, index),
         "predicted": None if influence.predicted is None else influence.predicted[index],
         "total": influence.total()[index],
         "influence": influence.scores[index],
         "weight": None if weights is None else weights.values[index],
     }
     return Table({name: column for name, column in columns.items() if column is not None}, influence.names)
+
+
+def _label_names(influence: InfluenceMatrix, index: np.ndarray) -> np.ndarray | None:
+    """Names of the labels, where the categories are the classes."""
+    if influence.metadata.get("categories") == "own" or influence.labels.max() >= len(influence.names):
+        return None
+    names: np.ndarray = np.array(influence.names)[influence.labels[index]]
+    return names
 
 
 def _weights_for(options: Any, source: Path, influence: InfluenceMatrix) -> SampleWeights | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from lightning_pareto.artifacts import ArtifactError
+from lightning_pareto.command_line.output import tell
 from lightning_pareto.influence.matrix import InfluenceMatrix
 
 FILES = {
@@ -22,11 +23,12 @@ def load_influence(path: Path) -> InfluenceMatrix:
 
 
 def find(path: Path, kind: str) -> Path:
-    """The file of a kind: the path itself, or the one in that folder, in its ``pareto/``, or alone below it.
+    """The file of a kind: the path itself, or the one in that folder, in its ``pareto/``, or the newest one below it.
+
+    Where there are several below, one line on the standard error says which it is.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if there are several.
     """
     name = FILES[kind]
     if not path.exists():
@@ -36,13 +38,12 @@ def find(path: Path, kind: str) -> Path:
     for near in (path / name, path / "pareto" / name):
         if near.is_file():
             return near
-    below = sorted(path.rglob(name))
+    below = sorted(path.rglob(name), key=lambda each: each.stat().st_mtime)
     if not below:
         raise FileNotFoundError(f"no {name} in {path} or below it: ParetoCallback writes it after a fit{_MAKE[kind]}")
     if len(below) > 1:
-        listed = ", ".join(str(each.parent) for each in below[:5])
-        raise ValueError(f"{len(below)} runs in {path}, give the folder of one: {listed}{' …' * (len(below) > 5)}")
-    return below[0]
+        tell(f"of {len(below)} runs the newest: {below[-1].parent}")
+    return below[-1]
 
 
 _MAKE = {"influence": "", "verdict": "", "weights": ", and lightning-pareto reweight the weights"}

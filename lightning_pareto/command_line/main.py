@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from lightning_pareto.command_line.output import one_line
+from lightning_pareto.command_line.output import tell
 
 DONE, WRONG_INPUT, NOT_INSTALLED, INTERRUPTED, NOBODY_READS = 0, 2, 3, 130, 141
 
@@ -60,5 +60,5 @@ def _command(name: str) -> Any:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"lightning-pareto: error: {one_line(message)}\n")
+    tell(f"error: {message}")
     return code

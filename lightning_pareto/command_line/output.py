@@ -17,6 +17,11 @@ def say_json(value: Any) -> None:
     say(as_json(value))
 
 
+def tell(message: str) -> None:
+    """Write one line to the standard error."""
+    sys.stderr.write(f"lightning-pareto: {one_line(message)}\n")
+
+
 def as_json(value: Any, indent: int | None = 2) -> str:
     """Strict JSON in ASCII: what is not finite becomes null."""
     return json.dumps(plain(value), indent=indent, allow_nan=False)

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 DESCRIPTION = """Can a classifier still improve on some classes without losing on any other?
 
 Works on what ParetoCallback leaves on disk: PATH is an influence.safetensors, or the folder of a run that holds one,
-in itself or under pareto/.
+in itself or under pareto/; of several runs below it the newest one.
 
   lightning-pareto check lightning_logs/version_0
   lightning-pareto reweight lightning_logs/version_0 -o weights.safetensors

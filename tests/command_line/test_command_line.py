@@ -1,7 +1,9 @@
 """The command line, through its entry point."""
 
 import csv
+import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -147,13 +149,13 @@ def table(text):
 
 def test_export_gives_a_row_for_each_sample(run_folder, capsys):
     influence = matrix()
-    columns = ["index", "label", "predicted", "total", *(f"influence/{name}" for name in NAMES)]
+    columns = ["index", "label", "label_name", "predicted", "total", *(f"influence/{name}" for name in NAMES)]
     rows = table(said(capsys, "export", run_folder))
     assert list(rows[0]) == columns
     assert [int(row["index"]) for row in rows] == list(range(SAMPLES))
     assert [int(row["label"]) for row in rows] == influence.labels.tolist()
     np.testing.assert_allclose([float(row["total"]) for row in rows], influence.total())
-    np.testing.assert_allclose([[float(row[name]) for name in columns[4:]] for row in rows], influence.scores)
+    np.testing.assert_allclose([[float(row[name]) for name in columns[5:]] for row in rows], influence.scores)
 
     said(capsys, "reweight", run_folder)
     rows = table(said(capsys, "export", run_folder))
@@ -226,10 +228,36 @@ def test_errors_say_how_to_mend_them(run_folder, tmp_path, capsys):
     )
 
 
-def test_of_several_runs_one_has_to_be_named(run_folder, tmp_path, capsys):
+def test_of_several_runs_the_newest_is_taken_and_named(run_folder, tmp_path, capsys):
     said(capsys, "check", tmp_path)
-    matrix().save(tmp_path / "version_1" / "pareto" / "influence.safetensors")
-    assert "version_0" in refused(capsys, "check", tmp_path)
+    newest = no_room().save(tmp_path / "a\x1b[31m" / "pareto" / "influence.safetensors")
+    os.utime(newest, (4e9, 4e9))
+    assert main(["check", str(tmp_path)]) == 11
+    error = capsys.readouterr().err
+    assert error.startswith("lightning-pareto: of 2 runs the newest: ")
+    assert error.endswith("a?[31m/pareto\n")
+
+
+def test_report_writes_one_file(run_folder, tmp_path, capsys):
+    pytest.importorskip("jinja2", reason="the report is an extra: pip install 'lightning_pareto[report]'")
+    path = tmp_path / "report.html"
+    assert strict(said(capsys, "report", run_folder, "-o", path, "--json")) == {"report": str(path)}
+    assert path.read_text(encoding="utf-8").lstrip().startswith("<!")
+    assert said(capsys, "report", run_folder) == f"Written: {run_folder / 'report.html'}\n"
+    (tmp_path / "empty").mkdir()
+    assert "ParetoCallback() writes after a fit" in refused(capsys, "report", tmp_path / "empty")
+
+
+def test_a_report_without_the_extra_says_what_to_install(run_folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert "pip install 'lightning_pareto[report]'" in refused(capsys, "report", run_folder, code=3)
+
+
+def test_labels_have_names_where_the_categories_are_the_classes(run_folder, capsys):
+    assert table(said(capsys, "export", run_folder))[1]["label_name"] == "2"
+    own = dataclasses.replace(matrix(), metadata={"categories": "own"})
+    own.save(run_folder / "pareto" / "influence.safetensors")
+    assert "label_name" not in table(said(capsys, "export", run_folder))[1]
 
 
 def test_without_the_extra_one_line_says_what_to_install(run_folder, capsys, monkeypatch):
