@@ -56,7 +56,7 @@ def plot_predicted(
     ax.set_ylabel("measured gain")
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_title(_summary(x[known], y[known], [n for n, yes in zip(names, known, strict=True) if not yes]), fontsize=8)
-    labels, middle = labels_of(names), np.median(y[known])
+    labels, middle = labels_of(names), np.median(y[known]) if known.any() else 0.0
     far = sorted(np.flatnonzero(known), key=lambda k: -abs(y[k] - middle))
     _name_points(figure, ax, [(x[k], y[k], labels[k]) for k in far])
     return figure, ax
