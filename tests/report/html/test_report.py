@@ -7,6 +7,7 @@ import re
 import struct
 import sys
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_the_suspects_are_shown_with_their_labels_by_name(page):
         words = card.text.split()
         assert words[words.index("given") + 1] == NAMES[given]
         assert words[words.index("predicted") + 1] == NAMES[predicted]
-        assert f"#{index} · harms {(matrix.scores[index] < 0).sum()} of 3" in card.text
+        assert f"#{index} · harms {(matrix.scores[index] < 0).sum()}/3" in card.text
         assert card.one("img")["src"].startswith("data:image/png;base64,")
         assert card.one("img")["alt"] == f"Sample {index}"
     assert ", ".join(map(str, table.index[: len(cards)])) == tree.one("p", class_="indices").text
@@ -220,6 +221,22 @@ def test_a_result_alone_and_a_refused_one():
     assert tree.one("h1").text.startswith("A second fit with weights was tried and not accepted. The mean accuracy")
     assert {th.text for th in next(tree.all("thead")).all("th")} >= {"Before", "After", "p of a fall"}
     assert not list(tree.all("p", class_="badge"))
+
+
+def test_a_fall_that_may_be_chance_is_named():
+    found = result(influence(names=NAMES))
+    assert "rarely chance" not in render_report(result=replace(found, p_values=np.array([0.06, 0.9, 1.0])))
+    tree = parse(render_report(result=replace(found, p_values=np.array([0.9, 0.04, 1.0]))))
+    change = f"{100 * (found.after[1] - found.before[1]):+.1f}"
+    assert f"rarely chance: dog ({change} points)" in tree.one("ul", class_="cautions").text
+
+
+def test_names_in_any_writing():
+    names = ["猫", "собака", "קו\u202e", "$x$\x00\ud800"]
+    matrix, verdict, weights, found = everything(4, names=names)
+    tree = parse(render_report(verdict, influence=matrix, weights=weights, result=found))
+    assert [row[0] for row in rows_of(next(tree.all("table")))] == ["猫", "собака", "קו?", "$x$??"]
+    assert {"猫", "собака", "קו?", "$x$??"} <= {label.text for label in tree.all("text")}
 
 
 def test_labels_of_other_categories_are_numbers():
