@@ -83,6 +83,17 @@ class ParetoCallback(pl.Callback):
 
     Raises:
         ValueError: for options out of range.
+
+    Example:
+        >>> pareto = ParetoCallback(class_names=["cat", "dog"], budget=0.3)
+        >>> trainer = pl.Trainer(max_epochs=10, callbacks=[pareto], logger=False, accelerator="cpu")
+
+        After ``trainer.fit(model, datamodule=datamodule)`` it has a verdict, before that none:
+
+        >>> pareto.verdict
+        Traceback (most recent call last):
+        ...
+        RuntimeError: there is no result: fit a Trainer with this callback first, ...
     """
 
     def __init__(

@@ -49,6 +49,9 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
         weights: one weight per dataset index, or the path of saved weights.
         seed: of the draws; the same on all processes.
 
+    Returns:
+        A new loader over the same dataset.
+
     Raises:
         TypeError: if the loader's samples have no index, or it batches by a sampler of its own.
         ValueError: if there are not as many weights as samples.
@@ -105,6 +108,14 @@ class ReweightedDataModule(pl.LightningDataModule):
         TypeError: if it is not a LightningDataModule.
         ValueError: for another ``apply``; from ``train_dataloader``, if there are not as many weights as samples or
             ``loader`` does not choose one of several.
+
+    Example:
+        >>> import torch
+        >>> data = torch.utils.data.TensorDataset(torch.arange(4))
+        >>> datamodule = pl.LightningDataModule.from_datasets(data)
+        >>> loader = ReweightedDataModule(datamodule, [0.0, 0.0, 2.0, 2.0]).train_dataloader()
+        >>> sorted(loader.sampler)
+        [2, 2, 3, 3]
     """
 
     datamodule: pl.LightningDataModule

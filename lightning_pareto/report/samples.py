@@ -108,6 +108,9 @@ def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTab
         influence: the influence matrix.
         count: how many, at most.
 
+    Returns:
+        The table; it prints, and has ``to_csv``, ``to_pandas`` and ``rows``.
+
     Raises:
         ValueError: for a count below 1.
 
@@ -132,6 +135,14 @@ def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, coun
 
     Raises:
         ValueError: for a name that is not a category with validation samples, the same one twice, or a count below 1.
+
+    Returns:
+        The table, its two categories printed.
+
+    Example:
+        >>> influence = InfluenceMatrix([[1.0, 1.0], [2.0, -1.0], [-1.0, 1.0]], [0, 1, 0], ["cat", "dog"])
+        >>> trade_off_samples(influence, helped="cat", harmed="dog").index
+        array([1])
     """
     check_type(influence)
     _check_count(count)

@@ -84,6 +84,11 @@ class ParetoTuner:
 
     Raises:
         ValueError: for options out of range.
+
+    Example:
+        >>> tuner = ParetoTuner(lambda: pl.Trainer(max_epochs=10), targets=["shirt"], max_epochs_spent=60)
+
+        Then ``result = tuner.fit(model, datamodule)`` has ``result.accepted``, ``.ckpt_path`` and ``.weights``.
     """
 
     def __init__(
