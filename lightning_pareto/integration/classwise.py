@@ -131,8 +131,9 @@ class ClasswiseMetrics:
         classes = int(trainer.strategy.reduce(mine, reduce_op="max"))
         if classes == 0:
             return None
-        sums = torch.zeros(3, classes, dtype=torch.int64, device=self._device) if self._counts is None else self._counts
-        counts = Counts(*trainer.strategy.reduce(sums, reduce_op="sum").double().cpu().numpy())
+        sums = torch.zeros(3, classes, dtype=torch.int64, device=self._device)
+        sums += 0 if self._counts is None else self._counts
+        counts = Counts(*trainer.strategy.reduce(sums, reduce_op="sum").double().cpu().numpy())  # it adds up in place
         values = {}
         for name, metric in self._chosen.items():
             found = counts.metric(metric) if isinstance(metric, str) else self._computed(trainer, name)
