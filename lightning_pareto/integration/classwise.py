@@ -44,8 +44,8 @@ class EpochMetrics:
             for metric, values in self.values.items()
         }
 
-    def named(self, class_names: Sequence[str], before: Values) -> dict[str, float]:
-        """Values to log, by name.
+    def of_classes(self, class_names: Sequence[str], before: Values) -> dict[str, float]:
+        """Values of single classes to log, by name.
 
         Args:
             class_names: of all classes.
@@ -53,18 +53,28 @@ class EpochMetrics:
         """
         named = {f"val_support/{name}": float(n) for name, n in zip(class_names, self.support, strict=True)}
         for metric, values in self.by_class(class_names).items():
-            worst = max if metric in self.lower_is_better else min
             named.update({f"val_{metric}/{name}": value for name, value in values.items()})
+            if len(class_names) <= CHANGES_SHOWN:
+                changes = _changes(values, before.get(metric, {}))
+                named.update({f"val_{metric}_change/{name}": value for name, value in changes.items()})
+        return named
+
+    def over_classes(self, class_names: Sequence[str], before: Values) -> dict[str, float]:
+        """Mean and worst of every metric to log, by name; the arguments are those of :meth:`of_classes`."""
+        named = {}
+        for metric, values in self.by_class(class_names).items():
+            worst = max if metric in self.lower_is_better else min
+            changes = _changes(values, before.get(metric, {}))
             if values:
                 named[f"val_{metric}_macro"] = sum(values.values()) / len(values)
                 named[f"val_{metric}_worst"] = worst(values.values())
-            earlier = before.get(metric, {})
-            changes = {name: value - earlier[name] for name, value in values.items() if name in earlier}
             if changes:
                 named[f"val_{metric}_change_worst"] = worst(changes.values())
-            if len(class_names) <= CHANGES_SHOWN:
-                named.update({f"val_{metric}_change/{name}": value for name, value in changes.items()})
         return named
+
+
+def _changes(values: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    return {name: value - before[name] for name, value in values.items() if name in before}
 
 
 class ClasswiseMetrics:

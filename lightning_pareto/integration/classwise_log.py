@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.integration.classwise import ClasswiseMetrics, Values
@@ -70,10 +71,14 @@ class ClasswiseLog:
         known = not fitting and len(self._names) == count
         self._names = names = self._names if known else self._data.names_of_classes(trainer, count)
         self._tell_of_absent_classes(trainer, names, found.support)
-        values = found.named(names, self._before if fitting else {})
-        module.log_dict(values, sync_dist=trainer.world_size > 1)
+        before = self._before if fitting else {}
+        classes, overall = found.of_classes(names, before), found.over_classes(names, before)
         if fitting:
+            _log_many(trainer, classes)
             self._before = found.by_class(names)
+        else:
+            overall.update(classes)  # for what trainer.validate returns
+        module.log_dict(overall, sync_dist=trainer.world_size > 1)
 
     def stop(self) -> None:
         """Leave no hook on the module and no half of an epoch."""
@@ -92,3 +97,16 @@ class ClasswiseLog:
                 f"no validation samples of {', '.join(absent)}: no accuracy is logged for them, and nothing can be "
                 "said about them after the fit. Add validation samples of these classes"
             )
+
+
+def _log_many(trainer: pl.Trainer, values: dict[str, float]) -> None:
+    """Do at once what ``LightningModule.log`` would do in a quarter of a millisecond for each value.
+
+    The values are the same on all processes already.
+    """
+    kept = dict(zip(values, torch.tensor(list(values.values()), device=trainer.strategy.root_device), strict=True))
+    trainer.callback_metrics.update(kept)
+    trainer.logged_metrics.update(kept)
+    step = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)  # as Lightning counts
+    for logger in trainer.loggers:
+        logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=step)
