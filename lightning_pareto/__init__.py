@@ -17,7 +17,6 @@ from lightning_pareto.integration import (
     Correction,
     CourseCorrection,
     ParetoCallback,
-    ParetoResult,
     ParetoTuner,
     ReweightedDataModule,
     reweighted_dataloader,
@@ -27,12 +26,22 @@ from lightning_pareto.loss_weights import WeightedDataset
 from lightning_pareto.pareto import ParetoVerdict, check_pareto
 from lightning_pareto.report import (
     ClasswiseComparison,
+    SamplePreviews,
     SampleTable,
+    plot_accuracy,
     plot_comparison,
+    plot_exchange_rates,
+    plot_headroom,
+    plot_influence,
+    plot_predicted,
+    plot_search,
+    plot_weights,
+    render_report,
     suspected_samples,
     trade_off_samples,
+    write_report,
 )
-from lightning_pareto.reweighting import SampleWeights, reweight
+from lightning_pareto.reweighting import ParetoResult, SampleWeights, reweight
 from lightning_pareto.sampling import ParetoSampler
 
 __all__ = [
@@ -53,6 +62,7 @@ __all__ = [
     "ParetoTuner",
     "ParetoVerdict",
     "ReweightedDataModule",
+    "SamplePreviews",
     "SampleTable",
     "SampleWeights",
     "Shard",
@@ -61,10 +71,19 @@ __all__ = [
     "average_influence",
     "check_pareto",
     "estimate_influence",
+    "plot_accuracy",
     "plot_comparison",
+    "plot_exchange_rates",
+    "plot_headroom",
+    "plot_influence",
+    "plot_predicted",
+    "plot_search",
+    "plot_weights",
+    "render_report",
     "reweight",
     "reweighted_dataloader",
     "suspected_samples",
     "sweep_damping",
     "trade_off_samples",
+    "write_report",
 ]

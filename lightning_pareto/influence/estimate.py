@@ -137,7 +137,9 @@ def estimate_influence(
         key = json.dumps([asdict(options), max_memory, list(cells.names), fingerprint_of(cells.cell), fingerprints])
         stages = Stages(stages_dir, key, shard)
         found, reached = settled(lambda: _scores(setup, cells, options, max_memory, stages))
-        result = _assemble(found, cells, _metadata(options, setup, reached, fingerprints))
+        metadata = _metadata(options, setup, reached, fingerprints)
+        metadata["categories"] = "classes" if categories is None else "own"
+        result = _assemble(found, cells, metadata)
         stages.clear()
     return result
 

@@ -1,7 +1,7 @@
 """The callback: class-wise metrics during a fit, influence and verdict after it."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning_pareto.integration.classwise_log import ClasswiseLog
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.metrics import Metrics
 from lightning_pareto.integration.models import Checkpoint, check_checkpoint
+from lightning_pareto.integration.previewing import save_previews
 from lightning_pareto.integration.results import INFLUENCE_FILE, Analysis, Results
 from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, remove_stages
 from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categories, per_category
@@ -76,6 +77,8 @@ class ParetoCallback(pl.Callback):
         dirpath: where the results are written; ``pareto`` under the trainer's log directory by default. If it is given,
             finished stages of the analysis are kept there until all of it is done.
         seed: of the Fisher labels and the folds.
+        preview: function of a training dataset's item returning a picture (tensor, array or PIL image) or a text, for
+            the report's table of suspected samples; pictures and texts in the items are found without it.
         analyse: compute influence and verdict after the fit; False only logs class-wise metrics, as for a second fit.
         metrics: what to log of every class: any of ``"accuracy"`` (which is the recall), ``"precision"``, ``"recall"``
             and ``"f1"``, or a mapping of names to these or to torchmetrics with ``average=None`` that take logits,
@@ -110,6 +113,7 @@ class ParetoCallback(pl.Callback):
         val_dataloader_idx: int = 0,
         dirpath: str | Path | None = None,
         seed: int = 0,
+        preview: Callable[[Any], Any] | None = None,
         analyse: bool = True,
         metrics: Metrics = ("accuracy",),
         verbose: bool = True,
@@ -118,7 +122,13 @@ class ParetoCallback(pl.Callback):
         check_checkpoint(checkpoint)
         self.options = InfluenceOptions(curvature, measure, damping, folds, seed, layers, fisher, curvature_samples)
         self.data = ParetoData(
-            task or ClassificationTask(), class_names, categories, category_names, train_dataloader, val_dataloader_idx
+            task or ClassificationTask(),
+            class_names,
+            categories,
+            category_names,
+            train_dataloader,
+            val_dataloader_idx,
+            preview,
         )
         check_options(budget, level)
         check_floors(floors, targets)
@@ -257,6 +267,7 @@ class ParetoCallback(pl.Callback):
             self._results.keep(analysis)
             if trainer.is_global_zero:
                 self._publish(analysis)
+                save_previews(trainer, self.data, influence, self._folder)
                 remove_stages(self._folder)
             publishing.log(trainer, analysis.verdict)
         except Exception as error:

@@ -1,6 +1,6 @@
 """Where the callback's samples come from."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ class ParetoData:
     category_names: Sequence[str] | None
     train_dataloader: Any
     val_dataloader_idx: int
+    preview: Callable[[Any], Any] | None = None
 
     def train(self, trainer: pl.Trainer) -> "DataLoader[Any]":
         """The loader of the training samples.

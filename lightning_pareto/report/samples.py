@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.notebook import data_frame, html_table, numbers
 from lightning_pareto.pareto.terminal import harmless
 
 
@@ -66,11 +67,18 @@ class SampleTable:
         Raises:
             ImportError: without pandas, with the command that installs it.
         """
-        try:
-            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
-        except ImportError as error:
-            raise ImportError("to_pandas() needs pandas: pip install pandas") from error
-        return pd.DataFrame(list(self.rows()), columns=self._columns()).set_index("index")
+        rows = list(self.rows())
+        columns = {name: [row[name] for row in rows] for name in self._columns()[1:]}
+        return data_frame(columns, self.index, "index")
+
+    def _repr_html_(self) -> str:
+        columns: dict[str, Any] = {"index": self.index, "given": self.given}
+        if self.predicted is not None:
+            columns["predicted"] = self.predicted
+        columns |= {"total": numbers(self.total, "{:+.3g}"), "harms": (self.influence < 0).sum(axis=1)}
+        for name in self.shown:
+            columns[f"on {name}"] = numbers(self.influence[:, self.class_names.index(name)], "{:+.2f}")
+        return html_table(self.title, columns)
 
     def _columns(self) -> list[str]:
         predicted = [] if self.predicted is None else ["predicted"]
@@ -110,7 +118,7 @@ def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTab
     check_type(influence)
     _check_count(count)
     order = influence.total().argsort(kind="stable")[:count]
-    return _table("Suspected wrong labels: the samples that harm most", influence, _relative(influence), order)
+    return _table("Suspected wrong labels: the samples that harm most", influence, relative_scores(influence), order)
 
 
 def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, count: int = 100) -> SampleTable:
@@ -129,12 +137,8 @@ def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, coun
     _check_count(count)
     if helped == harmed:
         raise ValueError(f"a trade-off is between two categories, found {helped!r} twice")
-    relative = _relative(influence)
-    columns = []
-    for name in (helped, harmed):
-        if name not in influence.names or not influence.present[influence.names.index(name)]:
-            raise ValueError(f"{name!r} is not a category with validation samples; they are {influence.names}")
-        columns.append(relative[:, influence.names.index(name)])
+    relative = relative_scores(influence)
+    columns = [relative[:, column_of(influence, name)] for name in (helped, harmed)]
     strength = np.minimum(columns[0], -columns[1])
     order = np.argsort(-strength, kind="stable")
     order = order[strength[order] > 0][:count]
@@ -147,7 +151,18 @@ def _check_count(count: int) -> None:
         raise ValueError(f"count is how many samples to list, at least 1, found {count}")
 
 
-def _relative(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:
+def column_of(influence: InfluenceMatrix, name: str) -> int:
+    """Number of a category that has validation samples.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if name not in influence.names or not influence.present[influence.names.index(name)]:
+        raise ValueError(f"{name!r} is not a category with validation samples; they are {influence.names}")
+    return influence.names.index(name)
+
+
+def relative_scores(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:
     """Scores in units of each column's mean absolute value, (N, K)."""
     scores = influence.scores.astype(np.float64)
     scale = np.abs(scores).mean(axis=0)

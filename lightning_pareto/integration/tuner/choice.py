@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from lightning_pareto.integration.tuner.result import ParetoResult, TrialSummary
 from lightning_pareto.integration.tuner.search import Finalist
-from lightning_pareto.integration.tuner.trial_result import TrialResult
+from lightning_pareto.integration.tuner.trial_result import TrialResult, summary_of
 from lightning_pareto.reweighting.outcomes import Change, Outcome, pooled
+from lightning_pareto.reweighting.search_result import ParetoResult
 
 CONFIRMING = 0.16
 """Level of the test of the mean where the verdict is *yes*: one standard error, for one finalist.
@@ -145,7 +145,7 @@ def _result(
         one, number = accepted
         change, model = one.against(given), one.results[number]
         weights = one.finalist.fits[number][0]
-    summaries = tuple(TrialSummary.of(result) for result in trials)
+    summaries = tuple(summary_of(result) for result in trials)
     return ParetoResult(
         class_names=given.outcome.names,
         before=change.before.accuracy,
@@ -166,7 +166,7 @@ def _result(
 
 def with_validation(result: ParetoResult, last: TrialResult, trials: Iterable[TrialResult]) -> ParetoResult:
     """The result with the model of a last fit that has seen the validation data."""
-    summaries = tuple(TrialSummary.of(trial) for trial in trials)
+    summaries = tuple(summary_of(trial) for trial in trials)
     return replace(
         result,
         reason=f"{result.reason} The model handed back was then fitted on training and validation data together: these "

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_pareto.integration.tuner.result import ParetoResult
+from lightning_pareto.integration.results import VERDICT_FILE
+from lightning_pareto.pareto.result import ParetoVerdict
+from lightning_pareto.reweighting.search_result import ParetoResult
 
 TRIALS = "trials"
 FINISHED = "finished"
@@ -15,8 +17,10 @@ RESULT_FILE = "result.safetensors"
 BEST_FILE = "best.ckpt"
 
 
-def finish(folder: Path, result: ParetoResult) -> ParetoResult:
-    """Write the result, move its checkpoint to ``best.ckpt`` and the trials, without checkpoints, to ``finished``.
+def finish(folder: Path, result: ParetoResult, verdict: ParetoVerdict) -> ParetoResult:
+    """Write verdict and result, and put the checkpoint and what is left of the trials in their places.
+
+    The checkpoint becomes ``best.ckpt``, and the trials, without checkpoints, move to ``finished``.
 
     A collective operation where processes are up. Nothing is ever removed at the beginning of a search, when processes
     may not know of each other yet.
@@ -27,16 +31,17 @@ def finish(folder: Path, result: ParetoResult) -> ParetoResult:
     chosen = Path(result.ckpt_path).resolve()
     inside = (folder / TRIALS).resolve() in chosen.parents
     kept = replace(result, ckpt_path=str((folder / BEST_FILE).resolve() if inside else chosen))
-    _conclude(folder, kept, chosen if inside else None)
+    _conclude(folder, kept, verdict, chosen if inside else None)
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
     return kept
 
 
 @rank_zero_only
-def _conclude(folder: Path, result: ParetoResult, chosen: Path | None) -> None:
+def _conclude(folder: Path, result: ParetoResult, verdict: ParetoVerdict, chosen: Path | None) -> None:
     if chosen is not None:
         chosen.replace(folder / BEST_FILE)
+    verdict.save(folder / VERDICT_FILE)
     result.save(folder / RESULT_FILE)
     for path in (folder / TRIALS).rglob("*"):
         if path.suffix in (".ckpt", ".pt"):

@@ -14,6 +14,7 @@ from lightning_pareto.integration.checks import check_data, check_strategy
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import weights_of
 from lightning_pareto.integration.namespaces import fitting
+from lightning_pareto.integration.previewing import save_previews
 from lightning_pareto.integration.processes import shard_of
 from lightning_pareto.integration.tuner.predictions import outcome_of
 from lightning_pareto.integration.tuner.trial_result import TrialResult
@@ -102,6 +103,7 @@ class TrialRecorder(pl.Callback):
             )
             if trainer.is_global_zero:
                 influence.save(self._folder / INFLUENCE_FILE)
+                save_previews(trainer, self._data, influence, self._folder)
         if self._epochs == 0:
             trainer.should_stop = True
 

@@ -8,6 +8,7 @@ import numpy as np
 from lightning_pareto.artifacts import load_artifact, save_artifact
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.outcomes import Outcome
+from lightning_pareto.reweighting.search_result import TrialSummary
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,12 @@ class TrialResult:
         best, following = (folder / Path(name).name if name else None for name in metadata["checkpoints"])
         epochs, best_epoch = metadata["epochs"], metadata["best_epoch"]
         return cls(metadata["name"], outcome, epochs, best_epoch, arrays["history"], best, following)
+
+
+def summary_of(result: TrialResult) -> TrialSummary:
+    """A finished trial in one line."""
+    accuracy = result.outcome.accuracy
+    return TrialSummary(result.name, result.epochs, float(np.nanmean(accuracy)), float(np.nanmin(accuracy)))
 
 
 RESULT_FILE = "trial.safetensors"

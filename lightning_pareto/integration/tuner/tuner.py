@@ -16,12 +16,12 @@ from lightning_pareto.integration.tuner.choice import choose, with_validation
 from lightning_pareto.integration.tuner.folder import RESULT_FILE, TRIALS, finish
 from lightning_pareto.integration.tuner.log import TrialLog
 from lightning_pareto.integration.tuner.options import Mode, Refit, SearchName, TuningOptions
-from lightning_pareto.integration.tuner.result import ParetoResult
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.steps import LastFits, analyse, search_of, situation_of
 from lightning_pareto.integration.tuner.trials import Trials
 from lightning_pareto.pareto.demand import Targets
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
+from lightning_pareto.reweighting.search_result import ParetoResult
 
 
 class ParetoTuner:
@@ -179,7 +179,7 @@ class ParetoTuner:
         result = choose(analysis.given, ordinary, tried, everything, options.level, self.verdict.improvable)
         if options.include_validation:
             result = with_validation(result, fits.joined(result.best_epoch, result.weights), everything)
-        result = finish(self._folder, result)
+        result = finish(self._folder, result, self.verdict)
         model.load_state_dict(torch.load(result.ckpt_path, map_location="cpu", weights_only=True)["state_dict"])
         log.say(f"\n{result}\n")
         return result

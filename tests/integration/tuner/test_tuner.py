@@ -14,7 +14,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_pareto import ParetoCallback, ParetoResult, ParetoTuner, ReweightedDataModule
+from lightning_pareto import (
+    ParetoCallback,
+    ParetoResult,
+    ParetoTuner,
+    ParetoVerdict,
+    ReweightedDataModule,
+    write_report,
+)
 from lightning_pareto.datasets import gaussian_classes
 from lightning_pareto.integration.tuner import steps
 from lightning_pareto.integration.tuner.joined import joined
@@ -271,6 +278,15 @@ def test_the_result_is_written_and_read(undisturbed):
     again = ParetoResult.load(folder / "result.safetensors")
     assert str(again) == str(result)
     assert_same(again, result)
+
+
+def test_the_folder_of_a_search_makes_a_report(undisturbed, tmp_path):
+    result, folder = undisturbed
+    assert ParetoVerdict.load(folder / "verdict.safetensors").class_names == result.class_names
+    page = write_report(folder, tmp_path / "report.html").read_text("utf-8")
+    assert f"{np.nanmean(result.after):.1%}" in page or not result.accepted
+    assert all(trial.name in page for trial in result.trials)
+    assert "Harmful samples" in page
 
 
 def test_what_it_says(tmp_path, capsys):
