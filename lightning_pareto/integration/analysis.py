@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -19,7 +20,9 @@ from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import Checkpoint, checkpoints, name_of, weights_of
 from lightning_pareto.integration.processes import shard_of, warnings_of_one
 from lightning_pareto.integration.progress import progress_bar
+from lightning_pareto.integration.results import INFLUENCE_FILE
 from lightning_pareto.integration.resumption import folder_for_stages, remove_stages
+from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
 
 
 def influence_of(
@@ -87,3 +90,18 @@ def influence_of(
     with warnings_of_one(trainer), isolate_rng(), validating(trainer):
         paths = checkpoints(trainer, checkpoint)
         return average_influence([influence_at(number, path) for number, path in enumerate(paths)])
+
+
+def verdict_on(trainer: pl.Trainer, influence: InfluenceMatrix, folder: Path, options: dict[str, Any]) -> ParetoVerdict:
+    """The verdict; if there is none, the influence is kept in ``folder`` all the same, and the error says where.
+
+    Raises:
+        Exception: whatever :func:`check_pareto` raises.
+    """
+    try:
+        return check_pareto(influence, **options)
+    except Exception as error:
+        if trainer.is_global_zero:
+            path = influence.save(folder / INFLUENCE_FILE)
+            raise RuntimeError(f"{error}. The influence is kept: InfluenceMatrix.load({str(path)!r})") from error
+        raise

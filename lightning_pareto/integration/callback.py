@@ -15,17 +15,17 @@ from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
 from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration import publishing
-from lightning_pareto.integration.analysis import influence_of
+from lightning_pareto.integration.analysis import influence_of, verdict_on
 from lightning_pareto.integration.checks import check_data, check_strategy, warn_of_averaging, warn_of_unaveraged
 from lightning_pareto.integration.classwise_log import ClasswiseLog
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.metrics import Metrics
 from lightning_pareto.integration.models import Checkpoint, check_checkpoint
 from lightning_pareto.integration.previewing import save_previews
-from lightning_pareto.integration.results import INFLUENCE_FILE, Analysis, Results
+from lightning_pareto.integration.results import Analysis, Results
 from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, remove_stages
 from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categories, per_category
-from lightning_pareto.pareto.verdict import ParetoVerdict, check_options, check_pareto
+from lightning_pareto.pareto.verdict import ParetoVerdict, check_options
 
 
 class ParetoCallback(pl.Callback):
@@ -83,6 +83,9 @@ class ParetoCallback(pl.Callback):
         metrics: what to log of every class: any of ``"accuracy"`` (which is the recall), ``"precision"``, ``"recall"``
             and ``"f1"``, or a mapping of names to these or to torchmetrics with ``average=None`` that take logits,
             ``{"accuracy": "accuracy", "specificity": MulticlassSpecificity(num_classes=4, average=None)}``.
+        log_figures: give figures, a table of the classes and the report to the loggers after the fit: TensorBoard,
+            Weights & Biases and MLflow show them, others get files in their folder for the run, where they have one.
+            Takes matplotlib and Jinja2, ``pip install 'lightning_pareto[report]'``; without them they are left out.
         verbose: print the verdict.
 
     Raises:
@@ -116,6 +119,7 @@ class ParetoCallback(pl.Callback):
         preview: Callable[[Any], Any] | None = None,
         analyse: bool = True,
         metrics: Metrics = ("accuracy",),
+        log_figures: bool = True,
         verbose: bool = True,
     ) -> None:
         super().__init__()
@@ -140,6 +144,7 @@ class ParetoCallback(pl.Callback):
         self.max_memory = max_memory
         self.dirpath = None if dirpath is None else Path(dirpath)
         self.analyse = analyse
+        self.log_figures = log_figures
         self.verbose = verbose
         self._classwise = ClasswiseLog(self.data, metrics)
         self._trained = False
@@ -263,31 +268,22 @@ class ParetoCallback(pl.Callback):
                 self.checkpoint,
                 self.dirpath,
             )
-            analysis = Analysis(influence, self._verdict_on(trainer, influence))
+            options = {"budget": self.budget, "level": self.level, "targets": self.targets, "floors": self.floors}
+            analysis = Analysis(influence, verdict_on(trainer, influence, self._folder, options))
             self._results.keep(analysis)
             if trainer.is_global_zero:
                 self._publish(analysis)
                 save_previews(trainer, self.data, influence, self._folder)
                 remove_stages(self._folder)
-            publishing.log(trainer, analysis.verdict)
+            failed = publishing.log(trainer, analysis.verdict)
+            if trainer.is_global_zero and self.log_figures:
+                publishing.show(trainer, analysis, self._folder, failed)
         except Exception as error:
             self._results.keep_error(error)
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
                 warnings.warn(
                     f"ParetoCallback failed after the fit, the trained model is untouched: {error}", stacklevel=2
                 )
-
-    def _verdict_on(self, trainer: pl.Trainer, influence: InfluenceMatrix) -> ParetoVerdict:
-        """The verdict; if there is none, the influence is on disk all the same, and the error says where."""
-        try:
-            return check_pareto(
-                influence, budget=self.budget, level=self.level, targets=self.targets, floors=self.floors
-            )
-        except Exception as error:
-            if trainer.is_global_zero:
-                path = influence.save(self._folder / INFLUENCE_FILE)
-                raise RuntimeError(f"{error}. The influence is kept: InfluenceMatrix.load({str(path)!r})") from error
-            raise
 
     def _wanted(self, trainer: pl.Trainer) -> bool:
         return self.analyse and not getattr(trainer, "fast_dev_run", False)
