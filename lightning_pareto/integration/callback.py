@@ -23,7 +23,7 @@ from lightning_pareto.integration.metrics import Metrics
 from lightning_pareto.integration.models import Checkpoint, check_checkpoint
 from lightning_pareto.integration.previewing import save_previews
 from lightning_pareto.integration.results import Analysis, Results
-from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, remove_stages
+from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, how_to_go_on, remove_stages
 from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categories, per_category
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options
 
@@ -153,7 +153,7 @@ class ParetoCallback(pl.Callback):
         self._results = Results()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the logging functions that Lightning attaches, and with them the whole module."""
+        """Leave out the logging functions that Lightning attaches, and with them the module."""
         return {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
 
     @property
@@ -267,31 +267,34 @@ class ParetoCallback(pl.Callback):
                 self.max_memory,
                 self.checkpoint,
                 self.dirpath,
+                self._say,
             )
             options = {"budget": self.budget, "level": self.level, "targets": self.targets, "floors": self.floors}
             analysis = Analysis(influence, verdict_on(trainer, influence, self._folder, options))
             self._results.keep(analysis)
             if trainer.is_global_zero:
-                self._publish(analysis)
+                saved = publishing.save(analysis, self._folder)
+                if saved:
+                    self._results.announce(self._folder)
+                self._say(publishing.told(analysis.verdict, self._folder if saved else None))
                 save_previews(trainer, self.data, influence, self._folder)
                 remove_stages(self._folder)
             failed = publishing.log(trainer, analysis.verdict)
             if trainer.is_global_zero and self.log_figures:
                 publishing.show(trainer, analysis, self._folder, failed)
+        except KeyboardInterrupt:
+            if trainer.is_global_zero:
+                self._say(f"\n{how_to_go_on(self.dirpath)}\n")
+            raise
         except Exception as error:
             self._results.keep_error(error)
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
-                warnings.warn(
-                    f"ParetoCallback failed after the fit, the trained model is untouched: {error}", stacklevel=2
-                )
+                told = f"ParetoCallback failed after the fit, the trained model is untouched: {error}"
+                warnings.warn(told, stacklevel=2)
 
     def _wanted(self, trainer: pl.Trainer) -> bool:
         return self.analyse and not getattr(trainer, "fast_dev_run", False)
 
-    def _publish(self, analysis: Analysis) -> None:
-        where = ""
-        if publishing.save(analysis, self._folder):
-            self._results.announce(self._folder)
-            where = f"Influence and verdict: {self._folder}"
+    def _say(self, text: str) -> None:
         if self.verbose:
-            print(f"\n{analysis.verdict}\n\n{where}\n", flush=True)  # noqa: T201
+            print(text, flush=True)  # noqa: T201

@@ -34,6 +34,12 @@ def save(analysis: Analysis, folder: Path) -> bool:
     return True
 
 
+def told(verdict: ParetoVerdict, folder: Path | None) -> str:
+    """What is printed: the verdict, and where the results lie, None for nowhere."""
+    where = "" if folder is None else f"Influence and verdict: {folder}"
+    return f"\n{verdict}\n\n{where}\n"
+
+
 def log(trainer: pl.Trainer, verdict: ParetoVerdict) -> list[Any]:
     """Give the verdict's figures to ``callback_metrics`` and every logger; returns those that failed, see below."""
     values = {
