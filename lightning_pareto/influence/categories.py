@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_pareto.influence.measures import Measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass
 
-Categories = Callable[[Any], Tensor]
+Categories = Callable[[Any], Any]
 """Function of a validation batch returning each sample's category, integers in [0, K), (B,)."""
 
 

@@ -3,11 +3,14 @@
 import functools
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import numpy.typing as npt
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler, Subset
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
@@ -18,7 +21,8 @@ from lightning_pareto.loss_weights import WeightedDataset
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.sampling import ParetoSampler
 
-Weights = SampleWeights | str | os.PathLike[str] | npt.ArrayLike
+Weights = SampleWeights | Sequence[float] | npt.NDArray[Any] | Tensor | str | os.PathLike[str]
+"""One weight per dataset index, or the path of saved weights."""
 
 _DELEGATED = (
     "prepare_data",
@@ -241,4 +245,4 @@ def _read(weights: Weights) -> SampleWeights:
         return SampleWeights.load(weights)
     if isinstance(weights, InfluenceMatrix):
         raise TypeError("expected weights, found an InfluenceMatrix: weights = reweight(influence)")
-    return weights if isinstance(weights, SampleWeights) else SampleWeights(weights)  # type: ignore[arg-type]
+    return weights if isinstance(weights, SampleWeights) else SampleWeights(np.asarray(weights))

@@ -62,15 +62,18 @@ class ParetoTuner:
             a new optimizer, or the weighted ``"epoch"`` itself. By default from scratch after a screening, else the
             epoch.
         max_epochs_spent: bound on the epochs of all trials together, the first fit included; by default six whole
-            fits, one of them for the trials of one epoch. Influence costs three to four epochs more for each measure.
+            fits, one of them for the trials of one epoch, and nine with ``include_validation``. Influence costs three
+            to four epochs more for each measure.
         budgets: shares of the training mass that a screening tries.
         measures: of the influence that a screening tries weights of.
         max_weight: largest weight of the paper's LP.
         epsilon: least rise of every target in the fitness of a search over thresholds.
         population: thresholds of a generation.
         level: of the tests that accept a model.
-        include_validation: once the choice is made, repeat the chosen fit from scratch on training and validation data
-            together, for as many epochs as validation chose. Often better, but nothing is left that could measure it.
+        include_validation: train on the validation data as well. Before the choice each fit takes the half that its
+            weights are made from and is measured on the other half; after it the chosen fit is repeated on all of them,
+            with weights made from all of them. Better wherever it was measured, but nothing is left that could measure
+            the last model itself.
         callback: how batches are read and influence is estimated; ``ParetoCallback()`` by default.
         dirpath: the folder of all trials, which every process must see.
         seed: of all trials and of the search.
@@ -176,9 +179,12 @@ class ParetoTuner:
             found = search_of(options, situation).find(situation, trials, left)[: epochs.finalists]
         tried = [fits.tried(finalist) for finalist in found]
         everything = trials.finished.values()
-        result = choose(analysis.given, ordinary, tried, everything, options.level, self.verdict.improvable)
-        if options.include_validation:
-            result = with_validation(result, fits.joined(result.best_epoch, result.weights), everything)
+        joined = fits.joined() if options.include_validation else None
+        improvable = self.verdict.improvable
+        result, chosen = choose(analysis.given, ordinary, tried, everything, options.level, improvable, joined)
+        if options.include_validation and chosen is not None:
+            last = fits.last(chosen.best_epoch, chosen.finalist.whole)
+            result = with_validation(result, chosen, last, everything)
         result = finish(self._folder, result, self.verdict)
         model.load_state_dict(torch.load(result.ckpt_path, map_location="cpu", weights_only=True)["state_dict"])
         log.say(f"\n{result}\n")

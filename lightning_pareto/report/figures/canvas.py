@@ -86,8 +86,8 @@ def name_rows(ax: "Axes", names: Sequence[str], absent: npt.NDArray[np.bool_], a
         ax.text(0.01, float(row), absent_text, transform=at, va="center", fontsize=font, color=GREY, style="italic")
 
 
-def legend_above(ax: "Axes", columns: int | None = None, narrow: bool = False) -> None:
-    """A legend above the axes, where it hides nothing; a narrow one where there are many short entries."""
+def legend_above(ax: "Axes", columns: int | None = None) -> None:
+    """A legend above the axes, where it hides nothing."""
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(
         handles,
@@ -96,8 +96,6 @@ def legend_above(ax: "Axes", columns: int | None = None, narrow: bool = False) -
         bbox_to_anchor=(0.5, 1.0),
         ncols=columns or max(len(labels), 1),
         frameon=False,
-        handlelength=1.0 if narrow else 2.0,
-        columnspacing=1.0 if narrow else 2.0,
         fontsize=8,
     )
 

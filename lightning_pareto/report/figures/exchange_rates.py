@@ -39,7 +39,7 @@ def plot_exchange_rates(verdict: ParetoVerdict, ax: "Axes | None" = None) -> "tu
     Raises:
         ImportError: without matplotlib.
     """
-    shown = _shown(verdict)
+    shown = trading_classes(verdict)
     count = len(shown)
     side = float(np.clip(2.5 + 0.42 * count, 4, 12))
     figure, ax = axes_to_draw_in(ax, side, side + 1)
@@ -50,9 +50,10 @@ def plot_exchange_rates(verdict: ParetoVerdict, ax: "Axes | None" = None) -> "tu
     ax.add_patch(_hatched(count))
     image = ax.imshow(rates.clip(1 / RANGE, RANGE), cmap="cividis", norm=LogNorm(1 / RANGE, RANGE), zorder=2)
     if count <= MOST_NUMBERS:
+        font = float(np.clip(72 * 0.5 * figure.get_figwidth() / count / 2.6, 4.5, 7))
         for a, b in np.argwhere(np.isfinite(rates)):
             colour = "white" if rates[a, b] < 1 else "black"
-            ax.text(b, a, _number(rates[a, b]), ha="center", va="center", fontsize=7, color=colour, zorder=3)
+            ax.text(b, a, _number(rates[a, b]), ha="center", va="center", fontsize=font, color=colour, zorder=3)
     _name_both(figure, ax, [verdict.class_names[k] for k in shown], ~verdict.present[shown])
     left_out = len(verdict.class_names) - count
     rest = f"{left_out} classes without a price left out" if left_out else "hatched: nothing yet"
@@ -64,8 +65,8 @@ def plot_exchange_rates(verdict: ParetoVerdict, ax: "Axes | None" = None) -> "tu
     return figure, ax
 
 
-def _shown(verdict: ParetoVerdict) -> npt.NDArray[np.int64]:
-    """All classes, or of many those that have a price."""
+def trading_classes(verdict: ParetoVerdict) -> npt.NDArray[np.int64]:
+    """Numbers of the classes that are shown: all, or of many those that have a price."""
     count = len(verdict.class_names)
     return np.flatnonzero(verdict.prices > 0) if count > MOST_CLASSES else np.arange(count)
 
@@ -73,7 +74,9 @@ def _shown(verdict: ParetoVerdict) -> npt.NDArray[np.int64]:
 def _number(rate: float) -> str:
     if rate >= 10:
         return f"{rate:.0f}" if rate < 999.5 else ">999"
-    return "<.01" if 0 < rate < 0.01 else f"{rate:.2g}"
+    if rate >= 0.1:
+        return f"{rate:.2g}"
+    return "<.01" if 0 < rate < 0.01 else f"{rate:.1g}"
 
 
 def _name_both(figure: Any, ax: "Axes", names: Sequence[str], absent: npt.NDArray[np.bool_]) -> None:

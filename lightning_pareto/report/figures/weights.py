@@ -57,7 +57,7 @@ def plot_weights(
     ax.set_xlim(0, 100)
     ax.set_xlabel("training samples of the class in %, by their weight")
     ax.grid(visible=False)
-    legend_above(ax, narrow=True)
+    legend_above(ax, columns=3)
     return figure, ax
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.report import figures
 from lightning_pareto.report.figures.canvas import height_of_rows
+from lightning_pareto.report.figures.exchange_rates import trading_classes
 from lightning_pareto.report.html.pictures import inline_svg
 from lightning_pareto.report.html.run import Run
 
@@ -40,7 +41,7 @@ def charts(run: Run) -> dict[str, Chart]:
             "others back."
         )
         found["headroom"] = _chart("headroom", lambda ax: figures.plot_headroom(verdict, ax), text, rows, tall)
-        side = float(np.clip(2.2 + 0.28 * min(len(run.class_names), 24), 3.4, 6.5))
+        side = float(np.clip(2.2 + 0.28 * len(trading_classes(verdict)), 3.4, 6.5))
         text = (
             "Row and column: the relative gain that the class of the column loses for a unit more of the class of the "
             "row, at the margin. Hatched classes have gain to spare and pay nothing yet."
