@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FEW_CLASSES = 24
 """Classes up to which a picture of all pairs of them can be read."""
 
+MOST_CLASSES = 200
+"""Classes up to which a picture with a row for each can; of more there is the table."""
+
 
 def save(analysis: Analysis, folder: Path) -> bool:
     """Write influence and verdict to ``folder``; returns whether it worked, with a warning if it did not."""
@@ -102,12 +105,13 @@ def show(trainer: pl.Trainer, analysis: Analysis, folder: Path, failed: Sequence
 
 def figures_of(analysis: Analysis) -> "dict[str, Figure]":
     """The figures of an analysis by name, none without matplotlib."""
-    if importlib.util.find_spec("matplotlib") is None:
+    count = len(analysis.verdict.class_names)
+    if importlib.util.find_spec("matplotlib") is None or count > MOST_CLASSES:
         return {}
     from lightning_pareto.report.figures import plot_exchange_rates, plot_headroom
 
     figures = {"headroom": plot_headroom(analysis.verdict)[0]}
-    if len(analysis.verdict.class_names) <= FEW_CLASSES:
+    if count <= FEW_CLASSES:
         figures["exchange_rates"] = plot_exchange_rates(analysis.verdict)[0]
     return figures
 

@@ -7,14 +7,16 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 
-from lightning_pareto import ParetoCallback
+from lightning_pareto import InfluenceMatrix, ParetoCallback, check_pareto
 from lightning_pareto.integration.loggers import adapter_for
-from lightning_pareto.integration.publishing import FEW_CLASSES, figures_of, table_of
-from tests.integration._models import Data, Plain, datasets, trainer
+from lightning_pareto.integration.publishing import FEW_CLASSES, MOST_CLASSES, figures_of, table_of
+from lightning_pareto.integration.results import Analysis
+from tests.integration._models import Data, Plain, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(filesystem tracking|file store):FutureWarning")
 
@@ -198,20 +200,24 @@ def test_without_the_packages_of_the_report_there_is_a_table_and_no_word(tmp_pat
     assert (folder / "classes.csv").exists()
 
 
-def test_pairs_of_many_classes_are_not_drawn(tmp_path):
-    callback = ParetoCallback(verbose=False, categories=by_many, category_names=list(map(str, range(FEW_CLASSES + 1))))
-    train, val = datasets(val=400)
-    fitted = trainer(tmp_path, callback, max_epochs=1)
-    fitted.fit(Plain(), datamodule=Data(train, val))
-    analysis = type("Both", (), {"verdict": callback.verdict, "influence": callback.influence})
-    assert list(figures_of(analysis)) == ["headroom"]
-    columns, rows = table_of(callback.verdict)
-    assert len(rows) == FEW_CLASSES + 1
+@pytest.mark.parametrize(
+    ("classes", "names"),
+    [
+        (FEW_CLASSES, ["headroom", "exchange_rates"]),
+        (FEW_CLASSES + 1, ["headroom"]),
+        (MOST_CLASSES + 1, []),
+    ],
+)
+def test_only_what_can_be_read_is_drawn(classes, names):
+    generator = np.random.default_rng(0)
+    scores = generator.normal(size=(2 * classes, classes)).astype(np.float32)
+    influence = InfluenceMatrix(scores, np.arange(2 * classes) % classes)
+    analysis = Analysis(influence, check_pareto(influence))
+    assert list(figures_of(analysis)) == names
+    columns, rows = table_of(analysis.verdict)
+    assert len(rows) == classes
     assert all(len(row) == len(columns) for row in rows)
-
-
-def by_many(batch):
-    return (batch[0][:, 0] * 1000).long() % (FEW_CLASSES + 1)
+    assert rows[0][columns.index("held-out gain")] is None, "without folds nothing is held out"
 
 
 def test_no_package_of_a_logger_is_imported_for_another():
