@@ -66,6 +66,9 @@ def render_report(
         previews: of the suspected samples.
         title: name of the run.
 
+    Returns:
+        The document.
+
     Raises:
         ValueError: with neither verdict nor result, or if they are of different categories.
         ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
