@@ -2,6 +2,7 @@
 
 import csv
 import os
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,7 +87,7 @@ class SampleTable:
 
     def __str__(self) -> str:
         heads = "".join(f"  on {harmless(name):<8.8}" for name in self.shown)
-        lines = [self.title, "", f"    index   given  predicted   total   harms{heads}"]
+        lines = [*textwrap.wrap(self.title, 80), "", f"    index   given  predicted   total   harms{heads}"]
         for number in range(min(len(self), 20)):
             predicted = "" if self.predicted is None else self.predicted[number]
             harmed = int((self.influence[number] < 0).sum())

@@ -28,7 +28,7 @@ def write_report(folder: str | os.PathLike[str], output: str | os.PathLike[str] 
     the newest is taken. The file loads nothing from anywhere: it can be sent, archived and opened offline.
 
     Args:
-        folder: where the results lie.
+        folder: where the results lie, or the path of one of them.
         output: the file to write; ``report.html`` in the folder by default.
 
     Returns:
@@ -40,6 +40,7 @@ def write_report(folder: str | os.PathLike[str], output: str | os.PathLike[str] 
         ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
     """
     folder = Path(folder)
+    folder = folder.parent if folder.is_file() else folder
     run = read_run(folder)
     path = folder / REPORT_FILE if output is None else Path(output)
     _write(_page(run, folder.resolve().name), path)

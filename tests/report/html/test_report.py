@@ -105,6 +105,13 @@ def test_the_suspects_are_shown_with_their_labels_by_name(page):
     assert ", ".join(map(str, table.index[: len(cards)])) == tree.one("p", class_="indices").text
 
 
+def test_only_samples_that_harm_are_suspects():
+    scores = np.array([[1.0, 1.0], [-3.0, 1.0], [-1.0, -1.0], [0.5, 0.0]])
+    matrix = InfluenceMatrix(scores, [0, 1, 0, 1])
+    tree = parse(render_report(check_pareto(matrix), influence=matrix))
+    assert [p.text for p in tree.all("p", class_="small")] == ["#1 · harms 1/2", "#2 · harms 2/2"]
+
+
 def test_every_figure_is_there_and_described(page):
     tree, *_ = page
     figures = list(tree.all("svg"))
@@ -300,6 +307,7 @@ class TestOnDisk:
         assert tree.one("title").text == f"Pareto report: {tmp_path.name}"
         assert [row[0] for row in rows_of(next(tree.all("table")))] == NAMES
         assert sorted(file.name for file in tmp_path.iterdir()) == ["pareto", "report.html"]
+        assert write_report(tmp_path / "pareto" / "verdict.safetensors") == tmp_path / "pareto" / "report.html"
 
     def test_everything_that_is_there_is_in_it(self, tmp_path):
         matrix, _, found = self.fill(tmp_path)
