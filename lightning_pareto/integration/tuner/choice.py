@@ -38,11 +38,6 @@ class Tried:
         return some
 
     @property
-    def best_epoch(self) -> int:
-        """Epochs after which its fits were best, on average."""
-        return round(sum(result.best_epoch for result in self.results) / len(self.results))
-
-    @property
     def outcome(self) -> Outcome:
         """Each fit on the samples that its weights have not seen."""
         parts = zip(self.results, self.finalist.fits, strict=True)
@@ -240,12 +235,26 @@ def _result(
     )
 
 
-def with_validation(result: ParetoResult, one: Tried, last: TrialResult, trials: Iterable[TrialResult]) -> ParetoResult:
+def epochs_for(results: Sequence[TrialResult]) -> int:
+    """For how many epochs to fit once more where nothing is left to choose by: after which these were best together.
+
+    A single fit's best epoch is a matter of chance, and in the middle of a learning rate schedule it costs accuracy.
+    """
+    if any(len(result.history) != result.epochs for result in results):  # not one validation an epoch
+        return round(sum(result.best_epoch for result in results) / len(results))
+    length = min(result.epochs for result in results)
+    return int(np.mean([result.history[:length] for result in results], axis=0).argmax()) + 1
+
+
+def with_validation(
+    result: ParetoResult, one: Tried, epochs: int, last: TrialResult, trials: Iterable[TrialResult]
+) -> ParetoResult:
     """The result with the model of a last fit that has seen all of the validation data.
 
     Args:
         result: says what was measured.
         one: the fits that were chosen.
+        epochs: of the last fit.
         last: that with all validation data, and weights made from all of them.
         trials: all trials, to report.
     """
@@ -255,7 +264,7 @@ def with_validation(result: ParetoResult, one: Tried, last: TrialResult, trials:
         reason=f"{result.reason} The model handed back was then fitted with all of the validation data: nothing is "
         "left that could measure it, and these figures are those of fits with one half, each measured on the other.",
         weights=one.finalist.whole,
-        best_epoch=one.best_epoch,
+        best_epoch=epochs,
         ckpt_path=str(last.checkpoint),
         epochs_spent=sum(trial.epochs for trial in summaries),
         trials=summaries,
