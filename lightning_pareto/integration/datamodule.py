@@ -126,10 +126,6 @@ class ReweightedDataModule(pl.LightningDataModule):
     loader: str | int | None
     apply: Literal["resampling", "loss"]
 
-    def __new__(cls, datamodule: Any = None, *_: Any, **__: Any) -> "ReweightedDataModule":
-        """Make it a DataModule of the namespace that the user's is of, ``lightning`` or ``pytorch_lightning``."""
-        return _empty(cls, fitting(pl.LightningDataModule, datamodule))
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the namespace, whose class has no name of its own."""
         return (
@@ -154,6 +150,8 @@ class ReweightedDataModule(pl.LightningDataModule):
             )
         if apply not in ("resampling", "loss"):
             raise ValueError(f"apply must be 'resampling' or 'loss', found {apply!r}")
+        # in the namespace of the user's, lightning or pytorch_lightning; command lines would read a __new__ instead
+        object.__setattr__(self, "__class__", _of_namespace(type(self), fitting(pl.LightningDataModule, datamodule)))
         super().__init__()
         self.__dict__.clear()  # trainer, prepare_data_per_node and their like are the user's DataModule's
         self.__dict__.update(datamodule=datamodule, weights=_read(weights), seed=seed, loader=loader, apply=apply)
