@@ -150,8 +150,9 @@ class ReweightedDataModule(pl.LightningDataModule):
             )
         if apply not in ("resampling", "loss"):
             raise ValueError(f"apply must be 'resampling' or 'loss', found {apply!r}")
-        kind: Any = _of_namespace(type(self), fitting(pl.LightningDataModule, datamodule))  # type: ignore[arg-type]
-        self.__class__ = kind  # a DataModule of the namespace that the user's is of; LightningCLI reads no __new__
+        # in the namespace of the user's, lightning or pytorch_lightning; command lines would read a __new__ instead
+        own, base = type(self), fitting(pl.LightningDataModule, datamodule)
+        object.__setattr__(self, "__class__", _of_namespace(own, base))  # type: ignore[arg-type]  # they are hashable
         super().__init__()
         self.__dict__.clear()  # trainer, prepare_data_per_node and their like are the user's DataModule's
         self.__dict__.update(datamodule=datamodule, weights=_read(weights), seed=seed, loader=loader, apply=apply)

@@ -192,7 +192,8 @@ def _objection(best: Tried, ordinaries: Sequence[TrialResult], level: float) -> 
 
 def _rising(change: Change, level: float) -> str:
     names = [name for name, yes in zip(change.after.names, change.risen(level), strict=True) if yes]
-    return f"; {', '.join(names[:5])}{' and others' if len(names) > 5 else ''} rise beyond chance" if names else ""
+    verb = "rises" if len(names) == 1 else "rise"
+    return f"; {', '.join(names[:5])}{' and others' if len(names) > 5 else ''} {verb} beyond chance" if names else ""
 
 
 def _measured(change: Change) -> str:
