@@ -22,8 +22,7 @@ def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
     if not isinstance(loader, DataLoader):
         raise TypeError(
             f"{name} must be one torch.utils.data.DataLoader, found {type(loader).__name__}. "
-            "With several, pass the one whose samples are meant: ParetoCallback(train_dataloader=…) or "
-            "val_dataloader_idx=…"
+            "With several, pass the one whose samples are meant: train_dataloader=… or val_dataloader_idx=…"
         )
     dataset = loader.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):

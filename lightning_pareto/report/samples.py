@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
-from lightning_pareto.pareto.terminal import harmless
+from lightning_pareto.terminal import harmless
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -11,7 +11,7 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float, column_scale, predicted_gain
 from lightning_pareto.pareto.headroom import headroom
 from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
-from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.reweighting.weights import SampleWeights, origin_of
 
 SHARES = (0.6, 0.0, 0.3)
 
@@ -109,7 +109,9 @@ class CandidateWeights:
         values *= len(values) / values.sum()
         gain = np.full(len(influence.present), np.nan)
         gain[influence.present] = predicted_gain(influence.scores[:, influence.present], values)
-        return SampleWeights(values, gain, influence.names, metadata={"candidate": str(candidate)})
+        return SampleWeights(
+            values, gain, influence.names, metadata={"candidate": str(candidate), **origin_of(influence)}
+        )
 
     def distinct(self, given: Sequence[Candidate]) -> list[tuple[Candidate, SampleWeights]]:
         """The candidates that promise something and have not the weights of another."""

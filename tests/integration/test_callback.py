@@ -192,6 +192,7 @@ def test_a_train_dataloader_of_its_own_even_one_without_a_whole_batch(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
 @pytest.mark.filterwarnings("ignore:no validation samples of 2, 3")  # two booleans, four logits
+@pytest.mark.filterwarnings("ignore:no training samples of 2, 3")  # of bool labels
 def test_labels_may_be_integers_of_any_kind(tmp_path, dtype):
     class Lengthened(Plain):
         def training_step(self, batch, batch_idx):

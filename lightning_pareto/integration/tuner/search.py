@@ -17,7 +17,7 @@ from lightning_pareto.reweighting.candidates import Candidate, CandidateWeights,
 from lightning_pareto.reweighting.outcomes import Outcome
 from lightning_pareto.reweighting.paper import PaperProgram
 from lightning_pareto.reweighting.thresholds import ThresholdSearch
-from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.reweighting.weights import SampleWeights, origin_of
 
 IDLE = 3
 """Generations in a row that bring no new weights, after which a search over thresholds ends."""
@@ -213,5 +213,5 @@ def _solve(program: PaperProgram, influence: InfluenceMatrix, alpha: Float) -> S
     values = values * len(values) / values.sum()
     gain = np.full(len(influence.names), np.nan)
     gain[influence.present] = predicted_gain(influence.scores[:, influence.present], values)
-    metadata = {"candidate": "paper's LP, thresholds " + ", ".join(f"{a:.2f}" for a in alpha)}
-    return SampleWeights(values, gain, influence.names, metadata=metadata)
+    name = "paper's LP, thresholds " + ", ".join(f"{a:.2f}" for a in alpha)
+    return SampleWeights(values, gain, influence.names, metadata={"candidate": name, **origin_of(influence)})

@@ -22,6 +22,7 @@ class TrialResult:
         history: mean accuracy over the classes after each validation of the trial.
         checkpoint: of the best epoch, if it was kept.
         next_checkpoint: of the best epoch but the last, from which a further epoch fits into the schedule.
+        data: what tells the data that it was trained and measured on from others.
     """
 
     name: str
@@ -31,6 +32,7 @@ class TrialResult:
     history: Float
     checkpoint: Path | None = None
     next_checkpoint: Path | None = None
+    data: str = ""
 
     def save(self, folder: Path, key: str) -> None:
         """Write the result to a trial's folder, whole or not at all."""
@@ -47,6 +49,7 @@ class TrialResult:
             "class_names": list(outcome.names),
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
+            "data": self.data,
             "checkpoints": [path and path.name for path in (self.checkpoint, self.next_checkpoint)],
         }
         save_artifact(folder / RESULT_FILE, "trial", arrays, metadata)
@@ -66,8 +69,8 @@ class TrialResult:
         names = tuple(metadata["class_names"])
         outcome = Outcome(arrays["category"], arrays["correct"].astype(bool), arrays["probability"], names)
         best, following = (folder / Path(name).name if name else None for name in metadata["checkpoints"])
-        epochs, best_epoch = metadata["epochs"], metadata["best_epoch"]
-        return cls(metadata["name"], outcome, epochs, best_epoch, arrays["history"], best, following)
+        epochs, best_epoch, data = metadata["epochs"], metadata["best_epoch"], metadata["data"]
+        return cls(metadata["name"], outcome, epochs, best_epoch, arrays["history"], best, following, data)
 
 
 RESULT_FILE = "trial.safetensors"
