@@ -111,7 +111,8 @@ def estimate_influence(
         TypeError: if a loader has no indices.
         ValueError: for an empty dataset, non-finite losses, unknown options, or a module with nothing to cover.
         CurvatureError: if the curvature or the scores are not finite.
-        StagesError: if ``stages_dir`` holds the stages of another computation.
+        StagesError: if ``stages_dir`` holds the stages of another computation. If it cannot be written, a warning says
+            so and the computation goes on without.
 
     Source: PARETO-LP-GA (arXiv:2510.03950); EK-FAC influence (Grosse et al. 2023, arXiv:2308.03296).
     """
@@ -140,6 +141,7 @@ def estimate_influence(
             }
         key = json.dumps([asdict(options), max_memory, list(cells.names), fingerprint_of(cells.cell), fingerprints])
         stages = Stages(stages_dir, key, shard)
+        stages.begin()
         found, reached = settled(lambda: _scores(setup, cells, options, max_memory, stages))
         if categories is None:
             _warn_of_untrained(found["labels"], cells.names)

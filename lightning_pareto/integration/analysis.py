@@ -19,7 +19,7 @@ from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import Checkpoint, checkpoints, name_of, weights_of
 from lightning_pareto.integration.processes import shard_of, warnings_of_one
 from lightning_pareto.integration.progress import progress_bar
-from lightning_pareto.integration.resumption import folder_for_stages, remove_stages
+from lightning_pareto.integration.resumption import STAGES, remove_stages
 
 
 def influence_of(
@@ -53,7 +53,7 @@ def influence_of(
         train, validation = data.train(trainer), data.validation(trainer)
         select_layers(module, options.layers)
 
-    stages = folder_for_stages(trainer, folder)
+    stages = None if folder is None else folder / STAGES
 
     def influence_at(number: int, path: str | None) -> InfluenceMatrix:
         with weights_of(module, path, shard) as used, progress_bar(trainer) as progress:

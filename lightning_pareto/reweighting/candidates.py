@@ -95,6 +95,11 @@ class CandidateWeights:
         self._programs: dict[MeasureName, MassPreservingProgram] = {}
         self._headrooms: dict[tuple[MeasureName, float], float] = {}
 
+    @property
+    def able(self) -> bool:
+        """Whether every influence knows some target: else there are no weights to be made from it."""
+        return all((self._targets & influence.present).any() for influence in self._influences.values())
+
     def weights(self, candidate: Candidate) -> SampleWeights:
         """The weights of one candidate, of mean 1, with the gains that they predict.
 
@@ -116,7 +121,7 @@ class CandidateWeights:
     def distinct(self, given: Sequence[Candidate]) -> list[tuple[Candidate, SampleWeights]]:
         """The candidates that promise something and have not the weights of another."""
         kept: list[tuple[Candidate, SampleWeights]] = []
-        if not all((self._targets & influence.present).any() for influence in self._influences.values()):
+        if not self.able:
             return kept
         for candidate in given:
             weights = self.weights(candidate)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
 from lightning_pareto.at_hand import fingerprint_of_labels
 from lightning_pareto.influence.matrix import InfluenceMatrix
 
@@ -116,7 +116,8 @@ class SampleWeights:
             ArtifactError: if the file is not a whole weights artifact.
         """
         arrays, metadata = load_artifact(path, "weights")
-        return cls(**arrays, class_names=tuple(metadata["class_names"]), metadata=metadata["metadata"])
+        with fitting_together(path):
+            return cls(**arrays, class_names=tuple(metadata["class_names"]), metadata={**metadata["metadata"]})
 
 
 def origin_of(influence: InfluenceMatrix) -> dict[str, Any]:

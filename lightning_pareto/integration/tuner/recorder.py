@@ -16,6 +16,7 @@ from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import weights_of
 from lightning_pareto.integration.processes import shard_of
 from lightning_pareto.integration.tuner.predictions import outcome_of
+from lightning_pareto.integration.tuner.starting_point import epochs_seen
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.pareto.demand import Targets, chosen_categories
 
@@ -163,14 +164,6 @@ class TrialRecorder(pl.Callback):
                 "search: ParetoTuner(…, dirpath=…). A DataModule whose setup() splits at random must do so with a "
                 "seeded generator: random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))"
             )
-
-
-def epochs_seen(checkpoint: dict[str, Any]) -> int:
-    """Epochs of training data that a checkpoint has behind it, one that was saved after the last batch among them."""
-    loop = checkpoint["loops"]["fit_loop"]
-    epoch, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
-    seen_whole = epoch["started"] > epoch["processed"] and batches["is_last_batch"]
-    return int(epoch["processed"]) + int(seen_whole)
 
 
 def best_epochs(folder: Path) -> ModelCheckpoint:

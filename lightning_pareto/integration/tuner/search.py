@@ -119,6 +119,8 @@ class ScreeningSearch(Search):
         makers = [CandidateWeights(half.influences, situation.targets, half.accuracy) for half in situation.halves]
         tilts = situation.halves[0].accuracy is not None and not situation.chosen
         every = candidates(self._measures, self._budgets, situation.chosen, tilts)
+        if not all(maker.able for maker in makers):  # a half of the validation set has no sample of any target
+            return []
         distinct = makers[0].distinct(every)[: max(epochs, 1)]
         scores = np.zeros(len(distinct))
         for i, (candidate, weights) in enumerate(distinct):
@@ -167,6 +169,8 @@ class PaperSearch(Search):
         """See :class:`Search`; at most one."""
         influence = next(iter(situation.halves[0].influences.values()))
         present = influence.present
+        if not (situation.targets & present).any():
+            return []
         program = PaperProgram(influence.scores[:, present], situation.targets[present], self._max_weight)
         limit = trials.epochs_spent + epochs
         best, chosen, idle, tried = _HOPELESS, None, 0, set[bytes]()

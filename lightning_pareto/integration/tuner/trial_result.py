@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.outcomes import Outcome
 
@@ -64,13 +64,14 @@ class TrialResult:
         if not (folder / RESULT_FILE).exists():
             return None
         arrays, metadata = load_artifact(folder / RESULT_FILE, "trial")
-        if metadata["key"] != key:
-            return None
-        names = tuple(metadata["class_names"])
-        outcome = Outcome(arrays["category"], arrays["correct"].astype(bool), arrays["probability"], names)
-        best, following = (folder / Path(name).name if name else None for name in metadata["checkpoints"])
-        epochs, best_epoch, data = metadata["epochs"], metadata["best_epoch"], metadata["data"]
-        return cls(metadata["name"], outcome, epochs, best_epoch, arrays["history"], best, following, data)
+        with fitting_together(folder / RESULT_FILE):
+            if metadata["key"] != key:
+                return None
+            names = tuple(map(str, metadata["class_names"]))
+            outcome = Outcome(arrays["category"], arrays["correct"].astype(bool), arrays["probability"], names)
+            best, following = (folder / Path(name).name if name else None for name in metadata["checkpoints"])
+            epochs, best_epoch, data = int(metadata["epochs"]), int(metadata["best_epoch"]), str(metadata["data"])
+            return cls(str(metadata["name"]), outcome, epochs, best_epoch, arrays["history"], best, following, data)
 
 
 RESULT_FILE = "trial.safetensors"
