@@ -37,7 +37,7 @@ def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
             "Give the loader a batch_size and let the dataset return single samples"
         )
     if len(dataset) == 0:
-        raise ValueError(f"{name} has an empty dataset")
+        raise ValueError(f"{name} has an empty dataset: look at the split or the filter that it comes from")
     return loader
 
 

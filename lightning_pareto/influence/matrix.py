@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
+from lightning_pareto.terminal import harmless
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,9 +92,10 @@ class InfluenceMatrix:
         for fold, (scores, support) in enumerate(zip(self.fold_scores, self.fold_support, strict=True)):
             bad = ~np.isfinite(scores).all(axis=0) & (support > 0)
             if bad.any():
+                name = harmless(self.names[int(np.argmax(bad))])
                 raise ValueError(
-                    f"fold_scores[{fold}] of category {self.names[int(np.argmax(bad))]} are not finite, though "
-                    f"fold_support says that {support[np.argmax(bad)]} validation samples stand behind them"
+                    f"fold_scores[{fold}] of category {name} are not finite, though fold_support says that "
+                    f"{support[np.argmax(bad)]} validation samples stand behind them"
                 )
 
     def __repr__(self) -> str:

@@ -22,6 +22,7 @@ from lightning_pareto.influence.passes import GradientPass, Progress, silent
 from lightning_pareto.influence.setup import Setup, set_up, settled
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.terminal import harmless
 
 Float = npt.NDArray[np.float64]
 
@@ -62,7 +63,8 @@ class DampingSweep:
             worst = int(np.nanargmin(measured))
             lines.append(
                 f"{damping:7g}   {length:5.3f}   {np.nanmean(predicted):+9.4f}   {np.nanmean(measured):+9.4f}   "
-                f"{self.class_names[worst]} {measured[worst]:+.4f}" + ("   ← best" if damping == self.best else "")
+                f"{harmless(self.class_names[worst])} {measured[worst]:+.4f}"
+                + ("   ← best" if damping == self.best else "")
             )
         return "\n".join(lines)
 

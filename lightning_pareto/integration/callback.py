@@ -26,6 +26,7 @@ from lightning_pareto.integration.results import INFLUENCE_FILE, Analysis, Resul
 from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, remove_stages
 from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categories, per_category
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options, check_pareto
+from lightning_pareto.terminal import listed
 
 
 class ParetoCallback(pl.Callback):
@@ -280,7 +281,7 @@ class ParetoCallback(pl.Callback):
         if absent and not self._absence_told and isinstance(dataset, Sized) and sum(support) == len(dataset):
             self._absence_told = True
             rank_zero_warn(
-                f"no validation samples of {', '.join(absent)}: no accuracy is logged for them, and nothing can be "
+                f"no validation samples of {listed(absent)}: no accuracy is logged for them, and nothing can be "
                 "said about them after the fit. Add validation samples of these classes"
             )
 

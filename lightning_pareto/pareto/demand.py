@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.admissible import Float
+from lightning_pareto.terminal import harmless, listed
 
 Targets = Sequence[int | str] | str | int | None
 """Categories by name or number; None for all."""
@@ -78,7 +79,7 @@ def per_category(value: Limits, names: Sequence[str], default: float, what: str 
     if limits.ndim and limits.shape != (k,):
         raise ValueError(f"{what} must be one number or {k}, one per category, found {limits.shape}")
     if not np.isfinite(limits).all():
-        name = names[int(np.argmax(~np.isfinite(limits)))] if limits.ndim else "all categories"
+        name = harmless(names[int(np.argmax(~np.isfinite(limits)))]) if limits.ndim else "all categories"
         raise ValueError(f"{what} must be finite, that of {name} is {limits[~np.isfinite(limits)][0]}")
     return np.full(k, limits)
 
@@ -97,7 +98,7 @@ def read_demand(influence: InfluenceMatrix, targets: Targets, floors: Limits) ->
         raise ValueError("none of the targets has validation samples")
     absent = [name for name, yes in zip(influence.names, chosen & ~influence.present, strict=True) if yes]
     if targets is not None and absent:
-        raise ValueError(f"no validation samples of {', '.join(absent)}: nothing can be said about these targets")
+        raise ValueError(f"no validation samples of {listed(absent)}: nothing can be said about these targets")
     return demand
 
 

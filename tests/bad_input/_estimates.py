@@ -230,7 +230,6 @@ OPTIONS = [
     Case("a text for layers", estimate(layers="0.*"), ValueError, "single text", r"layers=\['0\.\*'\]"),
     Case("layers that match nothing", estimate(layers=["hed.*"]), ValueError, r"matches \['hed", "their names are"),
     Case("no layers", estimate(layers=[]), ValueError, "no trainable parameter", "its parameters are"),
-    Case("stages below a file", lambda folder: estimate(stages_dir=below_a_file(folder))(folder), OSError, "stages", "another folder"),
     Case("no dampings", sweep([]), ValueError, r"found \[\]", "at least one"),
     Case("one damping", sweep(0.1), ValueError, "found 0.1", r"for instance \[0.1, 1.0\]"),
     Case("a damping of 0 in a sweep", sweep([0.1, 0.0]), ValueError, "found 0.0", "> 0"),
@@ -238,11 +237,6 @@ OPTIONS = [
     Case("a sweep that moves nothing", sweep([0.1], budget=0.0), ValueError, "found 0.0", r"in \(0, 1\)"),
     Case("a sweep that moves all", sweep([0.1], budget=1.0), ValueError, "found 1.0", r"in \(0, 1\)"),
 ]  # fmt: skip
-
-
-def below_a_file(folder):
-    (folder / "file").write_text("no folder")
-    return folder / "file" / "stages"
 
 
 CASES = [*DATA, *MODELS, *TASKS, *OPTIONS]

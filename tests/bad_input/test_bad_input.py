@@ -4,13 +4,16 @@ import re
 
 import pytest
 
-from tests.bad_input import _estimates
+from tests.bad_input import _estimates, _fits, _results
 
-CASES = [*_estimates.CASES]
+CASES = [*_estimates.CASES, *_results.CASES, *_fits.CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.filterwarnings("ignore:no validation samples of")
+@pytest.mark.filterwarnings("ignore:You (defined|passed in) a `val.*Skipping val loop")
+@pytest.mark.filterwarnings("ignore:Total length of `.*Loader` across ranks is zero")
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_bad_input(case, tmp_path):
     with pytest.raises(case.error) as caught:
         case.call(tmp_path)

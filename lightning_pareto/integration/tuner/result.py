@@ -12,6 +12,7 @@ from lightning_pareto.artifacts import fitting_together, load_artifact, save_art
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.terminal import columns, harmless, harmless_line, padded
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,13 @@ class ParetoResult:
         )
 
     def __str__(self) -> str:
-        width = max(8, *(min(len(name), 30) for name in self.class_names))
+        names = [harmless(name, 30) for name in self.class_names]
+        width = max(8, *map(columns, names))
         rows = [f"{'category':<{width}}  before   after  change  p of a fall  samples"]
         for k in np.argsort(self.before):
             change = self.after[k] - self.before[k]
             rows.append(
-                f"{self.class_names[k][:30]:<{width}}  {self.before[k]:6.1%}  {self.after[k]:6.1%}  "
+                f"{padded(names[k], width)}  {self.before[k]:6.1%}  {self.after[k]:6.1%}  "
                 f"{100 * change:+6.1f}  {self.p_values[k]:11.2g}  {self.support[k]:7d}"
             )
         mean = np.nanmean(self.before), np.nanmean(self.after)
@@ -104,7 +106,7 @@ class ParetoResult:
         return "\n".join(
             [
                 f"Reweighted model {verb}:",
-                *textwrap.wrap(self.reason, 80),
+                *map(harmless_line, textwrap.wrap(self.reason, 80)),
                 "",
                 *rows,
                 "",
@@ -112,7 +114,7 @@ class ParetoResult:
                 "the model, measure it on others. Each p is of one category alone; a fall",
                 "counts as beyond chance where it is for all of them together (Holm).",
                 f"{self.epochs_spent} epochs spent in {len(self.trials)} trials.",
-                f"Model: {self.ckpt_path}",
+                f"Model: {harmless_line(self.ckpt_path)}",
             ]
         )
 

@@ -41,14 +41,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         epochs_seen(checkpoint)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds objects that are not loaded safely ({str(error).splitlines()[0]}): keep them out of "
-            "save_hyperparameters(ignore=[…])"
-        ) from error
     except Exception as error:  # a file can be broken in any way
+        if isinstance(error, UnpicklingError) and "global" in str(error):
+            raise ValueError(
+                f"{path} holds objects that are not loaded safely: keep them out of save_hyperparameters(ignore=[…])"
+            ) from error
         raise ValueError(
-            f"{path} is not a whole Lightning checkpoint of a fit ({type(error).__name__}: {error}): "
+            f"{path} is not a whole Lightning checkpoint of a fit ({type(error).__name__}): "
             "trainer.save_checkpoint(path) writes one"
         ) from error
     return checkpoint
