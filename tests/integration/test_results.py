@@ -31,6 +31,7 @@ def test_a_failure_after_the_fit_keeps_the_model_and_comes_back_on_asking(tmp_pa
     assert "not finite" in str(caught.value.__cause__)
 
 
+@pytest.mark.filterwarnings("ignore:finished stages cannot be kept")
 def test_a_folder_that_cannot_be_written_leaves_the_results_in_memory(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     callback = ParetoCallback(dirpath=tmp_path / "file" / "pareto", verbose=False)

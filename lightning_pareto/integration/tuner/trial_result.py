@@ -69,9 +69,18 @@ class TrialResult:
                 return None
             names = tuple(map(str, metadata["class_names"]))
             outcome = Outcome(arrays["category"], arrays["correct"].astype(bool), arrays["probability"], names)
-            best, following = (folder / Path(name).name if name else None for name in metadata["checkpoints"])
+            best, following = (_within(folder, name) for name in metadata["checkpoints"])
             epochs, best_epoch, data = int(metadata["epochs"]), int(metadata["best_epoch"]), str(metadata["data"])
             return cls(str(metadata["name"]), outcome, epochs, best_epoch, arrays["history"], best, following, data)
+
+
+def _within(folder: Path, name: str | None) -> Path | None:
+    """A file of the folder, by a name that leads nowhere else."""
+    if name is None:
+        return None
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is not the name of a file")
+    return folder / name
 
 
 RESULT_FILE = "trial.safetensors"
