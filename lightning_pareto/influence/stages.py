@@ -92,7 +92,7 @@ class Stages:
         if self._folder is None or self._shard.index > 0:
             return
         try:
-            for path in self._paths:
+            for path in filter(Path.exists, self._paths):
                 path.unlink(missing_ok=True)
             if self._folder.exists() and not any(self._folder.iterdir()):
                 self._folder.rmdir()
