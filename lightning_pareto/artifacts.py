@@ -65,6 +65,15 @@ def save_artifact(
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     header = {"kind": kind, "format_version": str(FORMAT_VERSION), "metadata": described}
     payload = save(arrays, metadata={**header, "digest": _digest(arrays, header)})
+    try:
+        _write_whole(path, payload)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}: nothing was written", str(path)) from error
+    remove_temporaries(path.parent, path.name, older=ABANDONED)
+    return path
+
+
+def _write_whole(path: Path, payload: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -77,8 +86,6 @@ def save_artifact(
         with contextlib.suppress(OSError):
             Path(temporary).unlink(missing_ok=True)
         raise
-    remove_temporaries(path.parent, path.name, older=ABANDONED)
-    return path
 
 
 def remove_temporaries(folder: Path, name: str = "*", older: float = 0.0) -> None:
