@@ -62,3 +62,4 @@ def _keep(file: Path, target: Path) -> None:
     except OSError:
         shutil.copy2(file, temporary)
     temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # it stays where both were the same file already
