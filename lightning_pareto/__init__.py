@@ -1,39 +1,76 @@
 """Can a classifier still improve on some classes without losing on any other? Find out, and do it."""
 
-from lightning_pareto.artifacts import ArtifactError
-from lightning_pareto.influence import (
-    BatchError,
-    ClassificationTask,
-    CurvatureError,
-    DampingSweep,
-    InfluenceMatrix,
-    Shard,
-    StagesError,
-    average_influence,
-    estimate_influence,
-    sweep_damping,
-)
-from lightning_pareto.integration import (
-    Correction,
-    CourseCorrection,
-    ParetoCallback,
-    ParetoResult,
-    ParetoTuner,
-    ReweightedDataModule,
-    reweighted_dataloader,
-)
-from lightning_pareto.linprog import InfeasibleError, LinearProgramError
-from lightning_pareto.loss_weights import WeightedDataset
-from lightning_pareto.pareto import ParetoVerdict, check_pareto
-from lightning_pareto.report import (
-    ClasswiseComparison,
-    SampleTable,
-    plot_comparison,
-    suspected_samples,
-    trade_off_samples,
-)
-from lightning_pareto.reweighting import SampleWeights, reweight
-from lightning_pareto.sampling import ParetoSampler
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_pareto.artifacts import ArtifactError
+    from lightning_pareto.influence import (
+        BatchError,
+        ClassificationTask,
+        CurvatureError,
+        DampingSweep,
+        InfluenceMatrix,
+        Shard,
+        StagesError,
+        average_influence,
+        estimate_influence,
+        sweep_damping,
+    )
+    from lightning_pareto.integration import (
+        Correction,
+        CourseCorrection,
+        ParetoCallback,
+        ParetoTuner,
+        ReweightedDataModule,
+        reweighted_dataloader,
+    )
+    from lightning_pareto.linprog import InfeasibleError, LinearProgramError
+    from lightning_pareto.loss_weights import WeightedDataset
+    from lightning_pareto.pareto import ParetoVerdict, check_pareto
+    from lightning_pareto.report import (
+        ClasswiseComparison,
+        SamplePreviews,
+        SampleTable,
+        plot_accuracy,
+        plot_comparison,
+        plot_exchange_rates,
+        plot_headroom,
+        plot_influence,
+        plot_predicted,
+        plot_search,
+        plot_weights,
+        render_report,
+        suspected_samples,
+        trade_off_samples,
+        write_report,
+    )
+    from lightning_pareto.reweighting import ParetoResult, SampleWeights, reweight
+    from lightning_pareto.sampling import ParetoSampler
+else:
+    # Each name is looked up when it is first asked for, so that the command line need not wait for torch and Lightning.
+    _PARTS = (
+        "artifacts",
+        "linprog",
+        "influence",
+        "loss_weights",
+        "pareto",
+        "reweighting",
+        "sampling",
+        "report",
+        "integration",
+    )
+
+    def __getattr__(name: str) -> Any:
+        for part in _PARTS if name in __all__ else ():
+            module = import_module(f"{__name__}.{part}")
+            if hasattr(module, name):
+                return globals().setdefault(name, getattr(module, name))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "ArtifactError",
@@ -53,6 +90,7 @@ __all__ = [
     "ParetoTuner",
     "ParetoVerdict",
     "ReweightedDataModule",
+    "SamplePreviews",
     "SampleTable",
     "SampleWeights",
     "Shard",
@@ -61,10 +99,19 @@ __all__ = [
     "average_influence",
     "check_pareto",
     "estimate_influence",
+    "plot_accuracy",
     "plot_comparison",
+    "plot_exchange_rates",
+    "plot_headroom",
+    "plot_influence",
+    "plot_predicted",
+    "plot_search",
+    "plot_weights",
+    "render_report",
     "reweight",
     "reweighted_dataloader",
     "suspected_samples",
     "sweep_damping",
     "trade_off_samples",
+    "write_report",
 ]

@@ -58,9 +58,9 @@ def small_net() -> nn.Module:
     )
 
 
-def resnet9(width: int = 16) -> nn.Module:
+def resnet9(width: int = 16, channels: int = 3) -> nn.Module:
     return nn.Sequential(
-        convolution(3, width),
+        convolution(channels, width),
         convolution(width, 2 * width, nn.MaxPool2d(2)),
         Residual(convolution(2 * width, 2 * width), convolution(2 * width, 2 * width)),
         convolution(2 * width, 4 * width, nn.MaxPool2d(2)),

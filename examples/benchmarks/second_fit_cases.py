@@ -1,8 +1,8 @@
 """Data sets with weak classes, for the study of the second fit."""
 
 import argparse
+import functools
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,11 @@ from torch.utils.data import TensorDataset
 sys.path.append(str(Path(__file__).parents[1]))  # the other examples
 import fashion_mnist
 from fashion_mnist import CLASSES
+from influence_speed import resnet9
 from main_job import Job, Split, flip_labels
 from quickstart import digits
 from quickstart import network as digits_network
+from second_fit_data import ag_news, cifar10, drawn, stl10, texts
 
 CONFUSED = {"shirt": "T-shirt", "pullover": "coat", "boot": "sneaker"}
 LENGTH = 24
@@ -50,22 +52,11 @@ class Encoder(nn.Module):
 
 def emotion(folder: Path, noise: float, size: int) -> Callable[[int], Split]:
     """Lines of ``text;label`` in train.txt, val.txt and test.txt."""
-    lines = [
-        [line.rsplit(";", 1) for line in (folder / f"{part}.txt").read_text().splitlines()[1:]]
+    parts = [
+        [tuple(line.rsplit(";", 1)) for line in (folder / f"{part}.txt").read_text().splitlines()[1:]]
         for part in ("train", "val", "test")
     ]
-    counts = Counter(word for text, _ in lines[0] for word in text.split())
-    number = {word: i for i, (word, _) in enumerate(counts.most_common(VOCABULARY - 2), start=2)}
-    names = sorted({label for _, label in lines[0]})
-
-    def dataset(part: list[list[str]]) -> tuple[Tensor, Tensor]:
-        tokens = torch.zeros(len(part), LENGTH, dtype=torch.int64)
-        for row, (text, _) in zip(tokens, part, strict=True):
-            found = [number.get(word, 1) for word in text.split()[:LENGTH]]
-            row[: len(found)] = torch.tensor(found)
-        return tokens, torch.tensor([names.index(label) for _, label in part])
-
-    (x, y), val, test = (dataset(part) for part in lines)
+    (x, y), val, test, names = texts(*parts, vocabulary=VOCABULARY, length=LENGTH)
 
     def split(seed: int) -> Split:
         generator = torch.Generator().manual_seed(seed)
@@ -138,6 +129,20 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], Case]]:
         "Fashion-MNIST, confused": lambda: Case(fashion(options, 0.0, 0.0, 0.3), image),
         "Fashion-MNIST, 20 % wrong, imbalanced": lambda: Case(fashion(options, 0.2, 0.7, 0.0), image),
     }
+    size, val = options.samples, options.val_samples
+    residual = Job(lambda: resnet9(8, channels=1), options.epochs, batch_size=128, lr=1e-2, budget=0.3)
+    colour = Job(lambda: resnet9(16), options.epochs, batch_size=128, lr=1e-2, budget=0.3)
+    found["Fashion-MNIST (ResNet-9), 30 % wrong"] = lambda: Case(fashion(options, 0.3, 0.0, 0.0), residual)
+    for name, folder, read in (("CIFAR-10", options.cifar10, cifar10), ("STL-10", options.stl10, stl10)):
+        for noise in (0.0, 0.3) if folder is not None else ():
+            found[f"{name}, {noise:.0%} wrong, ResNet-9"] = functools.partial(
+                lambda folder, read, noise: Case(drawn(*read(folder), noise, size, val), colour), folder, read, noise
+            )
+    if options.ag_news is not None:
+        news = Job(lambda: Encoder(4), options.epochs, batch_size=64, lr=2e-3, budget=0.3)
+        read_news = functools.partial(ag_news, options.ag_news, vocabulary=VOCABULARY, length=LENGTH)
+        found["AG News, 0% wrong"] = lambda: Case(drawn(*read_news(), 0.0, options.texts, val), news)
+        found["AG News, 30% wrong"] = lambda: Case(drawn(*read_news(), 0.3, options.texts, val), news)
     if options.emotion is not None:
         found["Emotion, clean"] = lambda: Case(emotion(options.emotion, 0.0, options.texts), text)
         found["Emotion, 20 % wrong"] = lambda: Case(emotion(options.emotion, 0.2, options.texts), text)

@@ -12,7 +12,7 @@ from lightning_pareto.influence.measures import Measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.terminal import listed
 
-Categories = Callable[[Any], Tensor]
+Categories = Callable[[Any], Any]
 """Function of a validation batch returning each sample's category, integers in [0, K), (B,)."""
 
 
@@ -129,7 +129,8 @@ def read_categories(categories: Categories, batch: Any, targets: Tensor) -> Tens
         raise ValueError(
             f"categories(batch) must return an integer tensor of shape {tuple(targets.shape)}, found {found!r:.80}"
         )
-    return found.long()
+    whole_numbers: Tensor = found.long()
+    return whole_numbers
 
 
 def checked_names(names: Sequence[Any], what: str = "class_names") -> tuple[str, ...]:

@@ -124,7 +124,8 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    if recorder.samples is not None and (input.ndim == 1 or len(input) == 1) and recorder.samples > 1:
+    shared = recorder.expands_vectors if input.ndim == 1 else len(input) == 1
+    if recorder.samples is not None and recorder.samples > 1 and shared:
         input = (input[0] if input.ndim > 1 else input).expand(recorder.samples, -1)  # noqa: A001
     output = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     padding = None if padding_idx is None else padding_idx % len(weight)

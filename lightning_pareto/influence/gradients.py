@@ -15,7 +15,7 @@ from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.layouts import Layout, arrange, mixed, trusted
 from lightning_pareto.influence.memory import Memory
 from lightning_pareto.influence.operations import Operation, concatenate
-from lightning_pareto.influence.recorder import Recorder, Use
+from lightning_pareto.influence.recorder import Expansion, Recorder, Use
 from lightning_pareto.influence.scratch import Scratch
 from lightning_pareto.influence.task import BatchError, ClassificationTask
 
@@ -34,14 +34,14 @@ class Plan:
         looped: layers that take a backward pass for every sample.
         kinds: what each layer is used for, as far as it was seen in use.
         folds: how many items of each sample stand in the batch dimension of a layer's input, where it was verified.
-        expands: whether what a batch shares is had for every sample.
+        expands: what of all that a batch shares is had for every sample.
     """
 
     factored: dict[Layer, Layout]
     looped: list[Layer] = field(default_factory=list)
     kinds: dict[Layer, str] = field(default_factory=dict)
     folds: dict[Layer, frozenset[int]] = field(default_factory=dict)
-    expands: bool = True
+    expands: Expansion = "nothing"
 
     def loop(self, name: str) -> None:
         """Take a backward pass per sample for a layer after all."""
@@ -124,7 +124,7 @@ class GradientProbe:
             BatchError: if the batch cannot be read.
         """
         targets = self.task.read_targets(batch)
-        recorder = Recorder(list(self.plan.factored), len(targets) if self.plan.expands else None)
+        recorder = Recorder(list(self.plan.factored), len(targets), self.plan.expands)
         with torch.inference_mode(False), torch.enable_grad(), self._context(), _uncompiled(), recorder:
             logits = self.task.read_logits(self._module, batch, targets)
         if not logits.requires_grad:

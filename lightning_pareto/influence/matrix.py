@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
+from lightning_pareto.notebook import data_frame, html_table, numbers
 from lightning_pareto.terminal import harmless
 
 
@@ -102,6 +103,39 @@ class InfluenceMatrix:
         n, k = self.scores.shape
         folds = "no" if self.fold_scores is None else str(len(self.fold_scores))
         return f"InfluenceMatrix({n} samples × {k} categories, {folds} folds)"
+
+    def _repr_html_(self) -> str:
+        share = np.where(self.present, (self.scores > 0).mean(axis=0), np.nan)
+        scale = np.abs(self.scores).mean(axis=0, dtype=np.float64)
+        support = np.full(len(self.names), np.nan) if self.support is None else self.support
+        columns = {
+            "category": self.names,
+            "validation samples": numbers(support, "{:.0f}"),
+            "beneficial training samples": numbers(share, "{:.0%}"),
+            "mean absolute influence": numbers(scale, "{:.3g}"),
+        }
+        return html_table(repr(self), columns)
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` of labels and scores, the dataset index as its index.
+
+        A category that is called like another column gets "influence on" before its name.
+
+        Raises:
+            ImportError: without pandas, with the command that installs it.
+        """
+        columns: dict[str, Any] = {"given": self.labels}
+        if self.predicted is not None:
+            columns["predicted"] = self.predicted
+        for k, name in enumerate(self.names):
+            columns[f"influence on {name}" if name in ("given", "predicted") else name] = self.scores[:, k]
+        return data_frame(columns, range(len(self.labels)), "index")
+
+    def plot(self, class_a: str, class_b: str, ax: Any = None) -> Any:
+        """Draw the samples between two categories, see :func:`lightning_pareto.plot_influence`."""
+        from lightning_pareto.report.figures import plot_influence
+
+        return plot_influence(self, class_a, class_b, ax)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
@@ -16,6 +16,10 @@ from lightning_pareto.influence.operations import (
     Operation,
     Parts,
 )
+
+Expansion = Literal["all", "no vectors", "nothing"]
+"""What a batch shares and is had for every sample: all of it; all but tables looked up by a vector, which may hold one
+index for each sample (a column of a data table) as well as for each position; nothing."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,16 @@ class Recorder(TorchFunctionMode):
 
     Args:
         layers: the layers to look for.
-        samples: of the batch. If given, what the whole batch shares is had for each of them, so that its gradient can
-            be told apart: a table looked up without a batch, as for positions, and parameters that are added,
-            multiplied or expanded. That changes shapes on the way; compare the logits with those without.
+        samples: of the batch.
+        expands: what the whole batch shares and is had for each sample, so that its gradient can be told apart: a table
+            looked up without a batch, as for positions, and parameters that are added, multiplied or expanded. That
+            changes shapes on the way; compare the logits with those without.
     """
 
-    def __init__(self, layers: Sequence[Layer], samples: int | None = None) -> None:
+    def __init__(self, layers: Sequence[Layer], samples: int, expands: Expansion = "nothing") -> None:
         super().__init__()
-        self.samples = samples
+        self.samples = None if expands == "nothing" else samples
+        self.expands_vectors = expands == "all"
         self.uses: list[Use] = []
         self._owner = {parameter: layer for layer in layers for parameter in layer.parameters}
 

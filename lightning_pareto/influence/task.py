@@ -88,7 +88,7 @@ class ClassificationTask:
 
     logits: Callable[[nn.Module, Any], Any] = default_logits
     targets: Callable[[Any], Any] = default_targets
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    loss: Callable[[Tensor, Tensor], Any] = cross_entropy
 
     def read_targets(self, batch: Any) -> Tensor:
         """Return the labels of a batch as int64, checked to be an integer vector of any kind.

@@ -3,13 +3,12 @@
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.correction import Correction, CourseCorrection
 from lightning_pareto.integration.datamodule import ReweightedDataModule, reweighted_dataloader
-from lightning_pareto.integration.tuner import ParetoResult, ParetoTuner
+from lightning_pareto.integration.tuner import ParetoTuner
 
 __all__ = [
     "Correction",
     "CourseCorrection",
     "ParetoCallback",
-    "ParetoResult",
     "ParetoTuner",
     "ReweightedDataModule",
     "reweighted_dataloader",

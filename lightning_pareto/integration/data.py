@@ -1,6 +1,6 @@
 """Where the callback's samples come from."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class ParetoData:
     category_names: Sequence[str] | None
     train_dataloader: Any
     val_dataloader_idx: int
+    preview: Callable[[Any], Any] | None = None
     owner: str = "ParetoCallback"
 
     def train(self, trainer: pl.Trainer) -> "DataLoader[Any]":
@@ -93,6 +94,9 @@ class ParetoData:
 def validation_loaders(trainer: pl.Trainer) -> list[Any]:
     """All validation loaders that the trainer has set up, in the order of their numbers."""
     loaders = trainer.val_dataloaders
+    if trainer.state.fn == "validate":  # there Lightning's property may give those of the fit before
+        combined = getattr(trainer.validate_loop, "_combined_loader", None)
+        loaders = loaders if combined is None else combined.iterables
     if loaders is None:
         return []
     if isinstance(loaders, dict):

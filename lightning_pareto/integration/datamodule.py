@@ -1,22 +1,28 @@
 """Weights into the user's data: a DataModule around theirs, or one DataLoader."""
 
+import functools
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import numpy.typing as npt
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler, Subset
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.integration.namespaces import fitting, is_a
 from lightning_pareto.integration.train_loaders import change_one, with_dataset
 from lightning_pareto.loaders import check_map_style, size_of_batches, with_sampler
 from lightning_pareto.loss_weights import WeightedDataset
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.sampling import ParetoSampler
 
-Weights = SampleWeights | str | os.PathLike[str] | npt.ArrayLike
+Weights = SampleWeights | Sequence[float] | npt.NDArray[Any] | Tensor | str | os.PathLike[str]
+"""One weight per dataset index, or the path of saved weights."""
 
 _DELEGATED = (
     "prepare_data",
@@ -44,6 +50,9 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
         dataloader: a training loader over a map-style dataset.
         weights: one weight per dataset index, or the path of saved weights.
         seed: of the draws; the same on all processes.
+
+    Returns:
+        A new loader over the same dataset.
 
     Raises:
         TypeError: if the loader's samples have no index, or it batches by a sampler of its own.
@@ -96,6 +105,14 @@ class ReweightedDataModule(pl.LightningDataModule):
         TypeError: if it is not a LightningDataModule.
         ValueError: for another ``apply``; from ``train_dataloader``, if there are not as many weights as samples, they
             were made for other labels, or ``loader`` does not choose one of several.
+
+    Example:
+        >>> import torch
+        >>> data = torch.utils.data.TensorDataset(torch.arange(4))
+        >>> datamodule = pl.LightningDataModule.from_datasets(data)
+        >>> loader = ReweightedDataModule(datamodule, [0.0, 0.0, 2.0, 2.0]).train_dataloader()
+        >>> sorted(loader.sampler)
+        [2, 2, 3, 3]
     """
 
     datamodule: pl.LightningDataModule
@@ -103,6 +120,18 @@ class ReweightedDataModule(pl.LightningDataModule):
     seed: int
     loader: str | int | None
     apply: Literal["resampling", "loss"]
+
+    def __new__(cls, datamodule: Any = None, *_: Any, **__: Any) -> "ReweightedDataModule":
+        """Make it a DataModule of the namespace that the user's is of, ``lightning`` or ``pytorch_lightning``."""
+        return _empty(cls, fitting(pl.LightningDataModule, datamodule))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by the namespace, whose class has no name of its own."""
+        return (
+            _empty,
+            (vars(type(self)).get("_named", type(self)), fitting(pl.LightningDataModule, self)),
+            self.__dict__,
+        )
 
     def __init__(
         self,
@@ -113,7 +142,7 @@ class ReweightedDataModule(pl.LightningDataModule):
         loader: str | int | None = None,
         apply: Literal["resampling", "loss"] = "resampling",
     ) -> None:
-        if not isinstance(datamodule, pl.LightningDataModule):
+        if not is_a(datamodule, pl.LightningDataModule):
             raise TypeError(
                 f"expected a LightningDataModule, found {type(datamodule).__name__}. For a DataLoader use "
                 "reweighted_dataloader(dataloader, weights)"
@@ -124,7 +153,7 @@ class ReweightedDataModule(pl.LightningDataModule):
         self.__dict__.clear()  # trainer, prepare_data_per_node and their like are the user's DataModule's
         self.__dict__.update(datamodule=datamodule, weights=_read(weights), seed=seed, loader=loader, apply=apply)
         for name in _DELEGATED:
-            if is_overridden(name, datamodule):
+            if is_overridden(name, datamodule, fitting(pl.LightningDataModule, datamodule)):
                 setattr(self, name, getattr(datamodule, name))
 
     def __getattr__(self, name: str) -> Any:
@@ -176,6 +205,23 @@ class ReweightedDataModule(pl.LightningDataModule):
         return twin
 
 
+@functools.cache
+def _of_namespace(cls: Any, base: Any) -> Any:
+    """``cls`` itself, or as a subclass of the other namespace's DataModule that keeps the latter's hooks."""
+    if issubclass(cls, base):
+        return cls
+    hooks = {name: getattr(base, name) for name in _DELEGATED}
+    return type(
+        cls.__name__, (cls, base), {"_named": cls, "__module__": cls.__module__, "__doc__": cls.__doc__, **hooks}
+    )
+
+
+def _empty(cls: type[ReweightedDataModule], base: type[pl.LightningDataModule]) -> ReweightedDataModule:
+    """An instance without attributes, for a copy."""
+    kind: type[ReweightedDataModule] = _of_namespace(cls, base)  # type: ignore[arg-type]  # classes are hashable
+    return object.__new__(kind)
+
+
 def _of_one_draw(loader: "DataLoader[Any]", sampler: ParetoSampler) -> "DataLoader[Any]":
     """The loader over the samples of one draw, in a fixed order, which Lightning leaves as it is."""
     drawn = Subset(loader.dataset, list(sampler))
@@ -205,4 +251,4 @@ def _read(weights: Weights) -> SampleWeights:
         return SampleWeights.load(weights)
     if isinstance(weights, InfluenceMatrix):
         raise TypeError("expected weights, found an InfluenceMatrix: weights = reweight(influence)")
-    return weights if isinstance(weights, SampleWeights) else SampleWeights(weights)  # type: ignore[arg-type]
+    return weights if isinstance(weights, SampleWeights) else SampleWeights(np.asarray(weights))

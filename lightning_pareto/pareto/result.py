@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from lightning_pareto.artifacts import ArtifactError, fitting_together, load_artifact, save_artifact
+from lightning_pareto.notebook import data_frame, html_table, numbers
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.pareto.hyperplane import Regions
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_SAMPLES
@@ -187,6 +188,35 @@ class ParetoVerdict:
 
     def __str__(self) -> str:
         return describe(self)
+
+    def _repr_html_(self) -> str:
+        columns = {
+            "category": self.class_names,
+            "held-out gain": numbers(self.held_out_gain, "{:+.3f}"),
+            "± error": numbers(self.standard_error, "{:.3f}"),
+            "alone, in sample": numbers(self.alone, "{:+.2f}"),
+            "price": numbers(np.where(self.present, self.prices, np.nan), "{:.2f}"),
+        }
+        notes = [f"Headroom {self.headroom:.3f} in sample; held out, p = {self.p_value:.2g} at level {self.level:g}."]
+        if self.underfitted:
+            notes.append("UNDERFITTED: plain further training would help every category. Train on first.")
+        return html_table(f"Pareto improvement possible: {self.answer.upper()}", columns, notes)
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each category.
+
+        Raises:
+            ImportError: without pandas, with the command that installs it.
+        """
+        names = ("held_out_gain", "standard_error", "lower_bound", "together", "alone", "prices", "scale", "drift")
+        columns = {name: getattr(self, name) for name in (*names, "support", "samples_needed", "targets", "floors")}
+        return data_frame(columns, self.class_names, "category")
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw gains and prices, see :func:`lightning_pareto.plot_headroom`."""
+        from lightning_pareto.report.figures import plot_headroom
+
+        return plot_headroom(self, ax)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the verdict to ``path`` (safetensors), whole or not at all."""

@@ -69,7 +69,7 @@ def _reason(verdict: ParetoVerdict) -> list[str]:
     if np.nansum(verdict.support) < ENOUGH_SAMPLES and np.isfinite(verdict.support).all():
         lines += paragraph(f"Fewer than {ENOUGH_SAMPLES} validation samples in all prove nothing.")
     if verdict.answer == "not proven":
-        lines += _lacking(verdict)
+        lines += _not_proven(verdict)
     if verdict.underfitted:
         lines += paragraph("UNDERFITTED: plain further training would help every category. Train on first.")
     return lines
@@ -86,19 +86,23 @@ def _held_out(verdict: ParetoVerdict) -> str:
     )
 
 
-def _lacking(verdict: ParetoVerdict) -> list[str]:
-    """Which categories stand in the way of a proof, the worst ones first."""
+def lacking(verdict: ParetoVerdict) -> list[tuple[int, str]]:
+    """Numbers of the categories that stand in the way of a proof and what they lack, the worst ones first."""
     needed = verdict.samples_needed
     rows = []
     for k in np.argsort(np.where(np.isnan(needed), -np.inf, -needed), kind="stable"):
-        name = harmless(verdict.class_names[k])
         if np.isinf(needed[k]) and np.isfinite(verdict.standard_error[k]):
-            rows.append(f"  {name}: " + ("does not gain held out" if verdict.targets[k] else "does not hold its floor"))
+            rows.append((int(k), "does not gain held out" if verdict.targets[k] else "does not hold its floor"))
         elif np.isfinite(needed[k]) and needed[k] > verdict.support[k]:
+            least = f" ({LEAST_SAMPLES} at least)" if needed[k] <= LEAST_SAMPLES else ""
             rows.append(
-                f"  {name}: {verdict.support[k]:.0f} validation samples, about {needed[k]:.0f} are needed"
-                + (f" ({LEAST_SAMPLES} at least)" if needed[k] <= LEAST_SAMPLES else "")
+                (int(k), f"{verdict.support[k]:.0f} validation samples, about {needed[k]:.0f} are needed{least}")
             )
+    return rows
+
+
+def _not_proven(verdict: ParetoVerdict) -> list[str]:
+    rows = [f"  {harmless(verdict.class_names[k])}: {what}" for k, what in lacking(verdict)]
     if not rows:
         return []
     more = [f"  … and {len(rows) - 6} more"] if len(rows) > 6 else []

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from lightning_pareto.notebook import data_frame, html_table
 from lightning_pareto.terminal import columns, harmless, harmless_line, listed, padded
 
 Float = npt.NDArray[np.float64]
@@ -99,6 +101,38 @@ class ClasswiseComparison:
             tested = f"{name}: {verdict}; mean over classes p = {p_value:.3f}."
             lines.append(tested if seeds > 1 else f"{name}: one seed, nothing can be tested. Fit with more of them.")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        arms, others = list(self.accuracy), [arm for arm in self.accuracy if arm != self.baseline]
+        columns: dict[str, Sequence[str]] = {"class": ["mean", *self.class_names]}
+        for head, cells in [
+            *((f"{arm}, %", _cells(_with_mean(self.accuracy[arm]))) for arm in arms),
+            *((f"change by {arm}, points", self._change_cells(arm)) for arm in others),
+        ]:
+            columns[head] = ["–" if cell.startswith(("nan", "+nan")) else cell for cell in (cells[-1], *cells[:-1])]
+        lost = [f"{arm}: classes significantly LOST: {', '.join(self.lost(arm))}" for arm in others if self.lost(arm)]
+        seeds = len(self.accuracy[self.baseline])
+        note = f"Changes are against {self.baseline} under the same seed (* p ≤ {LEVEL}); {seeds} seeds."
+        return html_table("Accuracy, mean ± standard error over seeds", columns, [note, *lost])
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each arm, seed and class.
+
+        Raises:
+            ImportError: without pandas, with the command that installs it.
+        """
+        seeds, classes = self.accuracy[self.baseline].shape
+        rows = [(arm, seed, name) for arm in self.accuracy for seed in range(seeds) for name in self.class_names]
+        arm, seed, name = zip(*rows, strict=True)
+        accuracy = np.concatenate([values.ravel() for values in self.accuracy.values()])
+        columns = {"arm": arm, "seed": seed, "class": name, "accuracy": accuracy}
+        return data_frame(columns, range(len(self.accuracy) * seeds * classes), "row")
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw every arm and class, see :func:`lightning_pareto.plot_comparison`."""
+        from lightning_pareto.report.figures import plot_comparison
+
+        return plot_comparison(self, ax)
 
     def _table(self, cells: Mapping[str, Sequence[str]]) -> list[str]:
         names = [*map(harmless, self.class_names), "mean"]

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.notebook import data_frame, html_table, numbers
 from lightning_pareto.terminal import harmless
 
 
@@ -66,11 +68,18 @@ class SampleTable:
         Raises:
             ImportError: without pandas, with the command that installs it.
         """
-        try:
-            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
-        except ImportError as error:
-            raise ImportError("to_pandas() needs pandas: pip install pandas") from error
-        return pd.DataFrame(list(self.rows()), columns=self._columns()).set_index("index")
+        rows = list(self.rows())
+        columns = {name: [row[name] for row in rows] for name in self._columns()[1:]}
+        return data_frame(columns, self.index, "index")
+
+    def _repr_html_(self) -> str:
+        columns: dict[str, Any] = {"index": self.index, "given": self.given}
+        if self.predicted is not None:
+            columns["predicted"] = self.predicted
+        columns |= {"total": numbers(self.total, "{:+.3g}"), "harms": (self.influence < 0).sum(axis=1)}
+        for name in self.shown:
+            columns[f"on {name}"] = numbers(self.influence[:, self.class_names.index(name)], "{:+.2f}")
+        return html_table(self.title, columns)
 
     def _columns(self) -> list[str]:
         predicted = [] if self.predicted is None else ["predicted"]
@@ -78,7 +87,7 @@ class SampleTable:
 
     def __str__(self) -> str:
         heads = "".join(f"  on {harmless(name):<8.8}" for name in self.shown)
-        lines = [self.title, "", f"    index   given  predicted   total   harms{heads}"]
+        lines = [*textwrap.wrap(self.title, 80), "", f"    index   given  predicted   total   harms{heads}"]
         for number in range(min(len(self), 20)):
             predicted = "" if self.predicted is None else self.predicted[number]
             harmed = int((self.influence[number] < 0).sum())
@@ -100,6 +109,9 @@ def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTab
         influence: the influence matrix.
         count: how many, at most.
 
+    Returns:
+        The table; it prints, and has ``to_csv``, ``to_pandas`` and ``rows``.
+
     Raises:
         ValueError: for a count below 1.
 
@@ -110,7 +122,7 @@ def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTab
     check_type(influence)
     _check_count(count)
     order = influence.total().argsort(kind="stable")[:count]
-    return _table("Suspected wrong labels: the samples that harm most", influence, _relative(influence), order)
+    return _table("Suspected wrong labels: the samples that harm most", influence, relative_scores(influence), order)
 
 
 def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, count: int = 100) -> SampleTable:
@@ -124,17 +136,21 @@ def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, coun
 
     Raises:
         ValueError: for a name that is not a category with validation samples, the same one twice, or a count below 1.
+
+    Returns:
+        The table, its two categories printed.
+
+    Example:
+        >>> influence = InfluenceMatrix([[1.0, 1.0], [2.0, -1.0], [-1.0, 1.0]], [0, 1, 0], ["cat", "dog"])
+        >>> trade_off_samples(influence, helped="cat", harmed="dog").index
+        array([1])
     """
     check_type(influence)
     _check_count(count)
     if helped == harmed:
         raise ValueError(f"a trade-off is between two categories, found {helped!r} twice")
-    relative = _relative(influence)
-    columns = []
-    for name in (helped, harmed):
-        if name not in influence.names or not influence.present[influence.names.index(name)]:
-            raise ValueError(f"{name!r} is not a category with validation samples; they are {influence.names}")
-        columns.append(relative[:, influence.names.index(name)])
+    relative = relative_scores(influence)
+    columns = [relative[:, column_of(influence, name)] for name in (helped, harmed)]
     strength = np.minimum(columns[0], -columns[1])
     order = np.argsort(-strength, kind="stable")
     order = order[strength[order] > 0][:count]
@@ -147,7 +163,18 @@ def _check_count(count: int) -> None:
         raise ValueError(f"count is how many samples to list, at least 1, found {count}")
 
 
-def _relative(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:
+def column_of(influence: InfluenceMatrix, name: str) -> int:
+    """Number of a category that has validation samples.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if name not in influence.names or not influence.present[influence.names.index(name)]:
+        raise ValueError(f"{name!r} is not a category with validation samples; they are {influence.names}")
+    return influence.names.index(name)
+
+
+def relative_scores(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:
     """Scores in units of each column's mean absolute value, (N, K)."""
     scores = influence.scores.astype(np.float64)
     scale = np.abs(scores).mean(axis=0)

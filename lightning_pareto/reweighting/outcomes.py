@@ -14,6 +14,12 @@ from lightning_pareto.pareto.admissible import Float
 TOSSES = 20_000
 """Draws behind the p-value of a mean."""
 
+OTHER_SAMPLES = (
+    "two models were measured on different validation samples: a DataModule whose setup() splits at random must do so "
+    "with a seeded generator, for instance random_split(dataset, [0.8, 0.2], "
+    "generator=torch.Generator().manual_seed(0))"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -70,6 +76,22 @@ class Outcome:
     def on(self, chosen: npt.NDArray[np.bool_]) -> "Outcome":
         """The outcome on some of the samples, (n,) bool."""
         return Outcome(self.category[chosen], self.correct[chosen], self.probability[chosen], self.names)
+
+    def placed(self, chosen: npt.NDArray[np.bool_], whole: "Outcome") -> "Outcome":
+        """This outcome, of some samples, at their place among all; the others are those of another outcome.
+
+        Args:
+            chosen: which samples this is of, (n,) bool.
+            whole: an outcome on all n samples.
+
+        Raises:
+            ValueError: if it is of other samples.
+        """
+        if not np.array_equal(self.category, whole.category[chosen]):
+            raise ValueError(OTHER_SAMPLES)
+        found = Outcome(whole.category, whole.correct.copy(), whole.probability.copy(), whole.names)
+        found.correct[chosen], found.probability[chosen] = self.correct, self.probability
+        return found
 
     def _mean(self, values: npt.NDArray[Any]) -> Float:
         sums = np.bincount(self.category, weights=values, minlength=len(self.names))
@@ -130,11 +152,7 @@ class Change:
     def __post_init__(self) -> None:
         same = np.array_equal(self.before.category, self.after.category)
         if not same or self.before.names != self.after.names:
-            raise ValueError(
-                "two models were measured on different validation samples: a DataModule whose setup() splits at "
-                "random must do so with a seeded generator, for instance random_split(dataset, [0.8, 0.2], "
-                "generator=torch.Generator().manual_seed(0))"
-            )
+            raise ValueError(OTHER_SAMPLES)
 
     @property
     def accuracy(self) -> Float:

@@ -13,6 +13,7 @@ import torch
 from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
 from lightning_pareto.at_hand import fingerprint_of_labels
 from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.notebook import data_frame, html_table, numbers
 
 LARGEST_SUM = 2.0**52
 """Above it, draws could not be counted in float64."""
@@ -87,6 +88,29 @@ class SampleWeights:
                 "[0.8, 0.2], generator=torch.Generator().manual_seed(0)). If you have corrected labels, compute "
                 "influence again, or say that you mean it: SampleWeights(weights.values)"
             )
+
+    def _repr_html_(self) -> str:
+        notes = [
+            f"{len(self)} samples, {self.values.min():.2f} to {self.values.max():.2f}, {self.moved:.1%} of the mass "
+            f"moved; effective size {self.effective_size:.0f}."
+        ]
+        assert self.predicted_gain is not None
+        gains = {"category": self.class_names, "predicted gain": numbers(self.predicted_gain, "{:+.3g}")}
+        return html_table("Sample weights", gains, notes)
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with the weight of each dataset index.
+
+        Raises:
+            ImportError: without pandas, with the command that installs it.
+        """
+        return data_frame({"weight": self.values}, range(len(self)), "index")
+
+    def plot(self, labels: npt.ArrayLike, ax: Any = None) -> Any:
+        """Draw the weights in every class of the training labels, see :func:`lightning_pareto.plot_weights`."""
+        from lightning_pareto.report.figures import plot_weights
+
+        return plot_weights(self, labels, ax=ax)
 
     @property
     def effective_size(self) -> float:

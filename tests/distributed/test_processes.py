@@ -18,6 +18,7 @@ from lightning_pareto import (
     InfluenceMatrix,
     ParetoCallback,
     ReweightedDataModule,
+    SamplePreviews,
     estimate_influence,
 )
 from tests._asserts import assert_near
@@ -159,3 +160,12 @@ def test_a_finished_fit_that_is_called_again_is_analysed(tmp_path):
     again.fit(untrained(), datamodule=Data(), ckpt_path=str(tmp_path / "last.ckpt"))
     assert_near(callback.influence.scores, single_process().scores, TWO_PROCESSES)
     assert not (tmp_path / "pareto" / "stages").exists()
+
+
+def test_previews_are_written_once(tmp_path):
+    callback = ParetoCallback(verbose=False, preview=lambda item: f"label {item[1]}")
+    two(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data())
+    labels = datasets()[0].tensors[1]
+    found = SamplePreviews.load(tmp_path / "pareto" / "samples.safetensors").of
+    assert found
+    assert all(preview == f"label {labels[index]}" for index, preview in found.items())

@@ -30,6 +30,52 @@ class Experts(nn.Module):
         return self.head(torch.tanh(z))
 
 
+class Columns(nn.Module):
+    """A table with categorical columns, whose embeddings are looked up by a vector with an index for each sample.
+
+    All samples share a scale, which has to be told apart by sample all the same.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.embeddings = nn.ModuleList([nn.Embedding(3, 2), nn.Embedding(4, 2)])
+        self.scale = nn.Parameter(torch.randn(5))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        indices = x[:, 1:].long()
+        z = torch.cat([x[:, :1], *(e(indices[:, i]) for i, e in enumerate(self.embeddings))], dim=1)
+        return self.head(self.scale * z)
+
+
+class ColumnAndPositions(nn.Module):
+    """A table looked up by an index for each sample, and one by an index for each of three positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.column, self.position = nn.Embedding(4, 2), nn.Embedding(3, 2)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        positions = torch.tanh(x[:, :, None] + self.position(torch.arange(3)))  # (B, 3, 2)
+        return self.head(torch.cat([positions.mean(1), self.column(x[:, 0].abs().long().clamp(max=3))], dim=1))
+
+
+class SeparateAttention(nn.Module):
+    """Attention over tokens with a projection each, as in transformers; the keys' bias has no gradient but rounding."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.inner = nn.Linear(3, width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        z = self.inner(x)
+        weights = (self.query(z) @ self.key(z).transpose(1, 2)).softmax(-1)
+        return self.head((weights @ self.value(z)).mean(1))
+
+
 class Packed(nn.Module):
     """Works on the tokens without their padding (zeros), and means them again."""
 
@@ -73,6 +119,39 @@ def test_padding_removed(curvature):
         assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
     assert found.metadata["parameters"]["layer.weight"] == LOOPED
     assert found.metadata["parameters"]["head.weight"] == "linear"
+
+
+def unlooped(found):
+    return [name for name, how in found.metadata["parameters"].items() if how != LOOPED]
+
+
+@pytest.mark.parametrize("batch_size", [3, 5, 16])
+def test_an_index_for_each_sample(batch_size):
+    torch.manual_seed(0)
+    x = torch.cat([torch.randn(60, 1), torch.randint(3, (60, 2))], dim=1).double()
+    module, y = Columns().double(), torch.arange(60) % 3
+    found = estimate_influence(module, loader(x, y, batch_size=batch_size), loader(x, y), curvature="identity")
+    assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
+    assert len(unlooped(found)) == 5, "tables, scale and head are read fast"
+
+
+@pytest.mark.parametrize("batch_size", [3, 5, 16])
+def test_an_index_for_each_sample_beside_one_for_each_position(batch_size):
+    """With three samples in a batch the two look the same."""
+    torch.manual_seed(0)
+    module, x, y = ColumnAndPositions().double(), 2 * torch.randn(60, 3).double(), torch.arange(60) % 3
+    found = estimate_influence(module, loader(x, y, batch_size=batch_size), loader(x, y), curvature="identity")
+    assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
+    assert "column.weight" in unlooped(found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gradient_that_is_rounding_alone_does_not_make_its_layer_slow(dtype):
+    torch.manual_seed(0)
+    module, x, y = SeparateAttention().to(dtype), torch.randn(60, 5, 3, dtype=dtype), torch.arange(60) % 3
+    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
+    assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
+    assert len(unlooped(found)) == 10
 
 
 def uneven():

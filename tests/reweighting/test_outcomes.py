@@ -118,3 +118,16 @@ def test_many_looks_ask_for_more():
 def test_other_samples_are_refused_with_the_likely_cause():
     with pytest.raises(ValueError, match="seeded generator"):
         Change(outcome([1, 0]), outcome([1, 0], [0, 1]))
+
+
+def test_an_outcome_of_some_samples_takes_its_place_among_all():
+    chosen = np.array([True, False, True, False])
+    whole = Outcome(np.array([0, 1, 1, 0]), np.zeros(4, dtype=bool), np.full(4, 0.1), ("a", "b"))
+    part = Outcome(np.array([0, 1]), np.array([True, False]), np.array([0.9, 0.4]), ("0", "1"))
+    placed = part.placed(chosen, whole)
+    assert placed.correct.tolist() == [True, False, False, False]
+    assert placed.probability.tolist() == [0.9, 0.1, 0.4, 0.1]
+    assert placed.names == ("a", "b")
+    assert not whole.correct.any()
+    with pytest.raises(ValueError, match="measured on different validation samples"):
+        part.placed(~chosen, whole)

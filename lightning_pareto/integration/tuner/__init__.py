@@ -1,6 +1,5 @@
 """The search for a better second fit."""
 
-from lightning_pareto.integration.tuner.result import ParetoResult
 from lightning_pareto.integration.tuner.tuner import ParetoTuner
 
-__all__ = ["ParetoResult", "ParetoTuner"]
+__all__ = ["ParetoTuner"]

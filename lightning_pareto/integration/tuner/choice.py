@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from lightning_pareto.integration.tuner.result import ParetoResult, TrialSummary
 from lightning_pareto.integration.tuner.search import Finalist
-from lightning_pareto.integration.tuner.trial_result import TrialResult
+from lightning_pareto.integration.tuner.trial_result import TrialResult, summary_of
 from lightning_pareto.reweighting.outcomes import Change, Outcome, pooled
+from lightning_pareto.reweighting.search_result import ParetoResult
 from lightning_pareto.terminal import listed
 
 CONFIRMING = 0.16
@@ -39,6 +39,11 @@ class Tried:
         return some
 
     @property
+    def best_epoch(self) -> int:
+        """Epochs after which its fits were best, on average."""
+        return round(sum(result.best_epoch for result in self.results) / len(self.results))
+
+    @property
     def outcome(self) -> Outcome:
         """Each fit on the samples that its weights have not seen."""
         parts = zip(self.results, self.finalist.fits, strict=True)
@@ -47,6 +52,10 @@ class Tried:
     def against(self, other: TrialResult) -> Change:
         """The change from an ordinary model, on the same samples."""
         return Change(other.outcome.on(self.measured_on), self.outcome)
+
+    def beyond(self, other: "Tried") -> Change:
+        """The change from other fits that were measured on these samples at least."""
+        return Change(other.outcome.on(self.measured_on[other.measured_on]), self.outcome)
 
     def harmed(self, others: Sequence[TrialResult], level: float) -> npt.NDArray[np.bool_]:
         """Which categories fall beyond chance against any of some ordinary models, (K,)."""
@@ -75,7 +84,8 @@ def choose(
     trials: Iterable[TrialResult],
     level: float,
     improvable: bool,
-) -> ParetoResult:
+    joined: Tried | None = None,
+) -> tuple[ParetoResult, Tried | None]:
     """Do no harm: a reweighted model has to beat the best ordinary one, and to harm no category, beyond chance.
 
     It beats it where the mean over the categories rises beyond chance, or some category does and the mean does not
@@ -87,6 +97,14 @@ def choose(
     the gain by less than a tenth of a point. Where the verdict is *yes*, less is enough, see :data:`CONFIRMING`. Harm
     is looked for in both fits of a finalist together, and in the one that is handed back on its own samples.
 
+    Where validation data are trained on as well, so are they in all finalists, and those have to beat the fits on them
+    without weights, which in turn need no more than not to fall in the mean and to do no harm. For the weights it is
+    then enough that the mean is higher where the verdict is *yes*, or that it is not lower and the weakest category
+    is higher by more than its standard error: all of these models do no harm.
+
+    Of several that are accepted and do not differ in the mean by more than its error, that with the highest lowest
+    category is taken.
+
     Args:
         given: the model to start with.
         ordinary: an ordinary fit of the same budget.
@@ -94,25 +112,79 @@ def choose(
         trials: all trials, to report.
         level: of the tests.
         improvable: whether the verdict is *yes*.
+        joined: fits without weights on training data and either half of the validation data.
+
+    Returns:
+        The result, and the fits whose model it hands back; None for an ordinary model.
     """
     step = Change(given.outcome, ordinary.outcome)
     incumbent = ordinary if step.macro > 0 and not step.lost(level).any() else given
-    if not tried:
-        reason = "no weights promised a gain, so the best ordinary model is handed back."
-        return _result(given, incumbent, None, Change(incumbent.outcome, incumbent.outcome), reason, trials)
-    ranked = sorted(tried, key=lambda one: -one.against(incumbent).macro)
-    for one in ranked:
-        change, ordinaries = one.against(incumbent), (incumbent, given)
-        looks = one.finalist.looks * len(tried)
-        enough = change.rises(level, looks) or (improvable and change.p_gain * looks <= CONFIRMING)
-        number = one.harmless_fit(ordinaries, level)
-        if enough and number is not None and not one.harmed(ordinaries, level).any():
-            reason = f"{_measured(change)}{_rising(change, level)}; no category falls beyond chance."
-            return _result(given, incumbent, (one, number), change, reason, trials)
-    best = ranked[0]
-    reason = f"{_measured(best.against(incumbent))}, {_objection(best, (incumbent, given), level)}."
-    reason += " The best ordinary model is handed back."
-    return _result(given, incumbent, None, best.against(incumbent), reason, trials)
+    ordinaries = (incumbent, given)
+    more = joined if joined is not None and joined.against(incumbent).macro >= 0 else None
+    more = more if more is not None and _harmless(more, ordinaries, level) else None
+    better = [one for one in tried if _gains(one, incumbent, more, level, len(tried), improvable)]
+    fit = [one for one in better if _harmless(one, ordinaries, level)]
+    if fit:
+        chosen = _preferred(fit, incumbent)
+        return _accept(chosen, given, incumbent, more, level, trials), chosen
+    if more is not None:
+        return _accept(more, given, incumbent, None, level, trials), more
+    best = max(tried, key=lambda one: one.against(incumbent).macro, default=joined)
+    if best is None:
+        reason, change = "no weights promised a gain", Change(incumbent.outcome, incumbent.outcome)
+    else:
+        change = best.against(incumbent)
+        reason = f"{_measured(change)}, {_objection(best, ordinaries, level)}"
+    return _result(given, incumbent, None, change, f"{reason}. The best ordinary model is handed back.", trials), None
+
+
+def _harmless(one: Tried, ordinaries: Sequence[TrialResult], level: float) -> bool:
+    """Whether no category falls, in both fits together and in one of them."""
+    return one.harmless_fit(ordinaries, level) is not None and not one.harmed(ordinaries, level).any()
+
+
+def _gains(
+    one: Tried, incumbent: TrialResult, joined: Tried | None, level: float, count: int, improvable: bool
+) -> bool:
+    """Whether weights bring more than what is to be had without them, for one of ``count`` finalists."""
+    looks = one.finalist.looks * count
+    if joined is None:
+        change = one.against(incumbent)
+        return change.rises(level, looks) or (improvable and change.p_gain * looks <= CONFIRMING)
+    change, weakest = one.beyond(joined), int(np.nanargmin(incumbent.outcome.accuracy))
+    helps_the_weakest = change.macro >= 0 and change.p_rise[weakest] * looks <= CONFIRMING
+    return change.rises(level, looks) or helps_the_weakest or (improvable and change.macro > 0)
+
+
+def _preferred(fit: Sequence[Tried], incumbent: TrialResult) -> Tried:
+    """The best in the mean, or of those within an error of it the one whose lowest category is highest."""
+    best = max(fit, key=lambda one: one.against(incumbent).macro)
+    level_with = [one for one in fit if one is best or _level_with(best, one)]
+    return max(level_with, key=lambda one: float(np.nanmin(one.outcome.accuracy)))
+
+
+def _level_with(best: Tried, one: Tried) -> bool:
+    if not np.array_equal(best.measured_on, one.measured_on):
+        return False
+    change = Change(best.outcome, one.outcome)
+    return change.macro >= -change.macro_error
+
+
+def _accept(
+    one: Tried,
+    given: TrialResult,
+    incumbent: TrialResult,
+    joined: Tried | None,
+    level: float,
+    trials: Iterable[TrialResult],
+) -> ParetoResult:
+    change, number = one.against(incumbent), one.harmless_fit((incumbent, given), level)
+    assert number is not None
+    reason = f"{_measured(change)}{_rising(change, level)}; no category falls beyond chance."
+    if joined is not None:
+        more = one.beyond(joined)
+        reason += f" Of that the weights bring {_points(more)}, the validation data the rest."
+    return _result(given, incumbent, (one, number), change, reason, trials)
 
 
 def _objection(best: Tried, ordinaries: Sequence[TrialResult], level: float) -> str:
@@ -130,7 +202,11 @@ def _rising(change: Change, level: float) -> str:
 
 
 def _measured(change: Change) -> str:
-    return f"the mean accuracy changes by {100 * change.macro:+.1f} ± {100 * change.macro_error:.1f} points"
+    return f"the mean accuracy changes by {_points(change)}"
+
+
+def _points(change: Change) -> str:
+    return f"{100 * change.macro:+.1f} ± {100 * change.macro_error:.1f} points"
 
 
 def _result(
@@ -146,7 +222,7 @@ def _result(
         one, number = accepted
         change, model = one.against(given), one.results[number]
         weights = one.finalist.fits[number][0]
-    summaries = tuple(TrialSummary.of(result) for result in trials)
+    summaries = tuple(summary_of(result) for result in trials)
     return ParetoResult(
         class_names=given.outcome.names,
         before=change.before.accuracy,
@@ -155,7 +231,7 @@ def _result(
         p_values=change.p_loss,
         gain=compared.macro,
         gain_error=compared.macro_error,
-        accepted=accepted is not None,
+        accepted=weights is not None,
         reason=reason,
         weights=weights,
         ckpt_path=str(model.checkpoint),
@@ -165,13 +241,22 @@ def _result(
     )
 
 
-def with_validation(result: ParetoResult, last: TrialResult, trials: Iterable[TrialResult]) -> ParetoResult:
-    """The result with the model of a last fit that has seen the validation data."""
-    summaries = tuple(TrialSummary.of(trial) for trial in trials)
+def with_validation(result: ParetoResult, one: Tried, last: TrialResult, trials: Iterable[TrialResult]) -> ParetoResult:
+    """The result with the model of a last fit that has seen all of the validation data.
+
+    Args:
+        result: says what was measured.
+        one: the fits that were chosen.
+        last: that with all validation data, and weights made from all of them.
+        trials: all trials, to report.
+    """
+    summaries = tuple(summary_of(trial) for trial in trials)
     return replace(
         result,
-        reason=f"{result.reason} The model handed back was then fitted on training and validation data together: these "
-        "figures are those of the model before, and nothing is left that could measure it without bias.",
+        reason=f"{result.reason} The model handed back was then fitted with all of the validation data: nothing is "
+        "left that could measure it, and these figures are those of fits with one half, each measured on the other.",
+        weights=one.finalist.whole,
+        best_epoch=one.best_epoch,
         ckpt_path=str(last.checkpoint),
         epochs_spent=sum(trial.epochs for trial in summaries),
         trials=summaries,

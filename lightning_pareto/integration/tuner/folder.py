@@ -8,7 +8,9 @@ from pathlib import Path
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from lightning_pareto.integration.tuner.result import ParetoResult
+from lightning_pareto.integration.results import VERDICT_FILE
+from lightning_pareto.pareto.result import ParetoVerdict
+from lightning_pareto.reweighting.search_result import ParetoResult
 
 TRIALS = "trials"
 FINISHED = "finished"
@@ -16,8 +18,10 @@ RESULT_FILE = "result.safetensors"
 BEST_FILE = "best.ckpt"
 
 
-def finish(folder: Path, result: ParetoResult) -> ParetoResult:
-    """Write the result, keep its checkpoint as ``best.ckpt`` and the trials, without checkpoints, in ``finished``.
+def finish(folder: Path, result: ParetoResult, verdict: ParetoVerdict) -> ParetoResult:
+    """Write verdict and result, and put the checkpoint and what is left of the trials in their places.
+
+    The checkpoint becomes ``best.ckpt``, and the trials, without checkpoints, move to ``finished``.
 
     A collective operation where processes are up. Nothing is ever removed at the beginning of a search, when processes
     may not know of each other yet.
@@ -31,7 +35,7 @@ def finish(folder: Path, result: ParetoResult) -> ParetoResult:
     inside = (folder / TRIALS).resolve() in chosen.parents
     kept = replace(result, ckpt_path=str((folder / BEST_FILE).resolve() if inside else chosen))
     try:
-        _conclude(folder, kept, chosen if inside else None)
+        _conclude(folder, kept, verdict, chosen if inside else None)
     except OSError as error:
         rank_zero_warn(f"the result could not be written to {folder}, it is in memory only: {error}")
     if dist.is_available() and dist.is_initialized():
@@ -40,10 +44,11 @@ def finish(folder: Path, result: ParetoResult) -> ParetoResult:
 
 
 @rank_zero_only
-def _conclude(folder: Path, result: ParetoResult, chosen: Path | None) -> None:
+def _conclude(folder: Path, result: ParetoResult, verdict: ParetoVerdict, chosen: Path | None) -> None:
     """Whenever this is killed, either the trials are all there and the search can end again, or it has ended."""
     if chosen is not None:
         _keep(chosen, folder / BEST_FILE)
+    verdict.save(folder / VERDICT_FILE)
     result.save(folder / RESULT_FILE)
     if (folder / FINISHED).exists():
         shutil.rmtree(folder / FINISHED)

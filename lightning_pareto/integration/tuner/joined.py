@@ -1,41 +1,73 @@
-"""Training and validation data as one, for a last fit after all decisions."""
+"""Training data together with validation data, for fits after a decision or judged on the rest of them."""
 
 import copy
 import functools
 from typing import Any
 
 import lightning.pytorch as pl
-from torch.utils.data import ConcatDataset, DataLoader, RandomSampler
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import ConcatDataset, DataLoader, RandomSampler, SequentialSampler, Subset
 
 from lightning_pareto.integration.train_loaders import with_dataset
 from lightning_pareto.loaders import check_map_style, with_sampler
 
 
-def joined(datamodule: pl.LightningDataModule, val_dataloader_idx: int) -> pl.LightningDataModule:
-    """A copy of a DataModule with the validation samples appended to the training samples.
+def joined(
+    datamodule: pl.LightningDataModule, val_dataloader_idx: int, chosen: npt.NDArray[np.bool_]
+) -> pl.LightningDataModule:
+    """A copy of a DataModule with some validation samples appended to the training samples.
 
-    Batches are made as those of the training loader. The validation loader stays, so that a model fitted on this is
-    measured on samples that it was trained on.
+    Batches are made as those of the training loader. The others alone are left to validate with, so that whatever
+    watches the validation of such a fit sees samples that it was not trained on. Where all have joined, the validation
+    loader stays as it was, and says nothing.
 
     Args:
         datamodule: the user's.
         val_dataloader_idx: which of several validation loaders is meant.
+        chosen: (n,) which samples of it join.
     """
     twin = copy.copy(datamodule)
-    own = vars(datamodule).get("train_dataloader")  # as from_datasets makes it, else that of the class
-    train = own or functools.partial(type(datamodule).train_dataloader, twin)
-    vars(twin)["train_dataloader"] = functools.partial(_joined_loader, twin, train, val_dataloader_idx)
+    train, val = (_own(datamodule, twin, name) for name in ("train_dataloader", "val_dataloader"))
+    members = vars(twin)
+    members["train_dataloader"] = functools.partial(_both, train, val, val_dataloader_idx, chosen)
+    if not chosen.all():
+        members["val_dataloader"] = functools.partial(_rest, val, val_dataloader_idx, chosen)
     return twin
 
 
-def _joined_loader(datamodule: pl.LightningDataModule, train: Any, val_dataloader_idx: int) -> "DataLoader[Any]":
+def _own(datamodule: pl.LightningDataModule, twin: pl.LightningDataModule, name: str) -> Any:
+    """A loader's method on the twin: as from_datasets makes it, else that of the class."""
+    return vars(datamodule).get(name) or functools.partial(getattr(type(datamodule), name), twin)
+
+
+def _both(train: Any, val: Any, which: int, chosen: npt.NDArray[np.bool_]) -> "DataLoader[Any]":
     loader = check_map_style(train(), "the train dataloader")
-    validation = datamodule.val_dataloader()
-    if isinstance(validation, dict):
-        validation = list(validation.values())
-    if isinstance(validation, (list, tuple)):
-        validation = validation[val_dataloader_idx]
-    other = check_map_style(validation, "the validation dataloader")
-    both: ConcatDataset[Any] = ConcatDataset([loader.dataset, other.dataset])
+    found = val()
+    loaders = list(found.values()) if isinstance(found, dict) else found
+    other = check_map_style(
+        loaders[which] if isinstance(loaders, (list, tuple)) else loaders, "the validation dataloader"
+    )
+    both: ConcatDataset[Any] = ConcatDataset([loader.dataset, _some(other.dataset, chosen)])
     sampled = with_sampler(loader, RandomSampler(both), drop_last=loader.drop_last, generator=loader.generator)
     return with_dataset(sampled, both)
+
+
+def _rest(val: Any, which: int, chosen: npt.NDArray[np.bool_]) -> Any:
+    found = val()
+    if isinstance(found, dict):
+        keys = list(found)
+        return {key: _without(found[key], chosen) if key == keys[which] else found[key] for key in keys}
+    if isinstance(found, (list, tuple)):
+        return [_without(loader, chosen) if i == which else loader for i, loader in enumerate(found)]
+    return _without(found, chosen)
+
+
+def _without(loader: Any, chosen: npt.NDArray[np.bool_]) -> "DataLoader[Any]":
+    rest = _some(check_map_style(loader, "the validation dataloader").dataset, ~chosen)
+    sampled = with_sampler(loader, SequentialSampler(rest), drop_last=loader.drop_last, generator=loader.generator)
+    return with_dataset(sampled, rest)
+
+
+def _some(dataset: Any, chosen: npt.NDArray[np.bool_]) -> Any:
+    return dataset if chosen.all() else Subset(dataset, np.flatnonzero(chosen).tolist())

@@ -99,7 +99,7 @@ class TuningOptions:
         first = 0 if starts_from_checkpoint else whole
         if self.last_fit != "scratch" or starts_from_checkpoint:  # else the first fit is the ordinary one
             first += last
-        first += whole * self.include_validation
+        first += 3 * whole * self.include_validation  # without weights: with either half of it, and the last fit
         fits, most = (2, FINALISTS) if self.search == "screening" else (1, 1)
         enough = first + (2 * FINALISTS + 1) * whole
         limit = enough if self.max_epochs_spent is None else self.max_epochs_spent
@@ -109,7 +109,7 @@ class TuningOptions:
                 f"{first + fits * last}, better {enough}"
             )
         finalists = min(most, max(1, (limit - first) // (fits * last + LEAST_TRIALS)))
-        return Epochs(limit, finalists, finalists * fits * last + whole * self.include_validation)
+        return Epochs(limit, finalists, finalists * fits * last + 3 * whole * self.include_validation)
 
 
 def _check_one_of(name: str, value: Any, choices: Any) -> None:

@@ -14,6 +14,8 @@ from lightning_pareto.integration.analysis import influence_of
 from lightning_pareto.integration.checks import check_data, check_strategy
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import weights_of
+from lightning_pareto.integration.namespaces import fitting
+from lightning_pareto.integration.previewing import save_previews
 from lightning_pareto.integration.processes import shard_of
 from lightning_pareto.integration.tuner.predictions import outcome_of
 from lightning_pareto.integration.tuner.starting_point import epochs_seen
@@ -107,6 +109,7 @@ class TrialRecorder(pl.Callback):
             )
             if trainer.is_global_zero:
                 influence.save(self._folder / INFLUENCE_FILE)
+                save_previews(trainer, self._data, influence, self._folder)
         if self._epochs == 0:
             trainer.should_stop = True
 
@@ -166,9 +169,9 @@ class TrialRecorder(pl.Callback):
             )
 
 
-def best_epochs(folder: Path) -> ModelCheckpoint:
+def best_epochs(folder: Path, trainer: pl.Trainer) -> ModelCheckpoint:
     """Keeps the two best epochs: of two, one at least is not the last."""
-    return ModelCheckpoint(
+    return fitting(ModelCheckpoint, trainer)(
         folder,
         filename="{epoch}",
         monitor=MONITOR,

@@ -45,6 +45,7 @@ class Situation:
 
     Attributes:
         halves: both halves of the validation set; the trials of a search take the first.
+        both: all of it, nothing being unseen.
         checkpoint: trials take their epoch from here.
         reference: what a trial has to beat.
         targets: which categories are to gain, (K,) bool.
@@ -52,6 +53,7 @@ class Situation:
     """
 
     halves: tuple[Half, ...]
+    both: Half
     checkpoint: Path
     reference: Outcome
     targets: npt.NDArray[np.bool_]
@@ -73,12 +75,15 @@ class Finalist:
     Attributes:
         name: how they were made.
         fits: weights, and which validation samples they know nothing of; made alike from each half, or from one only.
+            Without weights it is a fit on the other samples of the validation set as well.
         looks: among how many it was chosen by its accuracy on those samples.
+        whole: weights made in the same way from all of the validation set; None where there are none.
     """
 
     name: str
-    fits: tuple[tuple[SampleWeights, npt.NDArray[np.bool_]], ...]
+    fits: tuple[tuple[SampleWeights | None, npt.NDArray[np.bool_]], ...]
     looks: int = 1
+    whole: SampleWeights | None = None
 
 
 class Search(ABC):
@@ -128,7 +133,8 @@ class ScreeningSearch(Search):
                 outcome = situation.judged(trials.run(situation.epoch(f"epoch, {candidate}", weights)).outcome)
                 scores[i] = np.nanmean(outcome.soft_accuracy[situation.targets])
         ranked = _varied([distinct[i][0] for i in np.argsort(-scores, kind="stable")])
-        return [_on_each_half(candidate, makers, situation) for candidate in ranked]
+        whole = CandidateWeights(situation.both.influences, situation.targets, situation.both.accuracy)
+        return [_on_each_half(candidate, makers, whole, situation) for candidate in ranked]
 
 
 def _varied(ranked: list[Candidate]) -> list[Candidate]:
@@ -138,9 +144,12 @@ def _varied(ranked: list[Candidate]) -> list[Candidate]:
     return first + [one for one in ranked if one not in first]
 
 
-def _on_each_half(candidate: Candidate, makers: list[CandidateWeights], situation: Situation) -> Finalist:
+def _on_each_half(
+    candidate: Candidate, makers: list[CandidateWeights], whole: CandidateWeights, situation: Situation
+) -> Finalist:
     pairs = zip(makers, situation.halves, strict=True)
-    return Finalist(str(candidate), tuple((maker.weights(candidate), half.unseen) for maker, half in pairs))
+    fits = tuple((maker.weights(candidate), half.unseen) for maker, half in pairs)
+    return Finalist(str(candidate), fits, whole=whole.weights(candidate))
 
 
 class PaperSearch(Search):
@@ -189,7 +198,8 @@ class PaperSearch(Search):
             idle = 0 if trials.epochs_spent > spent else idle + 1
         if chosen is None:
             return []
-        return [Finalist("the paper's LP", ((chosen, situation.halves[0].unseen),), looks=len(tried))]
+        fits = ((chosen, situation.halves[0].unseen),)
+        return [Finalist("the paper's LP", fits, looks=len(tried), whole=chosen)]
 
     def _fitness(self, situation: Situation, trials: Trials, weights: SampleWeights | None) -> tuple[float, float]:
         """Mean fall of the other categories, and mean rise of the targets."""

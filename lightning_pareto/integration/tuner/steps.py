@@ -74,8 +74,10 @@ def analyse(trials: Trials, options: TuningOptions, checkpoint: Path | None) -> 
 
 def situation_of(trials: Trials, options: TuningOptions, analysis: Analysis, callback: ParetoCallback) -> Situation:
     """Choose what a trial has to beat and which categories are to gain."""
-    halves, before = _halves(analysis, callback.options, callback.data.categories is None), analysis.at
-    situation = Situation(halves, analysis.following, before, analysis.influence.present, chosen=False)
+    classes, before = callback.data.categories is None, analysis.at
+    both = Half(analysis.influences, np.zeros(len(before.category), dtype=bool), before.accuracy if classes else None)
+    halves = _halves(analysis, callback.options, classes)
+    situation = Situation(halves, both, analysis.following, before, analysis.influence.present, chosen=False)
     if options.mode == "course_correction":
         step = situation.epoch("ordinary epoch", None, keeps=options.last_fit == "epoch")
         situation = replace(situation, reference=trials.run(step).outcome, chosen=True)
@@ -132,8 +134,8 @@ class LastFits:
 
     def __init__(self, trials: Trials, options: TuningOptions, analysis: Analysis, situation: Situation) -> None:
         self._trials = trials
-        self._kind, self._measure = options.last_fit, options.measures[0]
-        self._best = analysis.given.checkpoint
+        self._kind, self._joins = options.last_fit, options.include_validation
+        self._analysis = analysis
         self._situation = situation
 
     def ordinary(self) -> TrialResult:
@@ -141,22 +143,36 @@ class LastFits:
         return self._trials.run(self._trial("ordinary epoch" if self._kind == "epoch" else "ordinary fit", None))
 
     def tried(self, finalist: Finalist) -> Tried:
-        """The fits of a finalist."""
-        fits = (self._trials.run(self._trial(f"refit, {finalist.name}", weights)) for weights, _ in finalist.fits)
-        return Tried(finalist, tuple(fits))
+        """The fits of a finalist; the validation samples that the weights know may be trained on as well."""
+        return Tried(finalist, tuple(self._tried(finalist.name, *fit) for fit in finalist.fits))
 
-    def joined(self, best_epoch: int, weights: SampleWeights | None) -> TrialResult:
-        """The same fit on training and validation data, for as many epochs as validation chose."""
-        validation = len(self._situation.reference.category)
-        training = len(self._situation.halves[0].influences[self._measure].labels)
-        values = np.ones(training) if weights is None else weights.values
-        both = SampleWeights(np.append(values, np.ones(validation)))
-        trial = replace(_FIRST, name="last fit, validation data included", weights=both, joins=best_epoch)
-        return self._trials.run(trial)
+    def joined(self) -> Tried:
+        """Fits on the training data and either half of the validation data, without weights."""
+        halves = self._situation.halves
+        return self.tried(Finalist("training and validation data", tuple((None, half.unseen) for half in halves)))
+
+    def last(self, epochs: int, weights: SampleWeights | None) -> TrialResult:
+        """A fit on training data, with these weights, and all validation data, for as many epochs as were best."""
+        trial = self._with_validation(
+            "last fit, validation data included", weights, np.ones(len(self._analysis.at.category), dtype=bool)
+        )
+        return self._trials.run(replace(trial, stops_after=epochs))
+
+    def _tried(self, name: str, weights: SampleWeights | None, unseen: np.ndarray) -> TrialResult:
+        if not self._joins:
+            return self._trials.run(self._trial(f"refit, {name}", weights))
+        result = self._trials.run(
+            self._with_validation(f"refit with half the validation data, {name}", weights, ~unseen)
+        )
+        return replace(result, outcome=result.outcome.placed(unseen, self._analysis.at))
+
+    def _with_validation(self, name: str, weights: SampleWeights | None, joins: np.ndarray) -> Trial:
+        values = np.ones(len(self._analysis.influence.labels)) if weights is None else weights.values
+        return replace(_FIRST, name=name, weights=SampleWeights(np.append(values, np.ones(joins.sum()))), joins=joins)
 
     def _trial(self, name: str, weights: SampleWeights | None) -> Trial:
         if self._kind == "epoch":
             return self._situation.epoch(name, weights, keeps=True)
         if self._kind == "scratch":
             return replace(_FIRST, name=name, weights=weights)
-        return Trial(name, "weights", None, self._best, weights, keeps=True)
+        return Trial(name, "weights", None, self._analysis.given.checkpoint, weights, keeps=True)

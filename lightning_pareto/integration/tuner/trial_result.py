@@ -8,6 +8,7 @@ import numpy as np
 from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.outcomes import Outcome
+from lightning_pareto.reweighting.search_result import TrialSummary
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,12 @@ def _within(folder: Path, name: str | None) -> Path | None:
     if Path(name).name != name or name in ("", ".", ".."):
         raise ValueError(f"{name!r} is not the name of a file")
     return folder / name
+
+
+def summary_of(result: TrialResult) -> TrialSummary:
+    """A finished trial in one line."""
+    accuracy = result.outcome.accuracy
+    return TrialSummary(result.name, result.epochs, float(np.nanmean(accuracy)), float(np.nanmin(accuracy)))
 
 
 RESULT_FILE = "trial.safetensors"

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -47,7 +49,9 @@ class Trial:
         weights: of the training samples; None for an ordinary fit.
         keeps: keep checkpoints: of the two best epochs by validation, or of the end of a trial from a checkpoint.
         analyse: estimate influence with this measure at the start.
-        joins: train on the validation samples as well, at weight 1, for so many epochs of the schedule; 0 does not.
+        joins: which validation samples are trained on as well, (n,) bool; the others alone measure the fit. None for
+            none of them.
+        stops_after: end a whole fit after so many epochs of its schedule; 0 for all of them.
     """
 
     name: str
@@ -57,13 +61,16 @@ class Trial:
     weights: SampleWeights | None = None
     keeps: bool = False
     analyse: MeasureName | None = None
-    joins: int = 0
+    joins: npt.NDArray[np.bool_] | None = None
+    stops_after: int = 0
 
     def key(self, identity: str) -> str:
         """What tells this trial from others."""
         weights = None if self.weights is None else fingerprint_of(self.weights.values)
         start = None if self.checkpoint is None else (str(self.checkpoint), self.checkpoint.stat().st_size)
-        return json.dumps([identity, self.start, self.epochs, start, weights, self.keeps, self.analyse, self.joins])
+        joins = None if self.joins is None else fingerprint_of(self.joins)
+        how = [self.start, self.epochs, start, weights, self.keeps, self.analyse, joins, self.stops_after]
+        return json.dumps([identity, *how])
 
 
 class Trials:
@@ -143,7 +150,9 @@ class Trials:
         if trial.start == "weights":
             assert trial.checkpoint is not None
             module.load_state_dict(torch.load(trial.checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-        data = joined(self._datamodule, self._callback.data.val_dataloader_idx) if trial.joins else self._datamodule
+        data = self._datamodule
+        if trial.joins is not None:
+            data = joined(data, self._callback.data.val_dataloader_idx, trial.joins)
         if trial.weights is not None:
             data = ReweightedDataModule(data, trial.weights, seed=self.seed)
         with _quiet(), _seeded(self.seed):
@@ -152,8 +161,8 @@ class Trials:
 
     def _trainer(self, trial: Trial, module: pl.LightningModule, folder: Path, key: str) -> pl.Trainer:
         """A new Trainer that measures the trial."""
-        trainer, whole = self.factory(), trial.start != "checkpoint" and not trial.joins
-        best = best_epochs(folder) if trial.keeps and whole else None
+        trainer, whole = self.factory(), trial.start != "checkpoint" and not trial.stops_after
+        best = best_epochs(folder, trainer) if trial.keeps and whole else None
         options, data = self._callback.options, self._callback.data
         recorder = TrialRecorder(
             trial.name,
@@ -163,11 +172,11 @@ class Trials:
             epochs=trial.epochs if trial.start == "checkpoint" else None,
             best=best,
             end=folder / "end.ckpt" if trial.keeps and not whole else None,
-            stop_after=trial.joins,
+            stop_after=trial.stops_after,
             analysis=None if trial.analyse is None else replace(options, measure=trial.analyse),
             max_memory=self._callback.max_memory,
             seen=self._data,
-            joins=bool(trial.joins),
+            joins=trial.joins is not None,
             targets=self._targets,
         )
         classwise = ParetoCallback(
@@ -264,7 +273,7 @@ def _seeded(seed: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Leave out what Lightning says of itself at every fit, and warnings that are meant for other uses."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [logging.getLogger(name) for name in _NAMESPACES]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
@@ -277,6 +286,8 @@ def _quiet() -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
+
+_NAMESPACES = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
 
 EXPECTED = (
     r".*callbacks used to create the checkpoint need to be provided",

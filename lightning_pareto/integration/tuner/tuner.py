@@ -11,16 +11,17 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
+from lightning_pareto.integration.namespaces import is_a
 from lightning_pareto.integration.tuner.choice import choose, with_validation
 from lightning_pareto.integration.tuner.folder import RESULT_FILE, TRIALS, finish
 from lightning_pareto.integration.tuner.log import TrialLog
 from lightning_pareto.integration.tuner.options import Mode, Refit, SearchName, TuningOptions
-from lightning_pareto.integration.tuner.result import ParetoResult
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.steps import LastFits, analyse, search_of, situation_of
 from lightning_pareto.integration.tuner.trials import Trials
 from lightning_pareto.pareto.demand import Targets
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
+from lightning_pareto.reweighting.search_result import ParetoResult
 
 
 class ParetoTuner:
@@ -61,15 +62,18 @@ class ParetoTuner:
             a new optimizer, or the weighted ``"epoch"`` itself. By default from scratch after a screening, else the
             epoch.
         max_epochs_spent: bound on the epochs of all trials together, the first fit included; by default six whole
-            fits, one of them for the trials of one epoch. Influence costs three to four epochs more for each measure.
+            fits, one of them for the trials of one epoch, and nine with ``include_validation``. Influence costs three
+            to four epochs more for each measure.
         budgets: shares of the training mass that a screening tries.
         measures: of the influence that a screening tries weights of.
         max_weight: largest weight of the paper's LP.
         epsilon: least rise of every target in the fitness of a search over thresholds.
         population: thresholds of a generation.
         level: of the tests that accept a model.
-        include_validation: once the choice is made, repeat the chosen fit from scratch on training and validation data
-            together, for as many epochs as validation chose. Often better, but nothing is left that could measure it.
+        include_validation: train on the validation data as well. Before the choice each fit takes the half that its
+            weights are made from and is measured on the other half; after it the chosen fit is repeated on all of them,
+            with weights made from all of them. Better wherever it was measured, but nothing is left that could measure
+            the last model itself.
         callback: how batches are read and influence is estimated; ``ParetoCallback()`` by default.
         dirpath: the folder of all trials, which every process must see.
         seed: of all trials and of the search.
@@ -81,6 +85,11 @@ class ParetoTuner:
 
     Raises:
         ValueError: for options out of range.
+
+    Example:
+        >>> tuner = ParetoTuner(lambda: pl.Trainer(max_epochs=10), targets=["shirt"], max_epochs_spent=60)
+
+        Then ``result = tuner.fit(model, datamodule)`` has ``result.accepted``, ``.ckpt_path`` and ``.weights``.
     """
 
     def __init__(
@@ -175,19 +184,22 @@ class ParetoTuner:
             found = search_of(options, situation).find(situation, trials, left)[: epochs.finalists]
         tried = [fits.tried(finalist) for finalist in found]
         everything = trials.finished.values()
-        result = choose(analysis.given, ordinary, tried, everything, options.level, self.verdict.improvable)
-        if options.include_validation:
-            result = with_validation(result, fits.joined(result.best_epoch, result.weights), everything)
-        result = finish(self._folder, result)
+        joined = fits.joined() if options.include_validation else None
+        improvable = self.verdict.improvable
+        result, chosen = choose(analysis.given, ordinary, tried, everything, options.level, improvable, joined)
+        if options.include_validation and chosen is not None:
+            last = fits.last(chosen.best_epoch, chosen.finalist.whole)
+            result = with_validation(result, chosen, last, everything)
+        result = finish(self._folder, result, self.verdict)
         model.load_state_dict(torch.load(result.ckpt_path, map_location="cpu", weights_only=True)["state_dict"])
         log.say(f"\n{result}\n")
         return result
 
 
 def _check_kinds(model: Any, datamodule: Any) -> None:
-    if not isinstance(model, pl.LightningModule):
+    if not is_a(model, pl.LightningModule):
         raise TypeError(f"fit takes a LightningModule, found {type(model).__name__}")
-    if not isinstance(datamodule, pl.LightningDataModule):
+    if not is_a(datamodule, pl.LightningDataModule):
         raise TypeError(
             f"fit takes a LightningDataModule, found {type(datamodule).__name__}. From datasets: "
             "LightningDataModule.from_datasets(train, val, batch_size=64)"

@@ -34,7 +34,8 @@ def found(merit, epochs=20, tilt=True):
     accuracy = np.array([0.9, 0.5]) if tilt else None
     halves = tuple(Half({"loss": INFLUENCE}, mask, accuracy) for mask in (UNSEEN, ~UNSEEN))
     nobody = Outcome(np.arange(100) // 50, np.zeros(100, dtype=bool), np.zeros(100), ("a", "b"))
-    situation = Situation(halves, Path("start.ckpt"), nobody, np.ones(2, dtype=bool), chosen=False)
+    both = Half({"loss": INFLUENCE}, np.zeros(100, dtype=bool), accuracy)
+    situation = Situation(halves, both, Path("start.ckpt"), nobody, np.ones(2, dtype=bool), chosen=False)
     trials = Trials(merit)
     return ScreeningSearch(["loss"], (0.3, 0.1)).find(situation, trials, epochs), trials
 

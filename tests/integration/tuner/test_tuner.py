@@ -14,7 +14,14 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_pareto import ParetoCallback, ParetoResult, ParetoTuner
+from lightning_pareto import (
+    ParetoCallback,
+    ParetoResult,
+    ParetoTuner,
+    ParetoVerdict,
+    reweight,
+    write_report,
+)
 from lightning_pareto.datasets import gaussian_classes
 from lightning_pareto.integration.tuner import steps
 from lightning_pareto.integration.tuner.joined import joined
@@ -273,6 +280,15 @@ def test_the_result_is_written_and_read(undisturbed):
     assert_same(again, result)
 
 
+def test_the_folder_of_a_search_makes_a_report(undisturbed, tmp_path):
+    result, folder = undisturbed
+    assert ParetoVerdict.load(folder / "verdict.safetensors").class_names == result.class_names
+    page = write_report(folder, tmp_path / "report.html").read_text("utf-8")
+    assert f"{np.nanmean(result.after):.1%}" in page or not result.accepted
+    assert all(trial.name in page for trial in result.trials)
+    assert "Harmful samples" in page
+
+
 def test_what_it_says(tmp_path, capsys):
     tuner_in(tmp_path, verbose=True).fit(module(), Crowded(val=300))
     said = capsys.readouterr().out
@@ -304,15 +320,24 @@ def test_a_given_checkpoint_may_be_joined_with_the_validation_data(tmp_path):
 
 
 @pytest.mark.parametrize("noise", [0.45, 0.0])
-def test_the_validation_data_may_join_the_last_fit(tmp_path, noise):
+def test_the_validation_data_may_join_the_fits(tmp_path, noise):
     data, model = Crowded(val=300, noise=noise), module()
-    result = tuner_in(tmp_path, include_validation=True).fit(model, data)
+    tuner = tuner_in(tmp_path, include_validation=True)
+    result = tuner.fit(model, data)
+    assert result.epochs_spent <= 9 * EPOCHS
+    names = [trial.name for trial in result.trials]
+    assert names.count("refit with half the validation data, training and validation data") == 2
     last = result.trials[-1]
     assert last.name == "last fit, validation data included"
     assert last.epochs == result.best_epoch
-    assert result.epochs_spent <= 7 * EPOCHS
-    assert "nothing is left that could measure it" in result.reason
-    assert (result.weights is not None) == result.accepted
+    assert "nothing is left that could measure it" in " ".join(result.reason.split())
+    assert (result.weights is not None) == result.accepted == (noise > 0)
+    if result.accepted:
+        assert "Of that the weights bring" in result.reason
+        half = tuner.influence.of_folds(range(0, 8, 2))
+        assert not np.array_equal(result.weights.values, reweight(half, budget=0.3).values)
+        assert len(result.weights) == len(data.train)
+    assert result.support.sum() == 300  # each half measured what the other, and the training data, had made
     saved = torch.load(result.ckpt_path, weights_only=True)["state_dict"]
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
 
@@ -323,8 +348,27 @@ def test_joined_data_are_all_samples_once(kind):
     data = Data(val=datasets()[1])
     if kind == "from_datasets":
         data = pl.LightningDataModule.from_datasets(data.train, data.val, batch_size=32)
-    both = joined(data, 0)
-    seen = torch.cat([x for x, _ in both.train_dataloader()])
-    expected = torch.cat([datasets()[0].tensors[0], datasets()[1].tensors[0]])
-    assert sorted(seen.tolist()) == sorted(expected.tolist())
+    train, val = (dataset.tensors[0] for dataset in datasets()[:2])
+    some = np.arange(len(val)) % 3 == 0
+    for chosen, left in ((some, val[~some]), (np.ones(len(val), dtype=bool), val)):
+        both = joined(data, 0, chosen)
+        seen = torch.cat([x for x, _ in both.train_dataloader()])
+        assert sorted(seen.tolist()) == sorted(torch.cat([train, val[chosen]]).tolist())
+        assert torch.equal(torch.cat([x for x, _ in both.val_dataloader()]), left)
     assert sum(len(y) for _, y in data.train_dataloader()) == 240  # the user's own is as it was
+    assert sum(len(y) for _, y in data.val_dataloader()) == len(val)
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_only_the_chosen_validation_loader_gives_samples_away(kind):
+    class Several(Data):
+        def val_dataloader(self):
+            loaders = [super(Several, self).val_dataloader() for _ in range(2)]
+            return loaders if kind is list else dict(zip("ab", loaders, strict=True))
+
+    size = len(datasets()[1])
+    both = joined(Several(val=datasets()[1]), 1, np.arange(size) < 10)
+    found = both.val_dataloader()
+    first, second = found if kind is list else (found["a"], found["b"])
+    assert (len(first.dataset), len(second.dataset)) == (size, size - 10)
+    assert sum(len(y) for _, y in both.train_dataloader()) == 240 + 10

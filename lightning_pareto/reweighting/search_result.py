@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
-from lightning_pareto.integration.tuner.trial_result import TrialResult
+from lightning_pareto.notebook import data_frame, html_table, numbers
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.terminal import columns, harmless, harmless_line, padded
@@ -30,12 +30,6 @@ class TrialSummary:
     epochs: int
     macro: float
     worst: float
-
-    @classmethod
-    def of(cls, result: TrialResult) -> "TrialSummary":
-        """Summarise a finished trial."""
-        accuracy = result.outcome.accuracy
-        return cls(result.name, result.epochs, float(np.nanmean(accuracy)), float(np.nanmin(accuracy)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,6 +111,33 @@ class ParetoResult:
                 f"Model: {harmless_line(self.ckpt_path)}",
             ]
         )
+
+    def _repr_html_(self) -> str:
+        columns = {
+            "category": self.class_names,
+            "before": numbers(self.before, "{:.1%}"),
+            "after": numbers(self.after, "{:.1%}"),
+            "change": numbers(100 * (self.after - self.before), "{:+.1f}"),
+            "p of a fall": numbers(self.p_values, "{:.2g}"),
+            "samples": numbers(self.support, "{:.0f}"),
+        }
+        verb = "accepted" if self.accepted else "not accepted"
+        return html_table(f"Reweighted model {verb}", columns, [self.reason, f"Model: {self.ckpt_path}"])
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each category.
+
+        Raises:
+            ImportError: without pandas, with the command that installs it.
+        """
+        columns = {name: getattr(self, name) for name in _ARRAYS}
+        return data_frame(columns | {"change": self.after - self.before}, self.class_names, "category")
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the accuracy of every category before and after, see :func:`lightning_pareto.plot_accuracy`."""
+        from lightning_pareto.report.figures import plot_accuracy
+
+        return plot_accuracy(self, ax=ax)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the result to ``path`` (safetensors), whole or not at all."""

@@ -1,0 +1,74 @@
+"""What the arguments name: files of a run, categories."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from lightning_pareto.artifacts import ArtifactError
+from lightning_pareto.command_line.output import tell
+from lightning_pareto.influence.matrix import InfluenceMatrix
+
+FILES = {
+    "influence": "influence.safetensors",
+    "verdict": "verdict.safetensors",
+    "weights": "weights.safetensors",
+}
+"""Names of results in the folder of a run."""
+
+
+def load_influence(path: Path) -> InfluenceMatrix:
+    """The influence matrix in a file or in the folder of a run."""
+    return InfluenceMatrix.load(find(path, "influence"))
+
+
+def find(path: Path, kind: str) -> Path:
+    """The file of a kind: the path itself, or the one in that folder, in its ``pareto/``, or the newest one below it.
+
+    Where there are several below, one line on the standard error says which it is.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    name = FILES[kind]
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}: give the folder of a run, or its {name}")
+    if not path.is_dir():
+        return path
+    for near in (path / name, path / "pareto" / name):
+        if near.is_file():
+            return near
+    below = sorted(path.rglob(name), key=lambda each: each.stat().st_mtime)
+    if not below:
+        raise FileNotFoundError(f"no {name} in {path} or below it: ParetoCallback writes it after a fit{_MAKE[kind]}")
+    if len(below) > 1:
+        tell(f"of {len(below)} runs the newest: {below[-1].parent}")
+    return below[-1]
+
+
+_MAKE = {"influence": "", "verdict": "", "weights": ", and lightning-pareto reweight the weights"}
+
+
+def read_kind(path: Path) -> str:
+    """What an artifact holds, from its head alone.
+
+    Raises:
+        ArtifactError: if it is no artifact.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return str((file.metadata() or {}).get("kind", "no known kind"))
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} is not a whole safetensors file ({error})") from error
+
+
+def chosen(names: Sequence[str], targets: Sequence[str] | None) -> list[int | str] | None:
+    """Targets as typed: names where they are names, else numbers."""
+    if targets is None:
+        return None
+    return [int(each) if each not in names and each.isdecimal() else each for each in targets]
+
+
+def limits(values: Sequence[float] | None) -> float | Sequence[float] | None:
+    """One number for all categories, or one for each."""
+    return values[0] if values is not None and len(values) == 1 else values

@@ -1,0 +1,64 @@
+"""From arguments to an exit code: errors in one line, and nothing imported before it is needed."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from lightning_pareto.command_line.output import tell
+
+DONE, WRONG_INPUT, NOT_INSTALLED, INTERRUPTED, NOBODY_READS = 0, 2, 3, 130, 141
+
+EXTRA = "pip install 'lightning_pareto[cli]'"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: those of the process by default.
+
+    Returns:
+        The exit code, see ``lightning-pareto --help``.
+    """
+    try:
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as when the output goes to `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left for Python to flush at its exit
+        return NOBODY_READS
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        parser_module = import_module("lightning_pareto.command_line.parser")
+    except ImportError as error:
+        return _fail(f"the command line needs {error.name}: {EXTRA}", NOT_INSTALLED)
+    try:
+        options = parser_module.make_parser().parse_args(list(arguments))
+        name = options.pop("command")
+        return int(_command(name)(options[name]))
+    except SystemExit as end:  # after --help and --version
+        return int(end.code or 0)
+    except parser_module.UsageError as error:
+        return _fail(f"{error} (lightning-pareto --help)", WRONG_INPUT)
+    except ImportError as error:
+        return _fail(str(error), NOT_INSTALLED)
+    except BrokenPipeError:
+        raise
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        return _fail(str(error), WRONG_INPUT)
+
+
+def _command(name: str) -> Any:
+    """The function of a subcommand; it takes the options and returns the exit code."""
+    return import_module(f"lightning_pareto.command_line.{name}").run
+
+
+def _fail(message: str, code: int) -> int:
+    tell(f"error: {message}")
+    return code

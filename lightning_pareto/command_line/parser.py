@@ -1,0 +1,173 @@
+"""The subcommands and their options."""
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+DESCRIPTION = """Can a classifier still improve on some classes without losing on any other?
+
+Works on what ParetoCallback leaves on disk: PATH is an influence.safetensors, or the folder of a run that holds one,
+in itself or under pareto/; of several runs below it the newest one.
+
+  lightning-pareto check lightning_logs/version_0
+  lightning-pareto reweight lightning_logs/version_0 -o weights.safetensors
+  lightning-pareto export lightning_logs/version_0 --what suspects -o suspects.csv
+  lightning-pareto report lightning_logs/version_0 -o report.html"""
+
+CODES = """exit codes:
+    0  done; for check: yes, every class asked for can gain
+    2  wrong options or input, with one line on the standard error that says how to mend it
+    3  something is not installed that the command needs
+   10  check: not proven
+   11  check: no, even the optimistic headroom is negligible
+   12  check: yes, but the model is underfitted: train on first"""
+
+
+class UsageError(ValueError):
+    """Arguments that the parser does not understand."""
+
+
+class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):  # type: ignore[misc,unused-ignore]
+    """Descriptions as they are written here, and defaults where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        shown = action.default not in (None, False, argparse.SUPPRESS)
+        return (action.help or "") + (" (default: %(default)s)" if shown else "")
+
+
+class _Parser(ArgumentParser):
+    """Hands errors on instead of printing the usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(message) from ex
+
+
+def make_parser() -> Any:
+    """The parser of ``lightning-pareto``."""
+    parser = _parser(DESCRIPTION, prog="lightning-pareto")
+    commands = parser.add_subcommands(dest="command", metavar="COMMAND")
+    for add in (_check, _reweight, _export, _report):
+        command, text = add()
+        commands.add_subcommand(add.__name__[1:], command, help=text)
+    return parser
+
+
+def _parser(description: str, **options: Any) -> Any:
+    return _Parser(description=description, epilog=CODES, formatter_class=_Help, **options)
+
+
+def _check() -> tuple[Any, str]:
+    text = "say whether every class can still gain"
+    parser = _parser("Print the verdict on a fit; it is computed anew from the influence.")
+    _add_input(parser)
+    _add_budget(parser)
+    parser.add_argument("--level", type=float, default=0.05, help="level of the test")
+    parser.add_argument("--min-gain", type=float, default=0.01, help="relative gain that counts as none")
+    _add_targets(parser)
+    parser.add_argument(
+        "--floors",
+        type=float,
+        nargs="+",
+        metavar="GAIN",
+        help="least relative gain of the categories that are no targets, one number or one for each (default: 0)",
+    )
+    parser.add_argument("--exit-zero", action="store_true", help="exit with 0 whatever the verdict is")
+    _add_json(parser)
+    return parser, text
+
+
+def _reweight() -> tuple[Any, str]:
+    text = "write sample weights for a second fit"
+    parser = _parser("Turn influence into sample weights: ReweightedDataModule(datamodule, 'weights.safetensors').")
+    _add_input(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="file to write (default: weights.safetensors beside PATH)"
+    )
+    _add_budget(parser)
+    _add_targets(parser)
+    parser.add_argument(
+        "--thresholds",
+        type=float,
+        nargs="+",
+        metavar="GAIN",
+        help="least relative gain of each category, for the paper's method the share of its influence that each keeps; "
+        "one number or one for each",
+    )
+    parser.add_argument(
+        "--method", choices=["mass_preserving", "paper"], default="mass_preserving", help="which linear program"
+    )
+    parser.add_argument(
+        "--return-mass",
+        choices=["additive", "multiplicative"],
+        default="additive",
+        help="give mass back evenly to the class, or only to the samples kept",
+    )
+    parser.add_argument("--max-weight", type=float, default=2.0, help="largest weight, for the paper's method only")
+    _add_json(parser)
+    return parser, text
+
+
+def _export() -> tuple[Any, str]:
+    text = "write influence, suspects, weights or verdict as CSV, JSON or npz"
+    parser = _parser(
+        "Write results for other tools. A row for each training sample: its dataset index, label, the model's own\n"
+        "prediction, influence on the validation set as a whole and on each category (above zero: more of the sample\n"
+        "helps), and its weight if there is one. Of a verdict: a row for each category."
+    )
+    _add_input(parser, "influence, weights or verdict file, or the folder of a run")
+    parser.add_argument(
+        "--what",
+        choices=["influence", "suspects", "weights", "verdict"],
+        help="what to write (default: what the file holds, of a folder the influence); suspects are the samples that "
+        "harm most, the worst first",
+    )
+    parser.add_argument(
+        "--to", choices=["csv", "json", "npz"], help="format (default: that of the file's name, else csv)"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="file to write (default: the standard output)"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="weights of the samples (default: weights.safetensors beside PATH, if it is there)",
+    )
+    parser.add_argument("--count", type=int, default=100, help="how many suspects")
+    _add_json(parser)
+    return parser, text
+
+
+def _report() -> tuple[Any, str]:
+    text = "write a report of a run as one HTML file"
+    parser = _parser("Write a report of a run as one HTML file that needs nothing else.")
+    parser.add_argument("path", metavar="PATH", type=Path, help="folder of a run")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="file to write (default: report.html in that folder)"
+    )
+    _add_json(parser)
+    return parser, text
+
+
+def _add_input(parser: Any, text: str = "influence.safetensors, or the folder of a run that holds one") -> None:
+    parser.add_argument("path", metavar="PATH", type=Path, help=text)
+
+
+def _add_budget(parser: Any) -> None:
+    parser.add_argument("--budget", type=float, default=0.2, help="share of the training mass that may move")
+
+
+def _add_targets(parser: Any) -> None:
+    parser.add_argument(
+        "--targets",
+        type=str,
+        nargs="+",
+        metavar="CLASS",
+        help="categories that are to gain, by name or number (default: all)",
+    )
+
+
+def _add_json(parser: Any) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")

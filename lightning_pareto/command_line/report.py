@@ -1,0 +1,17 @@
+"""``lightning-pareto report``: one HTML file."""
+
+from typing import Any
+
+from lightning_pareto.command_line.output import say, say_json
+
+
+def run(options: Any) -> int:
+    """Write the report and say where."""
+    from lightning_pareto.report import write_report
+
+    path = write_report(options.path, options.output)
+    if options.json:
+        say_json({"report": str(path.resolve())})
+    else:
+        say(f"Written: {path}")
+    return 0

@@ -1,0 +1,93 @@
+"""Accuracy of every class, before and after."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from lightning_pareto.report.figures.canvas import (
+    BLUE,
+    GREY,
+    axes_to_draw_in,
+    height_of_rows,
+    legend_above,
+    name_rows,
+)
+from lightning_pareto.reweighting.search_result import ParetoResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Float = npt.NDArray[np.float64]
+
+COVERAGE = 0.95
+
+
+def plot_accuracy(
+    before: "ParetoResult | npt.ArrayLike",
+    after: npt.ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+    support: npt.ArrayLike | None = None,
+    ax: "Axes | None" = None,
+) -> "tuple[Figure, Axes]":
+    """Draw the accuracy of every class before and after, with 95 % Wilson intervals where the support is known.
+
+    The intervals are those of each accuracy alone. Both models are measured on the same samples, so that overlapping
+    intervals do not mean that a change is chance: the p-values of a :class:`ParetoResult` say that.
+
+    Args:
+        before: accuracy of every class, (K,) in [0, 1], NaN without samples; or a ``ParetoResult``, which says all.
+        after: likewise, (K,).
+        class_names: K names; numbers by default.
+        support: number of samples behind each accuracy, (K,).
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The figure and the axes.
+
+    Raises:
+        ValueError: if the shapes disagree.
+        ImportError: without matplotlib.
+    """
+    if isinstance(before, ParetoResult):
+        return plot_accuracy(before.before, before.after, before.class_names, before.support, ax)
+    arms = {"before": np.asarray(before, dtype=np.float64), "after": np.asarray(after, dtype=np.float64)}
+    names = tuple(map(str, range(len(arms["before"])) if class_names is None else class_names))
+    counts = None if support is None else np.asarray(support)
+    shapes = [values.shape for values in (*arms.values(), *([] if counts is None else [counts]))]
+    if set(shapes) != {(len(names),)}:
+        raise ValueError(
+            f"before, after and support must be one number for each of the {len(names)} classes, found shapes {shapes}"
+        )
+    figure, ax = axes_to_draw_in(ax, height_of_rows(len(names)))
+    rows = np.arange(len(names))
+    for (arm, values), offset, colour, marker in zip(arms.items(), (-0.15, 0.15), (GREY, BLUE), "os", strict=True):
+        bars = None if counts is None else 100 * np.abs(wilson_interval(values, counts) - values)
+        mean = f"{arm} (mean {100 * np.nanmean(values):.1f} %)" if np.isfinite(values).any() else arm
+        style = {"color": colour, "markersize": 5, "elinewidth": 1.2}
+        ax.errorbar(100 * values, rows + offset, xerr=bars, fmt=marker, label=mean, **style)  # type: ignore[arg-type]
+    name_rows(ax, names, np.isnan(arms["before"]) & np.isnan(arms["after"]))
+    ax.set_xlabel("accuracy in %" + ("" if counts is None else ", 95 % intervals"))
+    legend_above(ax)
+    return figure, ax
+
+
+def wilson_interval(share: Float, count: npt.NDArray[np.generic], coverage: float = COVERAGE) -> Float:
+    """Wilson's score interval of binomial shares.
+
+    Args:
+        share: observed shares, (K,).
+        count: draws behind them, (K,).
+        coverage: of the interval.
+
+    Returns:
+        Lower and upper ends, (2, K); NaN without draws.
+    """
+    z = stats.norm.isf((1 - coverage) / 2)
+    n = np.where(np.asarray(count) > 0, count, np.nan).astype(np.float64)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return np.stack([centre - half, centre + half])

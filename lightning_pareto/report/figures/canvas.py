@@ -1,0 +1,108 @@
+"""What the figures share: a place to draw, colours that colour-blind people tell apart, and rows of named classes."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_pareto.terminal import harmless
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito
+GREY, BLUE, ORANGE, GREEN = COLOURS[:4]
+MARKERS = ("o", "s", "D", "^", "v", "P")
+
+LONGEST_LABEL = 22
+"""Letters of a class name that a figure shows."""
+
+ABSENT = "no validation samples"
+
+FONT, LEAST_FONT = 9.0, 4.5
+
+
+def axes_to_draw_in(ax: "Axes | None", height: float, width: float = 8.0) -> "tuple[Figure, Axes]":
+    """The axes given and its figure, or a new figure of this size in inches.
+
+    Raises:
+        ImportError: without matplotlib, with the command that installs it.
+    """
+    if ax is not None:
+        return ax.get_figure(root=True), ax  # type: ignore[return-value]
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("figures need matplotlib: pip install 'lightning_pareto[report]'") from error
+    figure: Any = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def height_of_rows(count: int) -> float:
+    """Inches of a figure with a row for each of so many classes; the rows get narrower where there are many."""
+    return 1.5 + count * float(np.interp(count, [12, 60], [0.36, 0.17]))
+
+
+def labels_of(names: Sequence[str], longest: int = LONGEST_LABEL) -> list[str]:
+    """Names as a figure shows them: short, still different from each other, and never read as mathematics."""
+    whole = [harmless(name, 10**6) for name in names]
+    short = [harmless(name, longest) for name in whole]
+    labels = list(short)
+    for number, label in enumerate(short):
+        alike = [whole[k] for k, other in enumerate(short) if other == label and k != number]
+        if alike and label != whole[number]:
+            shared = max(_shared_beginning(whole[number], other) for other in alike)
+            labels[number] = harmless("…" + whole[number][max(shared - longest // 2, 1) :], longest)
+    return [label.replace("$", r"\$") for label in labels]
+
+
+def _shared_beginning(a: str, b: str) -> int:
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def name_rows(ax: "Axes", names: Sequence[str], absent: npt.NDArray[np.bool_], absent_text: str = ABSENT) -> None:
+    """A row for each class, the first on top; small letters, or not every name, where there are many.
+
+    Args:
+        ax: the axes.
+        names: K names.
+        absent: the classes that there is nothing to say about, (K,): their names are grey.
+        absent_text: what their rows say.
+    """
+    count = len(names)
+    font, step = _fitting(ax, count)
+    ax.set_yticks(range(0, count, step), labels=labels_of(names)[::step], fontsize=font)
+    ax.set_ylim(count - 0.5, -0.5)
+    ax.grid(axis="y", alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+    for row in np.flatnonzero(absent):
+        if row % step == 0:
+            ax.get_yticklabels()[row // step].set_color(GREY)
+        at = ax.get_yaxis_transform()
+        ax.text(0.01, float(row), absent_text, transform=at, va="center", fontsize=font, color=GREY, style="italic")
+
+
+def legend_above(ax: "Axes", columns: int | None = None) -> None:
+    """A legend above the axes, where it hides nothing."""
+    handles, labels = ax.get_legend_handles_labels()
+    ax.legend(
+        handles,
+        labels,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=columns or max(len(labels), 1),
+        frameon=False,
+        fontsize=8,
+    )
+
+
+def _fitting(ax: "Axes", rows: int) -> tuple[float, int]:
+    """Size of letters for so many rows, and every how many-th row has room for them."""
+    figure: Any = ax.get_figure(root=True)
+    points = 72 * figure.get_figheight() * ax.get_position().height / max(rows, 1)
+    step = int(np.ceil(LEAST_FONT / (0.8 * points)))
+    return float(np.clip(0.8 * points * step, LEAST_FONT, FONT)), step

@@ -1,0 +1,53 @@
+"""Several ways of training, class by class."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_pareto.report.comparison import ClasswiseComparison, standard_error
+from lightning_pareto.report.figures.canvas import (
+    COLOURS,
+    MARKERS,
+    axes_to_draw_in,
+    height_of_rows,
+    legend_above,
+    name_rows,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot_comparison(comparison: ClasswiseComparison, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+    """Draw the accuracy of every arm on every class, mean and standard error over seeds.
+
+    Args:
+        comparison: the arms.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The figure and the axes.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    figure, ax = axes_to_draw_in(ax, height_of_rows(len(comparison.class_names)))
+    rows = np.arange(len(comparison.class_names))
+    spread = np.linspace(-0.22, 0.22, len(comparison.accuracy))
+    for arm, offset, colour, marker in zip(comparison.accuracy, spread, COLOURS, MARKERS, strict=False):
+        values = 100 * comparison.accuracy[arm]
+        ax.errorbar(
+            values.mean(axis=0),
+            rows + offset,
+            xerr=np.nan_to_num(standard_error(values)),
+            fmt=marker,
+            color=colour,
+            markersize=5,
+            elinewidth=1.2,
+            label=f"{arm} (mean {np.nanmean(values):.1f} %)",
+        )
+    name_rows(ax, comparison.class_names, np.isnan(np.concatenate([*comparison.accuracy.values()])).all(axis=0))
+    ax.set_xlabel("test accuracy in %, mean ± standard error over seeds")
+    legend_above(ax)
+    return figure, ax

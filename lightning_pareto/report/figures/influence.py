@@ -1,0 +1,67 @@
+"""Training samples between two classes: the paper's picture."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.report.figures.canvas import BLUE, GREY, ORANGE, axes_to_draw_in, labels_of, legend_above
+from lightning_pareto.report.samples import column_of, relative_scores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MANY = 2000
+"""Samples from which on the dots are pixels in a vector file too."""
+
+
+def plot_influence(
+    influence: InfluenceMatrix, class_a: str, class_b: str, ax: "Axes | None" = None
+) -> "tuple[Figure, Axes]":
+    """Draw the influence of every training sample on two classes, and the line on which one pays for the other.
+
+    Samples in the upper right help both, those in the lower left harm both (suspected wrong labels). Where all of them
+    lie on the line, what one class gains the other loses. Influence is in units of its mean absolute value on the
+    class; the axes are linear up to there and logarithmic beyond, for the tails are long.
+
+    Args:
+        influence: the influence matrix.
+        class_a: name of the class on the horizontal axis.
+        class_b: name of that on the vertical axis.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The figure and the axes.
+
+    Raises:
+        ValueError: for a name that is not a category with validation samples, or the same one twice.
+        ImportError: without matplotlib.
+
+    Source: arXiv:2510.03950, Figure 2.
+    """
+    check_type(influence)
+    if class_a == class_b:
+        raise ValueError(f"the picture is of two categories, found {class_a!r} twice")
+    relative = relative_scores(influence)
+    x, y = (relative[:, column_of(influence, name)] for name in (class_a, class_b))
+    figure, ax = axes_to_draw_in(ax, 6.2, 6)
+    good, bad = (x > 0) & (y > 0), (x < 0) & (y < 0)
+    regions = {"trade-off": (~good & ~bad, GREY, "o"), "help both": (good, BLUE, "^"), "harm both": (bad, ORANGE, "s")}
+    for name, (chosen, colour, marker) in regions.items():
+        dots = {"s": 12, "color": colour, "marker": marker, "linewidths": 0, "rasterized": len(x) > MANY}
+        ax.scatter(x[chosen], y[chosen], label=f"{name} ({chosen.mean():.0%})", alpha=0.6, **dots)  # type: ignore[arg-type]
+    reach = 1.2 * max(float(np.abs(x).max()), float(np.abs(y).max()), 1.0)
+    ax.axline((-1, 1), (1, -1), color=GREY, linewidth=1.2, linestyle="--")
+    ax.axhline(0, color=GREY, linewidth=0.6)
+    ax.axvline(0, color=GREY, linewidth=0.6)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_yscale("symlog", linthresh=1)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    for axis, name in zip((ax.xaxis, ax.yaxis), labels_of([class_a, class_b], 30), strict=True):
+        axis.set_label_text(f"influence on {name}")
+    ax.spines[["top", "right"]].set_visible(False)
+    legend_above(ax)
+    return figure, ax

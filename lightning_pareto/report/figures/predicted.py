@@ -1,0 +1,97 @@
+"""Predicted against measured gains."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from lightning_pareto.report.figures.canvas import BLUE, GREY, axes_to_draw_in, labels_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PLACES: tuple[tuple[float, float], ...] = ((5, 3), (5, -9), (-5, 3), (-5, -9))
+
+
+def plot_predicted(
+    predicted: npt.ArrayLike,
+    measured: npt.ArrayLike,
+    class_names: Sequence[str] | None = None,
+    ax: "Axes | None" = None,
+) -> "tuple[Figure, Axes]":
+    """Draw the predicted gain of every class against the measured one.
+
+    On the dashed line they agree. First-order predictions of a whole second fit keep the order of the classes at best:
+    read the rank correlation above the picture, not the distance from the line.
+
+    Args:
+        predicted: predicted gain of every class, (K,), for instance ``weights.predicted_gain``; NaN where unknown.
+        measured: measured gain in the same units, (K,): the drop of the measure, positive where the class improved.
+        class_names: K names; numbers by default. Names that would cover others are left out.
+        ax: where to draw; a new figure by default.
+
+    Returns:
+        The figure and the axes.
+
+    Raises:
+        ValueError: if the shapes disagree.
+        ImportError: without matplotlib.
+    """
+    x, y = np.asarray(predicted, dtype=np.float64), np.asarray(measured, dtype=np.float64)
+    names = list(map(str, range(len(x)) if class_names is None else class_names))
+    if x.shape != (len(names),) or y.shape != x.shape:
+        raise ValueError(
+            f"predicted and measured must be one number for each of the {len(names)} classes, found shapes {x.shape} "
+            f"and {y.shape}"
+        )
+    figure, ax = axes_to_draw_in(ax, 5.5, 6)
+    known = np.isfinite(x) & np.isfinite(y)
+    ax.axhline(0, color=GREY, linewidth=0.6)
+    ax.axvline(0, color=GREY, linewidth=0.6)
+    ax.axline((0, 0), slope=1, color=GREY, linewidth=1, linestyle="--")
+    ax.plot(x[known], y[known], "o", color=BLUE, markersize=5)
+    ax.margins(0.12)
+    ax.set_xlabel("predicted gain")
+    ax.set_ylabel("measured gain")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_title(_summary(x[known], y[known], [n for n, yes in zip(names, known, strict=True) if not yes]), fontsize=8)
+    labels = labels_of(names)
+    far = sorted(np.flatnonzero(known), key=lambda k: -abs(y[k] - np.median(y[known])))
+    _name_points(figure, ax, [(x[k], y[k], labels[k]) for k in far])
+    return figure, ax
+
+
+def _summary(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], absent: Sequence[str]) -> str:
+    constant = len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0
+    text = "" if constant else f"rank correlation {stats.spearmanr(x, y).statistic:.2f}"
+    if not absent:
+        return text
+    more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+    return f"{text}{'; ' if text else ''}absent: {', '.join(labels_of(absent)[:3])}{more}"
+
+
+def _name_points(figure: Any, ax: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
+    """Names beside their dots, where there is room, the first ones first."""
+    figure.draw_without_rendering()
+    to_pixels, pixels = ax.transData.transform, figure.dpi / 72
+    dots = np.array([to_pixels(point[:2]) for point in points]).reshape(-1, 2)
+    taken = [np.array([*(dot - 3 * pixels), *(dot + 3 * pixels)]) for dot in dots]
+    inside = ax.get_window_extent()
+    for (x, y, label), dot in zip(points, dots, strict=True):
+        width = 4.6 * len(label) * pixels
+        for right, up in _PLACES:
+            left = dot[0] + right * pixels - (width if right < 0 else 0)
+            box = np.array([left, dot[1] + up * pixels, left + width, dot[1] + (up + 8) * pixels])
+            fits = inside.x0 <= box[0] and box[2] <= inside.x1
+            if fits and not any(_overlap(box, other) for other in taken):
+                side: Any = "left" if right > 0 else "right"
+                ax.annotate(label, (x, y), (right, up), textcoords="offset points", fontsize=7, ha=side)
+                taken.append(box)
+                break
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3])

@@ -1,0 +1,143 @@
+"""One HTML file that holds all of a report and asks nobody for anything."""
+
+import base64
+import hashlib
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.pareto.result import ParetoVerdict
+from lightning_pareto.report.html import tables, words
+from lightning_pareto.report.html.charts import charts
+from lightning_pareto.report.html.run import Run, read_run
+from lightning_pareto.report.previews import SamplePreviews
+from lightning_pareto.reweighting.search_result import ParetoResult
+from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.terminal import harmless
+
+TEMPLATES = Path(__file__).parent / "templates"
+REPORT_FILE = "report.html"
+
+
+def write_report(folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Path:
+    """Write the report of a run as one HTML file, from what lies on disk.
+
+    The folder is the run's log directory, its ``pareto`` folder, or the folder of a search. Of several runs below it
+    the newest is taken. The file loads nothing from anywhere: it can be sent, archived and opened offline.
+
+    Args:
+        folder: where the results lie, or the path of one of them.
+        output: the file to write; ``report.html`` in the folder by default.
+
+    Returns:
+        The path written.
+
+    Raises:
+        FileNotFoundError: if there are no results.
+        ArtifactError: if a result is not whole, or results of different runs lie together.
+        ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
+    """
+    folder = Path(folder)
+    folder = folder.parent if folder.is_file() else folder
+    run = read_run(folder)
+    path = folder / REPORT_FILE if output is None else Path(output)
+    _write(_page(run, folder.resolve().name), path)
+    return path
+
+
+def render_report(
+    verdict: ParetoVerdict | None = None,
+    *,
+    influence: InfluenceMatrix | None = None,
+    weights: SampleWeights | None = None,
+    result: ParetoResult | None = None,
+    previews: SamplePreviews | None = None,
+    title: str = "",
+) -> str:
+    """Return the report of results in memory as one HTML document.
+
+    Args:
+        verdict: whether there is something to gain.
+        influence: that it was reached from; shows the suspected samples.
+        weights: of a second fit.
+        result: of a search for a second fit.
+        previews: of the suspected samples.
+        title: name of the run.
+
+    Returns:
+        The document.
+
+    Raises:
+        ValueError: with neither verdict nor result, or if they are of different categories.
+        ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
+    """
+    return _page(Run(verdict, influence, weights, result, previews), title)
+
+
+def _page(run: Run, title: str) -> str:
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        raise ImportError("the report needs Jinja2: pip install 'lightning_pareto[report]'") from error
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    columns, suspects = tables.class_columns(run), tables.suspects(run)
+    return environment.get_template("report.html.j2").render(
+        title=harmless(title, 80),
+        version=version("lightning_pareto"),
+        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
+        badge=words.badge(run.verdict),
+        lines=_lines(run),
+        cautions=list(words.cautions(run)),
+        evidence=[] if run.verdict is None else list(words.evidence(run.verdict)),
+        lacking=[] if run.verdict is None else words.distance_from_proof(run.verdict),
+        columns=columns,
+        rows=list(zip(*(column.cells for column in columns), strict=True)),
+        suspects=suspects,
+        classes=len(run.class_names),
+        trials=() if run.result is None else run.result.trials,
+        charts=charts(run),
+        how=tables.how_computed(run),
+        data=_data(run, suspects),
+    )
+
+
+def _lines(run: Run) -> list[str]:
+    verdict = [] if run.verdict is None else [words.verdict_line(run.verdict)]
+    return verdict + ([] if run.result is None else [words.result_line(run.result)])
+
+
+def _data(run: Run, suspects: list[tables.Suspect]) -> dict[str, Any]:
+    """The figures again, for programs that read the page."""
+    found: dict[str, Any] = {"class_names": list(run.class_names)}
+    if run.verdict is not None:
+        found["answer"] = run.verdict.answer
+        found["headroom"] = run.verdict.headroom
+        found["p_value"] = None if run.verdict.p_value != run.verdict.p_value else run.verdict.p_value
+    if run.result is not None:
+        found["accepted"] = run.result.accepted
+    if run.influence is not None:
+        found["suspects"] = [suspect.index for suspect in suspects]
+    return found
+
+
+def _write(page: str, path: Path) -> None:
+    """Write the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        partial.write_text(page, encoding="utf-8", errors="replace")
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,86 @@
+"""Figures as SVG that can stand in a page, and small pictures as PNG."""
+
+import base64
+import io
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+from lightning_pareto.report.figures.canvas import axes_to_draw_in
+from lightning_pareto.report.previews import Picture
+
+INK = "#010203"
+"""Stands for the colour of the page's text, which the reader's light or dark mode chooses."""
+
+_SVG = "http://www.w3.org/2000/svg"
+_HREF = "{http://www.w3.org/1999/xlink}href"
+_STYLE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
+
+
+def inline_svg(draw: Callable[[Any], Any], key: str, description: str, height: float, width: float = 4.6) -> str:
+    """Draw a figure and return it as an ``<svg>`` element without references to anything outside it.
+
+    Args:
+        draw: draws into the axes that it is given.
+        key: makes the ids of this element differ from those of others on the page.
+        description: for readers who cannot see it.
+        height: in inches.
+        width: in inches.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    _, ax = axes_to_draw_in(None, height, width)  # says what to install
+    import matplotlib
+
+    style: Any = {**_STYLE, "svg.fonttype": "none", "svg.hashsalt": key, "font.family": "sans-serif", "font.size": 9}
+    with warnings.catch_warnings(), matplotlib.rc_context(style):
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has its own fonts
+        figure, ax = axes_to_draw_in(None, height, width)
+        draw(ax)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", dpi=150, transparent=True, metadata={"Date": None})
+    return _for_page(file.getvalue(), key, description)
+
+
+def png_data(picture: Picture) -> str:
+    """A picture, (H, W) or (H, W, 3) bytes, as a ``data:`` address of a PNG file."""
+    height, width = picture.shape[:2]
+    kind = 0 if picture.ndim == 2 else 2
+    rows = b"".join(b"\0" + row.tobytes() for row in picture)
+    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")]
+    file = b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, content) for name, content in parts)
+    return "data:image/png;base64," + base64.b64encode(file).decode("ascii")
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def _for_page(svg: bytes, key: str, description: str) -> str:
+    """Parse and write anew: only elements and text remain, ids are the figure's own, ink is that of the page."""
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(f"{{{_SVG}}}")
+        for name, value in list(element.attrib.items()):
+            if name == "id":
+                element.set("id", f"{key}-{value}")
+            elif name == _HREF:
+                del element.attrib[_HREF]
+                element.set("href", f"#{key}-{value[1:]}" if value.startswith("#") else value)
+            else:
+                value = re.sub(r"url\(#([\w-]+)\)", rf"url(#{key}-\1)", value)
+                element.set(name, value.replace(INK, "currentColor"))
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.attrib |= {"role": "img", "aria-label": description, "class": "figure"}
+    return ElementTree.tostring(root, encoding="unicode")

@@ -1,0 +1,119 @@
+"""The results of a run, found on disk."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from lightning_pareto.artifacts import ArtifactError
+from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.pareto.result import ParetoVerdict
+from lightning_pareto.report.previews import SamplePreviews
+from lightning_pareto.reweighting.search_result import ParetoResult
+from lightning_pareto.reweighting.weights import SampleWeights
+
+INFLUENCE, VERDICT, WEIGHTS = "influence.safetensors", "verdict.safetensors", "weights.safetensors"
+RESULT, SAMPLES = "result.safetensors", "samples.safetensors"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What there is to report; at least a verdict or a result.
+
+    Attributes:
+        verdict: whether there is something to gain.
+        influence: that it was reached from.
+        weights: of a second fit.
+        result: of a search for a second fit.
+        previews: of suspected samples.
+
+    Raises:
+        ValueError: with neither verdict nor result, or if they are of different categories.
+    """
+
+    verdict: ParetoVerdict | None = None
+    influence: InfluenceMatrix | None = None
+    weights: SampleWeights | None = None
+    result: ParetoResult | None = None
+    previews: SamplePreviews | None = None
+
+    def __post_init__(self) -> None:
+        if self.verdict is None and self.result is None:
+            raise ValueError("there is nothing to report: give a verdict (check_pareto(influence)), a result, or both")
+        parts = {"verdict": self.verdict, "result": self.result, "influence": self.influence}
+        names = {what: tuple(part.class_names or ()) for what, part in parts.items() if part is not None}
+        if len(set(names.values())) > 1:
+            raise ValueError(f"results of different runs, their categories are not the same: {names}")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The K categories."""
+        of = self.verdict or self.result
+        assert of is not None
+        return of.class_names
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the training labels; empty where the categories are not the classes."""
+        if self.previews is not None and self.previews.label_names:
+            return self.previews.label_names
+        if self.influence is None or self.influence.metadata.get("categories") == "own":
+            return ()
+        return self.influence.names if int(self.influence.labels.max()) < len(self.influence.names) else ()
+
+
+def read_run(folder: Path) -> Run:
+    """Read the results in a folder, in its ``pareto`` or, of several runs below it, in that of the newest one.
+
+    A search that lies there, or in ``pareto_tuner`` below the folder, is read too if it is about the same categories.
+
+    Raises:
+        FileNotFoundError: if there is no verdict and no result.
+        ArtifactError: if a file is not whole, or results of different runs lie together.
+    """
+    home = _home(folder)
+    search = next((place for place in (home, folder, folder / "pareto_tuner") if (place / RESULT).is_file()), home)
+    analysed = home if (home / INFLUENCE).is_file() else _analysis_of(home)
+    verdict = _read(home / VERDICT, ParetoVerdict.load)
+    result = _read(search / RESULT, ParetoResult.load)
+    if search != home and result is not None and verdict is not None and result.class_names != verdict.class_names:
+        result = None
+    weights = _read(home / WEIGHTS, SampleWeights.load) or (result.weights if result else None)
+    try:
+        return Run(
+            verdict,
+            _read(analysed / INFLUENCE, InfluenceMatrix.load),
+            weights,
+            result,
+            _read(analysed / SAMPLES, SamplePreviews.load),
+        )
+    except ValueError as error:
+        raise error if isinstance(error, ArtifactError) else ArtifactError(f"{home}: {error}") from error
+
+
+def _home(folder: Path) -> Path:
+    """The folder of the results."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    for place in (folder, folder / "pareto"):
+        if any((place / name).is_file() for name in (VERDICT, RESULT)):
+            return place
+    below = [path for name in (VERDICT, RESULT) for path in folder.rglob(name)]
+    if not below:
+        raise FileNotFoundError(
+            f"no results in {folder} or below it: neither {VERDICT}, which ParetoCallback() writes after a fit, nor "
+            f"{RESULT}, which ParetoTuner(…) does. Name the run's log directory or the callback's dirpath"
+        )
+    return max(below, key=lambda path: path.stat().st_mtime).parent
+
+
+def _analysis_of(home: Path) -> Path:
+    """Where a search has left the influence that it began with."""
+    found = sorted(home.glob(f"finished/influence_on_*/{INFLUENCE}"), key=lambda path: path.stat().st_mtime)
+    return found[0].parent if found else home
+
+
+def _read(path: Path, load: Callable[[Path], T]) -> T | None:
+    return load(path) if path.is_file() else None

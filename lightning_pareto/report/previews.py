@@ -1,0 +1,147 @@
+"""What single training samples look like: small pictures and short texts of dataset items."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from lightning_pareto.artifacts import load_artifact, save_artifact
+
+LARGEST = 64
+"""Pixels of a picture's longer side."""
+
+LONGEST = 600
+"""Letters of a text."""
+
+CHANNELS = (1, 3, 4)
+LEAST_SIDE = 4
+
+Picture = npt.NDArray[np.uint8]
+Preview = Picture | str
+"""A picture, (H, W) or (H, W, 3), or a text."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SamplePreviews:
+    """Pictures and texts of some training samples.
+
+    Attributes:
+        of: preview by dataset index; samples that nothing could be shown of are not in it.
+        label_names: names of the labels; empty if they have none.
+    """
+
+    of: Mapping[int, Preview]
+    label_names: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        texts = sum(isinstance(preview, str) for preview in self.of.values())
+        return f"SamplePreviews({len(self.of) - texts} pictures, {texts} texts)"
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the previews to ``path`` (safetensors), whole or not at all."""
+        pictures = {str(index): preview for index, preview in self.of.items() if not isinstance(preview, str)}
+        texts = {str(index): preview for index, preview in self.of.items() if isinstance(preview, str)}
+        return save_artifact(path, "samples", pictures, {"texts": texts, "label_names": list(self.label_names)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "SamplePreviews":
+        """Read previews written by :meth:`save`.
+
+        Raises:
+            ArtifactError: if the file is not a whole samples artifact.
+        """
+        pictures, metadata = load_artifact(path, "samples")
+        found: dict[str, Preview] = {**pictures, **metadata["texts"]}
+        return cls({int(index): preview for index, preview in found.items()}, tuple(metadata["label_names"]))
+
+
+def preview_of(item: Any, function: Callable[[Any], Any] | None = None) -> Preview | None:
+    """What can be shown of a dataset item.
+
+    A string is a text. A tensor or array is a picture if it is (C, H, W) with one, three or four channels (of four the
+    first three are shown), or (H, W) or (H, W, C) with a ``function``; its own smallest value is black and its largest
+    white, so that normalised pictures can be seen, but brightness cannot be compared between samples. Of a mapping the
+    entry ``"text"`` is taken, else the first that can be shown; of a tuple or list likewise the first.
+
+    Args:
+        item: of the dataset.
+        function: of the item, returning a picture (tensor, array or PIL image) or a text.
+
+    Returns:
+        (H, W) or (H, W, 3) bytes of at most 64 pixels a side, a text of at most 600 letters, or None.
+    """
+    if function is not None:
+        return _shown(function(item), loose=True)
+    return next((found for part in _parts(item) if (found := _shown(part, loose=False)) is not None), None)
+
+
+def previews_of(
+    dataset: Any, indices: Iterable[int], function: Callable[[Any], Any] | None = None
+) -> tuple[dict[int, Preview], dict[int, Exception]]:
+    """Previews of some items of a dataset, and what went wrong with others.
+
+    Args:
+        dataset: with ``__getitem__``.
+        indices: of the items.
+        function: see :func:`preview_of`.
+    """
+    found, failed = dict[int, Preview](), dict[int, Exception]()
+    for index in map(int, indices):
+        try:
+            preview = preview_of(dataset[index], function)
+        except Exception as error:  # anything that a dataset or the function may raise
+            failed[index] = error
+        else:
+            if preview is not None:
+                found[index] = preview
+    return found, failed
+
+
+def _parts(item: Any) -> Iterable[Any]:
+    if isinstance(item, Mapping):
+        return itertools.chain([item["text"]] if "text" in item else [], item.values())
+    return item if isinstance(item, (tuple, list)) else [item]
+
+
+def _shown(value: Any, loose: bool) -> Preview | None:
+    if isinstance(value, str):
+        return value if len(value) <= LONGEST else value[: LONGEST - 1] + "…"
+    if isinstance(value, torch.Tensor):
+        value = value.detach().to("cpu", torch.float32).numpy()
+    elif hasattr(value, "convert") and hasattr(value, "size"):  # a PIL image
+        value = np.asarray(value.convert("RGB")).transpose(2, 0, 1)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+        return None
+    pixels = _channels_first(value, loose)
+    return None if pixels is None else _picture(pixels.astype(np.float32))
+
+
+def _channels_first(pixels: npt.NDArray[Any], loose: bool) -> npt.NDArray[Any] | None:
+    if loose and pixels.ndim == 2:
+        pixels = pixels[None]
+    if loose and pixels.ndim == 3 and pixels.shape[0] not in CHANNELS and pixels.shape[2] in CHANNELS:
+        pixels = pixels.transpose(2, 0, 1)
+    if pixels.ndim != 3 or pixels.shape[0] not in CHANNELS or min(pixels.shape[1:]) < LEAST_SIDE:
+        return None
+    return pixels[:3]
+
+
+def _picture(pixels: npt.NDArray[np.float32]) -> Picture:
+    """Bytes (H, W) or (H, W, 3) of a picture (C, H, W), over its own range and at most 64 pixels a side."""
+    finite = np.isfinite(pixels)
+    low, high = (pixels[finite].min(), pixels[finite].max()) if finite.any() else (0, 0)
+    scaled = (np.where(finite, pixels, low) - low) / max(high - low, 1e-12)
+    height, width = scaled.shape[1:]
+    if max(height, width) > LARGEST:
+        share = LARGEST / max(height, width)
+        size: Sequence[int] = [max(round(side * share), 1) for side in (height, width)]
+        scaled = F.interpolate(torch.from_numpy(scaled)[None], size=size, mode="area")[0].numpy()
+    picture = (255 * scaled).round().astype(np.uint8)
+    return picture[0] if len(picture) == 1 else np.ascontiguousarray(picture.transpose(1, 2, 0))

@@ -1,0 +1,224 @@
+"""Everything can be set from LightningCLI's YAML."""
+
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch.cli import LightningCLI
+
+from lightning_pareto import (
+    ClassificationTask,
+    CourseCorrection,
+    InfluenceMatrix,
+    ParetoCallback,
+    ParetoSampler,
+    ReweightedDataModule,
+    SampleWeights,
+)
+from lightning_pareto.command_line import main
+from tests.integration._models import Plain
+
+pytest.importorskip("jsonargparse", reason="the command line is an extra: pip install 'lightning_pareto[cli]'")
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def images(module, batch):
+    return module(batch[0])
+
+
+def smooth(logits, targets):
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none", label_smoothing=0.1)
+
+
+def sites(batch):
+    return batch[1] % 2
+
+
+CALLBACK = {
+    "task": {
+        "class_path": "lightning_pareto.ClassificationTask",
+        "init_args": {"logits": f"{__name__}.images", "loss": f"{__name__}.smooth"},
+    },
+    "class_names": ["a", "b", "c", "d"],
+    "categories": f"{__name__}.sites",
+    "category_names": ["east", "west"],
+    "curvature": "cg",
+    "measure": "soft_error",
+    "damping": 0.5,
+    "layers": ["network.*"],
+    "fisher": "exact",
+    "curvature_samples": 100,
+    "max_memory": 0.5,
+    "val_dataloader_idx": 1,
+    "dirpath": "results",
+    "seed": 7,
+    "verbose": False,
+}
+
+PARETO = CALLBACK | {
+    "folds": 4,
+    "budget": 0.3,
+    "level": 0.1,
+    "targets": ["east"],
+    "floors": -0.1,
+    "checkpoint": ["a.ckpt", "b.ckpt"],
+    "analyse": False,
+}
+
+CORRECTION = CALLBACK | {
+    "threshold": 0.1,
+    "level": 0.01,
+    "least_gain": 0.02,
+    "warmup_epochs": 4,
+    "max_corrections": 5,
+    "budget": 0.1,
+    "keep": 0.5,
+    "method": "paper",
+    "return_mass": "additive",
+}
+
+
+def parsed(tmp_path, **config):
+    path = tmp_path / "config.yaml"
+    quiet = {"logger": False, "accelerator": "cpu", "default_root_dir": str(tmp_path)}
+    config["trainer"] = quiet | config.get("trainer", {})
+    path.write_text(yaml.safe_dump(config))
+    return LightningCLI(
+        Plain,
+        pl.LightningDataModule,
+        subclass_mode_data=True,
+        run=False,
+        args=["--config", str(path)],
+        save_config_callback=None,
+        seed_everything_default=False,
+    )
+
+
+def data(tmp_path, **options):
+    """The data of the example, by its import path."""
+    return {"class_path": "lightning_cli.Plane", "init_args": {"samples": 8, **options}}
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """The example as an importable module; its command line is ours to set."""
+    monkeypatch.setattr(sys, "argv", ["lightning_cli.py"])
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning calls it in an older way
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import lightning_cli
+
+    return lightning_cli
+
+
+def callback_from(tmp_path, kind, options):
+    entry = {"class_path": f"lightning_pareto.{kind.__name__}", "init_args": options}
+    cli = parsed(tmp_path, trainer={"callbacks": [entry]}, data=data(tmp_path))
+    (callback,) = [each for each in cli.trainer.callbacks if type(each) is kind]
+    return callback
+
+
+def read_in_common(callback):
+    assert isinstance(callback.data.task, ClassificationTask)
+    batch = (torch.zeros(1), torch.tensor([3, 2]))
+    assert callback.data.task.logits(torch.nn.Identity(), batch) is batch[0]
+    assert callback.data.task.loss(torch.eye(2), torch.tensor([0, 1])).shape == (2,)
+    assert callback.data.categories(batch).tolist() == [1, 0]
+    assert list(callback.data.class_names) == ["a", "b", "c", "d"]
+    assert list(callback.data.category_names) == ["east", "west"]
+    assert callback.data.val_dataloader_idx == 1
+    options = callback.options
+    assert (options.curvature, options.measure, options.damping) == ("cg", "soft_error", 0.5)
+    assert (list(options.layers), options.fisher, options.curvature_samples) == (["network.*"], "exact", 100)
+    assert (options.seed, callback.max_memory, callback.verbose) == (7, 0.5, False)
+    assert callback.dirpath == Path("results")
+
+
+def test_every_option_of_the_callback(example, tmp_path):
+    callback = callback_from(tmp_path, ParetoCallback, PARETO)
+    read_in_common(callback)
+    assert (callback.options.folds, callback.budget, callback.level) == (4, 0.3, 0.1)
+    assert (list(callback.targets), callback.floors) == (["east"], -0.1)
+    assert (list(map(str, callback.checkpoint)), callback.analyse) == (["a.ckpt", "b.ckpt"], False)
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "last", "kept"])
+@pytest.mark.parametrize("targets", ["east", 1, [1, "east"]])
+def test_options_with_several_types(checkpoint, targets, example, tmp_path):
+    options = {"checkpoint": checkpoint, "targets": targets, "floors": [0.0, -0.1], "curvature_samples": None}
+    callback = callback_from(tmp_path, ParetoCallback, options)
+    assert callback.checkpoint == checkpoint
+    assert callback.targets == targets
+    assert list(callback.floors) == [0.0, -0.1]
+    assert callback.options.curvature_samples is None
+
+
+def test_every_option_of_course_correction(example, tmp_path):
+    callback = callback_from(tmp_path, CourseCorrection, CORRECTION)
+    read_in_common(callback)
+    rules, remedy = callback.rules, callback.remedy
+    assert (rules.threshold, rules.level, rules.least_gain) == (0.1, 0.01, 0.02)
+    assert (rules.warmup_epochs, rules.max_corrections) == (4, 5)
+    assert (remedy.budget, remedy.keep, remedy.method, remedy.return_mass) == (0.1, 0.5, "paper", "additive")
+
+
+@pytest.mark.parametrize("kind", [ParetoCallback, CourseCorrection])
+def test_the_defaults_survive_a_round_trip(kind, example, tmp_path):
+    expected, found = vars(kind()), vars(callback_from(tmp_path, kind, {}))
+    for name in ("options", "data", "rules", "remedy", "budget", "level", "targets", "floors", "checkpoint"):
+        assert found.get(name) == expected.get(name), name
+
+
+@pytest.mark.parametrize("weights", ["a path", [0.0, 2.0] * 4])
+def test_weights_from_a_file_or_a_list(weights, example, tmp_path):
+    if isinstance(weights, str):
+        weights = str(SampleWeights([0.0, 2.0] * 4).save(tmp_path / "weights.safetensors"))
+    options = {"datamodule": data(tmp_path), "weights": weights, "seed": 3}
+    cli = parsed(tmp_path, data={"class_path": "lightning_pareto.ReweightedDataModule", "init_args": options})
+    assert isinstance(cli.datamodule, ReweightedDataModule)
+    np.testing.assert_array_equal(cli.datamodule.weights.values, [0.0, 2.0] * 4)
+    assert (cli.datamodule.seed, cli.datamodule.loader, cli.datamodule.apply) == (3, None, "resampling")
+    sampler = cli.datamodule.train_dataloader().sampler
+    assert sorted(sampler) == [1, 1, 3, 3, 5, 5, 7, 7]
+
+    options |= {"apply": "loss", "loader": "labelled"}
+    cli = parsed(tmp_path, data={"class_path": "lightning_pareto.ReweightedDataModule", "init_args": options})
+    assert (cli.datamodule.apply, cli.datamodule.loader) == ("loss", "labelled")
+
+
+def fit(example, monkeypatch, config, *options):
+    monkeypatch.setattr(
+        sys, "argv", ["lightning_cli.py", "fit", "--config", str(EXAMPLES / "configs" / config), *options]
+    )
+    monkeypatch.setattr(example, "LightningCLI", Kept)
+    example.main()
+    return Kept.last
+
+
+class Kept(LightningCLI):
+    """Remembers the last one."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        Kept.last = self
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_the_configs_of_the_example_run_one_after_the_other(example, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fit(example, monkeypatch, "first_fit.yaml")
+    assert "Pareto improvement possible: YES" in capsys.readouterr().out
+    assert InfluenceMatrix.load("results/first_fit/pareto/influence.safetensors").names[0] == "east"
+    assert main(["reweight", "results/first_fit", "--budget", "0.3"]) == 0
+    second = fit(example, monkeypatch, "second_fit.yaml")
+    assert isinstance(second.trainer.train_dataloader.sampler, ParetoSampler)
+    weights = SampleWeights.load("results/first_fit/pareto/weights.safetensors").values
+    np.testing.assert_array_equal(second.datamodule.weights.values, weights)
+    assert "val_accuracy/east" in second.trainer.callback_metrics
+    corrected = fit(example, monkeypatch, "course_correction.yaml", "--trainer.max_epochs", "5")
+    (callback,) = [each for each in corrected.trainer.callbacks if isinstance(each, CourseCorrection)]
+    assert callback.corrections

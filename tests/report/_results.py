@@ -1,0 +1,67 @@
+"""Result objects of any size, some of their categories absent."""
+
+import functools
+
+import numpy as np
+
+from lightning_pareto import InfluenceMatrix, ParetoResult, check_pareto, reweight
+from lightning_pareto.reweighting import TrialSummary
+
+
+def influence(k=3, n=120, absent=(), names=None, folds=4, seed=0, drift=-0.05):
+    """Every sample helps its own category most; a fifth of them harm. The drift is that of a converged model."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, k, n)
+    scores = 0.3 * rng.normal(size=(n, k))
+    scores[np.arange(n), labels] += 1
+    scores[rng.random(n) < 0.2] -= 0.8
+    scores += drift - scores.mean(axis=0)
+    parts = scores + 0.2 * rng.normal(size=(folds, n, k))
+    support, fold_support = np.full(k, 60), np.full((folds, k), 60 // folds)
+    for category in absent:
+        scores[:, category] = parts[:, :, category] = np.nan
+        support[category] = fold_support[:, category] = 0
+    return InfluenceMatrix(
+        scores,
+        labels,
+        names or [f"class {i}" for i in range(k)],
+        support=support,
+        fold_scores=parts,
+        fold_support=fold_support,
+        predicted=rng.integers(0, k, n),
+        metadata={"options": {"curvature": "ekfac", "damping": 0.1, "folds": folds, "measure": "loss"}},
+    )
+
+
+def result(matrix, seed=0, accepted=True, trials=((15, 0.8, 0.6), (0, 0.8, 0.6), (1, 0.7, 0.3), (15, 0.9, 0.7))):
+    rng = np.random.default_rng(seed)
+    k = len(matrix.names)
+    before = np.where(matrix.present, rng.integers(30, 50, k) / 60, np.nan)
+    after = np.where(matrix.present, rng.integers(35, 55, k) / 60, np.nan)
+    return ParetoResult(
+        class_names=matrix.names,
+        before=before,
+        after=after,
+        support=matrix.support,
+        p_values=rng.uniform(size=k),
+        gain=0.031,
+        gain_error=0.012,
+        accepted=accepted,
+        reason="the mean accuracy changes by +3.1 ± 1.2 points; no category falls beyond chance.",
+        weights=reweight(matrix) if accepted else None,
+        ckpt_path="/runs/best.ckpt",
+        best_epoch=9,
+        epochs_spent=sum(trial[0] for trial in trials),
+        trials=tuple(TrialSummary(f"trial {i}", *trial) for i, trial in enumerate(trials)),
+    )
+
+
+def everything(k=3, n=120, absent=(), names=None):
+    """An influence matrix, the verdict, weights and a result from it; the same objects for the same question."""
+    return _everything(k, n, tuple(absent), None if names is None else tuple(names))
+
+
+@functools.cache
+def _everything(k, n, absent, names):
+    matrix = influence(k, n, absent, names)
+    return matrix, check_pareto(matrix), reweight(matrix), result(matrix)

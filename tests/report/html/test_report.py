@@ -1,0 +1,362 @@
+"""The report as a document: what it holds, and that nothing in it does anything."""
+
+import base64
+import hashlib
+import json
+import re
+import struct
+import sys
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lightning_pareto import (
+    ArtifactError,
+    InfluenceMatrix,
+    SamplePreviews,
+    check_pareto,
+    render_report,
+    reweight,
+    suspected_samples,
+    write_report,
+)
+from lightning_pareto.report.html.pictures import inline_svg, png_data
+from tests.report._results import everything, influence, result
+from tests.report.html._page import parse
+
+EVIL = '</script><script>alert(1)</script><img src=x onerror=alert(2)> " onclick="alert(3)'
+NAMES = ["cat", "dog", "cow"]
+
+
+def previews(matrix, text=None):
+    picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    return SamplePreviews({int(i): text or picture for i in suspected_samples(matrix, 48).index}, matrix.names)
+
+
+@pytest.fixture(scope="module")
+def page():
+    matrix, verdict, weights, found = everything(3, absent=(1,), names=NAMES)
+    text = render_report(
+        verdict, influence=matrix, weights=weights, result=found, previews=previews(matrix), title="a run"
+    )
+    return parse(text), matrix, verdict, found
+
+
+def rows_of(table):
+    return [[cell.text for cell in row.children if not isinstance(cell, str)] for row in table.one("tbody").all("tr")]
+
+
+def column(table, head):
+    heads = [th.text for th in table.one("thead").all("th")]
+    return {row[0]: row[heads.index(head)] for row in rows_of(table)}
+
+
+def test_it_says_the_verdict_first_and_the_figures_behind_it(page):
+    tree, _, verdict, found = page
+    assert tree.one("title").text == "Pareto report: a run"
+    assert verdict.answer == "yes"
+    assert tree.one("h1").text.startswith("Yes: every class can still gain")
+    facts = {
+        div.one("dt").text: div.one("dd", class_="value").text for div in tree.one("dl", class_="facts").all("div")
+    }
+    assert facts["Headroom, in sample"] == f"{verdict.headroom:.3f}"
+    assert facts["Least held-out gain"] == f"{np.nanmin(verdict.held_out_gain):+.3f}"
+    assert facts["p-value"] == (f"{verdict.p_value:.2g}" if verdict.p_value >= 1e-4 else "< 0.0001")
+    assert f"{np.nanmean(found.after):.1%}" in tree.one("p", class_="lead").text
+
+
+def test_the_table_of_classes_holds_every_class(page):
+    tree, _, verdict, found = page
+    table = next(tree.all("table"))
+    assert [row[0] for row in rows_of(table)] == NAMES
+    assert column(table, "Held-out gain")["cow"] == f"{verdict.held_out_gain[2]:+.3f}".replace("-", "−")
+    assert (
+        column(table, "Held-out gain")["dog"] == column(table, "Before")["dog"] == column(table, "Price")["dog"] == "–"
+    )
+    assert column(table, "Samples") == {"cat": "60", "dog": "0", "cow": "60"}
+    assert column(table, "After")["cat"] == f"{100 * found.after[0]:.1f}"
+    keys = {td["data-key"] for td in table.all("td")}
+    assert str(float(verdict.prices[0])) in keys
+
+
+def test_headings_can_be_pressed_and_say_how_they_are_sorted(page):
+    tree, *_ = page
+    for table in tree.all("table"):
+        for head in table.one("thead").all("th"):
+            assert head["aria-sort"] == "none"
+            assert head["scope"] == "col"
+            assert head.one("button")["type"] == "button"
+
+
+def test_the_suspects_are_shown_with_their_labels_by_name(page):
+    tree, matrix, *_ = page
+    cards = [li for ul in tree.all("ul", class_="suspects") for li in ul.all("li")]
+    table = suspected_samples(matrix, 48)
+    assert len(cards) == (table.total < 0).sum() > 12
+    for card, index, given, predicted in zip(cards, table.index, table.given, table.predicted, strict=False):
+        words = card.text.split()
+        assert words[words.index("given") + 1] == NAMES[given]
+        assert words[words.index("predicted") + 1] == NAMES[predicted]
+        assert f"#{index} · harms {(matrix.scores[index] < 0).sum()}/3" in card.text
+        assert card.one("img")["src"].startswith("data:image/png;base64,")
+        assert card.one("img")["alt"] == f"Sample {index}"
+    assert ", ".join(map(str, table.index[: len(cards)])) == tree.one("p", class_="indices").text
+
+
+def test_only_samples_that_harm_are_suspects():
+    scores = np.array([[1.0, 1.0], [-3.0, 1.0], [-1.0, -1.0], [0.5, 0.0]])
+    matrix = InfluenceMatrix(scores, [0, 1, 0, 1])
+    tree = parse(render_report(check_pareto(matrix), influence=matrix))
+    assert [p.text for p in tree.all("p", class_="small")] == ["#1 · harms 1/2", "#2 · harms 2/2"]
+
+
+def test_every_figure_is_there_and_described(page):
+    tree, *_ = page
+    figures = list(tree.all("svg"))
+    assert len(figures) == 6
+    assert all(svg["role"] == "img" and len(svg["aria-label"]) > 20 for svg in figures)
+    ids = [element["id"] for element in tree.all() if "id" in element.attributes]
+    assert len(ids) == len(set(ids))
+    for element in tree.all():
+        for name, value in element.attributes.items():
+            for target in re.findall(r"url\(#([^)]*)\)", value or "") + re.findall(r"^#(.+)", value or ""):
+                assert target in ids, f"{element.tag} {name}={value}"
+
+
+def test_it_says_how_it_was_computed_and_when_not_to_trust_it(page):
+    tree, matrix, _, found = page
+    how = {div.one("dt").text: div.one("dd").text for div in tree.one("dl", class_="how").all("div")}
+    assert how["Curvature"] == "ekfac"
+    assert how["Damping"] == "0.1"
+    assert how["Folds"] == "4"
+    assert how["Training samples"] == str(len(matrix.labels))
+    assert how["Model handed back"] == found.ckpt_path
+    cautions = [li.text for li in tree.one("ul", class_="cautions").all("li")]
+    assert any("without validation samples: dog" in caution for caution in cautions)
+    assert any("first order" in caution for caution in cautions)
+
+
+def test_it_asks_nobody_for_anything(page):
+    tree, *_ = page
+    for element in tree.all():
+        for name in ("src", "href", "xlink:href", "action", "poster", "srcset", "data"):
+            value = element.attributes.get(name, "")
+            assert value.startswith(("data:", "#")) or not value, (element.tag, name, value)
+        assert not any(name.startswith("on") for name in element.attributes)
+        if element.tag != "svg":
+            assert not re.search(r"https?:|//", element.attributes.get("style") or "")
+    style = "".join(style.text for style in tree.all("style"))
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_only_its_own_script_may_run(page):
+    tree, *_ = page
+    policy = tree.one("meta", http_equiv="Content-Security-Policy")["content"]
+    data, script = tree.all("script")
+    assert data["type"] == "application/json"
+    digest = base64.b64encode(hashlib.sha256("".join(script.children).encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe-inline" not in policy.split("script-src")[1]
+
+
+def test_names_and_texts_stay_text_everywhere():
+    matrix, verdict, weights, found = everything(3, names=[EVIL, "dog", "{{ 7 * 7 }}"])
+    text = render_report(
+        verdict, influence=matrix, weights=weights, result=found, previews=previews(matrix, EVIL), title=EVIL
+    )
+    tree = parse(text)
+    scripts = list(tree.all("script"))
+    assert len(scripts) == 2
+    assert json.loads("".join(scripts[0].children))["class_names"] == [EVIL, "dog", "{{ 7 * 7 }}"]
+    assert "alert(" not in "".join(scripts[1].children)
+    assert not [element for element in tree.all() if "onclick" in element.attributes or "onerror" in element.attributes]
+    assert all(img["src"].startswith("data:") for img in tree.all("img"))
+    assert EVIL[:70] in tree.one("title").text
+    assert next(next(tree.all("tbody")).all("th"))["data-key"].startswith(EVIL[:50])
+    assert {quote.text for quote in tree.all("blockquote")} == {EVIL}
+    assert any("</script>" in label.text for svg in tree.all("svg") for label in svg.all("text"))
+    assert "49" not in {cell.text for cell in tree.all("th")}
+    assert "<script>alert" not in text
+
+
+@pytest.mark.parametrize("k", [2, 100])
+def test_few_and_many_classes(k):
+    matrix, verdict, weights, found = everything(k, 20 * k)
+    tree = parse(render_report(verdict, influence=matrix, weights=weights, result=found))
+    assert len(rows_of(next(tree.all("table")))) == k
+    tall = list(tree.all("div", class_="scroll tall"))
+    assert len(tall) == (3 if k == 100 else 0)
+
+
+def test_not_proven_says_what_is_missing():
+    rng = np.random.default_rng(0)
+    parts = rng.normal(size=(4, 200, 2))
+    labels, support = rng.integers(0, 2, 200), np.full((4, 2), 20)
+    matrix = InfluenceMatrix(parts.mean(axis=0), labels, ["cat", "dog"], fold_scores=parts, fold_support=support)
+    verdict = check_pareto(matrix)
+    assert verdict.answer == "not proven"
+    tree = parse(render_report(verdict))
+    assert tree.one("p", class_="badge not-proven").text == "not proven"
+    assert tree.one("h1").text.startswith("Not proven")
+    lacking = [li.text for li in tree.one("ul", class_="lacking").all("li")]
+    needed = [name for name, n in zip(verdict.class_names, verdict.samples_needed, strict=True) if n > 80]
+    assert {line.split(":")[0].strip() for line in lacking} == set(needed) != set()
+    assert any("leave the weights alone" in li.text for li in tree.one("ul", class_="cautions").all("li"))
+
+
+def test_an_underfitted_model_is_to_be_trained_on():
+    verdict = check_pareto(influence(3, drift=0.2))
+    assert verdict.improvable
+    assert verdict.underfitted
+    tree = parse(render_report(verdict))
+    assert tree.one("h1").text.startswith("Yes, but the model is underfitted")
+    assert tree.one("p", class_="badge underfitted")
+
+
+def test_without_folds_nothing_is_proven():
+    tree = parse(render_report(check_pareto(influence(3).of_folds([0, 1]))))
+    assert tree.one("h1").text.startswith("Nothing is proven: without held-out folds")
+    assert "p-value" not in tree.one("dl", class_="facts").text
+
+
+def test_a_result_alone_and_a_refused_one():
+    tree = parse(render_report(result=result(influence(), accepted=False)))
+    assert tree.one("h1").text.startswith("A second fit with weights was tried and not accepted. The mean accuracy")
+    assert {th.text for th in next(tree.all("thead")).all("th")} >= {"Before", "After", "p of a fall"}
+    assert not list(tree.all("p", class_="badge"))
+
+
+def test_a_fall_that_may_be_chance_is_named():
+    found = result(influence(names=NAMES))
+    assert "rarely chance" not in render_report(result=replace(found, p_values=np.array([0.06, 0.9, 1.0])))
+    tree = parse(render_report(result=replace(found, p_values=np.array([0.9, 0.04, 1.0]))))
+    change = f"{100 * (found.after[1] - found.before[1]):+.1f}"
+    assert f"rarely chance: dog ({change} points)" in tree.one("ul", class_="cautions").text
+
+
+def test_names_in_any_writing():
+    names = ["猫", "собака", "קו\u202e", "$x$\x00\ud800"]
+    matrix, verdict, weights, found = everything(4, names=names)
+    tree = parse(render_report(verdict, influence=matrix, weights=weights, result=found))
+    assert [row[0] for row in rows_of(next(tree.all("table")))] == ["猫", "собака", "קו?", "$x$??"]
+    assert {"猫", "собака", "קו?", "$x$??"} <= {label.text for label in tree.all("text")}
+
+
+def test_labels_of_other_categories_are_numbers():
+    matrix = influence(3, names=NAMES)
+    own = InfluenceMatrix(matrix.scores, matrix.labels, NAMES, metadata={"categories": "own"})
+    tree = parse(render_report(check_pareto(own), influence=own))
+    given = {p.one("strong").text for p in tree.all("p", class_="labels")}
+    assert given <= {"0", "1", "2"}
+    named = SamplePreviews({}, ("x", "y", "z"))
+    tree = parse(render_report(check_pareto(own), influence=own, previews=named))
+    assert {p.one("strong").text for p in tree.all("p", class_="labels")} <= {"x", "y", "z"}
+
+
+def test_there_has_to_be_something_to_report():
+    with pytest.raises(ValueError, match="nothing to report"):
+        render_report(influence=influence())
+    with pytest.raises(ValueError, match="different runs"):
+        render_report(check_pareto(influence(3)), result=result(influence(4)))
+
+
+def test_an_absent_jinja_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError, match=r"pip install 'lightning_pareto\[report\]'"):
+        render_report(result=result(influence()))
+
+
+def test_a_picture_is_a_whole_png():
+    for picture in (np.arange(12, dtype=np.uint8).reshape(3, 4), np.arange(36, dtype=np.uint8).reshape(3, 4, 3)):
+        file = base64.b64decode(png_data(picture).split(",")[1])
+        assert file.startswith(b"\x89PNG\r\n\x1a\n")
+        assert struct.unpack(">II", file[16:24]) == (4, 3)
+        size = struct.unpack(">I", file[33:37])[0]
+        rows = zlib.decompress(file[41 : 41 + size])
+        assert rows == b"".join(b"\0" + row.tobytes() for row in picture)
+        assert zlib.crc32(file[37 : 41 + size]) == struct.unpack(">I", file[41 + size : 45 + size])[0]
+
+
+def test_a_drawing_takes_the_ink_of_the_page():
+    svg = inline_svg(lambda ax: ax.plot([1, 2], label="a"), "key", 'so "described" <b>', 2)
+    tree = parse(svg)
+    assert "currentColor" in svg
+    assert "#010203" not in svg
+    assert tree.one("svg")["aria-label"] == 'so "described" <b>'
+    assert "width" not in tree.one("svg").attributes
+    assert not list(tree.all("style"))
+    assert not list(tree.all("metadata"))
+
+
+class TestOnDisk:
+    def fill(self, folder, k=3, names=None):
+        matrix, verdict, weights, found = everything(k, names=names)
+        matrix.save(folder / "influence.safetensors")
+        verdict.save(folder / "verdict.safetensors")
+        return matrix, weights, found
+
+    def test_it_lies_in_the_folder_of_the_run(self, tmp_path):
+        self.fill(tmp_path / "pareto", names=NAMES)
+        path = write_report(tmp_path)
+        assert path == tmp_path / "report.html"
+        tree = parse(path.read_text("utf-8"))
+        assert tree.one("title").text == f"Pareto report: {tmp_path.name}"
+        assert [row[0] for row in rows_of(next(tree.all("table")))] == NAMES
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["pareto", "report.html"]
+        assert write_report(tmp_path / "pareto" / "verdict.safetensors") == tmp_path / "pareto" / "report.html"
+
+    def test_everything_that_is_there_is_in_it(self, tmp_path):
+        matrix, _, found = self.fill(tmp_path)
+        reweight(matrix, budget=0.1).save(tmp_path / "weights.safetensors")
+        found.save(tmp_path / "result.safetensors")
+        previews(matrix, "a text of mine").save(tmp_path / "samples.safetensors")
+        tree = parse(write_report(str(tmp_path), str(tmp_path / "new" / "page.html")).read_text("utf-8"))
+        assert {quote.text for quote in tree.all("blockquote")} == {"a text of mine"}
+        assert len(list(tree.all("svg"))) == 6
+        assert "0.1" in tree.one("dl", class_="how").text
+
+    def test_the_folder_of_a_search(self, tmp_path):
+        matrix, verdict, _, found = everything(3)
+        found.save(tmp_path / "result.safetensors")
+        verdict.save(tmp_path / "verdict.safetensors")
+        matrix.save(tmp_path / "finished" / "influence_on_the_loss_ab" / "influence.safetensors")
+        previews(matrix).save(tmp_path / "finished" / "influence_on_the_loss_ab" / "samples.safetensors")
+        tree = parse(write_report(tmp_path).read_text("utf-8"))
+        assert len(list(tree.all("img"))) > 12
+        assert len(list(tree.all("svg"))) == 6
+
+    def test_of_several_runs_the_newest(self, tmp_path):
+        import os
+
+        for number in (1, 2, 3):
+            folder = tmp_path / "lightning_logs" / f"version_{number}" / "pareto"
+            self.fill(folder, number + 1)
+            os.utime(folder / "verdict.safetensors", (1000 if number == 3 else 2000 + number,) * 2)
+        tree = parse(write_report(tmp_path).read_text("utf-8"))
+        assert len(rows_of(next(tree.all("table")))) == 3
+
+    def test_a_search_about_other_categories_is_left_out(self, tmp_path):
+        self.fill(tmp_path / "pareto")
+        result(influence(4)).save(tmp_path / "pareto_tuner" / "result.safetensors")
+        tree = parse(write_report(tmp_path).read_text("utf-8"))
+        assert "Before" not in next(tree.all("thead")).text
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"no results in .* neither verdict\.safetensors"):
+            write_report(tmp_path)
+        with pytest.raises(FileNotFoundError, match="there is no folder"):
+            write_report(tmp_path / "nowhere")
+
+    def test_half_a_file_or_another_run(self, tmp_path):
+        self.fill(tmp_path)
+        result(influence(4)).save(tmp_path / "result.safetensors")
+        with pytest.raises(ArtifactError, match="results of different runs"):
+            write_report(tmp_path)
+        (tmp_path / "verdict.safetensors").write_bytes(b"half")
+        with pytest.raises(ArtifactError, match="not a whole safetensors file"):
+            write_report(tmp_path)
+        assert not (tmp_path / "report.html").exists()

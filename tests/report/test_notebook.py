@@ -1,0 +1,118 @@
+"""Results in a notebook: HTML, data frames, and their own figures."""
+
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from lightning_pareto import ClasswiseComparison, suspected_samples
+from tests.report._results import everything
+
+EVIL = "<script>alert('x')</script> & \"co\""
+
+
+class Reader(HTMLParser):
+    """Tags and texts of the cells of a page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def shown(k=3, n=120, absent=(), names=None):
+    matrix, verdict, weights, result = everything(k, n, absent, names)
+    comparison = ClasswiseComparison({"a": [result.before] * 2, "b": [result.after] * 2}, matrix.names, "a")
+    return {
+        "InfluenceMatrix": matrix,
+        "ParetoVerdict": verdict,
+        "SampleWeights": weights,
+        "ParetoResult": result,
+        "ClasswiseComparison": comparison,
+        "SampleTable": suspected_samples(matrix),
+    }
+
+
+KINDS = list(shown())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_stay_text(kind):
+    names = [EVIL, "dog", "cow"]
+    page = Reader(shown(names=names)[kind]._repr_html_())
+    assert not {"script", "img"} & set(page.tags)
+    assert "table" in page.tags
+    if kind != "SampleTable":  # its categories are not named
+        assert EVIL in page.texts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_tables_are_cut(kind):
+    page = shown(100, 1000, absent=(5,))[kind]._repr_html_()
+    assert page.count("<tr>") == 21
+    assert "80 more" in page or kind in ("ClasswiseComparison", "SampleTable")
+    assert "nan" not in page
+
+
+def test_the_numbers_are_those_of_the_results():
+    results = shown(3, absent=(1,))
+    verdict, result = results["ParetoVerdict"], results["ParetoResult"]
+    texts = Reader(verdict._repr_html_()).texts
+    assert f"Pareto improvement possible: {verdict.answer.upper()}" in texts
+    row = texts.index("class 2")
+    gain, error, alone, price = (float(x) for x in texts[row + 1 : row + 5])
+    expected = [verdict.held_out_gain[2], verdict.standard_error[2], verdict.alone[2], verdict.prices[2]]
+    np.testing.assert_allclose([gain, error, alone, price], expected, atol=0.005)
+    assert texts[texts.index("class 1") + 1] == "–"
+    texts = Reader(result._repr_html_()).texts
+    assert texts[texts.index("class 0") + 1] == f"{result.before[0]:.1%}"
+    assert result.reason in texts
+
+
+def test_data_frames_hold_every_number():
+    results = shown(3, absent=(1,))
+    frames = {kind: value.to_pandas() for kind, value in results.items()}
+    verdict, result, matrix = (results[kind] for kind in ("ParetoVerdict", "ParetoResult", "InfluenceMatrix"))
+    assert frames["ParetoVerdict"].index.tolist() == list(verdict.class_names)
+    for name in ("held_out_gain", "lower_bound", "prices", "samples_needed", "targets"):
+        np.testing.assert_array_equal(frames["ParetoVerdict"][name], getattr(verdict, name))
+    np.testing.assert_array_equal(frames["ParetoResult"]["change"], result.after - result.before)
+    np.testing.assert_array_equal(frames["SampleWeights"]["weight"], results["SampleWeights"].values)
+    np.testing.assert_array_equal(frames["InfluenceMatrix"][list(matrix.names)], matrix.scores)
+    np.testing.assert_array_equal(frames["InfluenceMatrix"]["given"], matrix.labels)
+    assert frames["SampleTable"].index.tolist() == results["SampleTable"].index.tolist()
+    comparison = frames["ClasswiseComparison"]
+    found = comparison[(comparison["arm"] == "b") & (comparison["seed"] == 1)].set_index("class")["accuracy"]
+    np.testing.assert_array_equal(found, result.after)
+
+
+def test_a_category_called_like_a_column_is_kept_apart():
+    frame = shown(names=["given", "dog", "cow"])["InfluenceMatrix"].to_pandas()
+    assert list(frame.columns) == ["given", "predicted", "influence on given", "dog", "cow"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_absent_pandas_says_what_to_install(kind, monkeypatch):
+    value = shown()[kind]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        value.to_pandas()
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_results_draw_themselves(kind):
+    results = shown()
+    inputs = {"InfluenceMatrix": ("class 0", "class 1"), "SampleWeights": (results["InfluenceMatrix"].labels,)}
+    mine = Figure().add_subplot()
+    figure, ax = results[kind].plot(*inputs.get(kind, ()), ax=mine)
+    assert ax is mine
+    assert figure is mine.figure
+    assert ax.has_data()
