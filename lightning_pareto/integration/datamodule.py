@@ -56,7 +56,7 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
 
     Raises:
         TypeError: if the loader's samples have no index, or it batches by a sampler of its own.
-        ValueError: if there are not as many weights as samples.
+        ValueError: if there are not as many weights as samples, or the weights were made for other labels.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -66,12 +66,7 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
     """
     check_map_style(dataloader, "the train dataloader")
     weights = _read(weights)
-    size = len(dataloader.dataset)  # type: ignore[arg-type]
-    if len(weights) != size:
-        raise ValueError(
-            f"{len(weights)} weights for a training dataset of {size} samples: weights belong to the dataset that "
-            "influence was computed on, one for each index"
-        )
+    weights.check_dataset(dataloader.dataset)
     if type(dataloader.batch_sampler) is not BatchSampler:
         raise TypeError(
             f"the train dataloader batches with {type(dataloader.batch_sampler).__name__}, which would not see the "
@@ -108,8 +103,8 @@ class ReweightedDataModule(pl.LightningDataModule):
 
     Raises:
         TypeError: if it is not a LightningDataModule.
-        ValueError: for another ``apply``; from ``train_dataloader``, if there are not as many weights as samples or
-            ``loader`` does not choose one of several.
+        ValueError: for another ``apply``; from ``train_dataloader``, if there are not as many weights as samples, they
+            were made for other labels, or ``loader`` does not choose one of several.
 
     Example:
         >>> import torch

@@ -10,6 +10,7 @@ from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.trial_result import TrialResult, summary_of
 from lightning_pareto.reweighting.outcomes import Change, Outcome, pooled
 from lightning_pareto.reweighting.search_result import ParetoResult
+from lightning_pareto.terminal import listed
 
 CONFIRMING = 0.16
 """Level of the test of the mean where the verdict is *yes*: one standard error, for one finalist.
@@ -184,7 +185,7 @@ def _accept(
 def _objection(best: Tried, ordinaries: Sequence[TrialResult], level: float) -> str:
     lost = [name for name, yes in zip(ordinaries[0].outcome.names, best.harmed(ordinaries, level), strict=True) if yes]
     if lost:
-        return f"but {', '.join(lost[:5])} would fall beyond chance"
+        return f"but {listed(lost, 5)} would fall beyond chance"
     if best.harmless_fit(ordinaries, level) is None:
         return "but in each of the models some category would fall beyond chance"
     return "which is too little to be sure of"
@@ -193,7 +194,7 @@ def _objection(best: Tried, ordinaries: Sequence[TrialResult], level: float) -> 
 def _rising(change: Change, level: float) -> str:
     names = [name for name, yes in zip(change.after.names, change.risen(level), strict=True) if yes]
     verb = "rises" if len(names) == 1 else "rise"
-    return f"; {', '.join(names[:5])}{' and others' if len(names) > 5 else ''} {verb} beyond chance" if names else ""
+    return f"; {listed(names, 5)} {verb} beyond chance" if names else ""
 
 
 def _measured(change: Change) -> str:

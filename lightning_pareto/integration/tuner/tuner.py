@@ -173,7 +173,7 @@ class ParetoTuner:
         if trials.goes_on:
             log.say(f"An interrupted search goes on in {folder}.")
         analysis = analyse(trials, options, checkpoint)
-        self.influence, trials.labels = analysis.influence, analysis.influence.labels
+        self.influence = analysis.influence
         self.verdict = check_pareto(self.influence, budget=self._callback.budget, level=self._callback.level)
         log.say("\n" + str(self.verdict).split("\nNext: ")[0] + "\n")  # the search goes on by itself
         situation = situation_of(trials, options, analysis, self._callback)
