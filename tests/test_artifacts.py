@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -213,3 +214,15 @@ def test_what_a_killed_writer_leaves_is_never_read_and_goes_in_the_end(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([path, new, other]), "another process may be writing the new one"
     remove_temporaries(tmp_path)
     assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_colleagues_may_read_a_file_where_they_may_read_others(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = save_artifact(tmp_path / "a.safetensors", "weights", {"a": np.zeros(2)}, {})
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        path.chmod(0o600)
+        save_artifact(path, "weights", {"a": np.ones(2)}, {})
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, "as the user has set it"
+    finally:
+        os.umask(before)
