@@ -51,6 +51,12 @@ def test_it_runs_in_processes_that_end_with_every_fit(tmp_path):
     np.testing.assert_array_equal(again.after, result.after)
 
 
+def test_spawned_processes_find_what_forked_ones_find(tmp_path):
+    """Module, data and callbacks have to travel to new interpreters for every trial."""
+    model, tuner, result = search(tmp_path, "ddp_spawn", max_epochs_spent=6)
+    assert_sound(result, model, epochs=6)
+
+
 SCRIPT = """
 import json
 import sys
