@@ -42,6 +42,7 @@ from second_fit_data import drawn
 
 WEIGHTED, UNWEIGHTED = "taken again with weights", "taken again without"
 NO_WEIGHTS = 1e-9  # a budget that moves nothing
+CORRECTIONS = "corrections"
 MODES = ("direct", "course_correction")
 LATER = (1, 3, None)  # epochs later, None for the end of the fit
 
@@ -184,15 +185,16 @@ def searched(case: Case, split: Split, seed: int, mode: Any, epochs: int) -> dic
 
 
 def run_seed(case: Case, seed: int, options: argparse.Namespace, path: Path) -> dict[str, Any]:
-    """What a seed gives, or what its file holds already."""
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    split = case.split(seed)
-    found = {"corrections": corrections(case, split, seed, options.falls)}
-    found |= {mode: searched(case, split, seed, mode, options.search_epochs) for mode in MODES}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found))
+    """Run the parts of a seed that are not in its file yet; returns what the file holds then."""
+    split, found = case.split(seed), json.loads(path.read_text()) if path.exists() else {}
+    for part in options.parts:
+        if part not in found:
+            if part == CORRECTIONS:
+                found[part] = corrections(case, split, seed, options.falls)
+            else:
+                found[part] = searched(case, split, seed, part, options.search_epochs)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(found))
     return found
 
 
@@ -218,8 +220,8 @@ def split_change(pairs: list[list[tuple[Any, Any, Any]]]) -> str:
 def report_corrections(results: list[dict[str, Any]]) -> None:
     print(f"  {'':<42}  tried  kept  targets         others")
     for arm in (WEIGHTED, UNWEIGHTED):
-        tried = [result["corrections"][arm] for result in results]
-        fits = [np.array(result["corrections"]["ordinary"]) for result in results]
+        tried = [result[CORRECTIONS][arm] for result in results]
+        fits = [np.array(result[CORRECTIONS]["ordinary"]) for result in results]
         kept = [[each for each in of_seed if each["accepted"]] for of_seed in tried]
         counts = f"{sum(map(len, tried)):5d}  {sum(map(len, kept)):4d}"
         for what, chosen in (("all", tried), ("kept", kept)):
@@ -245,13 +247,13 @@ def report_corrections(results: list[dict[str, Any]]) -> None:
 def report_modes(results: list[dict[str, Any]]) -> None:
     print(f"  {'PARETO-LP-GA':<18}  found  accepted  epochs  against the epoch before         ordinary next epoch")
     for mode in MODES:
-        runs = [result[mode] for result in results]
+        runs = [result[mode] for result in results if mode in result]
         found = [run for run in runs if run["weighted"] is not None]
         cells = [
             split_change([[(run["targets"], run[start], run["weighted"])] for run in found])
             for start in ("before", "ordinary")
         ]
-        epochs = np.mean([run["epochs"] for run in runs])
+        epochs = np.mean([run["epochs"] for run in runs]) if runs else np.nan
         accepted = sum(run["accepted"] for run in runs)
         print(f"  {mode:<18}  {len(found):5d}  {accepted:8d}  {epochs:6.0f}  {'   '.join(cells)}")
 
@@ -272,8 +274,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=["digits", "Fashion-MNIST"], help="data sets")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
-    parser.add_argument("--falls", type=int, default=6, help="falls of a fit that are corrected at most")
-    parser.add_argument("--search-epochs", type=int, default=42, help="epochs of a search after the first fit")
+    parser.add_argument("--falls", type=int, default=4, help="falls of a fit that are corrected at most")
+    parser.add_argument("--search-epochs", type=int, default=26, help="epochs of a search after the first fit")
+    parser.add_argument("--parts", nargs="*", default=[CORRECTIONS, *MODES], choices=[CORRECTIONS, *MODES])
     parser.add_argument("--out", type=Path, default=Path("course_corrections"), help="where finished seeds are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -284,7 +287,8 @@ def main() -> None:
             case, seeds = make(), range(options.first_seed, options.first_seed + options.seeds)
             results = [run_seed(case, seed, options, options.out / f"{name}_{seed}.json") for seed in seeds]
             print(f"\n{name}, {len(results)} seeds", flush=True)
-            report_corrections(results)
+            if CORRECTIONS in options.parts:
+                report_corrections(results)
             report_modes(results)
 
 
