@@ -1,4 +1,4 @@
-"""Every code block of the README runs."""
+"""Every code block of the README and of the recipes runs."""
 
 import gzip
 import re
@@ -17,7 +17,8 @@ from tests.integration._models import Data, Plain, datasets
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+RECIPES = (ROOT / "examples" / "recipes.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README + RECIPES, re.DOTALL)
 BASH = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 
 

@@ -132,7 +132,7 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], Case]]:
     size, val = options.samples, options.val_samples
     residual = Job(lambda: resnet9(8, channels=1), options.epochs, batch_size=128, lr=1e-2, budget=0.3)
     colour = Job(lambda: resnet9(16), options.epochs, batch_size=128, lr=1e-2, budget=0.3)
-    found["Fashion-MNIST, 30 % wrong, ResNet-9"] = lambda: Case(fashion(options, 0.3, 0.0, 0.0), residual)
+    found["Fashion-MNIST (ResNet-9), 30 % wrong"] = lambda: Case(fashion(options, 0.3, 0.0, 0.0), residual)
     for name, folder, read in (("CIFAR-10", options.cifar10, cifar10), ("STL-10", options.stl10, stl10)):
         for noise in (0.0, 0.3) if folder is not None else ():
             found[f"{name}, {noise:.0%} wrong, ResNet-9"] = functools.partial(

@@ -110,6 +110,14 @@ def estimate_influence(
         CurvatureError: if the curvature or the scores are not finite.
         StagesError: if ``stages_dir`` holds the stages of another computation.
 
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> from lightning_pareto.datasets import gaussian_classes
+        >>> train, val = gaussian_classes(200, noise=0.3, seed=0), gaussian_classes(100, seed=1)
+        >>> loaders = DataLoader(train.dataset(), 50), DataLoader(val.dataset(), 50)
+        >>> estimate_influence(nn.Linear(2, 4), *loaders, folds=3)
+        InfluenceMatrix(200 samples × 4 categories, 3 folds)
+
     Source: PARETO-LP-GA (arXiv:2510.03950); EK-FAC influence (Grosse et al. 2023, arXiv:2308.03296).
     """
     options = InfluenceOptions(curvature, measure, damping, folds, seed, layers, fisher, curvature_samples, tolerance)

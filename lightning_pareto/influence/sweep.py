@@ -117,9 +117,20 @@ def sweep_damping(
         context: entered around every forward pass.
         progress: told of every batch.
 
+    Returns:
+        What each damping predicted and did; ``.best`` is the one to take.
+
     Raises:
         ValueError: for a damping or a budget out of range.
         CurvatureError: if the model's output depends on no parameter.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> from lightning_pareto.datasets import gaussian_classes
+        >>> train, val = gaussian_classes(200, noise=0.3, seed=0), gaussian_classes(100, seed=1)
+        >>> loaders = DataLoader(train.dataset(), 50), DataLoader(val.dataset(), 50)
+        >>> sweep_damping(nn.Linear(2, 4), *loaders, dampings=[0.1, 1.0]).best in (0.1, 1.0)
+        True
     """
     if not dampings or min(dampings) <= 0 or not 0 < budget < 1:
         raise ValueError(f"expected dampings > 0 and a budget in (0, 1), found {list(dampings)} and {budget}")

@@ -1,9 +1,10 @@
 """From a trainer that has just fitted a model to the influence of its training samples."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -19,7 +20,9 @@ from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import Checkpoint, checkpoints, name_of, weights_of
 from lightning_pareto.integration.processes import shard_of, warnings_of_one
 from lightning_pareto.integration.progress import progress_bar
-from lightning_pareto.integration.resumption import folder_for_stages, remove_stages
+from lightning_pareto.integration.results import INFLUENCE_FILE
+from lightning_pareto.integration.resumption import folder_for_stages, remove_stages, stages_kept
+from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
 
 
 def influence_of(
@@ -31,6 +34,7 @@ def influence_of(
     max_memory: float | None,
     checkpoint: Checkpoint,
     folder: Path | None,
+    say: Callable[[str], None] | None = None,
 ) -> InfluenceMatrix:
     """Estimate influence at the chosen weights, all processes together.
 
@@ -44,6 +48,7 @@ def influence_of(
         checkpoint: which weights.
         folder: where finished stages are kept until all is done, None for nowhere; of several checkpoints those of
             the one under way.
+        say: takes a line for the user on rank zero, when an interrupted analysis goes on.
 
     Raises:
         Exception: whatever the estimate raises, on every process.
@@ -53,6 +58,9 @@ def influence_of(
         train, validation = data.train(trainer), data.validation(trainer)
         select_layers(module, options.layers)
 
+    tell = say if say is not None and trainer.is_global_zero else lambda _: None
+    if stages_kept(folder):
+        tell(f"An interrupted analysis goes on in {folder}.")
     stages = folder_for_stages(trainer, folder)
 
     def influence_at(number: int, path: str | None) -> InfluenceMatrix:
@@ -78,6 +86,7 @@ def influence_of(
                 influence = estimate()
             except StagesError:  # of a model before this one; every process sees the same files
                 assert folder is not None
+                tell("It was of another model or other options, and is made anew.")
                 if trainer.is_global_zero:
                     remove_stages(folder)
                 trainer.strategy.barrier()
@@ -87,3 +96,18 @@ def influence_of(
     with warnings_of_one(trainer), isolate_rng(), validating(trainer):
         paths = checkpoints(trainer, checkpoint)
         return average_influence([influence_at(number, path) for number, path in enumerate(paths)])
+
+
+def verdict_on(trainer: pl.Trainer, influence: InfluenceMatrix, folder: Path, options: dict[str, Any]) -> ParetoVerdict:
+    """The verdict; if there is none, the influence is kept in ``folder`` all the same, and the error says where.
+
+    Raises:
+        Exception: whatever :func:`check_pareto` raises.
+    """
+    try:
+        return check_pareto(influence, **options)
+    except Exception as error:
+        if trainer.is_global_zero:
+            path = influence.save(folder / INFLUENCE_FILE)
+            raise RuntimeError(f"{error}. The influence is kept: InfluenceMatrix.load({str(path)!r})") from error
+        raise

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_pareto.influence.gradients import evaluation_mode
+from lightning_pareto.integration.namespaces import fitting
 
 
 @contextlib.contextmanager
@@ -39,7 +40,9 @@ def only_reading(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[No
 def transfer_of(trainer: pl.Trainer, module: pl.LightningModule, dataloader_idx: int = 0) -> Callable[[Any], Any]:
     """Move a batch of this loader as the trainer does, with the hooks of the user's DataModule or LightningModule."""
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    owner = datamodule if datamodule and is_overridden("on_before_batch_transfer", datamodule) else module
+    parent = fitting(pl.LightningDataModule, datamodule)
+    own = datamodule is not None and is_overridden("on_before_batch_transfer", datamodule, parent)
+    owner = datamodule if own else module
 
     def transfer(batch: Any) -> Any:
         batch = trainer.precision_plugin.convert_input(batch)

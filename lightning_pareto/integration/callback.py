@@ -1,12 +1,11 @@
 """The callback: class-wise metrics during a fit, influence and verdict after it."""
 
 import warnings
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.curvature import FisherName
@@ -16,26 +15,28 @@ from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
 from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration import publishing
-from lightning_pareto.integration.analysis import influence_of
+from lightning_pareto.integration.analysis import influence_of, verdict_on
 from lightning_pareto.integration.checks import check_data, check_strategy, warn_of_averaging, warn_of_unaveraged
-from lightning_pareto.integration.classwise import ClasswiseAccuracy, named_values
+from lightning_pareto.integration.classwise_log import ClasswiseLog
 from lightning_pareto.integration.data import ParetoData
+from lightning_pareto.integration.metrics import Metrics
 from lightning_pareto.integration.models import Checkpoint, check_checkpoint
 from lightning_pareto.integration.previewing import save_previews
-from lightning_pareto.integration.repeats import samples_before_repeats
-from lightning_pareto.integration.results import INFLUENCE_FILE, Analysis, Results
-from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, remove_stages
+from lightning_pareto.integration.results import Analysis, Results
+from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, how_to_go_on, remove_stages
 from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categories, per_category
-from lightning_pareto.pareto.verdict import ParetoVerdict, check_options, check_pareto
+from lightning_pareto.pareto.verdict import ParetoVerdict, check_options
 
 
 class ParetoCallback(pl.Callback):
     """Logs class-wise accuracy while a classifier is fitted, and says afterwards whether every class can still gain.
 
     Add it to a ``Trainer``; the LightningModule stays as it is. Each validation epoch logs ``val_accuracy/<class>``,
-    ``val_support/<class>``, ``val_accuracy_macro`` and ``val_accuracy_worst`` to every logger (a class without samples
-    logs no accuracy). After the fit it estimates the influence of every training sample on every category of the
-    validation set, reaches a verdict, prints it on rank zero, logs its figures as ``pareto/…`` and keeps both as
+    ``val_support/<class>``, ``val_accuracy_macro`` and ``val_accuracy_worst`` to every logger, and from the second
+    validation of a fit on ``val_accuracy_change/<class>`` (up to 20 classes) and ``val_accuracy_change_worst``, the
+    change since the last one and that of the class that fell most. The same for the other ``metrics``. A class without
+    samples logs its support only. After the fit it estimates the influence of every training sample on every category
+    of the validation set, reaches a verdict, prints it on rank zero, logs its figures as ``pareto/…`` and keeps both as
     ``.influence`` and ``.verdict`` and on disk. A new fit with the same callback replaces them.
 
     What can be wrong with the data is checked before the first training step. An error after the fit never loses the
@@ -78,11 +79,28 @@ class ParetoCallback(pl.Callback):
         seed: of the Fisher labels and the folds.
         preview: function of a training dataset's item returning a picture (tensor, array or PIL image) or a text, for
             the report's table of suspected samples; pictures and texts in the items are found without it.
-        analyse: compute influence and verdict after the fit; False only logs class-wise accuracy, as for a second fit.
+        analyse: compute influence and verdict after the fit; False only logs class-wise metrics, as for a second fit.
+        metrics: what to log of every class: any of ``"accuracy"`` (which is the recall), ``"precision"``, ``"recall"``
+            and ``"f1"``, or a mapping of names to these or to torchmetrics with ``average=None`` that take logits,
+            ``{"accuracy": "accuracy", "specificity": MulticlassSpecificity(num_classes=4, average=None)}``.
+        log_figures: give figures, a table of the classes and the report to the loggers after the fit: TensorBoard,
+            Weights & Biases and MLflow show them, others get files in their folder for the run, where they have one.
+            Takes matplotlib and Jinja2, ``pip install 'lightning_pareto[report]'``; without them they are left out.
         verbose: print the verdict.
 
     Raises:
         ValueError: for options out of range.
+
+    Example:
+        >>> pareto = ParetoCallback(class_names=["cat", "dog"], budget=0.3)
+        >>> trainer = pl.Trainer(max_epochs=10, callbacks=[pareto], logger=False, accelerator="cpu")
+
+        After ``trainer.fit(model, datamodule=datamodule)`` it has a verdict, before that none:
+
+        >>> pareto.verdict
+        Traceback (most recent call last):
+        ...
+        RuntimeError: there is no result: fit a Trainer with this callback first, ...
     """
 
     def __init__(
@@ -111,6 +129,8 @@ class ParetoCallback(pl.Callback):
         seed: int = 0,
         preview: Callable[[Any], Any] | None = None,
         analyse: bool = True,
+        metrics: Metrics = ("accuracy",),
+        log_figures: bool = True,
         verbose: bool = True,
     ) -> None:
         super().__init__()
@@ -135,16 +155,16 @@ class ParetoCallback(pl.Callback):
         self.max_memory = max_memory
         self.dirpath = None if dirpath is None else Path(dirpath)
         self.analyse = analyse
+        self.log_figures = log_figures
         self.verbose = verbose
-        self._classwise: ClasswiseAccuracy | None = None
-        self._absence_told = False
+        self._classwise = ClasswiseLog(self.data, metrics)
         self._trained = False
         self._folder = Path()
         self._categories: Sequence[str] | None = None
         self._results = Results()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the logging functions that Lightning attaches, and with them the whole module."""
+        """Leave out the logging functions that Lightning attaches, and with them the module."""
         return {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
 
     @property
@@ -165,11 +185,26 @@ class ParetoCallback(pl.Callback):
         """
         return self._results.verdict
 
+    @property
+    def state_key(self) -> str:
+        """Tells two of these callbacks in one trainer apart, as by categories or validation loaders."""
+        categories = getattr(self.data.categories, "__qualname__", type(self.data.categories).__name__)
+        return self._generate_state_key(loader=self.data.val_dataloader_idx, by=categories, dirpath=str(self.dirpath))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The class-wise values of the last validation, for a checkpoint; empty before the first."""
+        return self._classwise.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the checkpoint was written."""
+        self._classwise.state = state_dict
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget the fit before, and refuse a strategy that the analysis cannot run under."""
         if stage != "fit":
             return
-        self._classwise, self._absence_told, self._trained = None, False, False
+        self._classwise.begin_fit()
+        self._trained = False
         self._results.begin_fit(first=trainer.local_rank == 0)
         if self._wanted(trainer):
             check_strategy(trainer, otherwise=", or ParetoCallback(analyse=False)")
@@ -183,15 +218,13 @@ class ParetoCallback(pl.Callback):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count."""
-        limit = samples_before_repeats(self.data.watched(trainer)) if trainer.state.fn == "fit" else None
-        self._classwise = ClasswiseAccuracy(self.data.task, limit)
+        self._classwise.begin(trainer)
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Listen to the logits of the chosen validation loader."""
-        if dataloader_idx == self.data.val_dataloader_idx and self._classwise is not None:
-            self._classwise.listen(pl_module, batch)
+        self._classwise.listen(pl_module, batch, dataloader_idx)
 
     def on_validation_batch_end(
         self,
@@ -203,23 +236,15 @@ class ParetoCallback(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the batch's predictions."""
-        if dataloader_idx == self.data.val_dataloader_idx and self._classwise is not None:
-            self._classwise.update(trainer, pl_module)
+        self._classwise.update(trainer, pl_module, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log class-wise accuracy and support, and warn of absent classes."""
-        counts = self._classwise.compute(trainer) if self._classwise is not None else None
-        self._classwise = None
-        if counts is not None and not trainer.sanity_checking:
-            names = self.data.names_of_classes(trainer, len(counts[0]))
-            self._tell_of_absent_classes(trainer, names, counts[1])
-            pl_module.log_dict(named_values(*counts, names), sync_dist=trainer.world_size > 1)
+        """Log class-wise metrics and support, and warn of absent classes."""
+        self._classwise.finish(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave no hook on the module and no half of an epoch."""
-        if self._classwise is not None:
-            self._classwise.stop()
-            self._classwise = None
+        self._classwise.stop()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute, keep, print and log the results; an error becomes a warning."""
@@ -253,51 +278,34 @@ class ParetoCallback(pl.Callback):
                 self.max_memory,
                 self.checkpoint,
                 self.dirpath,
+                self._say,
             )
-            analysis = Analysis(influence, self._verdict_on(trainer, influence))
+            options = {"budget": self.budget, "level": self.level, "targets": self.targets, "floors": self.floors}
+            analysis = Analysis(influence, verdict_on(trainer, influence, self._folder, options))
             self._results.keep(analysis)
             if trainer.is_global_zero:
-                self._publish(analysis)
+                saved = publishing.save(analysis, self._folder)
+                if saved:
+                    self._results.announce(self._folder)
+                self._say(publishing.told(analysis.verdict, self._folder if saved else None))
                 save_previews(trainer, self.data, influence, self._folder)
                 remove_stages(self._folder)
-            publishing.log(trainer, analysis.verdict)
+            failed = publishing.log(trainer, analysis.verdict)
+            if trainer.is_global_zero and self.log_figures:
+                publishing.show(trainer, analysis, self._folder, failed)
+        except KeyboardInterrupt:
+            if trainer.is_global_zero:
+                self._say(f"\n{how_to_go_on(self.dirpath)}\n")
+            raise
         except Exception as error:
             self._results.keep_error(error)
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
-                warnings.warn(
-                    f"ParetoCallback failed after the fit, the trained model is untouched: {error}", stacklevel=2
-                )
-
-    def _verdict_on(self, trainer: pl.Trainer, influence: InfluenceMatrix) -> ParetoVerdict:
-        """The verdict; if there is none, the influence is on disk all the same, and the error says where."""
-        try:
-            return check_pareto(
-                influence, budget=self.budget, level=self.level, targets=self.targets, floors=self.floors
-            )
-        except Exception as error:
-            if trainer.is_global_zero:
-                path = influence.save(self._folder / INFLUENCE_FILE)
-                raise RuntimeError(f"{error}. The influence is kept: InfluenceMatrix.load({str(path)!r})") from error
-            raise
+                told = f"ParetoCallback failed after the fit, the trained model is untouched: {error}"
+                warnings.warn(told, stacklevel=2)
 
     def _wanted(self, trainer: pl.Trainer) -> bool:
         return self.analyse and not getattr(trainer, "fast_dev_run", False)
 
-    def _tell_of_absent_classes(self, trainer: pl.Trainer, names: Sequence[str], support: Sequence[float]) -> None:
-        """Warn once, and only if the epoch was the whole validation set."""
-        dataset = getattr(self.data.watched(trainer), "dataset", None)
-        absent = [name for name, count in zip(names, support, strict=True) if count == 0]
-        if absent and not self._absence_told and isinstance(dataset, Sized) and sum(support) == len(dataset):
-            self._absence_told = True
-            rank_zero_warn(
-                f"no validation samples of {', '.join(absent)}: no accuracy is logged for them, and nothing can be "
-                "said about them after the fit. Add validation samples of these classes"
-            )
-
-    def _publish(self, analysis: Analysis) -> None:
-        where = ""
-        if publishing.save(analysis, self._folder):
-            self._results.announce(self._folder)
-            where = f"Influence and verdict: {self._folder}"
+    def _say(self, text: str) -> None:
         if self.verbose:
-            print(f"\n{analysis.verdict}\n\n{where}\n", flush=True)  # noqa: T201
+            print(text, flush=True)  # noqa: T201

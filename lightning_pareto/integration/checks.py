@@ -17,6 +17,7 @@ from lightning_pareto.integration.at_hand import labels_at_hand
 from lightning_pareto.integration.batches import only_reading, transfer_of, validating
 from lightning_pareto.integration.data import ParetoData, validation_loaders
 from lightning_pareto.integration.models import Checkpoint, monitoring_checkpoint
+from lightning_pareto.integration.namespaces import is_a
 from lightning_pareto.integration.processes import shard_of
 from lightning_pareto.loaders import fetch
 
@@ -36,8 +37,8 @@ def check_strategy(trainer: pl.Trainer, callback: str = "ParetoCallback", otherw
     Raises:
         TypeError: if the model is spread over the devices, or they are not reached through ``torch.distributed``.
     """
-    whole = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
-    if not whole or isinstance(trainer.strategy, (DeepSpeedStrategy, XLAStrategy)):  # subclasses of DDPStrategy
+    whole = is_a(trainer.strategy, SingleDeviceStrategy, DDPStrategy)
+    if not whole or is_a(trainer.strategy, DeepSpeedStrategy, XLAStrategy):  # subclasses of DDPStrategy
         raise TypeError(
             f"{callback} needs the whole model on every device and torch.distributed between them, which "
             f'{type(trainer.strategy).__name__} does not offer: use strategy="ddp" or a single device{otherwise}'
@@ -90,7 +91,7 @@ def warn_of_averaging(trainer: pl.Trainer, callback: pl.Callback, checkpoint: Ch
         return
     after = trainer.callbacks[trainer.callbacks.index(callback) + 1 :]  # type: ignore[attr-defined]
     for other in after:
-        if isinstance(other, _AVERAGING):
+        if is_a(other, *_AVERAGING):
             name = type(other).__name__
             rank_zero_warn(
                 f"{name} comes after ParetoCallback and averages the weights at the end of the fit, so influence would "
@@ -101,7 +102,7 @@ def warn_of_averaging(trainer: pl.Trainer, callback: pl.Callback, checkpoint: Ch
 
 def warn_of_unaveraged(trainer: pl.Trainer) -> None:
     """Say so if the weights of a fit that was over already would have been averaged at its end."""
-    if any(isinstance(callback, callbacks.StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+    if any(is_a(callback, callbacks.StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         rank_zero_warn(
             "the fit was over already, so StochasticWeightAveraging has averaged nothing this time: influence is taken "
             "at the weights of the checkpoint"

@@ -92,6 +92,9 @@ class ParetoData:
 def validation_loaders(trainer: pl.Trainer) -> list[Any]:
     """All validation loaders that the trainer has set up, in the order of their numbers."""
     loaders = trainer.val_dataloaders
+    if trainer.state.fn == "validate":  # there Lightning's property may give those of the fit before
+        combined = getattr(trainer.validate_loop, "_combined_loader", None)
+        loaders = loaders if combined is None else combined.iterables
     if loaders is None:
         return []
     if isinstance(loaders, dict):

@@ -1,5 +1,6 @@
 """Weights into the user's data: a DataModule around theirs, or one DataLoader."""
 
+import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler, Subset
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.integration.namespaces import fitting, is_a
 from lightning_pareto.integration.train_loaders import change_one, with_dataset
 from lightning_pareto.loaders import check_map_style, size_of_batches, with_sampler
 from lightning_pareto.loss_weights import WeightedDataset
@@ -48,6 +50,9 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
         dataloader: a training loader over a map-style dataset.
         weights: one weight per dataset index, or the path of saved weights.
         seed: of the draws; the same on all processes.
+
+    Returns:
+        A new loader over the same dataset.
 
     Raises:
         TypeError: if the loader's samples have no index, or it batches by a sampler of its own.
@@ -105,6 +110,14 @@ class ReweightedDataModule(pl.LightningDataModule):
         TypeError: if it is not a LightningDataModule.
         ValueError: for another ``apply``; from ``train_dataloader``, if there are not as many weights as samples or
             ``loader`` does not choose one of several.
+
+    Example:
+        >>> import torch
+        >>> data = torch.utils.data.TensorDataset(torch.arange(4))
+        >>> datamodule = pl.LightningDataModule.from_datasets(data)
+        >>> loader = ReweightedDataModule(datamodule, [0.0, 0.0, 2.0, 2.0]).train_dataloader()
+        >>> sorted(loader.sampler)
+        [2, 2, 3, 3]
     """
 
     datamodule: pl.LightningDataModule
@@ -112,6 +125,18 @@ class ReweightedDataModule(pl.LightningDataModule):
     seed: int
     loader: str | int | None
     apply: Literal["resampling", "loss"]
+
+    def __new__(cls, datamodule: Any = None, *_: Any, **__: Any) -> "ReweightedDataModule":
+        """Make it a DataModule of the namespace that the user's is of, ``lightning`` or ``pytorch_lightning``."""
+        return _empty(cls, fitting(pl.LightningDataModule, datamodule))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by the namespace, whose class has no name of its own."""
+        return (
+            _empty,
+            (vars(type(self)).get("_named", type(self)), fitting(pl.LightningDataModule, self)),
+            self.__dict__,
+        )
 
     def __init__(
         self,
@@ -122,7 +147,7 @@ class ReweightedDataModule(pl.LightningDataModule):
         loader: str | int | None = None,
         apply: Literal["resampling", "loss"] = "resampling",
     ) -> None:
-        if not isinstance(datamodule, pl.LightningDataModule):
+        if not is_a(datamodule, pl.LightningDataModule):
             raise TypeError(
                 f"expected a LightningDataModule, found {type(datamodule).__name__}. For a DataLoader use "
                 "reweighted_dataloader(dataloader, weights)"
@@ -133,7 +158,7 @@ class ReweightedDataModule(pl.LightningDataModule):
         self.__dict__.clear()  # trainer, prepare_data_per_node and their like are the user's DataModule's
         self.__dict__.update(datamodule=datamodule, weights=_read(weights), seed=seed, loader=loader, apply=apply)
         for name in _DELEGATED:
-            if is_overridden(name, datamodule):
+            if is_overridden(name, datamodule, fitting(pl.LightningDataModule, datamodule)):
                 setattr(self, name, getattr(datamodule, name))
 
     def __getattr__(self, name: str) -> Any:
@@ -183,6 +208,23 @@ class ReweightedDataModule(pl.LightningDataModule):
         sampler.set_epoch(epoch)
         sampler.skip(batches % max(1, len(twin)) * size_of_batches(twin))
         return twin
+
+
+@functools.cache
+def _of_namespace(cls: Any, base: Any) -> Any:
+    """``cls`` itself, or as a subclass of the other namespace's DataModule that keeps the latter's hooks."""
+    if issubclass(cls, base):
+        return cls
+    hooks = {name: getattr(base, name) for name in _DELEGATED}
+    return type(
+        cls.__name__, (cls, base), {"_named": cls, "__module__": cls.__module__, "__doc__": cls.__doc__, **hooks}
+    )
+
+
+def _empty(cls: type[ReweightedDataModule], base: type[pl.LightningDataModule]) -> ReweightedDataModule:
+    """An instance without attributes, for a copy."""
+    kind: type[ReweightedDataModule] = _of_namespace(cls, base)  # type: ignore[arg-type]  # classes are hashable
+    return object.__new__(kind)
 
 
 def _of_one_draw(loader: "DataLoader[Any]", sampler: ParetoSampler) -> "DataLoader[Any]":

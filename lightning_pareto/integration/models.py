@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_pareto.influence.sharding import Shard
+from lightning_pareto.integration.namespaces import is_a
 
 Checkpoint = Literal["best", "last", "kept"] | Sequence[str | Path]
 """Which weights: the best or all those kept by a monitoring ModelCheckpoint, the last, or a list of files."""
@@ -31,7 +32,7 @@ def check_checkpoint(which: Any) -> None:
 def monitoring_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint | None:
     """The first callback that keeps the best weights by a monitored quantity, if there is one."""
     for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor:
+        if is_a(callback, ModelCheckpoint) and callback.monitor:
             return callback
     return None
 

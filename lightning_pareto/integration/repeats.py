@@ -5,6 +5,8 @@ from typing import Any
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch.utils.data import BatchSampler, DistributedSampler
 
+from lightning_pareto.integration.namespaces import fitting
+
 
 def samples_before_repeats(loader: Any) -> int | None:
     """Number of samples that this process reads from ``loader`` before the first repeated one.
@@ -20,6 +22,7 @@ def samples_before_repeats(loader: Any) -> int | None:
     if type(batch_sampler) is not BatchSampler:
         return None
     sampler: Any = batch_sampler.sampler
-    if type(sampler) not in (DistributedSampler, DistributedSamplerWrapper):  # a subclass may deal in another way
+    known = (DistributedSampler, fitting(DistributedSamplerWrapper, sampler))
+    if type(sampler) not in known:  # a subclass may deal in another way
         return None
     return len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas))

@@ -36,6 +36,22 @@ def folder_for_stages(trainer: pl.Trainer, dirpath: Path | None) -> Path | None:
     return dirpath / STAGES if trainer.strategy.broadcast(made) and dirpath is not None else None
 
 
+def stages_kept(folder: Path | None) -> bool:
+    """Whether an analysis has left finished stages."""
+    return folder is not None and any((folder / STAGES).glob("*/*.safetensors"))
+
+
+def how_to_go_on(folder: Path | None) -> str:
+    """What to do about an analysis that was interrupted just now."""
+    again = 'trainer.fit(model, datamodule=datamodule, ckpt_path="last.ckpt")'
+    if stages_kept(folder):
+        return f"The analysis was interrupted. What is finished is kept in {folder}; to go on:\n    {again}"
+    return (
+        f"The analysis was interrupted. To begin it again from the last checkpoint:\n    {again}\n"
+        "With ParetoCallback(dirpath=…) it keeps what is finished."
+    )
+
+
 def remove_stages(folder: Path) -> None:
     """Remove what an analysis of an earlier fit left behind, and nothing else."""
     for path in (folder / STAGES).glob("*/*.safetensors"):

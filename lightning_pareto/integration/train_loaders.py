@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
+from lightning_pareto.integration.namespaces import is_a
+
 Change = Callable[[Any], Any]
 
 
@@ -21,7 +23,7 @@ def change_one(loaders: Any, which: str | int | None, change: Change) -> Any:
     Raises:
         ValueError: if ``which`` does not choose one of them.
     """
-    if isinstance(loaders, CombinedLoader):
+    if is_a(loaders, CombinedLoader):
         chosen = _chosen(loaders.iterables, which)
         twin = copy.copy(loaders)
         twin.flattened = [change(loader) if loader is chosen else loader for loader in loaders.flattened]

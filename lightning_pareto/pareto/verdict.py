@@ -56,6 +56,14 @@ def check_pareto(
         InfeasibleError: if the floors cannot be held together; it names the category and the most that it can have.
         LinearProgramError: if the solver fails.
 
+    Example:
+        >>> scores = np.random.default_rng(0).normal(size=(200, 2))
+        >>> verdict = check_pareto(InfluenceMatrix(scores, np.arange(200) % 2, ["cat", "dog"]))
+        >>> verdict.answer  # made by hand, without folds: nothing can be proven
+        'not proven'
+        >>> bool(verdict.headroom > 0.1)
+        True
+
     Source: arXiv:2510.03950 for influence vectors and the hyperplane diagnostic; headroom and its test are this
     package's.
     """

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,7 +87,7 @@ class SampleTable:
 
     def __str__(self) -> str:
         heads = "".join(f"  on {harmless(name):<8.8}" for name in self.shown)
-        lines = [self.title, "", f"    index   given  predicted   total   harms{heads}"]
+        lines = [*textwrap.wrap(self.title, 80), "", f"    index   given  predicted   total   harms{heads}"]
         for number in range(min(len(self), 20)):
             predicted = "" if self.predicted is None else self.predicted[number]
             harmed = int((self.influence[number] < 0).sum())
@@ -107,6 +108,9 @@ def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTab
     Args:
         influence: the influence matrix.
         count: how many, at most.
+
+    Returns:
+        The table; it prints, and has ``to_csv``, ``to_pandas`` and ``rows``.
 
     Raises:
         ValueError: for a count below 1.
@@ -132,6 +136,14 @@ def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, coun
 
     Raises:
         ValueError: for a name that is not a category with validation samples, the same one twice, or a count below 1.
+
+    Returns:
+        The table, its two categories printed.
+
+    Example:
+        >>> influence = InfluenceMatrix([[1.0, 1.0], [2.0, -1.0], [-1.0, 1.0]], [0, 1, 0], ["cat", "dog"])
+        >>> trade_off_samples(influence, helped="cat", harmed="dog").index
+        array([1])
     """
     check_type(influence)
     _check_count(count)

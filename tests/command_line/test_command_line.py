@@ -164,12 +164,15 @@ def test_export_gives_a_row_for_each_sample(run_folder, capsys):
 
 
 def test_export_of_the_suspects(run_folder, tmp_path, capsys):
+    said(capsys, "reweight", run_folder)
     path = tmp_path / "suspects.json"
     found = strict(said(capsys, "export", run_folder, "--what", "suspects", "--count", "7", "-o", path, "--json"))
     assert (found["rows"], found["format"], found["written"]) == (7, "json", str(path))
     rows = strict(path.read_text())
     assert [row["index"] for row in rows] == matrix().total().argsort()[:7].tolist()
     assert list(rows[0]["influence"]) == NAMES
+    weights = reweight(matrix()).values
+    np.testing.assert_allclose([row["weight"] for row in rows], weights[[row["index"] for row in rows]])
 
 
 def test_export_as_arrays(run_folder, tmp_path, capsys):

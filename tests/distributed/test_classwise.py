@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, DistributedSampler
+from torchmetrics.classification import MulticlassAUROC, MulticlassSpecificity
 
 from lightning_pareto import ParetoCallback
 from lightning_pareto.integration.repeats import samples_before_repeats
@@ -69,6 +70,45 @@ def test_neither_repeats_nor_the_steps_own_output_count(tmp_path, model, samples
         found.append(metrics(fitted))
     assert found[0] == pytest.approx(found[1])
     assert sum(value for name, value in found[1].items() if "support" in name) == samples
+
+
+@pytest.mark.parametrize("samples", [61, 1])
+@pytest.mark.filterwarnings("ignore:no validation samples of")
+@pytest.mark.filterwarnings("ignore:Using `DistributedSampler` with the dataloaders")
+@pytest.mark.filterwarnings("ignore:.*(positive|negative) samples in target")
+@pytest.mark.parametrize("alone", [False, True])
+def test_every_metric_is_that_of_one_process_also_in_validate(tmp_path, samples, alone):
+    train, val = datasets(val=samples)
+    found = []
+    for make in (trainer, two):
+        own = {
+            "specificity": MulticlassSpecificity(4, average=None),
+            "auroc": MulticlassAUROC(4, average=None),  # keeps every sample
+            **{name: name for name in ("accuracy", "f1", "precision")},
+        }
+        if samples == 1:
+            del own["auroc"]
+        fitted, data = make(tmp_path, ParetoCallback(metrics=own, analyse=False)), Data(train, val)
+        if alone:
+            fitted.validate(untrained(), datamodule=data, verbose=False)
+        else:
+            fitted.fit(untrained(), datamodule=data)
+        found.append(metrics(fitted))
+        assert any("change" in name for name in found[-1]) is not alone
+    assert {name: v for name, v in found[0].items() if name != "val_loss"} == pytest.approx(
+        {name: v for name, v in found[1].items() if name != "val_loss"}, abs=1e-6
+    )
+    assert sum(value for name, value in found[1].items() if "support" in name) == samples
+
+
+@pytest.mark.filterwarnings("ignore:no validation samples of")
+@pytest.mark.filterwarnings("ignore:metrics.*cannot be had on several processes")
+def test_a_metric_that_keeps_samples_is_left_out_where_a_process_has_none(tmp_path):
+    own = {"auroc": MulticlassAUROC(4, average=None), "f1": "f1"}
+    fitted = two(tmp_path, ParetoCallback(metrics=own, analyse=False), max_epochs=1)
+    fitted.fit(untrained(), datamodule=Data(*datasets(val=1)))
+    assert "val_f1_macro" in fitted.callback_metrics
+    assert not [name for name in fitted.callback_metrics if "auroc" in name]
 
 
 def test_overhearing_costs_no_forward_pass(tmp_path):

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from lightning_pareto import ParetoCallback, SamplePreviews, suspected_samples, write_report
+from lightning_pareto import InfluenceMatrix, ParetoCallback, SamplePreviews, suspected_samples, write_report
+from lightning_pareto.integration.previewing import save_previews
 from tests.integration._models import Data, Plain, datasets, trainer
 
 
@@ -80,6 +81,16 @@ def test_pictures_of_the_suspects_lie_beside_the_results(tmp_path):
     page = write_report(tmp_path).read_text("utf-8")
     assert page.count("<img ") == len(found.of)
     assert page.count("north") > 2
+
+
+def test_samples_that_do_not_harm_are_not_shown(tmp_path):
+    callback, datamodule = ParetoCallback(verbose=False, analyse=False), data(picture)
+    fit = trainer(tmp_path, callback)
+    fit.fit(Pictures(), datamodule=datamodule)
+    scores = np.ones((240, 4))
+    scores[[7, 99]] = -1
+    save_previews(fit, callback.data, InfluenceMatrix(scores, datasets()[0].tensors[1]), tmp_path)
+    assert SamplePreviews.load(tmp_path / "samples.safetensors").of.keys() == {7, 99}
 
 
 def test_texts_are_found(tmp_path):

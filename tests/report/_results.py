@@ -1,5 +1,7 @@
 """Result objects of any size, some of their categories absent."""
 
+import functools
+
 import numpy as np
 
 from lightning_pareto import InfluenceMatrix, ParetoResult, check_pareto, reweight
@@ -55,5 +57,11 @@ def result(matrix, seed=0, accepted=True, trials=((15, 0.8, 0.6), (0, 0.8, 0.6),
 
 
 def everything(k=3, n=120, absent=(), names=None):
+    """An influence matrix, the verdict, weights and a result from it; the same objects for the same question."""
+    return _everything(k, n, tuple(absent), None if names is None else tuple(names))
+
+
+@functools.cache
+def _everything(k, n, absent, names):
     matrix = influence(k, n, absent, names)
     return matrix, check_pareto(matrix), reweight(matrix), result(matrix)

@@ -49,6 +49,7 @@ def test_texts_are_found_and_cut():
         {"input_ids": torch.arange(5), "labels": 2},
         3,
         (torch.rand(2, 9, 9), 0),
+        (torch.rand(1, 3, 9), 0),
     ],
 )
 def test_anything_else_shows_nothing(item):

@@ -88,6 +88,12 @@ class CourseCorrection(pl.Callback):
     Raises:
         ValueError: for options out of range.
 
+    Example:
+        >>> correction = CourseCorrection(threshold=0.05)
+        >>> trainer = pl.Trainer(max_epochs=10, callbacks=[correction], logger=False, accelerator="cpu")
+        >>> correction.corrections  # every epoch that was taken again
+        ()
+
     Source: mode "Course Correction" of PARETO-LP-GA, arXiv:2510.03950, with weights of mass-preserving linear
     programming in place of its genetic search.
     """

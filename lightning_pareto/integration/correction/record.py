@@ -2,6 +2,7 @@
 
 import json
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ def publish(trainer: pl.Trainer, record: Record, weights: SampleWeights, folder:
         except OSError as error:
             rank_zero_warn(f"the corrections could not be written to {folder}: {error}")
         if verbose:
-            print(f"\nCourseCorrection: {done}\n", flush=True)  # noqa: T201
+            print(f"\n{textwrap.fill(f'CourseCorrection: {done}', 80)}\n", flush=True)  # noqa: T201
     gains = zip(done.class_names, done.ordinary, done.again or done.ordinary, strict=True)
     values = {f"pareto/correction/gain/{name}": again - ordinary for name, ordinary, again in gains}
     log_values(trainer, {"pareto/correction/accepted": float(done.accepted), **values}, "a correction's figures")

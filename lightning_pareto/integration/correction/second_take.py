@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 
+from lightning_pareto.integration.namespaces import is_a
+
 
 class Quiet(DummyLogger):
     """Takes the place of the user's loggers, and keeps what a validation logs."""
@@ -74,7 +76,7 @@ class SecondTake:
         trainer: Any = self._trainer
         callbacks, loggers = trainer.callbacks, trainer.loggers
         self._quiet = Quiet(trainer)
-        trainer.callbacks = [each for each in callbacks if not isinstance(each, (Checkpoint, EarlyStopping))]
+        trainer.callbacks = [each for each in callbacks if not is_a(each, Checkpoint, EarlyStopping)]
         trainer.loggers = [self._quiet, *(DummyLogger() for _ in loggers[1:])] if loggers else []
         try:
             yield

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 from lightning_pareto.integration.correction.second_take import sees_validation_first
+from lightning_pareto.integration.namespaces import is_a
 from lightning_pareto.loaders import check_map_style, with_sampler
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.sampling import ParetoSampler
@@ -35,7 +36,7 @@ def check_fit(trainer: pl.Trainer) -> None:
     if options.overfit_batches > 0:
         raise ValueError("CourseCorrection cannot draw by weight under overfit_batches: leave one of them out")
     for callback in options.callbacks:
-        if isinstance(callback, StochasticWeightAveraging):
+        if is_a(callback, StochasticWeightAveraging):
             raise TypeError(
                 "CourseCorrection cannot go back over the start of StochasticWeightAveraging: use WeightAveraging or "
                 "EMAWeightAveraging"

@@ -97,8 +97,12 @@ def choose(
     is looked for in both fits of a finalist together, and in the one that is handed back on its own samples.
 
     Where validation data are trained on as well, so are they in all finalists, and those have to beat the fits on them
-    without weights, which in turn need no more than not to fall in the mean and to do no harm; where the verdict is
-    *yes* it is enough for the weights that the mean is higher.
+    without weights, which in turn need no more than not to fall in the mean and to do no harm. For the weights it is
+    then enough that the mean is higher where the verdict is *yes*, or that it is not lower and the weakest category
+    is higher by more than its standard error: all of these models do no harm.
+
+    Of several that are accepted and do not differ in the mean by more than its error, that with the highest lowest
+    category is taken.
 
     Args:
         given: the model to start with.
@@ -117,14 +121,14 @@ def choose(
     ordinaries = (incumbent, given)
     more = joined if joined is not None and joined.against(incumbent).macro >= 0 else None
     more = more if more is not None and _harmless(more, ordinaries, level) else None
-    ranked = sorted(tried, key=lambda one: -one.against(incumbent).macro)
-    for one in ranked:
-        looks = one.finalist.looks * len(tried)
-        if _gains(one, incumbent, more, level, looks, improvable) and _harmless(one, ordinaries, level):
-            return _accept(one, given, incumbent, more, level, trials), one
+    better = [one for one in tried if _gains(one, incumbent, more, level, len(tried), improvable)]
+    fit = [one for one in better if _harmless(one, ordinaries, level)]
+    if fit:
+        chosen = _preferred(fit, incumbent)
+        return _accept(chosen, given, incumbent, more, level, trials), chosen
     if more is not None:
         return _accept(more, given, incumbent, None, level, trials), more
-    best = ranked[0] if ranked else joined
+    best = max(tried, key=lambda one: one.against(incumbent).macro, default=joined)
     if best is None:
         reason, change = "no weights promised a gain", Change(incumbent.outcome, incumbent.outcome)
     else:
@@ -139,14 +143,30 @@ def _harmless(one: Tried, ordinaries: Sequence[TrialResult], level: float) -> bo
 
 
 def _gains(
-    one: Tried, incumbent: TrialResult, joined: Tried | None, level: float, looks: int, improvable: bool
+    one: Tried, incumbent: TrialResult, joined: Tried | None, level: float, count: int, improvable: bool
 ) -> bool:
-    """Whether weights bring more than what is to be had without them."""
+    """Whether weights bring more than what is to be had without them, for one of ``count`` finalists."""
+    looks = one.finalist.looks * count
     if joined is None:
         change = one.against(incumbent)
         return change.rises(level, looks) or (improvable and change.p_gain * looks <= CONFIRMING)
-    change = one.beyond(joined)
-    return change.rises(level, looks) or (improvable and change.macro > 0)
+    change, weakest = one.beyond(joined), int(np.nanargmin(incumbent.outcome.accuracy))
+    helps_the_weakest = change.macro >= 0 and change.p_rise[weakest] * looks <= CONFIRMING
+    return change.rises(level, looks) or helps_the_weakest or (improvable and change.macro > 0)
+
+
+def _preferred(fit: Sequence[Tried], incumbent: TrialResult) -> Tried:
+    """The best in the mean, or of those within an error of it the one whose lowest category is highest."""
+    best = max(fit, key=lambda one: one.against(incumbent).macro)
+    level_with = [one for one in fit if one is best or _level_with(best, one)]
+    return max(level_with, key=lambda one: float(np.nanmin(one.outcome.accuracy)))
+
+
+def _level_with(best: Tried, one: Tried) -> bool:
+    if not np.array_equal(best.measured_on, one.measured_on):
+        return False
+    change = Change(best.outcome, one.outcome)
+    return change.macro >= -change.macro_error
 
 
 def _accept(

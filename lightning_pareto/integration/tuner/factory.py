@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.correction import CourseCorrection
+from lightning_pareto.integration.namespaces import fitting, is_a
 
 Filter = tuple[type[pl.Callback], ...]
 
@@ -37,7 +38,7 @@ class TrainerFactory:
             ValueError: if it does not end after a number of epochs.
         """
         trainer = self._make()
-        if not isinstance(trainer, pl.Trainer):
+        if not is_a(trainer, pl.Trainer):
             raise TypeError(
                 f"trainer_factory() returned {type(trainer).__name__}: it has to make a lightning.pytorch Trainer, for "
                 "instance trainer_factory=lambda: pl.Trainer(max_epochs=10)"
@@ -55,7 +56,7 @@ class TrainerFactory:
     def _refuse_shared(self, trainer: pl.Trainer) -> None:
         before = [] if self._last is None else callbacks_of(self._last)
         for callback in _without(UNWANTED, callbacks_of(trainer)):
-            remembers = type(callback).state_dict is not pl.Callback.state_dict
+            remembers = type(callback).state_dict is not fitting(pl.Callback, callback).state_dict
             if remembers and any(callback is other for other in before):
                 name = type(callback).__name__
                 raise TypeError(
@@ -69,7 +70,7 @@ def _refuse_other_ends(trainer: pl.Trainer) -> None:
         raise ValueError("a search takes whole fits: not fast_dev_run=True or barebones=True")
     if not trainer.max_epochs or trainer.max_epochs < 1:
         raise ValueError(f"the Trainer needs a number of epochs, found max_epochs={trainer.max_epochs}")
-    if trainer.max_steps != -1 or any(isinstance(callback, Timer) for callback in callbacks_of(trainer)):
+    if trainer.max_steps != -1 or any(is_a(callback, Timer) for callback in callbacks_of(trainer)):
         raise ValueError("a search counts epochs: bound the Trainer by max_epochs, not by max_steps or max_time")
     if trainer.check_val_every_n_epoch is None or trainer.check_val_every_n_epoch > trainer.max_epochs:
         raise ValueError("a search needs the validation of an epoch: set check_val_every_n_epoch=1")
@@ -95,11 +96,12 @@ def prepare(
     """
     unwanted = UNWANTED if whole else (*UNWANTED, EarlyStopping)
     trainer.callbacks = [*_without(unwanted, callbacks_of(trainer)), *added]  # type: ignore[attr-defined]
-    configured = module.configure_callbacks()
-    own = [configured] if isinstance(configured, pl.Callback) else list(configured)
+    configured: Any = module.configure_callbacks()
+    own = [configured] if is_a(configured, pl.Callback) else list(configured)
     vars(module)["configure_callbacks"] = functools.partial(_without, unwanted, own)
-    board = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
-    trainer.loggers = [(TensorBoardLogger if board else CSVLogger)(folder, name="", version="")]
+    board = any(is_a(logger, TensorBoardLogger) for logger in trainer.loggers)
+    kind: Any = fitting(TensorBoardLogger if board else CSVLogger, trainer)
+    trainer.loggers = [kind(folder, name="", version="")]
     trainer.num_sanity_val_steps = 0
     if not whole:
         trainer.fit_loop.min_epochs = None
@@ -108,4 +110,4 @@ def prepare(
 
 
 def _without(unwanted: Filter, callbacks: list[pl.Callback]) -> list[pl.Callback]:
-    return [callback for callback in callbacks if not isinstance(callback, unwanted)]
+    return [callback for callback in callbacks if not is_a(callback, *unwanted)]

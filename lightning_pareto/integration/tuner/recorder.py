@@ -13,6 +13,7 @@ from lightning_pareto.integration.at_hand import labels_at_hand
 from lightning_pareto.integration.checks import check_data, check_strategy
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import weights_of
+from lightning_pareto.integration.namespaces import fitting
 from lightning_pareto.integration.previewing import save_previews
 from lightning_pareto.integration.processes import shard_of
 from lightning_pareto.integration.tuner.predictions import outcome_of
@@ -167,9 +168,9 @@ def epochs_seen(checkpoint: dict[str, Any]) -> int:
     return int(epoch["processed"]) + int(seen_whole)
 
 
-def best_epochs(folder: Path) -> ModelCheckpoint:
+def best_epochs(folder: Path, trainer: pl.Trainer) -> ModelCheckpoint:
     """Keeps the two best epochs: of two, one at least is not the last."""
-    return ModelCheckpoint(
+    return fitting(ModelCheckpoint, trainer)(
         folder,
         filename="{epoch}",
         monitor=MONITOR,

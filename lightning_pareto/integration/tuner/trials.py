@@ -161,7 +161,7 @@ class Trials:
     def _trainer(self, trial: Trial, module: pl.LightningModule, folder: Path, key: str) -> pl.Trainer:
         """A new Trainer that measures the trial."""
         trainer, whole = self.factory(), trial.start != "checkpoint" and not trial.stops_after
-        best = best_epochs(folder) if trial.keeps and whole else None
+        best = best_epochs(folder, trainer) if trial.keeps and whole else None
         options, data = self._callback.options, self._callback.data
         recorder = TrialRecorder(
             trial.name,
@@ -271,7 +271,7 @@ def _seeded(seed: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Leave out what Lightning says of itself at every fit, and warnings that are meant for other uses."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [logging.getLogger(name) for name in _NAMESPACES]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
@@ -284,6 +284,8 @@ def _quiet() -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
+
+_NAMESPACES = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
 
 EXPECTED = (
     r".*callbacks used to create the checkpoint need to be provided",

@@ -11,6 +11,7 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
+from lightning_pareto.integration.namespaces import is_a
 from lightning_pareto.integration.tuner.choice import choose, with_validation
 from lightning_pareto.integration.tuner.folder import RESULT_FILE, TRIALS, finish
 from lightning_pareto.integration.tuner.log import TrialLog
@@ -84,6 +85,11 @@ class ParetoTuner:
 
     Raises:
         ValueError: for options out of range.
+
+    Example:
+        >>> tuner = ParetoTuner(lambda: pl.Trainer(max_epochs=10), targets=["shirt"], max_epochs_spent=60)
+
+        Then ``result = tuner.fit(model, datamodule)`` has ``result.accepted``, ``.ckpt_path`` and ``.weights``.
     """
 
     def __init__(
@@ -191,9 +197,9 @@ class ParetoTuner:
 
 
 def _check_kinds(model: Any, datamodule: Any) -> None:
-    if not isinstance(model, pl.LightningModule):
+    if not is_a(model, pl.LightningModule):
         raise TypeError(f"fit takes a LightningModule, found {type(model).__name__}")
-    if not isinstance(datamodule, pl.LightningDataModule):
+    if not is_a(datamodule, pl.LightningDataModule):
         raise TypeError(
             f"fit takes a LightningDataModule, found {type(datamodule).__name__}. From datasets: "
             "LightningDataModule.from_datasets(train, val, batch_size=64)"

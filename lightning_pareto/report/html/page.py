@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import os
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ def write_report(folder: str | os.PathLike[str], output: str | os.PathLike[str] 
     the newest is taken. The file loads nothing from anywhere: it can be sent, archived and opened offline.
 
     Args:
-        folder: where the results lie.
+        folder: where the results lie, or the path of one of them.
         output: the file to write; ``report.html`` in the folder by default.
 
     Returns:
@@ -41,6 +40,7 @@ def write_report(folder: str | os.PathLike[str], output: str | os.PathLike[str] 
         ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
     """
     folder = Path(folder)
+    folder = folder.parent if folder.is_file() else folder
     run = read_run(folder)
     path = folder / REPORT_FILE if output is None else Path(output)
     _write(_page(run, folder.resolve().name), path)
@@ -66,6 +66,9 @@ def render_report(
         previews: of the suspected samples.
         title: name of the run.
 
+    Returns:
+        The document.
+
     Raises:
         ValueError: with neither verdict nor result, or if they are of different categories.
         ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
@@ -86,7 +89,7 @@ def _page(run: Run, title: str) -> str:
         lstrip_blocks=True,
     )
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    columns = tables.class_columns(run)
+    columns, suspects = tables.class_columns(run), tables.suspects(run)
     return environment.get_template("report.html.j2").render(
         title=harmless(title, 80),
         version=version("lightning_pareto"),
@@ -100,12 +103,12 @@ def _page(run: Run, title: str) -> str:
         lacking=[] if run.verdict is None else words.distance_from_proof(run.verdict),
         columns=columns,
         rows=list(zip(*(column.cells for column in columns), strict=True)),
-        suspects=tables.suspects(run),
+        suspects=suspects,
         classes=len(run.class_names),
         trials=() if run.result is None else run.result.trials,
         charts=charts(run),
         how=tables.how_computed(run),
-        data=_data(run),
+        data=_data(run, suspects),
     )
 
 
@@ -114,7 +117,7 @@ def _lines(run: Run) -> list[str]:
     return verdict + ([] if run.result is None else [words.result_line(run.result)])
 
 
-def _data(run: Run) -> dict[str, Any]:
+def _data(run: Run, suspects: list[tables.Suspect]) -> dict[str, Any]:
     """The figures again, for programs that read the page."""
     found: dict[str, Any] = {"class_names": list(run.class_names)}
     if run.verdict is not None:
@@ -124,19 +127,17 @@ def _data(run: Run) -> dict[str, Any]:
     if run.result is not None:
         found["accepted"] = run.result.accepted
     if run.influence is not None:
-        found["suspects"] = [suspect.index for suspect in tables.suspects(run)]
+        found["suspects"] = [suspect.index for suspect in suspects]
     return found
 
 
 def _write(page: str, path: Path) -> None:
     """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.part")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
-            file.write(page)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        partial.write_text(page, encoding="utf-8", errors="replace")
+        partial.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise

@@ -43,7 +43,7 @@ def inline_svg(draw: Callable[[Any], Any], key: str, description: str, height: f
         figure, ax = axes_to_draw_in(None, height, width)
         draw(ax)
         file = io.BytesIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(file, format="svg", dpi=150, transparent=True, metadata={"Date": None})
     return _for_page(file.getvalue(), key, description)
 
 

@@ -12,6 +12,9 @@ from lightning_pareto.pareto.wording import lacking
 from lightning_pareto.report.html.run import Run
 from lightning_pareto.reweighting.search_result import ParetoResult
 
+ALONE = 0.05
+"""p of a fall from which on a class is named, though it alone proves nothing among many."""
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -107,6 +110,7 @@ def cautions(run: Run) -> Iterator[str]:
     if run.verdict is not None:
         yield from _about_verdict(run.verdict)
     if run.result is not None:
+        yield from _about_falls(run.result)
         yield (
             "The accuracies before and after are validation accuracies, and validation chose the model: measure it "
             "once more on data that no decision has seen."
@@ -117,6 +121,19 @@ def cautions(run: Run) -> Iterator[str]:
     )
     if run.influence is not None:
         yield "A harmful sample is a suspect, not a wrong label: rare but right samples can harm on average too."
+
+
+def _about_falls(result: ParetoResult) -> Iterator[str]:
+    falls = np.flatnonzero(result.p_values <= ALONE)
+    if len(falls):
+        listed_falls = ", ".join(
+            f"{harmless(result.class_names[k])} ({100 * (result.after[k] - result.before[k]):+.1f} points)"
+            for k in falls[:6]
+        )
+        yield (
+            f"Looked at alone, a fall this large is rarely chance: {listed_falls}. Among all the classes together it "
+            "may be; watch it on other data."
+        )
 
 
 def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:

@@ -164,13 +164,13 @@ def test_validation_data_alone_take_no_proof_but_may_do_no_harm():
 
 def test_weights_have_to_beat_the_validation_data():
     more = with_validation_data(result("a", [180, 180]), result("a", [180, 180]))
-    same, better = result("b", [180, 180]), result("b", [184, 180])
+    same, better = result("b", [180, 180]), result("b", [180, 184])
     assert not chosen(GIVEN, GIVEN, tried(same, same), improvable=True, joined=more).accepted
     assert not chosen(GIVEN, GIVEN, tried(better, better), joined=more).accepted
     found = chosen(GIVEN, GIVEN, tried(better, better), improvable=True, joined=more)
     assert found.accepted
     assert "Of that the weights bring +1.0 ± " in found.reason
-    proof = result("b", [195, 181])
+    proof = result("b", [181, 195])
     assert chosen(GIVEN, GIVEN, tried(proof, proof), joined=more).accepted
 
 
@@ -191,3 +191,24 @@ def test_fits_on_one_half_are_compared_on_it():
     assert "Of that" not in found.reason
     more = with_validation_data(result("a", [160, 160]), result("a", [160, 160]))
     assert "Of that" in chosen(GIVEN, GIVEN, tried(good), improvable=True, joined=more).reason
+
+
+def test_the_weakest_category_may_speak_for_weights_on_top_of_validation_data():
+    given = result("given", [120, 180])
+    more = with_validation_data(result("a", [130, 185]), result("a", [130, 185]))
+    weak, strong = result("b", [140, 185]), result("b", [130, 189])
+    assert chosen(given, given, tried(weak, weak), joined=more).accepted
+    assert not chosen(given, given, tried(strong, strong), joined=more).accepted  # p = 1/16 both, but of the other one
+    lower = result("b", [140, 174])
+    assert not chosen(given, given, tried(lower, lower), joined=more).accepted  # the mean falls
+
+
+def test_of_equals_in_the_mean_the_one_with_the_better_lowest_category_is_taken():
+    even, tilted = result("even", [180, 178]), result("tilted", [190, 168])
+    found = chosen(GIVEN, GIVEN, tried(even, even), tried(tilted, tilted), improvable=True)
+    assert found.ckpt_path == "even"
+    better = result("better", [196, 178])
+    assert chosen(GIVEN, GIVEN, tried(even, even), tried(better, better), improvable=True).ckpt_path == "better"
+    clearly = result("clearly", [200, 170])
+    found = chosen(GIVEN, GIVEN, tried(even, even), tried(clearly, clearly), improvable=True)
+    assert found.ckpt_path == "clearly"  # its lowest is lower, but its mean is higher by more than an error

@@ -7,6 +7,7 @@ import re
 import struct
 import sys
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,10 +99,17 @@ def test_the_suspects_are_shown_with_their_labels_by_name(page):
         words = card.text.split()
         assert words[words.index("given") + 1] == NAMES[given]
         assert words[words.index("predicted") + 1] == NAMES[predicted]
-        assert f"#{index} · harms {(matrix.scores[index] < 0).sum()} of 3" in card.text
+        assert f"#{index} · harms {(matrix.scores[index] < 0).sum()}/3" in card.text
         assert card.one("img")["src"].startswith("data:image/png;base64,")
         assert card.one("img")["alt"] == f"Sample {index}"
     assert ", ".join(map(str, table.index[: len(cards)])) == tree.one("p", class_="indices").text
+
+
+def test_only_samples_that_harm_are_suspects():
+    scores = np.array([[1.0, 1.0], [-3.0, 1.0], [-1.0, -1.0], [0.5, 0.0]])
+    matrix = InfluenceMatrix(scores, [0, 1, 0, 1])
+    tree = parse(render_report(check_pareto(matrix), influence=matrix))
+    assert [p.text for p in tree.all("p", class_="small")] == ["#1 · harms 1/2", "#2 · harms 2/2"]
 
 
 def test_every_figure_is_there_and_described(page):
@@ -222,6 +230,22 @@ def test_a_result_alone_and_a_refused_one():
     assert not list(tree.all("p", class_="badge"))
 
 
+def test_a_fall_that_may_be_chance_is_named():
+    found = result(influence(names=NAMES))
+    assert "rarely chance" not in render_report(result=replace(found, p_values=np.array([0.06, 0.9, 1.0])))
+    tree = parse(render_report(result=replace(found, p_values=np.array([0.9, 0.04, 1.0]))))
+    change = f"{100 * (found.after[1] - found.before[1]):+.1f}"
+    assert f"rarely chance: dog ({change} points)" in tree.one("ul", class_="cautions").text
+
+
+def test_names_in_any_writing():
+    names = ["猫", "собака", "קו\u202e", "$x$\x00\ud800"]
+    matrix, verdict, weights, found = everything(4, names=names)
+    tree = parse(render_report(verdict, influence=matrix, weights=weights, result=found))
+    assert [row[0] for row in rows_of(next(tree.all("table")))] == ["猫", "собака", "קו?", "$x$??"]
+    assert {"猫", "собака", "קו?", "$x$??"} <= {label.text for label in tree.all("text")}
+
+
 def test_labels_of_other_categories_are_numbers():
     matrix = influence(3, names=NAMES)
     own = InfluenceMatrix(matrix.scores, matrix.labels, NAMES, metadata={"categories": "own"})
@@ -283,6 +307,7 @@ class TestOnDisk:
         assert tree.one("title").text == f"Pareto report: {tmp_path.name}"
         assert [row[0] for row in rows_of(next(tree.all("table")))] == NAMES
         assert sorted(file.name for file in tmp_path.iterdir()) == ["pareto", "report.html"]
+        assert write_report(tmp_path / "pareto" / "verdict.safetensors") == tmp_path / "pareto" / "report.html"
 
     def test_everything_that_is_there_is_in_it(self, tmp_path):
         matrix, _, found = self.fill(tmp_path)
