@@ -1,6 +1,6 @@
 """Whether the wheel holds the package and nothing else, and the sdist what a packager needs.
 
-    python -m build --outdir DIST && python .ci/check_packages.py DIST
+python -m build --outdir DIST && python .ci/check_packages.py DIST
 """
 
 import subprocess
@@ -26,6 +26,7 @@ def compare(kind: str, found: set[str], expected: set[str]) -> None:
 
 
 def main() -> None:
+    """Compare both with what git knows."""
     folder = Path(sys.argv[1])
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     names = set(zipfile.ZipFile(wheel).namelist())

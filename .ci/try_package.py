@@ -22,6 +22,7 @@ def run(*arguments: str, codes: tuple[int, ...] = (0,)) -> str:
 
 
 def main() -> None:
+    """Use what was installed."""
     package = Path(lightning_pareto.__file__).parent
     assert package.is_relative_to(sys.prefix), f"{package} is not the installed package"
     assert (package / "py.typed").exists()
