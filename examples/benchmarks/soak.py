@@ -74,10 +74,10 @@ class Data(pl.LightningDataModule):
         self.train = gaussian_classes(240, noise=0.3, seed=1).dataset()
         self.val = gaussian_classes(120, seed=2).dataset()
 
-    def train_dataloader(self) -> "DataLoader[tuple[Tensor, Tensor]]":
+    def train_dataloader(self) -> "DataLoader[tuple[Tensor, ...]]":
         return DataLoader(self.train, batch_size=32, shuffle=True, num_workers=1)
 
-    def val_dataloader(self) -> "DataLoader[tuple[Tensor, Tensor]]":
+    def val_dataloader(self) -> "DataLoader[tuple[Tensor, ...]]":
         return DataLoader(self.val, batch_size=60)
 
 
