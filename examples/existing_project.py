@@ -3,7 +3,7 @@
     python examples/existing_project.py
 
 Takes some ten seconds. Expected: "Pareto improvement possible: YES", as 30 % of the training labels are wrong, then the
-validation accuracy of the worst class after both fits; the second one is higher by several points.
+validation accuracy of the worst class after both fits; the second one is higher by some two points.
 """
 
 import tempfile
@@ -49,7 +49,7 @@ class Plane(pl.LightningDataModule):
 
 def main(folder: str) -> None:
     options: dict[str, Any] = {
-        "max_epochs": 20,
+        "max_epochs": 30,
         "accelerator": "cpu",
         "enable_progress_bar": False,
         "default_root_dir": folder,

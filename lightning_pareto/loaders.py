@@ -22,8 +22,7 @@ def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
     if not isinstance(loader, DataLoader):
         raise TypeError(
             f"{name} must be one torch.utils.data.DataLoader, found {type(loader).__name__}. "
-            "With several, pass the one whose samples are meant: ParetoCallback(train_dataloader=…) or "
-            "val_dataloader_idx=…"
+            "With several, pass the one whose samples are meant: train_dataloader=… or val_dataloader_idx=…"
         )
     dataset = loader.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
@@ -38,7 +37,7 @@ def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
             "Give the loader a batch_size and let the dataset return single samples"
         )
     if len(dataset) == 0:
-        raise ValueError(f"{name} has an empty dataset")
+        raise ValueError(f"{name} has an empty dataset: look at the split or the filter that it comes from")
     return loader
 
 

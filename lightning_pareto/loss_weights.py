@@ -27,7 +27,7 @@ class WeightedDataset(Dataset[Any]):
         key: name of the weight in dict samples.
 
     Raises:
-        ValueError: if there are not as many weights as samples.
+        ValueError: if there are not as many weights as samples, or the weights were made for other labels.
 
     Example:
         >>> data = WeightedDataset([("a", 0), ("b", 1)], [0.5, 1.5])
@@ -36,12 +36,11 @@ class WeightedDataset(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, weights: SampleWeights | npt.ArrayLike, key: str = "weight") -> None:
-        values = (weights if isinstance(weights, SampleWeights) else SampleWeights(weights)).values  # type: ignore[arg-type]
-        if len(values) != len(dataset):
-            raise ValueError(f"{len(values)} weights for a dataset of {len(dataset)} samples: give one for each index")
+        weights = weights if isinstance(weights, SampleWeights) else SampleWeights(weights)  # type: ignore[arg-type]
+        weights.check_dataset(dataset)
         self.dataset = dataset
         self.key = key
-        self._values = torch.from_numpy(values).float()
+        self._values = torch.from_numpy(weights.values).float()
 
     def __len__(self) -> int:
         return len(self._values)

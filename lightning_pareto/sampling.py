@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
+from lightning_pareto.checked import checked_count
 from lightning_pareto.reweighting.weights import SampleWeights
 
 _BLOCK = 2**16  # draws turned into Python integers at a time
@@ -61,7 +62,7 @@ class ParetoSampler(DistributedSampler[int]):
         drop_last: drop the draws that do not divide over the replicas instead of repeating some.
 
     Raises:
-        ValueError: if the weights are negative, not finite or all zero.
+        ValueError: if the weights are negative, not finite or all zero, or the seed is no whole number.
 
     Example:
         >>> sampler = ParetoSampler([2.0, 1.0, 0.0], num_replicas=1, rank=0)
@@ -80,6 +81,7 @@ class ParetoSampler(DistributedSampler[int]):
     ) -> None:
         if not isinstance(weights, SampleWeights):
             weights = SampleWeights(np.asarray(weights))
+        checked_count(seed, "seed must be a whole number ≥ 0, the same on all processes")
         values = weights.values
         draws = max(1, round(values.sum()))
         self._given = (num_replicas, rank)

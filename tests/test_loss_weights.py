@@ -58,7 +58,7 @@ def test_it_is_the_users_dataset_otherwise(twin):
 
 
 def test_what_cannot_carry_a_weight_is_refused():
-    with pytest.raises(ValueError, match="2 weights for a dataset of 3 samples"):
+    with pytest.raises(ValueError, match="2 weights for a training dataset of 3 samples"):
         WeightedDataset(THREE, [1.0, 1.0])
     with pytest.raises(TypeError, match=r"found int: return \{"):
         WeightedDataset([1, 2], [1.0, 1.0])[0]

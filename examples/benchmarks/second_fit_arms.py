@@ -94,7 +94,7 @@ class Seed:
 
     def fit(
         self, kind: type[Classifier] = Classifier, weights: np.ndarray | None = None, seed: int | None = None
-    ) -> Any:
+    ) -> tuple[Classifier, float, int]:
         """Model at its best epoch, score, epoch."""
         seed = self.seed if seed is None else seed
         data = self.data if weights is None else ReweightedDataModule(self.data, weights, seed=seed)

@@ -19,7 +19,7 @@ from influence_speed import resnet9
 from main_job import Job, Split, flip_labels
 from quickstart import digits
 from quickstart import network as digits_network
-from second_fit_data import ag_news, cifar10, drawn, stl10, texts
+from second_fit_data import Part, ag_news, cifar10, drawn, stl10, texts
 
 CONFUSED = {"shirt": "T-shirt", "pullover": "coat", "boot": "sneaker"}
 LENGTH = 24
@@ -52,10 +52,12 @@ class Encoder(nn.Module):
 
 def emotion(folder: Path, noise: float, size: int) -> Callable[[int], Split]:
     """Lines of ``text;label`` in train.txt, val.txt and test.txt."""
-    parts = [
-        [tuple(line.rsplit(";", 1)) for line in (folder / f"{part}.txt").read_text().splitlines()[1:]]
-        for part in ("train", "val", "test")
-    ]
+
+    def read(part: str) -> list[tuple[str, str]]:
+        lines = (folder / f"{part}.txt").read_text().splitlines()[1:]
+        return [(text, label) for text, label in (line.rsplit(";", 1) for line in lines)]
+
+    parts = [read(part) for part in ("train", "val", "test")]
     (x, y), val, test, names = texts(*parts, vocabulary=VOCABULARY, length=LENGTH)
 
     def split(seed: int) -> Split:
@@ -133,11 +135,14 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], Case]]:
     residual = Job(lambda: resnet9(8, channels=1), options.epochs, batch_size=128, lr=1e-2, budget=0.3)
     colour = Job(lambda: resnet9(16), options.epochs, batch_size=128, lr=1e-2, budget=0.3)
     found["Fashion-MNIST (ResNet-9), 30 % wrong"] = lambda: Case(fashion(options, 0.3, 0.0, 0.0), residual)
+
+    def pictures(folder: Path, read: Callable[[Path], tuple[Part, Part, list[str]]], noise: float) -> Case:
+        train, test, names = read(folder)
+        return Case(drawn(train, test, names, noise, size, val), colour)
+
     for name, folder, read in (("CIFAR-10", options.cifar10, cifar10), ("STL-10", options.stl10, stl10)):
         for noise in (0.0, 0.3) if folder is not None else ():
-            found[f"{name}, {noise:.0%} wrong, ResNet-9"] = functools.partial(
-                lambda folder, read, noise: Case(drawn(*read(folder), noise, size, val), colour), folder, read, noise
-            )
+            found[f"{name}, {noise:.0%} wrong, ResNet-9"] = functools.partial(pictures, folder, read, noise)
     if options.ag_news is not None:
         news = Job(lambda: Encoder(4), options.epochs, batch_size=64, lr=2e-3, budget=0.3)
         read_news = functools.partial(ag_news, options.ag_news, vocabulary=VOCABULARY, length=LENGTH)

@@ -8,9 +8,9 @@ import numpy as np
 from lightning_pareto.command_line.inputs import FILES, chosen, find, limits
 from lightning_pareto.command_line.output import say, say_json
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.pareto.terminal import columns, harmless, padded
 from lightning_pareto.reweighting.reweight import reweight
 from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.terminal import columns, harmless, padded
 
 
 def run(options: Any) -> int:

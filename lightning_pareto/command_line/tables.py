@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from lightning_pareto.command_line.output import as_json, plain
-from lightning_pareto.pareto.terminal import harmless
+from lightning_pareto.terminal import harmless
 
 
 @dataclass(frozen=True, eq=False)

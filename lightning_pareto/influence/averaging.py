@@ -33,6 +33,8 @@ def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
         array([[ 2.5],
                [-0.5]], dtype=float32)
     """
+    if isinstance(matrices, InfluenceMatrix):
+        raise TypeError("average_influence takes a list of matrices: average_influence([first, second])")
     if not matrices:
         raise ValueError("expected at least one influence matrix to average")
     first = matrices[0]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_pareto.influence.measures import Measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass
+from lightning_pareto.terminal import listed
 
 Categories = Callable[[Any], Any]
 """Function of a validation batch returning each sample's category, integers in [0, K), (B,)."""
@@ -54,26 +55,41 @@ def scan(
     Raises:
         ValueError: if a category is out of range.
     """
+    given = None if class_names is None else checked_names(class_names)
     found, classes = validation.completed("validation scan", lambda: _categories(validation, measure, categories))
     found = validation.shard.sum(found)
-    seen = int(found.max()) + 1
-    count = len(class_names) if class_names is not None else max(seen, classes if categories is None else 0)
-    names = tuple(map(str, class_names)) if class_names is not None else tuple(map(str, range(count)))
-    if int(found.min()) < 0 or int(found.max()) >= count:
-        raise ValueError(
-            f"validation categories must lie in [0, {count}), found {int(found.min())} to {int(found.max())}: "
-            "give one class name for each category"
-        )
+    if categories is None:
+        count = classes
+        if given is not None and len(given) != count:
+            raise ValueError(f"{len(given)} class names for a model with {count} logits: give one for each")
+    else:
+        count = int(found.max()) + 1 if given is None else len(given)
+        _check_range(found, count, numbered=given is None)
+    names = given or tuple(map(str, range(count)))
     cell = deal_folds(found, folds, seed) * count + found
     support = torch.bincount(cell, minlength=folds * count).reshape(folds, count)
     absent = [name for name, samples in zip(names, support.sum(dim=0).tolist(), strict=True) if samples == 0]
     if absent:
         warnings.warn(
-            f"no validation samples of {', '.join(absent)}: nothing can be said about them, and the verdict and the "
+            f"no validation samples of {listed(absent)}: nothing can be said about them, and the verdict and the "
             "weights leave them out. Add validation samples of these categories",
             stacklevel=2,
         )
     return Cells(cell, support, names)
+
+
+def _check_range(found: Tensor, count: int, numbered: bool) -> None:
+    low, high = int(found.min()), int(found.max())
+    if low < 0 or high >= count:
+        raise ValueError(
+            f"validation categories must lie in [0, {count}), found {low} to {high}: give one class name for each "
+            "category"
+        )
+    if numbered and count > len(found):
+        raise ValueError(
+            f"{count} categories for {len(found)} validation samples: number the categories from 0 without gaps, for "
+            "instance by their place in a sorted list"
+        )
 
 
 def _categories(validation: GradientPass, measure: Measure, categories: Categories | None) -> tuple[Tensor, int]:
@@ -81,14 +97,15 @@ def _categories(validation: GradientPass, measure: Measure, categories: Categori
     found = torch.zeros(validation.size, dtype=torch.int64)
     classes = 0
     for indices, batch, forward in validation("validation scan"):
-        logit_gradient(measure, forward.logits, forward.targets)
+        with validation.named(indices):
+            logit_gradient(measure, forward.logits, forward.targets)
         if classes == 0 and _are_probabilities(forward.logits):
             warnings.warn(
                 "the model's outputs are rows in [0, 1] that sum to one: they look like probabilities, where "
                 "logits are expected. Return them before the softmax, or their logarithms",
                 stacklevel=2,
             )
-        read = forward.targets if categories is None else _read(categories(batch), forward.targets)
+        read = forward.targets if categories is None else read_categories(categories, batch, forward.targets)
         found[indices] = read.cpu()
         classes = forward.logits.shape[1]
     return found, classes
@@ -100,12 +117,31 @@ def _are_probabilities(logits: Tensor) -> bool:
     return bool((logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
 
 
-def _read(categories: Any, targets: Tensor) -> Tensor:
-    if not isinstance(categories, Tensor) or categories.shape != targets.shape or categories.is_floating_point():
+def read_categories(categories: Categories, batch: Any, targets: Tensor) -> Tensor:
+    """Categories of a batch's samples, (B,) int64.
+
+    Raises:
+        ValueError: if they are not one integer for each sample.
+    """
+    found = categories(batch)
+    whole = isinstance(found, Tensor) and not (found.is_floating_point() or found.is_complex())
+    if not whole or found.shape != targets.shape:
         raise ValueError(
-            f"categories(batch) must return an integer tensor of shape {tuple(targets.shape)}, found {categories!r:.80}"
+            f"categories(batch) must return an integer tensor of shape {tuple(targets.shape)}, found {found!r:.80}"
         )
-    return categories
+    whole_numbers: Tensor = found.long()
+    return whole_numbers
+
+
+def checked_names(names: Sequence[Any], what: str = "class_names") -> tuple[str, ...]:
+    """The names as texts.
+
+    Raises:
+        ValueError: for a single text, or names that are not different.
+    """
+    if isinstance(names, str) or len(set(map(str, names))) != len(names):
+        raise ValueError(f"{what} must be a list of different names, found {names!r}")
+    return tuple(map(str, names))
 
 
 def deal_folds(categories: Tensor, folds: int, seed: int) -> Tensor:

@@ -60,7 +60,8 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
     def rows() -> tuple[Tensor, Tensor]:
         scores, labels = torch.zeros(train.size, width), torch.zeros(2, train.size, dtype=torch.int64)
         for indices, _, forward in train("scores"):
-            signal = logit_gradient(measure, forward.logits, forward.targets)
+            with train.named(indices):
+                signal = logit_gradient(measure, forward.logits, forward.targets)
             found = torch.zeros(len(indices), width, dtype=torch.float64)
             for layer, part, factors in forward.backward(signal, omit=train.probe.plan.without(products)):
                 found[part] += factors.dots(products[layer]).cpu().double()

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_pareto.at_hand import fingerprint_of_labels
 from lightning_pareto.influence.categories import Categories, Cells, scan
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, FisherName, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
@@ -29,6 +31,7 @@ from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import Stages, Tensors
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.influence.verification import plan_as_text
+from lightning_pareto.terminal import listed
 
 
 def estimate_influence(
@@ -108,7 +111,8 @@ def estimate_influence(
         TypeError: if a loader has no indices.
         ValueError: for an empty dataset, non-finite losses, unknown options, or a module with nothing to cover.
         CurvatureError: if the curvature or the scores are not finite.
-        StagesError: if ``stages_dir`` holds the stages of another computation.
+        StagesError: if ``stages_dir`` holds the stages of another computation. If it cannot be written, a warning says
+            so and the computation goes on without.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -140,11 +144,15 @@ def estimate_influence(
             fingerprints = {
                 "model": fingerprint_of_model(module),
                 "train": fingerprint_of_data(setup.train),
+                "labels": fingerprint_of_labels(train_dataloader.dataset),
                 "validation": fingerprint_of_data(setup.validation),
             }
         key = json.dumps([asdict(options), max_memory, list(cells.names), fingerprint_of(cells.cell), fingerprints])
         stages = Stages(stages_dir, key, shard)
+        stages.begin()
         found, reached = settled(lambda: _scores(setup, cells, options, max_memory, stages))
+        if categories is None:
+            _warn_of_untrained(found["labels"], cells.names)
         metadata = _metadata(options, setup, reached, fingerprints)
         metadata["categories"] = "classes" if categories is None else "own"
         result = _assemble(found, cells, metadata)
@@ -186,6 +194,17 @@ def _blocks(cells: int, size: int, max_memory: float | None) -> list[range]:
     return [range(start, min(start + width, cells)) for start in range(0, cells, width)]
 
 
+def _warn_of_untrained(labels: torch.Tensor, names: Sequence[str]) -> None:
+    present = set(labels.unique().tolist())
+    absent = [name for number, name in enumerate(names) if number not in present]
+    if absent:
+        warnings.warn(
+            f"no training samples of {listed(absent)}: weights can only change what other classes' samples do to them. "
+            "Add training samples of these classes",
+            stacklevel=3,
+        )
+
+
 def _assemble(found: Tensors, cells: Cells, metadata: dict[str, Any]) -> InfluenceMatrix:
     """Average the folds' scores, each category over its own samples."""
     folds, count = cells.support.shape
@@ -207,7 +226,7 @@ def _assemble(found: Tensors, cells: Cells, metadata: dict[str, Any]) -> Influen
 
 
 def _metadata(
-    options: InfluenceOptions, setup: Setup, reached: set[Layer], fingerprints: dict[str, str]
+    options: InfluenceOptions, setup: Setup, reached: set[Layer], fingerprints: dict[str, str | None]
 ) -> dict[str, Any]:
     plan = setup.plan
     how = {layer: plan.kinds.get(layer, LOOPED) if layer in reached else "not used" for layer in plan.layers}

@@ -17,7 +17,7 @@ from lightning_pareto.influence.memory import Memory
 from lightning_pareto.influence.operations import Operation, concatenate
 from lightning_pareto.influence.recorder import Expansion, Recorder, Use
 from lightning_pareto.influence.scratch import Scratch
-from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.influence.task import BatchError, ClassificationTask
 
 Uses = dict[Layer, list[tuple[Use, Tensor]]]
 """Every use of each layer, with the gradient of its output."""
@@ -127,6 +127,11 @@ class GradientProbe:
         recorder = Recorder(list(self.plan.factored), len(targets), self.plan.expands)
         with torch.inference_mode(False), torch.enable_grad(), self._context(), _uncompiled(), recorder:
             logits = self.task.read_logits(self._module, batch, targets)
+        if not logits.requires_grad:
+            raise BatchError(
+                "the logits do not depend on any trainable parameter that autograd could follow: look for detach(), "
+                "torch.no_grad(), numpy or rounding in forward, and for parameters that are frozen where they are used"
+            )
         return Forward(logits, targets, recorder.uses, self.plan, self.memory)
 
 

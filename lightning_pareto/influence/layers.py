@@ -62,8 +62,13 @@ def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> S
             ``["head.*"]``; all by default.
 
     Raises:
-        ValueError: if there is nothing to cover, a pattern matches nothing, or a parameter is complex.
+        TypeError: if it is not a module.
+        ValueError: if there is nothing to cover, a pattern matches nothing, or a parameter is complex or has no values
+            that can be differentiated.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, found {type(module).__name__}: estimate_influence(module, …)")
+    _check_values(module)
     trainable = {name: p for pair in _pairs(module) for name, p in pair.items() if p.requires_grad}
     unusual = [name for name, p in trainable.items() if p.is_complex()]
     if unusual:
@@ -96,6 +101,20 @@ def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> S
             "you want, at least the classifier's head"
         )
     return Selection(layers, [name for name, p in trainable.items() if id(p) not in taken])
+
+
+def _check_values(module: nn.Module) -> None:
+    """Refuse parameters without values, or with values that autograd cannot follow."""
+    for name, parameter in module.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise ValueError(f"parameter {name!r} has no shape yet: run one batch through the module first")
+        if parameter.is_meta:
+            raise ValueError(f"parameter {name!r} is on the meta device and has no values: load the weights first")
+        if parameter.is_inference():
+            raise ValueError(
+                f"parameter {name!r} was made under torch.inference_mode(), where autograd cannot follow: make the "
+                "module outside of it, or load its state_dict() into a new one"
+            )
 
 
 _BIAS_OF = {"weight": "bias", "in_proj_weight": "in_proj_bias"}

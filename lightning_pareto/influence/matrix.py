@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
 from lightning_pareto.notebook import data_frame, html_table, numbers
+from lightning_pareto.terminal import harmless
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,7 +74,7 @@ class InfluenceMatrix:
         object.__setattr__(self, "class_names", names)
         object.__setattr__(self, "labels", _checked(self.labels, np.int64, (n,), "labels"))
         if self.support is not None:
-            object.__setattr__(self, "support", _checked(self.support, np.int64, (k,), "support"))
+            object.__setattr__(self, "support", _counted(self.support, (k,), "support"))
         if self.predicted is not None:
             object.__setattr__(self, "predicted", _checked(self.predicted, np.int64, (n,), "predicted"))
         if (self.fold_scores is None) != (self.fold_support is None):
@@ -83,7 +84,7 @@ class InfluenceMatrix:
             object.__setattr__(
                 self, "fold_scores", _checked(self.fold_scores, np.float32, (folds, n, k), "fold_scores")
             )
-            object.__setattr__(self, "fold_support", _checked(self.fold_support, np.int64, (folds, k), "fold_support"))
+            object.__setattr__(self, "fold_support", _counted(self.fold_support, (folds, k), "fold_support"))
             self._check_folds()
 
     def _check_folds(self) -> None:
@@ -92,9 +93,10 @@ class InfluenceMatrix:
         for fold, (scores, support) in enumerate(zip(self.fold_scores, self.fold_support, strict=True)):
             bad = ~np.isfinite(scores).all(axis=0) & (support > 0)
             if bad.any():
+                name = harmless(self.names[int(np.argmax(bad))])
                 raise ValueError(
-                    f"fold_scores[{fold}] of category {self.names[int(np.argmax(bad))]} are not finite, though "
-                    f"fold_support says that {support[np.argmax(bad)]} validation samples stand behind them"
+                    f"fold_scores[{fold}] of category {name} are not finite, though fold_support says that "
+                    f"{support[np.argmax(bad)]} validation samples stand behind them"
                 )
 
     def __repr__(self) -> str:
@@ -203,7 +205,8 @@ class InfluenceMatrix:
             ArtifactError: if the file is not a whole influence artifact.
         """
         arrays, metadata = load_artifact(path, "influence")
-        return cls(**arrays, class_names=metadata["class_names"], metadata=metadata["metadata"])
+        with fitting_together(path):
+            return cls(**arrays, class_names=[*metadata["class_names"]], metadata={**metadata["metadata"]})
 
 
 def check_type(influence: Any) -> None:
@@ -216,13 +219,27 @@ def check_type(influence: Any) -> None:
 
 
 def _array(values: Any, dtype: npt.DTypeLike) -> np.ndarray:
-    return np.asarray(_numpy(values), dtype=dtype)
+    array = _numpy(values)
+    if np.iscomplexobj(array) or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+        raise ValueError(f"scores must be real numbers, (N, K), found {array.dtype}")
+    with np.errstate(over="ignore"):  # what becomes infinite is told by its place
+        return array.astype(dtype, copy=False)
+
+
+def _counted(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    counts = _checked(values, np.int64, shape, name)
+    if (counts < 0).any():
+        raise ValueError(f"{name} counts validation samples and cannot be negative, found {counts.min()}")
+    return counts
 
 
 def _numpy(values: Any) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(f"expected an array of numbers: {error}") from error
 
 
 def _checked(values: Any, dtype: npt.DTypeLike, shape: tuple[int, ...], name: str) -> np.ndarray:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_pareto.influence.factors import without_dust
+from lightning_pareto.influence.task import BatchError
 
 MeasureName = Literal["loss", "soft_error"]
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -24,7 +25,7 @@ def get_measure(name: str, loss: Measure) -> Measure:
         ValueError: for an unknown name.
     """
     measures = {"loss": loss, "soft_error": soft_error}
-    if name not in measures:
+    if not isinstance(name, str) or name not in measures:
         raise ValueError(f"measure must be one of {sorted(measures)}, found {name!r}")
     return measures[name]
 
@@ -33,17 +34,21 @@ def logit_gradient(measure: Measure, logits: Tensor, targets: Tensor) -> Tensor:
     """Gradient of each sample's measure with respect to its own logits, (B, C).
 
     Raises:
-        ValueError: if the measure is not one finite value per sample.
+        ValueError: if the measure is not one finite value per sample, or does not depend on the logits.
     """
     leaf = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
     with torch.enable_grad():
         values = measure(leaf, targets)
-    if values.shape != targets.shape:
+    if not isinstance(values, Tensor) or values.shape != targets.shape or not values.requires_grad:
+        found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
-            f"the loss must return one value per sample, shape {tuple(targets.shape)}, found {tuple(values.shape)}: "
+            f"the loss must return one differentiable value per sample, shape {tuple(targets.shape)}, found {found}: "
             'use reduction="none"'
         )
-    if not torch.isfinite(values).all():
-        raise ValueError("a sample's loss is not finite: look for NaN in the inputs or a diverged model")
-    (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    broken = ~torch.isfinite(values)
+    if broken.any():
+        raise BatchError(
+            "a sample's loss is not finite: look for NaN in the inputs or a diverged model", int(broken.int().argmax())
+        )
+    (gradient,) = torch.autograd.grad(values, leaf, torch.ones_like(values))
     return without_dust(gradient)

@@ -1,10 +1,10 @@
 """The options of an influence estimate that change its numbers."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from lightning_pareto.checked import checked_count, checked_number
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.measures import MeasureName, get_measure
 
@@ -45,16 +45,15 @@ class InfluenceOptions:
             raise ValueError(f"fisher must be one of {get_args(FisherName)}, found {self.fisher!r}")
         if self.curvature in ("gauss_newton", "identity") and self.fisher is not None:
             raise ValueError(f'fisher is an option of "ekfac" and "cg", there is no choice with {self.curvature!r}')
-        if not isinstance(self.folds, int) or not math.isfinite(self.damping):
-            raise ValueError(f"folds must be an integer and damping finite, found {self.folds} and {self.damping}")
-        if not 0 < self.tolerance < 1:
+        check_damping(self.damping)
+        checked_count(self.folds, "folds must be at least 1, a whole number", least=1)
+        checked_count(self.seed, "seed must be a whole number ≥ 0")
+        if self.curvature_samples is not None:
+            checked_count(self.curvature_samples, "curvature_samples must be at least 1, or None for all", least=1)
+        if not 0 < checked_number(self.tolerance, "tolerance is a relative residual in (0, 1)") < 1:
             raise ValueError(f"tolerance is a relative residual in (0, 1), found {self.tolerance}")
-        if self.curvature_samples is not None and self.curvature_samples < 1:
-            raise ValueError(f"curvature_samples must be at least 1, or None for all, found {self.curvature_samples}")
-        if not self.damping > 0:
-            raise ValueError(f"damping must be > 0 (a share of the mean eigenvalue), found {self.damping}")
-        if self.folds < 1:
-            raise ValueError(f"folds must be at least 1, found {self.folds}")
+        if isinstance(self.layers, str):
+            raise ValueError(f"layers is a list of shell patterns, found a single text: layers=[{self.layers!r}]")
 
     @property
     def information(self) -> FisherName:
@@ -65,3 +64,17 @@ class InfluenceOptions:
         0.6, with the exact one 1.0.
         """
         return self.fisher or ("exact" if self.curvature == "cg" else "sampled")
+
+
+def check_damping(damping: float) -> None:
+    """Raise a ValueError for a damping out of range."""
+    what = "damping must be > 0 (a share of the mean eigenvalue)"
+    if not checked_number(damping, what) > 0:
+        raise ValueError(f"{what}, found {damping}")
+
+
+def check_max_memory(max_memory: float | None) -> None:
+    """Raise a ValueError for a bound out of range."""
+    what = "max_memory is a bound in GiB, > 0"
+    if max_memory is not None and not checked_number(max_memory, what) > 0:
+        raise ValueError(f"{what}, found {max_memory}")

@@ -1,5 +1,6 @@
 """One pass over a dataset in index order, yielding per-sample gradients."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.layouts import MixedSamplesError
 from lightning_pareto.influence.memory import is_out_of_memory
 from lightning_pareto.influence.sharding import OtherProcessMemoryError, Shard
+from lightning_pareto.influence.task import BatchError
 from lightning_pareto.loaders import fetch, size_of_batches, with_sampler
 
 T = TypeVar("T")
@@ -48,6 +50,7 @@ class GradientPass:
         transfer: moves a batch to the device, with the user's own hooks.
         progress: told of every batch.
         chosen: dataset indices to go over, all by default.
+        name: what to call the dataset in errors.
     """
 
     loader: "DataLoader[Any]"
@@ -57,6 +60,7 @@ class GradientPass:
     transfer: Callable[[Any], Any] | None = None
     progress: Progress = silent
     chosen: Sequence[int] | None = None
+    name: str = "training"
 
     @property
     def indices(self) -> Sequence[int]:
@@ -149,6 +153,29 @@ class GradientPass:
     def _moved(self, batch: Any) -> Any:
         return move(batch, self.device) if self.transfer is None else self.transfer(batch)
 
+    @contextlib.contextmanager
+    def named(self, indices: Sequence[int] | Tensor) -> Iterator[None]:
+        """Let an error about a row of a batch say which sample of the dataset it is.
+
+        Args:
+            indices: of the batch's samples, (B,).
+
+        Raises:
+            BatchError: as from within, with the sample's index.
+        """
+        try:
+            yield
+        except BatchError as error:
+            if error.row is None:
+                raise
+            raise BatchError(f"{self.name} sample {int(indices[error.row])}: {error}") from error
+
+    def forward_of(self, indices: Sequence[int]) -> Forward:
+        """A forward pass over these samples as one batch."""
+        batch = self.batch_of(indices)
+        with self.named(indices):
+            return self.probe.forward(batch)
+
     def total(self, sums: dict[Layer, Tensor], dtype: torch.dtype | None = None) -> dict[Layer, Tensor]:
         """Add up over the processes, layer by layer in one order; zero where a process did not reach a layer."""
         if self.shard.count == 1:
@@ -187,7 +214,8 @@ class GradientPass:
         self.progress(stage, 0, total)
         for done, batch in enumerate(loader, start=1):
             batch = self._moved(batch)
-            forward = self.probe.forward(batch)
+            with self.named(indices[start:]):
+                forward = self.probe.forward(batch)
             count = len(forward.targets)
             _check_count(count, min(loader.batch_size or count, len(indices) - start))
             yield torch.tensor(indices[start : start + count]), batch, forward

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 from lightning_pareto.influence.gradients import GradientProbe, Plan
 from lightning_pareto.influence.layers import Selection, select_layers
 from lightning_pareto.influence.memory import Memory
+from lightning_pareto.influence.options import check_max_memory
 from lightning_pareto.influence.passes import GradientPass, PlanChangedError, Progress
-from lightning_pareto.influence.samples import check_samples
+from lightning_pareto.influence.samples import check_labels, check_samples
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.influence.verification import VERIFIED, plan_as_text, plan_from, verify
@@ -83,8 +84,7 @@ def set_up(
         context: entered around every forward pass.
         progress: told of every batch.
     """
-    if max_memory is not None and not max_memory > 0:
-        raise ValueError(f"max_memory is a bound in GiB, > 0, found {max_memory}")
+    check_max_memory(max_memory)
     shard = shard or Shard()
     _check_size(check_map_style(train_dataloader, "train_dataloader"), shard)
     _check_size(check_map_style(val_dataloader, "val_dataloader"), shard)
@@ -93,16 +93,26 @@ def set_up(
     context = _with_outer_autocast(context, next(module.parameters()).device.type)
     probe = GradientProbe(module, selection.layers, task or ClassificationTask(), context, memory)
     device = next(module.parameters()).device
-    with probe.open(), torch.autocast(device.type, enabled=False):  # what is made of the gradients stays in float32
+    with probe.open(), _differentiable(device.type):
         train = GradientPass(train_dataloader, probe, shard, device, transfer, progress)
-        validation = GradientPass(val_dataloader, probe, shard, device, val_transfer or transfer, progress)
+        to_device = val_transfer or transfer
+        validation = GradientPass(val_dataloader, probe, shard, device, to_device, progress, name="validation")
         with shard.agreement("comparison with autograd"):
             some = train.drawn(VERIFIED, seed=0)
-            check_samples(some, probe, VERIFIED)
+            classes = check_samples(some, VERIFIED)
+            check_labels(train, classes)
+            check_labels(validation, classes)
             verify(probe, some.first(VERIFIED))
         probe.plan = plan_from(shard.from_first(plan_as_text(probe.plan)), selection.layers)
         _warn_of_loops(probe.plan)
         yield Setup(train, validation, selection)
+
+
+@contextlib.contextmanager
+def _differentiable(device_type: str) -> Iterator[None]:
+    """Gradients can be had whatever the caller has switched off, and what is made of them stays in float32."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
+        yield
 
 
 def _with_outer_autocast(

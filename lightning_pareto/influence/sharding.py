@@ -18,6 +18,10 @@ class OtherProcessError(RuntimeError):
     """Another process failed, and this one cannot go on without it."""
 
 
+class LostProcessError(RuntimeError):
+    """Another process has died, or cannot be reached any more."""
+
+
 class OtherProcessMemoryError(OtherProcessError):
     """Another process ran out of memory."""
 
@@ -56,7 +60,7 @@ class Shard:
         blocks = []
         for block in tensor.reshape(-1).split(elements):
             moved = block.to(self.device, copy=True)
-            dist.all_reduce(moved)
+            _added_up(moved)
             blocks.append(moved.to(tensor.device))
         return torch.cat(blocks).reshape(tensor.shape) if blocks else tensor
 
@@ -99,6 +103,25 @@ class Shard:
         """How many processes failed, and how many lack memory."""
         failures, lacks = self.sum(torch.tensor([int(failed), int(lacks_memory)])).tolist()
         return failures, lacks
+
+
+def _added_up(tensor: Tensor) -> None:
+    """Add a tensor up over the processes, in place.
+
+    A process that dies closes its connections, which ends the others' wait at once.
+
+    Raises:
+        LostProcessError: if the sum cannot be had.
+    """
+    try:
+        dist.all_reduce(tensor)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise LostProcessError(
+            f"the connection to another process was lost ({str(error).splitlines()[0][:160]}): it was killed, for its "
+            "memory perhaps, or its machine is away. Its own log, or that of the system, says why"
+        ) from error
 
 
 _SAYS_WHY = "another process failed during the {}; its own error says why"

@@ -5,10 +5,11 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.artifacts import load_artifact, remove_temporaries, save_artifact
 from lightning_pareto.influence.sharding import Shard
 
 Tensors = dict[str, Tensor]
@@ -47,7 +48,7 @@ class Stages:
 
         Raises:
             StagesError: if the folder holds the stages of another model, other data or other options.
-            OSError: if it cannot be written.
+            ArtifactError: if a stage is damaged.
         """
         if self._folder is None:
             return compute()
@@ -60,16 +61,38 @@ class Stages:
         result = compute()
         with self._shard.agreement("writing of a finished stage"):
             if self._shard.index == 0:
-                arrays = {key: value.detach().cpu().numpy() for key, value in result.items()}
-                save_artifact(path, "stage", arrays, {"key": self._key})
+                self._write(path, {key: value.detach().cpu().numpy() for key, value in result.items()})
         return result
+
+    def begin(self) -> None:
+        """Make the folder, and remove what a writer that was killed has left there; a warning if it cannot be made."""
+        if self._folder is None or self._shard.index > 0:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            remove_temporaries(self._folder)
+        except OSError as error:
+            self._warn(error)
+
+    def _write(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
+        try:
+            save_artifact(path, "stage", arrays, {"key": self._key})
+        except OSError as error:  # what was computed is in memory, and the computation can go on
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        warnings.warn(
+            f"finished stages cannot be kept in {self._folder} ({error}): the computation goes on, and would begin "
+            "anew after an interruption. Free some space there, or give another folder",
+            stacklevel=3,
+        )
 
     def clear(self) -> None:
         """Remove them, once the whole is done, and the folder if nothing else is in it."""
         if self._folder is None or self._shard.index > 0:
             return
         try:
-            for path in self._paths:
+            for path in filter(Path.exists, self._paths):
                 path.unlink(missing_ok=True)
             if self._folder.exists() and not any(self._folder.iterdir()):
                 self._folder.rmdir()
@@ -79,7 +102,7 @@ class Stages:
 
     def _read(self, path: Path) -> Tensors:
         arrays, metadata = load_artifact(path, "stage")
-        if metadata["key"] != self._key:
+        if metadata.get("key") != self._key:
             raise StagesError(
                 f"{path} belongs to another computation: the model, the data or the options have changed since it was "
                 "interrupted. Delete the folder, or give another one, to compute from the beginning"

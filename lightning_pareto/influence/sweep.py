@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lightning_pareto.checked import checked_number
 from lightning_pareto.influence.categories import Categories, Cells, scan
 from lightning_pareto.influence.curvature import CurvatureError, Directions, EkfacCurvature, Fisher, FisherName
 from lightning_pareto.influence.directions import category_gradients, score
 from lightning_pareto.influence.measures import Measure, MeasureName, get_measure, logit_gradient
+from lightning_pareto.influence.options import check_damping
 from lightning_pareto.influence.passes import GradientPass, Progress, silent
 from lightning_pareto.influence.setup import Setup, set_up, settled
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.terminal import harmless
 
 Float = npt.NDArray[np.float64]
 
@@ -60,7 +63,8 @@ class DampingSweep:
             worst = int(np.nanargmin(measured))
             lines.append(
                 f"{damping:7g}   {length:5.3f}   {np.nanmean(predicted):+9.4f}   {np.nanmean(measured):+9.4f}   "
-                f"{self.class_names[worst]} {measured[worst]:+.4f}" + ("   ← best" if damping == self.best else "")
+                f"{harmless(self.class_names[worst])} {measured[worst]:+.4f}"
+                + ("   ← best" if damping == self.best else "")
             )
         return "\n".join(lines)
 
@@ -132,8 +136,10 @@ def sweep_damping(
         >>> sweep_damping(nn.Linear(2, 4), *loaders, dampings=[0.1, 1.0]).best in (0.1, 1.0)
         True
     """
-    if not dampings or min(dampings) <= 0 or not 0 < budget < 1:
-        raise ValueError(f"expected dampings > 0 and a budget in (0, 1), found {list(dampings)} and {budget}")
+    dampings = _checked(dampings)
+    what = "budget is the share of the training samples left out, in (0, 1)"
+    if not 0 < checked_number(budget, what) < 1:
+        raise ValueError(f"{what}, found {budget}")
     with set_up(
         module,
         train_dataloader,
@@ -150,8 +156,19 @@ def sweep_damping(
         information = Fisher.draw(fisher, setup.train.size, seed, setup.train.probe.task.loss)
         function = get_measure(measure, setup.train.probe.task.loss)
         cells = scan(setup.validation, function, categories, class_names, 2, seed)
+        if not (cells.support > 0).all(dim=0).any():
+            raise ValueError("no category has validation samples in both halves: add validation samples")
         drawn = setup.train.drawn(curvature_samples, seed)
         return settled(lambda: _sweep(setup, drawn, information, function, cells, dampings, budget))
+
+
+def _checked(dampings: Sequence[float]) -> tuple[float, ...]:
+    """The dampings as numbers; ValueError for anything else, or none."""
+    if isinstance(dampings, str) or not isinstance(dampings, (Sequence, np.ndarray)) or not len(dampings):
+        raise ValueError(f"dampings is a list of at least one number > 0, for instance [0.1, 1.0], found {dampings!r}")
+    for damping in dampings:
+        check_damping(damping)
+    return tuple(map(float, dampings))
 
 
 def _sweep(

@@ -25,7 +25,15 @@ and pass task=task. (Use named functions instead of lambdas with strategy="ddp_s
 
 
 class BatchError(ValueError):
-    """A batch, or what the module makes of it, cannot be read as a classification problem."""
+    """A batch, or what the module makes of it, cannot be read as a classification problem.
+
+    Attributes:
+        row: which sample of the batch it is about; None for all of them.
+    """
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
 
 
 def default_logits(module: nn.Module, batch: Any) -> Any:
@@ -107,7 +115,21 @@ class ClassificationTask:
             logits = self.logits(module, batch)
         except (TypeError, NotImplementedError) as error:
             raise BatchError(f"the module's forward did not take the batch: {error}.\n{task_example(batch)}") from error
+        except (RuntimeError, ValueError) as error:
+            remedy = next((remedy for text, remedy in _REMEDIES.items() if text in str(error)), None)
+            if remedy is None:
+                raise
+            raise BatchError(f"the module's forward did not take the batch: {error}. {remedy}") from error
         return check_logits(logits, targets)
+
+
+_REMEDIES = {
+    "dtype": "Bring model and batch to one precision: module.float(), or estimate_influence(…, transfer=lambda batch: "
+    "…) that converts the inputs",
+    "Expected more than 1 value per channel": "Influence belongs to single samples, and in evaluation mode each has to "
+    "be read alone: use BatchNorm with running statistics (track_running_stats=True), GroupNorm or LayerNorm",
+}
+"""What to do about errors of torch, by a part of their text."""
 
 
 def check_logits(logits: Any, targets: Tensor) -> Tensor:
@@ -116,9 +138,9 @@ def check_logits(logits: Any, targets: Tensor) -> Tensor:
     Raises:
         BatchError: otherwise.
     """
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(targets):
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(targets) or not len(targets):
         raise BatchError(
-            f"expected logits of shape ({len(targets)}, C), found {_describe(logits)}: give a "
+            f"expected logits of shape ({len(targets) or 'B'}, C), found {_describe(logits)}: give a "
             "ClassificationTask(logits=lambda module, batch: …) that returns them"
         )
     if logits.shape[1] < 2:
@@ -126,14 +148,25 @@ def check_logits(logits: Any, targets: Tensor) -> Tensor:
             "expected one logit per class, found a single one. For a binary classifier with one logit z: "
             "logits=lambda module, batch: torch.nn.functional.pad(module(batch[0]).reshape(-1, 1), (1, 0))"
         )
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= logits.shape[1]:
+    if not logits.is_floating_point():
         raise BatchError(
-            f"labels must lie in [0, {logits.shape[1]}), the number of logits; found {low if low < 0 else high}. "
-            "Remove or relabel those samples (ignored labels such as -100 are not samples of a category)"
+            f"expected logits that are real numbers, found {_describe(logits)}: return them before any rounding or "
+            "argmax, or give a ClassificationTask(logits=lambda module, batch: …)"
         )
-    if not torch.isfinite(logits).all():
-        raise BatchError("the model's outputs are not finite: it diverged, or its inputs contain NaN or infinity")
+    outside = (targets < 0) | (targets >= logits.shape[1])
+    if outside.any():
+        row = int(outside.int().argmax())
+        raise BatchError(
+            f"labels must lie in [0, {logits.shape[1]}), the number of logits; found {int(targets[row])}. "
+            "Remove or relabel those samples (ignored labels such as -100 are not samples of a category)",
+            row,
+        )
+    broken = ~torch.isfinite(logits).all(dim=1)
+    if broken.any():
+        raise BatchError(
+            "the model's outputs are not finite: it diverged, or its inputs contain NaN or infinity",
+            None if broken.all() else int(broken.int().argmax()),
+        )
     return logits
 
 

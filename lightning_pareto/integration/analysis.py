@@ -21,7 +21,7 @@ from lightning_pareto.integration.models import Checkpoint, checkpoints, name_of
 from lightning_pareto.integration.processes import shard_of, warnings_of_one
 from lightning_pareto.integration.progress import progress_bar
 from lightning_pareto.integration.results import INFLUENCE_FILE
-from lightning_pareto.integration.resumption import folder_for_stages, remove_stages, stages_kept
+from lightning_pareto.integration.resumption import STAGES, remove_stages, stages_kept
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
 
 
@@ -61,7 +61,7 @@ def influence_of(
     tell = say if say is not None and trainer.is_global_zero else lambda _: None
     if stages_kept(folder):
         tell(f"An interrupted analysis goes on in {folder}.")
-    stages = folder_for_stages(trainer, folder)
+    stages = None if folder is None else folder / STAGES
 
     def influence_at(number: int, path: str | None) -> InfluenceMatrix:
         with weights_of(module, path, shard) as used, progress_bar(trainer) as progress:

@@ -11,7 +11,7 @@ from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
-from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
+from lightning_pareto.influence.options import CurvatureName, InfluenceOptions, check_max_memory
 from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration import publishing
@@ -64,7 +64,7 @@ class ParetoCallback(pl.Callback):
         budget: share of the training mass that may move, see :func:`check_pareto`.
         level: of the verdict's test.
         targets: categories that are to gain, by name or number; all by default. See :func:`check_pareto`.
-        floors: least relative gain of the others.
+        floors: least relative gain of the others: one number, K, or some by name as ``{"shirt": -0.02}``.
         layers: take only parameters whose names match one of these shell patterns, for instance ``["head.*"]``.
         fisher: see :func:`estimate_influence`.
         curvature_samples: fit the curvature to so many random training samples, None for all.
@@ -117,7 +117,7 @@ class ParetoCallback(pl.Callback):
         budget: float = 0.2,
         level: float = 0.05,
         targets: Targets = None,
-        floors: float | Sequence[float] | None = None,
+        floors: float | Sequence[float] | dict[str, float] | None = None,
         layers: Sequence[str] | None = None,
         fisher: FisherName | None = None,
         curvature_samples: int | None = 10_000,
@@ -136,6 +136,7 @@ class ParetoCallback(pl.Callback):
         super().__init__()
         check_checkpoint(checkpoint)
         self.options = InfluenceOptions(curvature, measure, damping, folds, seed, layers, fisher, curvature_samples)
+        check_max_memory(max_memory)
         self.data = ParetoData(
             task or ClassificationTask(),
             class_names,
@@ -265,7 +266,7 @@ class ParetoCallback(pl.Callback):
             self._categories = check_data(trainer, module, self.data, self.options.layers)
             if self._categories is not None:
                 chosen_categories(self._categories, self.targets)
-                per_category(self.floors, len(self._categories), 0.0, "floors")
+                per_category(self.floors, self._categories, 0.0, "floors")
 
     def _conclude(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         try:

@@ -9,11 +9,14 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleD
 from lightning.pytorch.strategies.xla import XLAStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_pareto.at_hand import first_out_of_range
+from lightning_pareto.influence.categories import Categories, checked_names, read_categories
 from lightning_pareto.influence.layers import select_layers
+from lightning_pareto.influence.samples import check_loss
 from lightning_pareto.influence.task import BatchError
-from lightning_pareto.integration.at_hand import labels_at_hand
 from lightning_pareto.integration.batches import only_reading, transfer_of, validating
 from lightning_pareto.integration.data import ParetoData, validation_loaders
 from lightning_pareto.integration.models import Checkpoint, monitoring_checkpoint
@@ -63,8 +66,8 @@ def check_data(
 
     Raises:
         BatchError: if a batch cannot be read, or a label that the dataset has at hand is out of range.
-        ValueError: if there is no validation set, a dataset is empty, the class names do not fit, or the module has
-            no trainable parameter.
+        ValueError: if there is no validation set, a dataset is empty, class names or categories do not fit, the loss
+            mixes samples, or the module has no trainable parameter.
         TypeError: if a loader's samples have no index.
         OtherProcessError: if another process found one of these.
     """
@@ -74,14 +77,12 @@ def check_data(
         train, validation = data.train(trainer), data.validation(trainer)
         with only_reading(trainer, module):
             _check_samples(train, "training", _reader(trainer, module, data, 0))
-            read = _reader(trainer, module, data, data.val_dataloader_idx)
+            read = _reader(trainer, module, data, data.val_dataloader_idx, data.categories)
             classes = _check_samples(validation, "validation", read)
         names = data.names_of_classes(trainer, classes)
     loaders = validation_loaders(trainer)
     if data.val_dataloader_idx == 0 and len(loaders) > 1:
-        rank_zero_info(
-            f"ParetoCallback reads the first of {len(loaders)} validation dataloaders (val_dataloader_idx=0)"
-        )
+        rank_zero_info(f"{data.owner} reads the first of {len(loaders)} validation dataloaders (val_dataloader_idx=0)")
     return names if data.categories is None else data.category_names
 
 
@@ -117,30 +118,47 @@ def _set_up_validation(trainer: pl.Trainer) -> None:
 
 
 def _reader(
-    trainer: pl.Trainer, module: pl.LightningModule, data: ParetoData, dataloader_idx: int
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: ParetoData,
+    dataloader_idx: int,
+    categories: Categories | None = None,
 ) -> Callable[[Any], int]:
-    """Function of a batch that returns its number of classes, or raises BatchError."""
+    """Function of a batch that returns its number of classes, or raises an error if something in it cannot be read."""
     transfer = transfer_of(trainer, module, dataloader_idx)
 
     def read(batch: Any) -> int:
         batch = transfer(batch)
-        return int(data.task.read_logits(module, batch, data.task.read_targets(batch)).shape[1])
+        targets = data.task.read_targets(batch)
+        logits = data.task.read_logits(module, batch, targets)
+        check_loss(data.task.loss, logits, targets)
+        if categories is not None:
+            _check_categories(read_categories(categories, batch, targets), data.category_names)
+        return int(logits.shape[1])
 
     return read
 
 
+def _check_categories(found: Tensor, names: Sequence[str] | None) -> None:
+    count = None if names is None else len(checked_names(names, "category_names"))
+    if int(found.min()) < 0 or (count is not None and int(found.max()) >= count):
+        raise ValueError(
+            f"categories(batch) must lie in [0, {'K' if count is None else count}), found {int(found.min())} to "
+            f"{int(found.max())}: number them from 0, and give one of category_names for each"
+        )
+
+
 def _check_samples(loader: "DataLoader[Any]", name: str, read: Callable[[Any], int]) -> int:
-    """Read two samples, and the first one whose label at hand is out of range; returns the number of classes.
+    """Read two samples, one alone, and the first whose label at hand is out of range; returns the number of classes.
 
     A label at hand is only a suspicion, since a transform or the task may change it. The sample itself decides.
     """
+    read(fetch(loader, [0]))
     classes = read(fetch(loader, range(min(2, len(loader.dataset)))))  # type: ignore[arg-type]
-    labels = labels_at_hand(loader.dataset)
-    if labels is not None:
-        suspects = ((labels < 0) | (labels >= classes)).nonzero().flatten().tolist()
-        for i in suspects[:1]:
-            try:
-                read(fetch(loader, [i]))
-            except BatchError as error:
-                raise BatchError(f"{name} sample {i}: {error}") from error
+    suspect = first_out_of_range(loader.dataset, classes)
+    if suspect is not None:
+        try:
+            read(fetch(loader, [suspect]))
+        except BatchError as error:
+            raise BatchError(f"{name} sample {suspect}: {error}") from error
     return classes

@@ -11,6 +11,7 @@ from lightning_pareto.integration.classwise import ClasswiseMetrics, Values
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.metrics import Float, Metrics, chosen_metrics
 from lightning_pareto.integration.repeats import samples_before_repeats
+from lightning_pareto.terminal import listed
 
 
 class ClasswiseLog:
@@ -96,7 +97,7 @@ class ClasswiseLog:
         if absent and whole and not self._absence_told:
             self._absence_told = True
             rank_zero_warn(
-                f"no validation samples of {', '.join(absent)}: no accuracy is logged for them, and nothing can be "
+                f"no validation samples of {listed(absent)}: no accuracy is logged for them, and nothing can be "
                 "said about them after the fit. Add validation samples of these classes"
             )
 

@@ -7,15 +7,19 @@ from typing import Any
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
-from lightning_pareto.influence.categories import Categories
+from lightning_pareto.at_hand import class_names_at_hand
+from lightning_pareto.influence.categories import Categories, checked_names
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.integration.at_hand import class_names_at_hand
 from lightning_pareto.loaders import check_map_style
 
 
 @dataclass(frozen=True)
 class ParetoData:
-    """Where the samples come from and how they are read; see :class:`ParetoCallback` for the fields."""
+    """Where the samples come from and how they are read; see :class:`ParetoCallback` for the fields.
+
+    Attributes:
+        owner: the callback that they are for, as errors call it.
+    """
 
     task: ClassificationTask
     class_names: Sequence[str] | None
@@ -24,6 +28,7 @@ class ParetoData:
     train_dataloader: Any
     val_dataloader_idx: int
     preview: Callable[[Any], Any] | None = None
+    owner: str = "ParetoCallback"
 
     def train(self, trainer: pl.Trainer) -> "DataLoader[Any]":
         """The loader of the training samples.
@@ -37,7 +42,7 @@ class ParetoData:
         size = len(own.dataset)  # type: ignore[arg-type]
         if self.train_dataloader is not None and isinstance(fitted, Sized) and len(fitted) != size:
             raise ValueError(
-                f"ParetoCallback(train_dataloader=…) reads {size} samples, the fit {len(fitted)}: it must be over the "
+                f"{self.owner}(train_dataloader=…) reads {size} samples, the fit {len(fitted)}: it must be over the "
                 "same samples in the same order, since influence and weights belong to dataset indices"
             )
         return own
@@ -72,17 +77,14 @@ class ParetoData:
             ValueError: if the names given are not one per class.
         """
         if self.class_names is not None:
-            if isinstance(self.class_names, str) or len(set(self.class_names)) != len(self.class_names):
-                raise ValueError(f"class_names must be a list of different names, found {self.class_names!r}")
-            if len(self.class_names) != count:
-                raise ValueError(
-                    f"{len(self.class_names)} class names for a model with {count} logits: give one for each"
-                )
-            return self.class_names
+            names = checked_names(self.class_names)
+            if len(names) != count:
+                raise ValueError(f"{len(names)} class names for a model with {count} logits: give one for each")
+            return names
         for loader in (self._train(trainer), self.watched(trainer)):
-            names = class_names_at_hand(getattr(loader, "dataset", None), count)
-            if names is not None:
-                return names
+            at_hand = class_names_at_hand(getattr(loader, "dataset", None), count)
+            if at_hand is not None:
+                return at_hand
         return [str(k) for k in range(count)]
 
     def _train(self, trainer: pl.Trainer) -> Any:

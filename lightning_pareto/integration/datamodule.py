@@ -56,7 +56,7 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
 
     Raises:
         TypeError: if the loader's samples have no index, or it batches by a sampler of its own.
-        ValueError: if there are not as many weights as samples.
+        ValueError: if there are not as many weights as samples, or the weights were made for other labels.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -66,12 +66,7 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
     """
     check_map_style(dataloader, "the train dataloader")
     weights = _read(weights)
-    size = len(dataloader.dataset)  # type: ignore[arg-type]
-    if len(weights) != size:
-        raise ValueError(
-            f"{len(weights)} weights for a training dataset of {size} samples: weights belong to the dataset that "
-            "influence was computed on, one for each index"
-        )
+    weights.check_dataset(dataloader.dataset)
     if type(dataloader.batch_sampler) is not BatchSampler:
         raise TypeError(
             f"the train dataloader batches with {type(dataloader.batch_sampler).__name__}, which would not see the "
@@ -108,8 +103,8 @@ class ReweightedDataModule(pl.LightningDataModule):
 
     Raises:
         TypeError: if it is not a LightningDataModule.
-        ValueError: for another ``apply``; from ``train_dataloader``, if there are not as many weights as samples or
-            ``loader`` does not choose one of several.
+        ValueError: for another ``apply``; from ``train_dataloader``, if there are not as many weights as samples, they
+            were made for other labels, or ``loader`` does not choose one of several.
 
     Example:
         >>> import torch
@@ -125,10 +120,6 @@ class ReweightedDataModule(pl.LightningDataModule):
     seed: int
     loader: str | int | None
     apply: Literal["resampling", "loss"]
-
-    def __new__(cls, datamodule: Any = None, *_: Any, **__: Any) -> "ReweightedDataModule":
-        """Make it a DataModule of the namespace that the user's is of, ``lightning`` or ``pytorch_lightning``."""
-        return _empty(cls, fitting(pl.LightningDataModule, datamodule))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the namespace, whose class has no name of its own."""
@@ -154,6 +145,9 @@ class ReweightedDataModule(pl.LightningDataModule):
             )
         if apply not in ("resampling", "loss"):
             raise ValueError(f"apply must be 'resampling' or 'loss', found {apply!r}")
+        # in the namespace of the user's, lightning or pytorch_lightning; command lines would read a __new__ instead
+        own, base = type(self), fitting(pl.LightningDataModule, datamodule)
+        object.__setattr__(self, "__class__", _of_namespace(own, base))  # type: ignore[arg-type]  # they are hashable
         super().__init__()
         self.__dict__.clear()  # trainer, prepare_data_per_node and their like are the user's DataModule's
         self.__dict__.update(datamodule=datamodule, weights=_read(weights), seed=seed, loader=loader, apply=apply)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
+from lightning_pareto.artifacts import remove_temporaries
+
 STAGES = "stages"
 
 
@@ -26,16 +28,6 @@ def back_on_device(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[
         module.to(before)
 
 
-def folder_for_stages(trainer: pl.Trainer, dirpath: Path | None) -> Path | None:
-    """Where to keep finished stages, on all processes; None if that is not wanted or the folder cannot be made."""
-    made = False
-    if dirpath is not None and trainer.is_global_zero:
-        with contextlib.suppress(OSError):  # the results can still be had, in one go
-            (dirpath / STAGES).mkdir(parents=True, exist_ok=True)
-            made = True
-    return dirpath / STAGES if trainer.strategy.broadcast(made) and dirpath is not None else None
-
-
 def stages_kept(folder: Path | None) -> bool:
     """Whether an analysis has left finished stages."""
     return folder is not None and any((folder / STAGES).glob("*/*.safetensors"))
@@ -54,9 +46,11 @@ def how_to_go_on(folder: Path | None) -> str:
 
 def remove_stages(folder: Path) -> None:
     """Remove what an analysis of an earlier fit left behind, and nothing else."""
-    for path in (folder / STAGES).glob("*/*.safetensors"):
-        with contextlib.suppress(OSError):  # they are told from others by their contents
-            path.unlink(missing_ok=True)
+    for kept in (folder / STAGES).glob("*/"):
+        remove_temporaries(kept)
+        for path in kept.glob("*.safetensors"):
+            with contextlib.suppress(OSError):  # they are told from others by their contents
+                path.unlink(missing_ok=True)
     for each in (*(folder / STAGES).glob("*/"), folder / STAGES):
         with contextlib.suppress(OSError):  # it is not there, or holds something else
             each.rmdir()

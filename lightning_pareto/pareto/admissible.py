@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from lightning_pareto.checked import checked_number
+
 Float = npt.NDArray[np.float64]
 
 
@@ -23,8 +25,9 @@ def predicted_gain(scores: npt.NDArray[np.floating], weights: Float) -> Float:
 
 def check_budget(budget: float) -> None:
     """Raise a ValueError for a budget out of range."""
-    if not 0 < budget <= 1:
-        raise ValueError(f"budget is the share of the training mass that may move, in (0, 1], found {budget}")
+    what = "budget is the share of the training mass that may move, in (0, 1]"
+    if not 0 < checked_number(budget, what) <= 1:
+        raise ValueError(f"{what}, found {budget}")
 
 
 def column_scale(scores: npt.NDArray[np.floating]) -> Float:

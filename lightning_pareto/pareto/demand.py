@@ -1,6 +1,6 @@
 """What is asked of each category: to gain, or to hold a floor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +8,13 @@ import numpy.typing as npt
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.admissible import Float
+from lightning_pareto.terminal import harmless, listed
 
 Targets = Sequence[int | str] | str | int | None
 """Categories by name or number; None for all."""
 
-Limits = float | Sequence[float] | npt.NDArray[np.floating] | None
-"""One number for all categories, or one for each; None for a default."""
+Limits = float | Sequence[float] | Mapping[str, float] | npt.NDArray[np.floating] | None
+"""One number for all categories, one for each, or by name those of some; a default for None and what is not named."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +50,8 @@ def chosen_categories(names: Sequence[str], targets: Targets) -> npt.NDArray[np.
         ValueError: for an unknown name or a number out of range.
     """
     chosen = np.zeros(len(names), dtype=bool)
-    if isinstance(targets, (str, int, np.integer)):
-        targets = [targets]
+    if isinstance(targets, (str, int, float, np.number)):
+        targets = [targets]  # a number that is not whole is refused below
     for target in range(len(names)) if targets is None else targets:
         index = names.index(target) if target in names else target
         if not isinstance(index, (int, np.integer)) or isinstance(index, bool) or not 0 <= index < len(names):
@@ -59,17 +60,27 @@ def chosen_categories(names: Sequence[str], targets: Targets) -> npt.NDArray[np.
     return chosen
 
 
-def per_category(value: Limits, k: int, default: float, what: str = "thresholds") -> Float:
-    """One limit for each of K categories, (K,).
+def per_category(value: Limits, names: Sequence[str], default: float, what: str = "thresholds") -> Float:
+    """One limit for each of the K categories of these names, (K,).
 
     Raises:
-        ValueError: if there are not as many as categories, or one is not finite.
+        ValueError: if there are not as many as categories, a name is unknown, or one is no finite number.
     """
-    limits = np.asarray(default if value is None else value, dtype=np.float64)
+    k = len(names)
+    if isinstance(value, Mapping):
+        unknown = [name for name in value if name not in names]
+        if unknown:
+            raise ValueError(f"{what} of unknown categories {unknown}; the categories are {list(names)}")
+        value = [value.get(name, default) for name in names]
+    try:
+        limits = np.asarray(default if value is None else value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} must be numbers: one, {k}, or a dict by name, found {value!r:.80}") from None
     if limits.ndim and limits.shape != (k,):
         raise ValueError(f"{what} must be one number or {k}, one per category, found {limits.shape}")
     if not np.isfinite(limits).all():
-        raise ValueError(f"{what} must be finite")
+        name = harmless(names[int(np.argmax(~np.isfinite(limits)))]) if limits.ndim else "all categories"
+        raise ValueError(f"{what} must be finite, that of {name} is {limits[~np.isfinite(limits)][0]}")
     return np.full(k, limits)
 
 
@@ -82,12 +93,12 @@ def read_demand(influence: InfluenceMatrix, targets: Targets, floors: Limits) ->
     """
     check_floors(floors, targets)
     chosen = chosen_categories(influence.names, targets)
-    demand = Demand(chosen, per_category(floors, len(influence.names), 0.0, "floors"))
+    demand = Demand(chosen, per_category(floors, influence.names, 0.0, "floors"))
     if not (chosen & influence.present).any():
         raise ValueError("none of the targets has validation samples")
     absent = [name for name, yes in zip(influence.names, chosen & ~influence.present, strict=True) if yes]
     if targets is not None and absent:
-        raise ValueError(f"no validation samples of {', '.join(absent)}: nothing can be said about these targets")
+        raise ValueError(f"no validation samples of {listed(absent)}: nothing can be said about these targets")
     return demand
 
 

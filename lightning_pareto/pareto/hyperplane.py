@@ -59,7 +59,9 @@ def hyperplane_distance(scores: npt.NDArray[np.floating]) -> float:
 
 
 def correlation(scores: npt.NDArray[np.floating]) -> Float:
-    """Correlation of the columns, (K, K); NaN for a column without variance."""
+    """Correlation of the columns, (K, K); NaN for a column without variance, and throughout for a single sample."""
+    if len(scores) == 1:
+        return np.full((scores.shape[1], scores.shape[1]), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         found: Float = np.corrcoef(scores.astype(np.float64), rowvar=False).reshape(scores.shape[1], scores.shape[1])
     return found

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from lightning_pareto.artifacts import ArtifactError, load_artifact, save_artifact
+from lightning_pareto.artifacts import ArtifactError, fitting_together, load_artifact, save_artifact
 from lightning_pareto.notebook import data_frame, html_table, numbers
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.pareto.hyperplane import Regions
@@ -72,6 +72,9 @@ class ParetoVerdict:
         min_gain: relative gain below which an improvement is negligible, and so is a loss below a floor.
         targets: the categories that are to gain, (K,).
         floors: least relative gain that is asked of each of the others, (K,); NaN at the targets.
+
+    Raises:
+        ValueError: if the arrays do not fit together.
     """
 
     class_names: tuple[str, ...]
@@ -96,6 +99,19 @@ class ParetoVerdict:
     min_gain: float
     targets: np.ndarray = field(repr=False)
     floors: Float = field(repr=False)
+
+    def __post_init__(self) -> None:
+        k = len(self.class_names)
+        for name in _ARRAYS:
+            found, kind = np.asarray(getattr(self, name)), bool if name in _FLAGS else np.floating
+            shape = {"correlation": (k, k), "explained_variance_ratio": (int(np.sum(self.present)),)}.get(name, (k,))
+            if found.shape != shape or not np.issubdtype(found.dtype, kind):
+                raise ValueError(f"{name} must be {shape} of {kind.__name__}, found {found.shape} of {found.dtype}")
+        for name in _NUMBERS:
+            if not isinstance(getattr(self, name), (float, int)):
+                raise ValueError(f"{name} must be a number, found {getattr(self, name)!r:.40}")
+        if self.regions.sign.ndim != 1 or not (self.present & self.targets).any():
+            raise ValueError("a verdict is about the regions of N samples and one target at least")
 
     @property
     def improvable(self) -> bool:
@@ -204,10 +220,7 @@ class ParetoVerdict:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the verdict to ``path`` (safetensors), whole or not at all."""
-        numbers = {
-            name: getattr(self, name)
-            for name in ("headroom", "p_value", "hyperplane_distance", "budget", "level", "min_gain")
-        }
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
         arrays = {name: getattr(self, name) for name in _ARRAYS} | {"regions": self.regions.sign}
         return save_artifact(path, "verdict", arrays, {"class_names": list(self.class_names), **numbers})
 
@@ -222,10 +235,11 @@ class ParetoVerdict:
         missing = {*_ARRAYS, "regions"} - arrays.keys()
         if missing:
             raise ArtifactError(f"{path} was written by another version, it lacks {sorted(missing)}: check again")
-        sign = arrays.pop("regions")
-        names = tuple(metadata.pop("class_names"))
-        fields: dict[str, Any] = {**arrays, **metadata}
-        return cls(class_names=names, regions=Regions(sign), **fields)
+        with fitting_together(path):
+            sign = arrays.pop("regions")
+            names = tuple(map(str, metadata.pop("class_names")))
+            fields: dict[str, Any] = {**arrays, **metadata}
+            return cls(class_names=names, regions=Regions(sign), **fields)
 
 
 _ARRAYS = (
@@ -244,3 +258,5 @@ _ARRAYS = (
     "targets",
     "floors",
 )
+_FLAGS = ("present", "targets")
+_NUMBERS = ("headroom", "p_value", "hyperplane_distance", "budget", "level", "min_gain")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lightning_pareto.checked import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float, check_budget, column_scale
@@ -44,8 +45,8 @@ def check_pareto(
         min_gain: relative gain (in units of mean absolute influence) below which an improvement is negligible; for the
             categories that are no targets, the loss below their floor that is.
         targets: category or categories that are to gain, by name or number; all by default.
-        floors: least relative gain of the others, one number or K (those of targets are not read); 0 by default, not to
-            lose. Below zero: the loss that is allowed.
+        floors: least relative gain of the others, one number, K (those of targets are not read), or some by name as
+            ``{"shirt": -0.02}``; 0 by default, not to lose. Below zero: the loss that is allowed.
 
     Returns:
         The verdict over the categories that have validation samples.
@@ -155,10 +156,12 @@ def _held_out(
 def check_options(budget: float, level: float, min_gain: float = 0.0) -> None:
     """Raise a ValueError for a budget, a level or a negligible gain out of range."""
     check_budget(budget)
-    if not 0 < level < 1:
-        raise ValueError(f"level is that of a test, in (0, 1), found {level}")
-    if not 0 <= min_gain < np.inf:
-        raise ValueError(f"min_gain is a relative gain, at least 0, found {min_gain}")
+    what = "level is that of a test, in (0, 1)"
+    if not 0 < checked_number(level, what) < 1:
+        raise ValueError(f"{what}, found {level}")
+    what = "min_gain is a relative gain, at least 0"
+    if checked_number(min_gain, what) < 0:
+        raise ValueError(f"{what}, found {min_gain}")
 
 
 def _spread(values: Float, present: np.ndarray, fill: float = np.nan) -> Float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_FOLDS, LEAST_SAMPLES
-from lightning_pareto.pareto.terminal import columns, harmless, listed, padded, paragraph
+from lightning_pareto.terminal import columns, harmless, listed, padded, paragraph
 
 if TYPE_CHECKING:
     from lightning_pareto.pareto.result import ParetoVerdict
@@ -111,20 +111,23 @@ def _not_proven(verdict: ParetoVerdict) -> list[str]:
 
 def _rows(verdict: ParetoVerdict) -> list[str]:
     """A row for each category, of many the worst ones."""
-    count = len(verdict.class_names)
-    shown = list(range(count))
-    if count > MOST_ROWS:
+    shown, more = np.arange(len(verdict.class_names)), []
+    if len(shown) > MOST_ROWS:
         bound = np.where(np.isfinite(verdict.standard_error), verdict.lower_bound - verdict.bar, -np.inf)
         bound = np.where(np.isfinite(bound), bound, -np.inf)
-        shown = np.lexsort((verdict.held_out_gain, bound))[:MOST_ROWS].tolist()
+        ranked = np.lexsort((verdict.held_out_gain, bound, ~verdict.present))
+        known = int(verdict.present.sum())
+        shown = ranked[: min(known, MOST_ROWS)]
+        if known > MOST_ROWS:
+            more.append(f"… and {known - MOST_ROWS} more, all of them surer to gain")
+        if known < len(ranked):
+            more.append(f"… and {len(ranked) - known} without validation samples")
     names = {k: harmless(verdict.class_names[k]) for k in shown}
     width = max(8, *(columns(name) for name in names.values()))
     asked = "" if _all_asked(verdict) else "   asked"
     rows = [f"{'category':<{width}}  held-out gain ± error   alone   price{asked}"]
-    rows += [f"{padded(names[k], width)}  {_row(verdict, k)}" for k in shown]
-    if count > MOST_ROWS:
-        rows.append(f"… and {count - MOST_ROWS} more, all of them surer to gain")
-    return rows
+    rows += [f"{padded(name, width)}  {_row(verdict, int(k))}" for k, name in names.items()]
+    return rows + more
 
 
 def _row(verdict: ParetoVerdict, k: int) -> str:

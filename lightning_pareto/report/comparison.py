@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from lightning_pareto.notebook import data_frame, html_table
+from lightning_pareto.terminal import columns, harmless, harmless_line, listed, padded
 
 Float = npt.NDArray[np.float64]
 
@@ -93,10 +94,12 @@ class ClasswiseComparison:
         lines += self._table({arm: self._change_cells(arm) for arm in others})
         lines.append("")
         for arm in others:
-            lost, p_value = self.lost(arm), self.p_values(arm)[-1]
-            verdict = f"classes significantly LOST: {', '.join(lost)}" if lost else "no class significantly lost"
-            tested = f"{arm}: {verdict}; mean over classes p = {p_value:.3f}."
-            lines.append(tested if seeds > 1 else f"{arm}: one seed, nothing can be tested. Fit with more of them.")
+            lost, p_value, name = self.lost(arm), self.p_values(arm)[-1], harmless_line(arm)
+            verdict = "no class significantly lost"
+            if lost:
+                verdict = f"classes significantly LOST: {listed(lost, len(lost))}"
+            tested = f"{name}: {verdict}; mean over classes p = {p_value:.3f}."
+            lines.append(tested if seeds > 1 else f"{name}: one seed, nothing can be tested. Fit with more of them.")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -132,12 +135,12 @@ class ClasswiseComparison:
         return plot_comparison(self, ax)
 
     def _table(self, cells: Mapping[str, Sequence[str]]) -> list[str]:
-        names = [*self.class_names, "mean"]
-        first = max(map(len, names))
+        names = [*map(harmless, self.class_names), "mean"]
+        first = max(map(columns, names))
         widths = {arm: max(len(arm), *map(len, column)) for arm, column in cells.items()}
-        lines = [" " * first + "".join(f"  {arm:>{widths[arm]}}" for arm in cells)]
+        lines = [" " * first + "".join(f"  {harmless_line(arm):>{widths[arm]}}" for arm in cells)]
         for row, name in enumerate(names):
-            lines.append(f"{name:<{first}}" + "".join(f"  {cells[arm][row]:>{widths[arm]}}" for arm in cells))
+            lines.append(padded(name, first) + "".join(f"  {cells[arm][row]:>{widths[arm]}}" for arm in cells))
         return lines
 
     def _change_cells(self, arm: str) -> list[str]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.notebook import data_frame, html_table, numbers
-from lightning_pareto.pareto.terminal import harmless
+from lightning_pareto.terminal import harmless
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -11,7 +11,7 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float, column_scale, predicted_gain
 from lightning_pareto.pareto.headroom import headroom
 from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
-from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.reweighting.weights import SampleWeights, origin_of
 
 SHARES = (0.6, 0.0, 0.3)
 
@@ -97,6 +97,11 @@ class CandidateWeights:
         self._programs: dict[MeasureName, MassPreservingProgram] = {}
         self._headrooms: dict[tuple[MeasureName, float], float] = {}
 
+    @property
+    def able(self) -> bool:
+        """Whether every influence knows some target: else there are no weights to be made from it."""
+        return all((self._targets & influence.present).any() for influence in self._influences.values())
+
     def weights(self, candidate: Candidate) -> SampleWeights:
         """The weights of one candidate, of mean 1, with the gains that they predict.
 
@@ -111,12 +116,14 @@ class CandidateWeights:
         values *= len(values) / values.sum()
         gain = np.full(len(influence.present), np.nan)
         gain[influence.present] = predicted_gain(influence.scores[:, influence.present], values)
-        return SampleWeights(values, gain, influence.names, metadata={"candidate": str(candidate)})
+        return SampleWeights(
+            values, gain, influence.names, metadata={"candidate": str(candidate), **origin_of(influence)}
+        )
 
     def distinct(self, given: Sequence[Candidate]) -> list[tuple[Candidate, SampleWeights]]:
         """The candidates that promise something and have not the weights of another."""
         kept: list[tuple[Candidate, SampleWeights]] = []
-        if not all((self._targets & influence.present).any() for influence in self._influences.values()):
+        if not self.able:
             return kept
         for candidate in given:
             weights = self.weights(candidate)

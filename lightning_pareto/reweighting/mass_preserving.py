@@ -72,4 +72,5 @@ def give_back(removed: Float, admissible: AdmissibleSet, how: GiveBack) -> Float
         return additive
     kept = 1 - removed
     class_mean_kept = 1 - (additive - kept)  # the additive rule gives back the class mean of d
-    return np.divide(kept, class_mean_kept, out=np.ones_like(kept), where=class_mean_kept > 0)
+    emptied = class_mean_kept < 1e-9  # a class of which all is taken gets all of it back, whatever the rounding
+    return np.divide(kept, class_mean_kept, out=np.ones_like(kept), where=~emptied)

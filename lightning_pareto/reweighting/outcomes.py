@@ -30,12 +30,27 @@ class Outcome:
         correct: (n,) whether its label was predicted.
         probability: (n,) probability that the model gave to its label.
         names: the K categories.
+
+    Raises:
+        ValueError: if the arrays do not fit together.
     """
 
     category: npt.NDArray[np.int64]
     correct: npt.NDArray[np.bool_]
     probability: Float
     names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        shape = self.category.shape
+        if len(shape) != 1 or self.correct.shape != shape or self.probability.shape != shape:
+            raise ValueError(
+                f"category, correct and probability must be (n,), found {shape}, {self.correct.shape} and "
+                f"{self.probability.shape}"
+            )
+        if not np.issubdtype(self.category.dtype, np.integer):
+            raise ValueError(f"categories must be integers, found {self.category.dtype}")
+        if len(self.category) and not 0 <= self.category.min() <= self.category.max() < len(self.names):
+            raise ValueError(f"categories must lie in [0, {len(self.names)}), one name for each")
 
     @property
     def support(self) -> npt.NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lightning_pareto.linprog import INFINITY, InfeasibleError, LinearProgram
+from lightning_pareto.linprog import INFINITY, LinearProgram
 from lightning_pareto.pareto.admissible import Float
 
 
@@ -25,17 +25,9 @@ class PaperProgram:
         scores = scores.astype(np.float64)
         scale = np.abs(scores).mean(axis=0)
         scaled = scores / np.where(scale > 0, scale, 1.0)
-        n, k = scores.shape
-        self._sums = scaled.sum(axis=0)
-        self._max_weight = max_weight
-        self._program = LinearProgram(
-            objective=scaled[:, targets] @ scale[targets] / max(scale[targets].mean(), np.finfo(float).tiny),
-            rows=scaled.T,
-            row_lower=np.full(k, -INFINITY),
-            row_upper=np.full(k, INFINITY),
-            lower=np.zeros(n),
-            upper=np.full(n, max_weight),
-        )
+        self._scaled, self._sums, self._max_weight = scaled, scaled.sum(axis=0), max_weight
+        objective = scaled[:, targets] @ scale[targets] / max(scale[targets].mean(), np.finfo(float).tiny)
+        self._program = self._over(objective, scaled)
 
     def solve(self, thresholds: Float) -> Float:
         """Return the weights, (N,).
@@ -47,10 +39,33 @@ class PaperProgram:
             InfeasibleError: if no weights meet the thresholds.
         """
         self._program.set_row_bounds(thresholds * self._sums, np.full(len(thresholds), INFINITY))
-        try:
-            return self._program.solve().x.clip(0, self._max_weight)
-        except InfeasibleError as error:
-            raise InfeasibleError(
-                f"no weights in [0, {self._max_weight:g}] meet the thresholds {thresholds.round(4).tolist()}: lower "
-                "them or raise max_weight"
-            ) from error
+        return self._program.solve().x.clip(0, self._max_weight)
+
+    def out_of_reach(self, thresholds: Float) -> tuple[int, str]:
+        """Find the threshold that cannot be met beside those before it.
+
+        Returns:
+            The category's number, and the thresholds that it can have: at most so much where its influence is positive
+            in sum, at least so much where it is negative.
+        """
+        held = np.full(len(thresholds), -INFINITY)
+        for category, (threshold, total) in enumerate(zip(thresholds, self._sums, strict=True)):
+            program = self._over(self._scaled[:, category], self._scaled)
+            program.set_row_bounds(held, np.full(len(held), INFINITY))
+            largest = program.solve().objective
+            if largest < threshold * total:
+                break
+            held[category] = threshold * total
+        bound = "at most" if total > 0 else "at least"
+        return category, f"{bound} {largest / total:.4g}"
+
+    def _over(self, objective: Float, scaled: Float) -> LinearProgram:
+        n, k = scaled.shape
+        return LinearProgram(
+            objective=objective,
+            rows=scaled.T,
+            row_lower=np.full(k, -INFINITY),
+            row_upper=np.full(k, INFINITY),
+            lower=np.zeros(n),
+            upper=np.full(n, self._max_weight),
+        )

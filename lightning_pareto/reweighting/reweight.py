@@ -1,16 +1,18 @@
 """From an influence matrix to sample weights."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
+from lightning_pareto.checked import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import AdmissibleSet, check_budget, column_scale, predicted_gain
-from lightning_pareto.pareto.demand import Limits, Targets, chosen_categories, per_category
-from lightning_pareto.pareto.headroom import headroom
+from lightning_pareto.pareto.demand import Demand, Limits, Targets, chosen_categories, per_category
+from lightning_pareto.pareto.headroom import floor_out_of_reach, headroom
 from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
 from lightning_pareto.reweighting.paper import PaperProgram
-from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.reweighting.weights import SampleWeights, origin_of
 
 HEADROOM_SHARE = 0.6
 """Floor of every category's gain, as a share of what all can have at once, where no targets are chosen.
@@ -46,7 +48,7 @@ def reweight(
         targets: category or categories to raise, by name or number; all by default.
         thresholds: for ``"mass_preserving"`` the least relative gain (in units of mean absolute influence) of each
             category; for ``"paper"`` the share α_k ∈ [0, 1] of its influence that each keeps, 0.9 by
-            default. One number or K.
+            default. One number, K, or some by name as ``{"shirt": -0.02}``.
         budget: share of the training mass that may move, in (0, 1]; ``"mass_preserving"`` only.
         method: which LP.
         return_mass: ``"additive"`` gives mass back evenly to the class, ``"multiplicative"`` only to samples kept;
@@ -58,7 +60,7 @@ def reweight(
 
     Raises:
         ValueError: for unknown targets or methods, or options out of range.
-        InfeasibleError: if the thresholds cannot be met.
+        InfeasibleError: if the thresholds cannot be met; it names the category and what it can have.
 
     Example:
         >>> influence = InfluenceMatrix([[1.0, 0.5], [-2.0, -1.0], [0.5, 1.0], [0.5, 0.5]], [0, 0, 1, 1])
@@ -67,6 +69,8 @@ def reweight(
     """
     check_type(influence)
     check_budget(budget)
+    if return_mass not in get_args(GiveBack):
+        raise ValueError(f"return_mass must be one of {get_args(GiveBack)}, found {return_mass!r}")
     present = influence.present
     scores = influence.scores[:, present]
     chosen = chosen_categories(influence.names, targets)[present]
@@ -76,19 +80,42 @@ def reweight(
         admissible, scale = AdmissibleSet(influence.labels, budget), column_scale(scores)
         if thresholds is None and targets is None:
             thresholds = HEADROOM_SHARE * headroom(scores, scale, admissible).value
-        limits = per_category(thresholds, len(influence.names), 0.0)[present]
-        removed = MassPreservingProgram(scores, scale, admissible, chosen).solve(limits)
+        limits = per_category(thresholds, influence.names, 0.0)[present]
+        program = MassPreservingProgram(scores, scale, admissible, chosen)
+        try:
+            removed = program.solve(limits)
+        except InfeasibleError as error:
+            number, largest = floor_out_of_reach(scores, scale, admissible, Demand(np.zeros_like(chosen), limits))
+            raise InfeasibleError(
+                f"no admissible weights meet the thresholds: category {_name(influence, number)!r} is to gain "
+                f"{limits[number]:.4g} and can gain at most {largest:.4g} beside the lower thresholds of the others. "
+                "Lower its threshold (0 is always feasible) or raise the budget"
+            ) from error
         values = give_back(removed, admissible, return_mass)
     elif method == "paper":
-        limits = per_category(thresholds, len(influence.names), 0.9)[present]
-        if not max_weight >= 1:
+        limits = per_category(thresholds, influence.names, 0.9)[present]
+        if not checked_number(max_weight, "max_weight must be at least 1") >= 1:
             raise ValueError(f"max_weight must be at least 1, found {max_weight}")
         if (limits < 0).any() or (limits > 1).any():
             raise ValueError(f"thresholds of the paper's LP lie in [0, 1], found {limits.tolist()}")
-        values = PaperProgram(scores, chosen, max_weight).solve(limits)
+        paper = PaperProgram(scores, chosen, max_weight)
+        try:
+            values = paper.solve(limits)
+        except InfeasibleError as error:
+            number, share = paper.out_of_reach(limits)
+            raise InfeasibleError(
+                f"no weights in [0, {max_weight:g}] meet the thresholds: category {_name(influence, number)!r} has "
+                f"{limits[number]:.4g} and can have {share} beside the thresholds before it. Change its threshold or "
+                "raise max_weight"
+            ) from error
     else:
         raise ValueError(f"method must be 'mass_preserving' or 'paper', found {method!r}")
     gain = np.full(len(present), np.nan)
     gain[present] = predicted_gain(scores, values)
     options = {"method": method, "budget": budget, "return_mass": return_mass, "max_weight": max_weight}
-    return SampleWeights(values, gain, influence.names, metadata=options)
+    return SampleWeights(values, gain, influence.names, metadata={**options, **origin_of(influence)})
+
+
+def _name(influence: InfluenceMatrix, number: int) -> str:
+    """Name of a category, counted over those with validation samples."""
+    return influence.names[int(np.flatnonzero(influence.present)[number])]

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
 from lightning_pareto.notebook import data_frame, html_table, numbers
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.terminal import columns, harmless, harmless_line, padded
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class ParetoResult:
     epochs_spent: int
     trials: tuple[TrialSummary, ...]
 
+    def __post_init__(self) -> None:
+        for name in _ARRAYS:
+            if np.shape(getattr(self, name)) != (len(self.class_names),):
+                raise ValueError(f"{name} must have {len(self.class_names)} values, one for each category")
+
     def __repr__(self) -> str:
         return (
             f"ParetoResult(accepted={self.accepted}, mean {np.nanmean(self.before):.1%} to "
@@ -79,12 +85,13 @@ class ParetoResult:
         )
 
     def __str__(self) -> str:
-        width = max(8, *(min(len(name), 30) for name in self.class_names))
+        names = [harmless(name, 30) for name in self.class_names]
+        width = max(8, *map(columns, names))
         rows = [f"{'category':<{width}}  before   after  change  p of a fall  samples"]
         for k in np.argsort(self.before):
             change = self.after[k] - self.before[k]
             rows.append(
-                f"{self.class_names[k][:30]:<{width}}  {self.before[k]:6.1%}  {self.after[k]:6.1%}  "
+                f"{padded(names[k], width)}  {self.before[k]:6.1%}  {self.after[k]:6.1%}  "
                 f"{100 * change:+6.1f}  {self.p_values[k]:11.2g}  {self.support[k]:7d}"
             )
         mean = np.nanmean(self.before), np.nanmean(self.after)
@@ -93,7 +100,7 @@ class ParetoResult:
         return "\n".join(
             [
                 f"Reweighted model {verb}:",
-                *textwrap.wrap(self.reason, 80),
+                *map(harmless_line, textwrap.wrap(self.reason, 80)),
                 "",
                 *rows,
                 "",
@@ -101,7 +108,7 @@ class ParetoResult:
                 "the model, measure it on others. Each p is of one category alone; a fall",
                 "counts as beyond chance where it is for all of them together (Holm).",
                 f"{self.epochs_spent} epochs spent in {len(self.trials)} trials.",
-                f"Model: {self.ckpt_path}",
+                f"Model: {harmless_line(self.ckpt_path)}",
             ]
         )
 
@@ -137,7 +144,7 @@ class ParetoResult:
         arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
         if self.weights is not None:
             arrays |= {"weights": self.weights.values, "predicted_gain": np.asarray(self.weights.predicted_gain)}
-        fields = {name: getattr(self, name) for name in _NUMBERS}
+        fields = {name: getattr(self, name) for name in _FIELDS}
         trials = [[trial.name, trial.epochs, trial.macro, trial.worst] for trial in self.trials]
         about = {} if self.weights is None else dict(self.weights.metadata)
         metadata = {**fields, "class_names": list(self.class_names), "trials": trials, "weights": about}
@@ -151,15 +158,24 @@ class ParetoResult:
             ArtifactError: if the file is not a whole result.
         """
         arrays, metadata = load_artifact(path, "result")
-        names = tuple(metadata["class_names"])
-        weights = None
-        if "weights" in arrays:
-            weights = SampleWeights(arrays["weights"], arrays["predicted_gain"], names, metadata["weights"])
-        fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
-        fields |= {name: metadata[name] for name in _NUMBERS}
-        trials = tuple(TrialSummary(*row) for row in metadata["trials"])
-        return cls(class_names=names, weights=weights, trials=trials, **fields)
+        with fitting_together(path):
+            names = tuple(map(str, metadata["class_names"]))
+            weights = None
+            if "weights" in arrays:
+                weights = SampleWeights(arrays["weights"], arrays["predicted_gain"], names, {**metadata["weights"]})
+            fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+            fields |= {name: kind(metadata[name]) for name, kind in _FIELDS.items()}
+            trials = tuple(TrialSummary(*row) for row in metadata["trials"])
+            return cls(class_names=names, weights=weights, trials=trials, **fields)
 
 
 _ARRAYS = ("before", "after", "support", "p_values")
-_NUMBERS = ("gain", "gain_error", "accepted", "reason", "ckpt_path", "best_epoch", "epochs_spent")
+_FIELDS: dict[str, type] = {
+    "gain": float,
+    "gain_error": float,
+    "accepted": bool,
+    "reason": str,
+    "ckpt_path": str,
+    "best_epoch": int,
+    "epochs_spent": int,
+}

@@ -8,9 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
+from lightning_pareto.at_hand import fingerprint_of_labels
+from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.notebook import data_frame, html_table, numbers
+
+LARGEST_SUM = 2.0**52
+"""Above it, draws could not be counted in float64."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,14 +45,14 @@ class SampleWeights:
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.values, dtype=np.float64)
-        if values.ndim != 1 or not len(values):
-            raise ValueError(f"weights must be a vector (N,), found shape {values.shape}")
+        values = _vector(self.values)
         bad = ~np.isfinite(values) | (values < 0)
         if bad.any():
             raise ValueError(f"weights must be finite and ≥ 0, weight {np.argmax(bad)} is {values[np.argmax(bad)]}")
         if not values.any():
             raise ValueError("all weights are zero: there would be nothing to train on")
+        if values.sum() > LARGEST_SUM:
+            raise ValueError(f"the weights sum to {values.sum():.3g}, which no epoch can draw: scale them to mean 1")
         gain, names = _described(self.predicted_gain, self.class_names)
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "predicted_gain", gain)
@@ -58,6 +64,30 @@ class SampleWeights:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def check_dataset(self, dataset: Any) -> None:
+        """Refuse a dataset that these weights are not for, as far as that can be told without reading a sample.
+
+        Args:
+            dataset: of length N. Its labels are compared with those of the dataset that influence was computed on,
+                where both are kept in one place (see :func:`lightning_pareto.at_hand.labels_at_hand`).
+
+        Raises:
+            ValueError: for another length, or other labels.
+        """
+        if len(dataset) != len(self):
+            raise ValueError(
+                f"{len(self)} weights for a training dataset of {len(dataset)} samples: weights belong to the dataset "
+                "that influence was computed on, one for each index"
+            )
+        expected = self.metadata.get("fingerprints", {}).get("labels")
+        if expected is not None and fingerprint_of_labels(dataset) not in (expected, None):
+            raise ValueError(
+                "these weights were made for another training dataset: its labels, or their order, are not those that "
+                "influence was computed on. A random split in setup() needs a seeded generator: random_split(dataset, "
+                "[0.8, 0.2], generator=torch.Generator().manual_seed(0)). If you have corrected labels, compute "
+                "influence again, or say that you mean it: SampleWeights(weights.values)"
+            )
 
     def _repr_html_(self) -> str:
         notes = [
@@ -110,7 +140,27 @@ class SampleWeights:
             ArtifactError: if the file is not a whole weights artifact.
         """
         arrays, metadata = load_artifact(path, "weights")
-        return cls(**arrays, class_names=tuple(metadata["class_names"]), metadata=metadata["metadata"])
+        with fitting_together(path):
+            return cls(**arrays, class_names=tuple(metadata["class_names"]), metadata={**metadata["metadata"]})
+
+
+def origin_of(influence: InfluenceMatrix) -> dict[str, Any]:
+    """What the metadata of weights say of the influence that they were made from: which model and data it is of."""
+    fingerprints = influence.metadata.get("fingerprints")
+    return {} if fingerprints is None else {"fingerprints": dict(fingerprints)}
+
+
+def _vector(values: Any) -> npt.NDArray[np.float64]:
+    """Weights as a vector, (N,)."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    found = np.asarray(values)
+    if not (np.issubdtype(found.dtype, np.number) or found.dtype == bool) or np.iscomplexobj(found):
+        kind = found.dtype if isinstance(values, np.ndarray) else type(values).__name__
+        raise ValueError(f"weights must be real numbers, found {kind}: weights = reweight(influence), or a vector (N,)")
+    if found.ndim != 1 or not len(found):
+        raise ValueError(f"weights must be a vector (N,), found shape {found.shape}")
+    return found.astype(np.float64)
 
 
 def _described(gain: npt.ArrayLike | None, names: Sequence[str]) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:

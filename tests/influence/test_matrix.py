@@ -28,30 +28,6 @@ def test_saves_and_loads_every_field(tmp_path):
     assert (again.names, again.metadata) == (matrix.names, matrix.metadata)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (([1.0, 2.0], [0, 1]), r"must be \(N, K\)"),
-        (([[1.0], [np.inf]], [0, 1]), r"scores\[1, 0\] is inf"),
-        (([[1.0], [np.nan]], [0, 1]), r"scores\[1, 0\] is nan"),
-        (([[1.0], [2.0]], [0]), r"labels must have shape \(2,\)"),
-        (([[1.0], [2.0]], [0, 0], ["a", "b"]), "expected 1 different class names"),
-        (([[1.0, 1.0]], [0], ["a", "a"]), "expected 2 different class names"),
-        (([[1.0, 1.0]], [0], "ab"), "expected 2 different class names"),
-        (([[1.0], [2.0]], [0, 0], None, [1, 2]), r"support must have shape \(1,\)"),
-        (([[1.0], [2.0]], [0, 0], None, None, np.ones((1, 2, 1))), "belong together"),
-        (([[1.0], [2.0]], np.array([0.0, 1.0])), "labels must be integers, found float64: np.asarray"),
-        (([[1.0], [2.0]], torch.tensor([0.0, 1.0])), "labels must be integers, found float32"),
-        (([[1.0], [2.0]], [0, 0], None, [1.5]), "support must be integers"),
-        (([[1.0], [2.0]], [0, 0], None, None, np.ones((1, 2, 1)), [[0.5]]), "fold_support must be integers"),
-        (([[1.0], [2.0]], [0, 0], ["a"], None, [[[1.0], [np.nan]]], [[3]]), r"fold_scores\[0\] of category a .* 3 val"),
-    ],
-)
-def test_checks_itself(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        InfluenceMatrix(*arguments)
-
-
 def test_takes_integers_of_any_width_and_gaps_in_empty_folds():
     for labels in ([0, 1], np.array([0, 1], dtype=np.uint8), torch.tensor([0, 1], dtype=torch.int32)):
         assert InfluenceMatrix([[1.0], [2.0]], labels).labels.dtype == np.int64

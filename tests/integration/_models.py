@@ -2,6 +2,7 @@
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -97,6 +98,19 @@ class Data(pl.LightningDataModule):
 
     def val_dataloader(self):
         return DataLoader(self.val, batch_size=50)
+
+
+class Over(Callback):
+    """Notes, before the callbacks that come after it, that training is over; true from then on."""
+
+    def __init__(self):
+        self.over = False
+
+    def __bool__(self):
+        return self.over
+
+    def on_train_end(self, trainer, pl_module):
+        self.over = True
 
 
 def trainer(tmp_path, *callbacks, **options):

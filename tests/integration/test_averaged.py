@@ -29,12 +29,6 @@ def test_averages_over_what_was_kept_or_named(tmp_path):
     assert np.corrcoef(best.influence.scores.ravel(), callback.influence.scores.ravel())[0, 1] < found
 
 
-@pytest.mark.parametrize("checkpoint", ["first", [], 3, None])
-def test_an_unknown_choice_is_an_error(checkpoint):
-    with pytest.raises(ValueError, match="'best', 'last', 'kept' or a list"):
-        ParetoCallback(checkpoint=checkpoint)
-
-
 def test_nothing_kept_is_said(tmp_path):
     callback = ParetoCallback(checkpoint="kept", verbose=False, curvature="identity")
     with pytest.warns(UserWarning, match="needs a ModelCheckpoint that monitors something"):

@@ -36,29 +36,6 @@ def one_loader_each(train, val):
     return DataLoader(train), DataLoader(val)
 
 
-@pytest.mark.parametrize(
-    ("loaders", "options", "error", "message"),
-    [
-        (lambda t, v: (DataLoader(t),), {}, ValueError, "there is no validation set"),
-        (lambda t, v: (DataLoader(Stream()), DataLoader(v)), {}, TypeError, "train dataloader reads Stream"),
-        (lambda t, v: (DataLoader(t), DataLoader(Stream())), {}, TypeError, "validation dataloader reads Stream"),
-        (lambda t, v: ([DataLoader(t), DataLoader(t)], DataLoader(v)), {}, TypeError, "found list"),
-        (one_loader_each, {"class_names": "nesw"}, ValueError, "a list of different"),
-        (one_loader_each, {"class_names": list("aacd")}, ValueError, "a list of different"),
-        (one_loader_each, {"class_names": ["a", "b"]}, ValueError, "2 class names for a model"),
-        (one_loader_each, {"val_dataloader_idx": 1}, ValueError, "there are 1 loaders"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
-def test_what_is_wrong_with_the_data_stops_the_fit_before_it_starts(tmp_path, loaders, options, error, message):
-    model, count = Plain(), CountSteps()
-    train, val, *_ = (*loaders(*datasets()), None)
-    fitted = trainer(tmp_path, ParetoCallback(**options), count, num_sanity_val_steps=0)
-    with pytest.raises(error, match=message):
-        fitted.fit(model, train, [val] if "val_dataloader_idx" in options else val)
-    assert count.steps == 0
-
-
 def test_a_model_without_forward_or_parameters_is_refused_before_the_fit(tmp_path):
     class Formless(Plain):
         forward = pl.LightningModule.forward

@@ -20,7 +20,6 @@ from torch.utils.data import (
 )
 
 from lightning_pareto import (
-    InfluenceMatrix,
     ParetoCallback,
     ParetoSampler,
     ReweightedDataModule,
@@ -236,29 +235,6 @@ class Stream(IterableDataset):
 
 
 TEN = TensorDataset(torch.arange(10))
-
-
-@pytest.mark.parametrize(
-    ("loader", "weights", "error", "message"),
-    [
-        (DataLoader(TEN), np.ones(9), ValueError, "9 weights for a training dataset of 10 samples"),
-        (DataLoader(Stream()), np.ones(3), TypeError, "no index and no length"),
-        ([DataLoader(TEN)], np.ones(10), TypeError, "found list"),
-        (DataLoader(TEN, batch_size=None), np.ones(10), TypeError, "automatic batching disabled"),
-        (DataLoader(TEN), -np.ones(10), ValueError, "finite and ≥ 0"),
-        (DataLoader(TEN), "nowhere.safetensors", FileNotFoundError, "no weights artifact at nowhere"),
-    ],
-)
-def test_bad_input_is_a_clear_error(loader, weights, error, message):
-    with pytest.raises(error, match=message):
-        reweighted_dataloader(loader, weights)
-
-
-def test_wrong_kinds_of_things_are_told_apart():
-    with pytest.raises(TypeError, match=r"For a DataLoader use reweighted_dataloader\(dataloader, weights\)"):
-        ReweightedDataModule(DataLoader(TEN), np.ones(10))
-    with pytest.raises(TypeError, match=r"weights = reweight\(influence\)"):
-        reweighted_dataloader(DataLoader(TEN), InfluenceMatrix(np.ones((10, 2)), np.zeros(10, int)))
 
 
 def test_a_batch_sampler_of_the_users_own_is_refused_and_a_sampler_replaced_aloud():

@@ -1,5 +1,6 @@
 """Everything can be set from LightningCLI's YAML."""
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -39,6 +40,10 @@ def sites(batch):
     return batch[1] % 2
 
 
+def text_of(item):
+    return str(item)
+
+
 CALLBACK = {
     "task": {
         "class_path": "lightning_pareto.ClassificationTask",
@@ -67,6 +72,15 @@ PARETO = CALLBACK | {
     "targets": ["east"],
     "floors": -0.1,
     "checkpoint": ["a.ckpt", "b.ckpt"],
+    "preview": f"{__name__}.text_of",
+    "metrics": {
+        "f1": "f1",
+        "specificity": {
+            "class_path": "torchmetrics.classification.MulticlassSpecificity",
+            "init_args": {"num_classes": 4, "average": None},
+        },
+    },
+    "log_figures": False,
     "analyse": False,
 }
 
@@ -144,6 +158,19 @@ def test_every_option_of_the_callback(example, tmp_path):
     assert (callback.options.folds, callback.budget, callback.level) == (4, 0.3, 0.1)
     assert (list(callback.targets), callback.floors) == (["east"], -0.1)
     assert (list(map(str, callback.checkpoint)), callback.analyse) == (["a.ckpt", "b.ckpt"], False)
+    assert callback.data.preview is text_of
+    assert not callback.log_figures
+    assert set(callback._classwise._chosen) == {"f1", "specificity"}
+
+
+@pytest.mark.parametrize("metrics", [["accuracy", "f1"], {"mine": "recall"}])
+def test_metrics_by_name(metrics, example, tmp_path):
+    callback_from(tmp_path, ParetoCallback, {"metrics": metrics})
+
+
+@pytest.mark.parametrize(("kind", "options"), [(ParetoCallback, PARETO), (CourseCorrection, CORRECTION)])
+def test_no_option_is_left_out_here(kind, options):
+    assert inspect.signature(kind).parameters.keys() - options.keys() == {"train_dataloader"}, "no file can hold that"
 
 
 @pytest.mark.parametrize("checkpoint", ["best", "last", "kept"])

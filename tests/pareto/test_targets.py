@@ -128,23 +128,6 @@ def test_a_target_can_be_proven_where_all_cannot(influence):
     assert check_pareto(opposed, targets=[0], floors=0.0).answer == "no"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"targets": "cats"}, r"unknown target 'cats'; the categories are \['cat', 'dog', 'cow'\]"),
-        ({"targets": [3]}, "unknown target 3"),
-        ({"targets": []}, "none of the targets has validation samples"),
-        ({"targets": "cat", "floors": [0, 0]}, r"floors must be one number or 3, one per category, found \(2,\)"),
-        ({"targets": "cat", "floors": float("nan")}, "floors must be finite"),
-        ({"floors": 0.1}, r"say which are, targets=\[...\]"),
-        ({"min_gain": -0.1}, "min_gain is a relative gain, at least 0, found -0.1"),
-    ],
-)
-def test_options_are_checked(influence, options, message):
-    with pytest.raises(ValueError, match=message):
-        check_pareto(influence, **options)
-
-
 def test_a_target_without_validation_samples_is_refused_and_named():
     scores = np.random.default_rng(0).normal(size=(30, 3))
     scores[:, 1] = np.nan

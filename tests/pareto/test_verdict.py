@@ -168,19 +168,6 @@ def test_saves_loads_and_prints_within_80_columns(tmp_path):
     assert again.regions.harmful == verdict.regions.harmful
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"budget": 0.0}, "budget is the share"),
-        ({"budget": 1.5}, "found 1.5"),
-        ({"level": 0.0}, "level is that of a test"),
-    ],
-)
-def test_options_are_checked(options, message):
-    with pytest.raises(ValueError, match=message):
-        check_pareto(random_influence(1.0), **options)
-
-
 def test_the_papers_diagnostics():
     line = np.array([[1.0, -1.0], [-2.0, 2.0], [0.5, -0.5]])
     assert hyperplane_distance(line) == pytest.approx(0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lightning_pareto import InfluenceMatrix, check_pareto
-from lightning_pareto.pareto.terminal import WIDTH, columns, harmless, listed, padded
+from lightning_pareto.terminal import WIDTH, columns, harmless, listed, padded
 
 
 def verdict_of(names, signal=0.5, size=20, folds=8, **options):
@@ -35,6 +35,20 @@ def test_of_many_categories_the_worst_are_shown():
     rows = str(verdict).split("alone   price\n")[1].split("… and 18 more")[0].splitlines()
     worst = np.argsort(verdict.lower_bound)[:12]
     assert [row.split()[0] for row in rows] == [f"c{k:02d}" for k in worst]
+
+
+@pytest.mark.parametrize("present", [3, 20])
+def test_categories_without_samples_do_not_crowd_out_the_others(present):
+    """A model may have a thousand outputs where a data set has ten classes."""
+    scores = np.random.default_rng(0).normal(size=(400, 30))
+    scores[:, present:] = np.nan
+    verdict = check_pareto(InfluenceMatrix(scores, np.arange(400) % 30, [f"c{k:02d}" for k in range(30)]))
+    rows = str(verdict).split("alone   price\n")[1].split("\n\n")[0].splitlines()
+    names = [row.split()[0] for row in rows if not row.startswith("…")]
+    assert len(names) == min(present, 12)
+    assert set(names) <= {f"c{k:02d}" for k in range(present)}
+    more = ["… and 8 more, all of them surer to gain"] if present == 20 else []
+    assert rows[len(names) :] == [*more, f"… and {30 - present} without validation samples"]
 
 
 EVIL = ["\x1b[2J\x1b[31mcat", "dog\r\nPareto improvement possible: YES", "\u202egod", "\x9b5mcow", "a\x00b\x07"]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lightning_pareto import InfeasibleError, InfluenceMatrix, SampleWeights, check_pareto, reweight
+from lightning_pareto import InfluenceMatrix, SampleWeights, check_pareto, reweight
 from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale
 from lightning_pareto.reweighting.paper import PaperProgram
 from tests._asserts import assert_optimal
@@ -151,33 +151,6 @@ def test_the_papers_lp_without_binding_thresholds_takes_every_helpful_sample():
     assert weights.values.tolist() == [2, 0, 2]
 
 
-def test_infeasible_thresholds_say_what_to_do(influence):
-    with pytest.raises(InfeasibleError, match=r"lower the thresholds \(0 is always feasible\) or raise the budget"):
-        reweight(influence, thresholds=5.0)
-    with pytest.raises(InfeasibleError, match="lower them or raise max_weight"):
-        reweight(InfluenceMatrix([[1, -1], [1, -1]], [0, 1]), method="paper", thresholds=[1, 0], max_weight=1)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"targets": ["horse"]}, r"unknown target 'horse'; the categories are \['cat', 'dog', 'cow'\]"),
-        ({"targets": [3]}, "unknown target 3"),
-        ({"targets": "two"}, "unknown target 'two'"),
-        ({"targets": []}, "none of the targets"),
-        ({"thresholds": [0.1, 0.2]}, "one number or 3"),
-        ({"thresholds": np.nan}, "thresholds must be finite"),
-        ({"budget": 0}, "budget is the share"),
-        ({"method": "magic"}, "method must be"),
-        ({"method": "paper", "max_weight": 0.5}, "max_weight must be at least 1"),
-        ({"method": "paper", "thresholds": 1.5}, r"lie in \[0, 1\]"),
-    ],
-)
-def test_options_are_checked(influence, options, message):
-    with pytest.raises(ValueError, match=message):
-        reweight(influence, **options)
-
-
 def test_absent_categories_take_no_part():
     scores = np.random.default_rng(0).normal(size=(50, 2))
     with_gap = InfluenceMatrix(np.column_stack([scores[:, 0], np.full(50, np.nan), scores[:, 1]]), np.zeros(50, int))
@@ -186,35 +159,6 @@ def test_absent_categories_take_no_part():
     assert np.isnan(found.predicted_gain[1])
     with pytest.raises(ValueError, match="none of the targets has validation samples"):
         reweight(with_gap, targets=[1])
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ([1.0, -1.0], "weight 1 is -1"),
-        ([np.nan], "weight 0 is nan"),
-        ([0.0], "all weights are zero"),
-        ([[1.0]], "vector"),
-    ],
-)
-def test_weights_check_themselves(values, message):
-    with pytest.raises(ValueError, match=message):
-        SampleWeights(values)
-
-
-@pytest.mark.parametrize(
-    ("gain", "names", "message"),
-    [
-        ([0.1, 0.2], ("cat",), r"predicted_gain has 2 categories and class_names 1: \['cat'\]"),
-        ([0.1], ("cat", "dog"), "predicted_gain has 1 categories and class_names 2"),
-        ([[0.1]], ("cat",), r"predicted_gain must be a vector \(K,\)"),
-        (0.1, ("cat",), r"predicted_gain must be a vector \(K,\)"),
-        ([0.1, 0.2, 0.3], "cat", "single string 'cat'"),
-    ],
-)
-def test_gains_and_names_belong_together(gain, names, message):
-    with pytest.raises(ValueError, match=message):
-        SampleWeights([1.0, 1.0], gain, names)
 
 
 def test_gains_without_names_are_numbered_and_names_without_gains_unknown():

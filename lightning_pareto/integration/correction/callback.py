@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.measures import MeasureName
-from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
+from lightning_pareto.influence.options import CurvatureName, InfluenceOptions, check_max_memory
 from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis import influence_of
@@ -130,8 +130,15 @@ class CourseCorrection(pl.Callback):
         super().__init__()
         self.rules = Rules(threshold, level, least_gain, warmup_epochs, max_corrections)
         self.options = InfluenceOptions(curvature, measure, damping, 1, seed, layers, fisher, curvature_samples)
+        check_max_memory(max_memory)
         self.data = ParetoData(
-            task or ClassificationTask(), class_names, categories, category_names, train_dataloader, val_dataloader_idx
+            task or ClassificationTask(),
+            class_names,
+            categories,
+            category_names,
+            train_dataloader,
+            val_dataloader_idx,
+            owner="CourseCorrection",
         )
         self.remedy = Remedy(budget, keep, method, return_mass)
         self.max_memory = max_memory

@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_pareto.artifacts import fitting_together
 from lightning_pareto.integration.mailbox import Mailbox
 from lightning_pareto.integration.publishing import log_values
 from lightning_pareto.reweighting.weights import SampleWeights
@@ -108,7 +109,9 @@ class Record:
         folder = self._mailbox.get()
         if not folder:
             return ()
-        return tuple(Correction.of(state) for state in json.loads((Path(folder) / RECORD_FILE).read_text()))
+        path = Path(folder) / RECORD_FILE
+        with fitting_together(path):
+            return tuple(Correction.of(state) for state in json.loads(path.read_text()))
 
 
 def publish(trainer: pl.Trainer, record: Record, weights: SampleWeights, folder: Path, verbose: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from lightning_pareto.checked import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.admissible import check_budget, column_scale
 from lightning_pareto.reweighting.mass_preserving import GiveBack
@@ -28,7 +29,7 @@ class Remedy:
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
-        if not 0 <= self.keep <= 1:
+        if not 0 <= checked_number(self.keep, "keep must be a share in [0, 1]") <= 1:
             raise ValueError(f"keep must be a share in [0, 1], found {self.keep}")
         if self.method not in ("mass_preserving", "paper"):
             raise ValueError(f"method must be 'mass_preserving' or 'paper', found {self.method!r}")

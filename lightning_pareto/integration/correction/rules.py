@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lightning_pareto.checked import checked_count, checked_number
 from lightning_pareto.integration.correction.record import Correction
 from lightning_pareto.integration.correction.tally import Tally, change
 
@@ -24,14 +25,14 @@ class Rules:
     max_corrections: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 1 or not 0 <= self.least_gain < 1:
-            found = f"{self.threshold} and {self.least_gain}"
-            raise ValueError(f"threshold and least_gain must be accuracies in [0, 1), found {found}")
-        if not 0 < self.level < 1:
+        for name in ("threshold", "least_gain"):
+            what = f"{name} must be an accuracy in [0, 1)"
+            if not 0 <= checked_number(getattr(self, name), what) < 1:
+                raise ValueError(f"{what}, found {getattr(self, name)}")
+        if not 0 < checked_number(self.level, "level must be in (0, 1)") < 1:
             raise ValueError(f"level must be in (0, 1), found {self.level}")
-        if self.warmup_epochs < 0 or self.max_corrections < 0:
-            found = f"{self.warmup_epochs} and {self.max_corrections}"
-            raise ValueError(f"warmup_epochs and max_corrections must not be negative, found {found}")
+        for name in ("warmup_epochs", "max_corrections"):
+            checked_count(getattr(self, name), f"{name} must be a whole number ≥ 0")
 
     def allow(self, epoch: int, corrections: int) -> bool:
         """Whether an epoch may be taken again after so many corrections."""

@@ -10,6 +10,7 @@ from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.trial_result import TrialResult, summary_of
 from lightning_pareto.reweighting.outcomes import Change, Outcome, pooled
 from lightning_pareto.reweighting.search_result import ParetoResult
+from lightning_pareto.terminal import listed
 
 CONFIRMING = 0.16
 """Level of the test of the mean where the verdict is *yes*: one standard error, for one finalist.
@@ -36,11 +37,6 @@ class Tried:
         """Validation samples that some fit's weights have not seen, (n,) bool."""
         some: np.ndarray = np.any([unseen for _, unseen in self.finalist.fits], axis=0)
         return some
-
-    @property
-    def best_epoch(self) -> int:
-        """Epochs after which its fits were best, on average."""
-        return round(sum(result.best_epoch for result in self.results) / len(self.results))
 
     @property
     def outcome(self) -> Outcome:
@@ -189,7 +185,7 @@ def _accept(
 def _objection(best: Tried, ordinaries: Sequence[TrialResult], level: float) -> str:
     lost = [name for name, yes in zip(ordinaries[0].outcome.names, best.harmed(ordinaries, level), strict=True) if yes]
     if lost:
-        return f"but {', '.join(lost[:5])} would fall beyond chance"
+        return f"but {listed(lost, 5)} would fall beyond chance"
     if best.harmless_fit(ordinaries, level) is None:
         return "but in each of the models some category would fall beyond chance"
     return "which is too little to be sure of"
@@ -197,7 +193,8 @@ def _objection(best: Tried, ordinaries: Sequence[TrialResult], level: float) -> 
 
 def _rising(change: Change, level: float) -> str:
     names = [name for name, yes in zip(change.after.names, change.risen(level), strict=True) if yes]
-    return f"; {', '.join(names[:5])}{' and others' if len(names) > 5 else ''} rise beyond chance" if names else ""
+    verb = "rises" if len(names) == 1 else "rise"
+    return f"; {listed(names, 5)} {verb} beyond chance" if names else ""
 
 
 def _measured(change: Change) -> str:
@@ -240,12 +237,26 @@ def _result(
     )
 
 
-def with_validation(result: ParetoResult, one: Tried, last: TrialResult, trials: Iterable[TrialResult]) -> ParetoResult:
+def epochs_for(results: Sequence[TrialResult]) -> int:
+    """For how many epochs to fit once more where nothing is left to choose by: after which these were best together.
+
+    A single fit's best epoch is a matter of chance, and in the middle of a learning rate schedule it costs accuracy.
+    """
+    if any(len(result.history) != result.epochs for result in results):  # not one validation an epoch
+        return round(sum(result.best_epoch for result in results) / len(results))
+    length = min(result.epochs for result in results)
+    return int(np.mean([result.history[:length] for result in results], axis=0).argmax()) + 1
+
+
+def with_validation(
+    result: ParetoResult, one: Tried, epochs: int, last: TrialResult, trials: Iterable[TrialResult]
+) -> ParetoResult:
     """The result with the model of a last fit that has seen all of the validation data.
 
     Args:
         result: says what was measured.
         one: the fits that were chosen.
+        epochs: of the last fit.
         last: that with all validation data, and weights made from all of them.
         trials: all trials, to report.
     """
@@ -255,7 +266,7 @@ def with_validation(result: ParetoResult, one: Tried, last: TrialResult, trials:
         reason=f"{result.reason} The model handed back was then fitted with all of the validation data: nothing is "
         "left that could measure it, and these figures are those of fits with one half, each measured on the other.",
         weights=one.finalist.whole,
-        best_epoch=one.best_epoch,
+        best_epoch=epochs,
         ckpt_path=str(last.checkpoint),
         epochs_spent=sum(trial.epochs for trial in summaries),
         trials=summaries,

@@ -4,6 +4,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_pareto.integration.tuner.trial_result import TrialResult
+from lightning_pareto.terminal import harmless
 
 
 class TrialLog:
@@ -25,9 +26,10 @@ class TrialLog:
         worst = int(np.nanargmin(accuracy))
         if self._best is None or result.outcome.macro > self._best.outcome.macro:
             self._best = result
+        category = harmless(result.outcome.names[worst], 16)
         self.say(
             f"[{spent:>4} of {self._limit} epochs] {name:<66.66} mean {result.outcome.macro:6.1%}  worst "
-            f"{accuracy[worst]:6.1%} ({result.outcome.names[worst]:.16})  best mean {self._best.outcome.macro:.1%}"
+            f"{accuracy[worst]:6.1%} ({category})  best mean {self._best.outcome.macro:.1%}"
         )
 
     def say(self, text: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from lightning_pareto.checked import checked_count, checked_number
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.pareto.admissible import check_budget
 from lightning_pareto.pareto.demand import Targets
@@ -57,12 +58,25 @@ class TuningOptions:
         _check_one_of("search", self.search, SearchName)
         if self.refit is not None:
             _check_one_of("refit", self.refit, Refit)
-        if not self.budgets or not self.measures or isinstance(self.measures, str):
-            raise ValueError("budgets and measures are lists of at least one, for instance measures=['loss']")
+        for name in ("budgets", "measures"):
+            given = getattr(self, name)
+            if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+                raise ValueError(
+                    f"{name} is a list of at least one, as measures=['loss'] and budgets=[0.3], found {given!r}"
+                )
         for budget in self.budgets:
             check_budget(budget)
-        if not 0 < self.level < 1 or not self.max_weight >= 1 or not self.epsilon >= 0:
-            raise ValueError("level lies in (0, 1), max_weight is at least 1 and epsilon at least 0")
+        for measure in self.measures:
+            _check_one_of("measures", measure, MeasureName)
+        what = "level lies in (0, 1), max_weight is at least 1 and epsilon at least 0"
+        level, largest, least = (checked_number(x, what) for x in (self.level, self.max_weight, self.epsilon))
+        if not 0 < level < 1 or not largest >= 1 or not least >= 0:
+            raise ValueError(f"{what}, found {self.level}, {self.max_weight} and {self.epsilon}")
+        checked_count(self.population, "population must be at least 2, a whole number", least=2)
+        if not 0 <= checked_count(self.seed, "seed must be a whole number in [0, 2**32)") < 2**32:
+            raise ValueError(f"seed must be a whole number in [0, 2**32), found {self.seed}")
+        if self.max_epochs_spent is not None:
+            checked_count(self.max_epochs_spent, "max_epochs_spent is a number of epochs, at least 1", least=1)
         if self.include_validation and self.last_fit != "scratch":
             raise ValueError('include_validation makes one more fit from scratch: it takes refit="scratch"')
 

@@ -7,9 +7,10 @@ import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_pareto.at_hand import fingerprint_of_labels
+from lightning_pareto.influence.fingerprint import fingerprint_of
 from lightning_pareto.influence.options import InfluenceOptions
 from lightning_pareto.integration.analysis import influence_of
-from lightning_pareto.integration.at_hand import labels_at_hand
 from lightning_pareto.integration.checks import check_data, check_strategy
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import weights_of
@@ -17,6 +18,7 @@ from lightning_pareto.integration.namespaces import fitting
 from lightning_pareto.integration.previewing import save_previews
 from lightning_pareto.integration.processes import shard_of
 from lightning_pareto.integration.tuner.predictions import outcome_of
+from lightning_pareto.integration.tuner.starting_point import epochs_seen
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.pareto.demand import Targets, chosen_categories
 
@@ -38,7 +40,8 @@ class TrialRecorder(pl.Callback):
         stop_after: end the fit after so many epochs of its schedule; 0 for all of them.
         analysis: options of the influence to estimate at the start.
         max_memory: of the analysis, in GiB.
-        labels: (N,) that the training data must have, where they can be had for nothing.
+        seen: what the data of the trials before were told by; empty for no trial, or none on the same data.
+        joins: whether validation samples are trained on, so that the data are others on purpose.
         targets: categories that there have to be.
     """
 
@@ -54,7 +57,8 @@ class TrialRecorder(pl.Callback):
         stop_after: int = 0,
         analysis: InfluenceOptions | None = None,
         max_memory: float | None = None,
-        labels: np.ndarray | None = None,
+        seen: str = "",
+        joins: bool = False,
         targets: Targets = None,
     ) -> None:
         self._name, self._key, self._folder = name, key, folder
@@ -65,7 +69,9 @@ class TrialRecorder(pl.Callback):
         self._stop_after = stop_after
         self._analysis = analysis
         self._max_memory = max_memory
-        self._labels = labels
+        self._seen = seen
+        self._joins = joins
+        self._found = ""
         self._targets = targets
         self._begun = 0
         self._history: list[float] = []
@@ -89,7 +95,7 @@ class TrialRecorder(pl.Callback):
         self._categories = check_data(trainer, pl_module, self._data, None)
         if self._categories is not None:
             chosen_categories(self._categories, self._targets)
-        self._check_labels(trainer)
+        self._check_same_data(trainer)
         if self._analysis is not None:
             influence = influence_of(
                 trainer,
@@ -135,6 +141,7 @@ class TrialRecorder(pl.Callback):
             history=np.array(self._history),
             checkpoint=Path(best) if best else self._end,
             next_checkpoint=next((Path(path) for path in kept if _epoch_of(path) < trained), None),
+            data=self._found,
         )
         if trainer.is_global_zero:
             result.save(self._folder, self._key)
@@ -148,24 +155,18 @@ class TrialRecorder(pl.Callback):
         kept: list[str] = trainer.strategy.broadcast(sorted(scores, key=lambda path: -scores[path]))
         return kept[0] if kept else None, kept
 
-    def _check_labels(self, trainer: pl.Trainer) -> None:
-        if self._labels is None:
+    def _check_same_data(self, trainer: pl.Trainer) -> None:
+        """Refuse other data than those of the trials before, as far as their lengths and labels at hand tell."""
+        if self._joins:
             return
-        found = labels_at_hand(self._data.train(trainer).dataset)
-        if found is not None and not np.array_equal(found.numpy(), self._labels):
+        datasets: list[Any] = [self._data.train(trainer).dataset, self._data.validation(trainer).dataset]
+        self._found = fingerprint_of([[len(dataset), fingerprint_of_labels(dataset)] for dataset in datasets])
+        if self._seen not in ("", self._found):
             raise ValueError(
-                "the training data are not those that influence was computed on: a DataModule whose setup() splits at "
-                "random must do so with a seeded generator, for instance random_split(dataset, [0.8, 0.2], "
-                "generator=torch.Generator().manual_seed(0))"
+                "the training or validation data are not those of the trials before. With other data begin another "
+                "search: ParetoTuner(…, dirpath=…). A DataModule whose setup() splits at random must do so with a "
+                "seeded generator: random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))"
             )
-
-
-def epochs_seen(checkpoint: dict[str, Any]) -> int:
-    """Epochs of training data that a checkpoint has behind it, one that was saved after the last batch among them."""
-    loop = checkpoint["loops"]["fit_loop"]
-    epoch, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
-    seen_whole = epoch["started"] > epoch["processed"] and batches["is_last_batch"]
-    return int(epoch["processed"]) + int(seen_whole)
 
 
 def best_epochs(folder: Path, trainer: pl.Trainer) -> ModelCheckpoint:

@@ -17,7 +17,7 @@ from lightning_pareto.reweighting.candidates import Candidate, CandidateWeights,
 from lightning_pareto.reweighting.outcomes import Outcome
 from lightning_pareto.reweighting.paper import PaperProgram
 from lightning_pareto.reweighting.thresholds import ThresholdSearch
-from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.reweighting.weights import SampleWeights, origin_of
 
 IDLE = 3
 """Generations in a row that bring no new weights, after which a search over thresholds ends."""
@@ -124,6 +124,8 @@ class ScreeningSearch(Search):
         makers = [CandidateWeights(half.influences, situation.targets, half.accuracy) for half in situation.halves]
         tilts = situation.halves[0].accuracy is not None and not situation.chosen
         every = candidates(self._measures, self._budgets, situation.chosen, tilts)
+        if not all(maker.able for maker in makers):  # a half of the validation set has no sample of any target
+            return []
         distinct = makers[0].distinct(every)[: max(epochs, 1)]
         scores = np.zeros(len(distinct))
         for i, (candidate, weights) in enumerate(distinct):
@@ -176,6 +178,8 @@ class PaperSearch(Search):
         """See :class:`Search`; at most one."""
         influence = next(iter(situation.halves[0].influences.values()))
         present = influence.present
+        if not (situation.targets & present).any():
+            return []
         program = PaperProgram(influence.scores[:, present], situation.targets[present], self._max_weight)
         limit = trials.epochs_spent + epochs
         best, chosen, idle, tried = _HOPELESS, None, 0, set[bytes]()
@@ -223,5 +227,5 @@ def _solve(program: PaperProgram, influence: InfluenceMatrix, alpha: Float) -> S
     values = values * len(values) / values.sum()
     gain = np.full(len(influence.names), np.nan)
     gain[influence.present] = predicted_gain(influence.scores[:, influence.present], values)
-    metadata = {"candidate": "paper's LP, thresholds " + ", ".join(f"{a:.2f}" for a in alpha)}
-    return SampleWeights(values, gain, influence.names, metadata=metadata)
+    name = "paper's LP, thresholds " + ", ".join(f"{a:.2f}" for a in alpha)
+    return SampleWeights(values, gain, influence.names, metadata={"candidate": name, **origin_of(influence)})

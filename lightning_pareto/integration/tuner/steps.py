@@ -15,6 +15,7 @@ from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.tuner.choice import Tried
 from lightning_pareto.integration.tuner.options import TuningOptions
 from lightning_pareto.integration.tuner.search import Finalist, Half, PaperSearch, ScreeningSearch, Search, Situation
+from lightning_pareto.integration.tuner.starting_point import check_goes_on
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.integration.tuner.trials import Trial, Trials
 from lightning_pareto.pareto.demand import chosen_categories
@@ -51,6 +52,9 @@ def analyse(trials: Trials, options: TuningOptions, checkpoint: Path | None) -> 
     """Make the ordinary fit, if there is none, and estimate influence.
 
     It is taken where the model is best; where a trial is to be compared with the model that it starts from, there.
+
+    Raises:
+        ValueError: if no epoch can follow the checkpoint that trials start from.
     """
     if checkpoint is None:
         first = trials.run(_FIRST)
@@ -58,6 +62,7 @@ def analyse(trials: Trials, options: TuningOptions, checkpoint: Path | None) -> 
         best, following = first.checkpoint, first.next_checkpoint or first.checkpoint
     else:
         best = following = checkpoint
+    check_goes_on(following)
     at = best if options.search == "screening" and options.mode == "direct" else following
     looks = {m: Trial(f"influence on the {m}", "checkpoint", 0, at, analyse=m) for m in options.measures}
     results = {measure: trials.run(look) for measure, look in looks.items()}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.outcomes import Outcome
 from lightning_pareto.reweighting.search_result import TrialSummary
@@ -23,6 +23,7 @@ class TrialResult:
         history: mean accuracy over the classes after each validation of the trial.
         checkpoint: of the best epoch, if it was kept.
         next_checkpoint: of the best epoch but the last, from which a further epoch fits into the schedule.
+        data: what tells the data that it was trained and measured on from others.
     """
 
     name: str
@@ -32,6 +33,7 @@ class TrialResult:
     history: Float
     checkpoint: Path | None = None
     next_checkpoint: Path | None = None
+    data: str = ""
 
     def save(self, folder: Path, key: str) -> None:
         """Write the result to a trial's folder, whole or not at all."""
@@ -48,6 +50,7 @@ class TrialResult:
             "class_names": list(outcome.names),
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
+            "data": self.data,
             "checkpoints": [path and path.name for path in (self.checkpoint, self.next_checkpoint)],
         }
         save_artifact(folder / RESULT_FILE, "trial", arrays, metadata)
@@ -62,13 +65,23 @@ class TrialResult:
         if not (folder / RESULT_FILE).exists():
             return None
         arrays, metadata = load_artifact(folder / RESULT_FILE, "trial")
-        if metadata["key"] != key:
-            return None
-        names = tuple(metadata["class_names"])
-        outcome = Outcome(arrays["category"], arrays["correct"].astype(bool), arrays["probability"], names)
-        best, following = (folder / Path(name).name if name else None for name in metadata["checkpoints"])
-        epochs, best_epoch = metadata["epochs"], metadata["best_epoch"]
-        return cls(metadata["name"], outcome, epochs, best_epoch, arrays["history"], best, following)
+        with fitting_together(folder / RESULT_FILE):
+            if metadata["key"] != key:
+                return None
+            names = tuple(map(str, metadata["class_names"]))
+            outcome = Outcome(arrays["category"], arrays["correct"].astype(bool), arrays["probability"], names)
+            best, following = (_within(folder, name) for name in metadata["checkpoints"])
+            epochs, best_epoch, data = int(metadata["epochs"]), int(metadata["best_epoch"]), str(metadata["data"])
+            return cls(str(metadata["name"]), outcome, epochs, best_epoch, arrays["history"], best, following, data)
+
+
+def _within(folder: Path, name: str | None) -> Path | None:
+    """A file of the folder, by a name that leads nowhere else."""
+    if name is None:
+        return None
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is not the name of a file")
+    return folder / name
 
 
 def summary_of(result: TrialResult) -> TrialSummary:

@@ -103,7 +103,7 @@ class Trials:
         self._callback = callback
         self.folder = folder
         self.seed = seed
-        self.labels: np.ndarray | None = None
+        self._data = ""  # what tells those of the finished trials from others
         self.finished: dict[str, TrialResult] = {}
         self.log: TrialLog | None = None
         self._identity = fingerprint_of([self._described(), seed])
@@ -131,6 +131,7 @@ class Trials:
             if result is None:
                 raise RuntimeError(f"the trial {trial.name!r} ended early: call fit again, and it goes on from here")
             self.finished[key] = result
+            self._data = self._data or result.data
             if self.log is not None:
                 self.log.tell(trial.name, result, self.epochs_spent)
         return self.finished[key]
@@ -174,7 +175,8 @@ class Trials:
             stop_after=trial.stops_after,
             analysis=None if trial.analyse is None else replace(options, measure=trial.analyse),
             max_memory=self._callback.max_memory,
-            labels=None if trial.weights is None or trial.joins is not None else self.labels,
+            seen=self._data,
+            joins=trial.joins is not None,
             targets=self._targets,
         )
         classwise = ParetoCallback(

@@ -12,7 +12,7 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
 from lightning_pareto.integration.namespaces import is_a
-from lightning_pareto.integration.tuner.choice import choose, with_validation
+from lightning_pareto.integration.tuner.choice import choose, epochs_for, with_validation
 from lightning_pareto.integration.tuner.folder import RESULT_FILE, TRIALS, finish
 from lightning_pareto.integration.tuner.log import TrialLog
 from lightning_pareto.integration.tuner.options import Mode, Refit, SearchName, TuningOptions
@@ -173,7 +173,7 @@ class ParetoTuner:
         if trials.goes_on:
             log.say(f"An interrupted search goes on in {folder}.")
         analysis = analyse(trials, options, checkpoint)
-        self.influence, trials.labels = analysis.influence, analysis.influence.labels
+        self.influence = analysis.influence
         self.verdict = check_pareto(self.influence, budget=self._callback.budget, level=self._callback.level)
         log.say("\n" + str(self.verdict).split("\nNext: ")[0] + "\n")  # the search goes on by itself
         situation = situation_of(trials, options, analysis, self._callback)
@@ -188,8 +188,9 @@ class ParetoTuner:
         improvable = self.verdict.improvable
         result, chosen = choose(analysis.given, ordinary, tried, everything, options.level, improvable, joined)
         if options.include_validation and chosen is not None:
-            last = fits.last(chosen.best_epoch, chosen.finalist.whole)
-            result = with_validation(result, chosen, last, everything)
+            length = epochs_for([ordinary, *chosen.results])
+            last = fits.last(length, chosen.finalist.whole)
+            result = with_validation(result, chosen, length, last, everything)
         result = finish(self._folder, result, self.verdict)
         model.load_state_dict(torch.load(result.ckpt_path, map_location="cpu", weights_only=True)["state_dict"])
         log.say(f"\n{result}\n")

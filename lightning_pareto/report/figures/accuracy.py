@@ -57,11 +57,7 @@ def plot_accuracy(
     arms = {"before": np.asarray(before, dtype=np.float64), "after": np.asarray(after, dtype=np.float64)}
     names = tuple(map(str, range(len(arms["before"])) if class_names is None else class_names))
     counts = None if support is None else np.asarray(support)
-    shapes = [values.shape for values in (*arms.values(), *([] if counts is None else [counts]))]
-    if set(shapes) != {(len(names),)}:
-        raise ValueError(
-            f"before, after and support must be one number for each of the {len(names)} classes, found shapes {shapes}"
-        )
+    _check_shapes([*arms.values(), *([] if counts is None else [counts])], len(names))
     figure, ax = axes_to_draw_in(ax, height_of_rows(len(names)))
     rows = np.arange(len(names))
     for (arm, values), offset, colour, marker in zip(arms.items(), (-0.15, 0.15), (GREY, BLUE), "os", strict=True):
@@ -73,6 +69,14 @@ def plot_accuracy(
     ax.set_xlabel("accuracy in %" + ("" if counts is None else ", 95 % intervals"))
     legend_above(ax)
     return figure, ax
+
+
+def _check_shapes(arrays: Sequence[npt.NDArray[np.generic]], classes: int) -> None:
+    shapes = [array.shape for array in arrays]
+    if set(shapes) != {(classes,)}:
+        raise ValueError(
+            f"before, after and support must be one number for each of the {classes} classes, found shapes {shapes}"
+        )
 
 
 def wilson_interval(share: Float, count: npt.NDArray[np.generic], coverage: float = COVERAGE) -> Float:

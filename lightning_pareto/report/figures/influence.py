@@ -52,6 +52,16 @@ def plot_influence(
         dots = {"s": 12, "color": colour, "marker": marker, "linewidths": 0, "rasterized": len(x) > MANY}
         ax.scatter(x[chosen], y[chosen], label=f"{name} ({chosen.mean():.0%})", alpha=0.6, **dots)  # type: ignore[arg-type]
     reach = 1.2 * max(float(np.abs(x).max()), float(np.abs(y).max()), 1.0)
+    _cross(ax, reach)
+    for axis, name in zip((ax.xaxis, ax.yaxis), labels_of([class_a, class_b], 30), strict=True):
+        axis.set_label_text(f"influence on {name}")
+    ax.spines[["top", "right"]].set_visible(False)
+    legend_above(ax)
+    return figure, ax
+
+
+def _cross(ax: "Axes", reach: float) -> None:
+    """Both axes through zero, linear up to 1 and logarithmic beyond, and the line between them."""
     ax.axline((-1, 1), (1, -1), color=GREY, linewidth=1.2, linestyle="--")
     ax.axhline(0, color=GREY, linewidth=0.6)
     ax.axvline(0, color=GREY, linewidth=0.6)
@@ -60,8 +70,3 @@ def plot_influence(
     ax.xaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_major_formatter("{x:g}")
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    for axis, name in zip((ax.xaxis, ax.yaxis), labels_of([class_a, class_b], 30), strict=True):
-        axis.set_label_text(f"influence on {name}")
-    ax.spines[["top", "right"]].set_visible(False)
-    legend_above(ax)
-    return figure, ax

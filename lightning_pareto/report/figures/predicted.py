@@ -49,19 +49,24 @@ def plot_predicted(
         )
     figure, ax = axes_to_draw_in(ax, 5.5, 6)
     known = np.isfinite(x) & np.isfinite(y)
-    ax.axhline(0, color=GREY, linewidth=0.6)
-    ax.axvline(0, color=GREY, linewidth=0.6)
-    ax.axline((0, 0), slope=1, color=GREY, linewidth=1, linestyle="--")
+    _cross(ax)
     ax.plot(x[known], y[known], "o", color=BLUE, markersize=5)
     ax.margins(0.12)
     ax.set_xlabel("predicted gain")
     ax.set_ylabel("measured gain")
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_title(_summary(x[known], y[known], [n for n, yes in zip(names, known, strict=True) if not yes]), fontsize=8)
-    labels = labels_of(names)
-    far = sorted(np.flatnonzero(known), key=lambda k: -abs(y[k] - np.median(y[known])))
+    labels, middle = labels_of(names), np.median(y[known]) if known.any() else 0.0
+    far = sorted(np.flatnonzero(known), key=lambda k: -abs(y[k] - middle))
     _name_points(figure, ax, [(x[k], y[k], labels[k]) for k in far])
     return figure, ax
+
+
+def _cross(ax: "Axes") -> None:
+    """Both axes through zero, and the line of agreement."""
+    ax.axhline(0, color=GREY, linewidth=0.6)
+    ax.axvline(0, color=GREY, linewidth=0.6)
+    ax.axline((0, 0), slope=1, color=GREY, linewidth=1, linestyle="--")
 
 
 def _summary(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], absent: Sequence[str]) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
-from lightning_pareto.pareto.terminal import harmless
 from lightning_pareto.report.html import tables, words
 from lightning_pareto.report.html.charts import charts
 from lightning_pareto.report.html.run import Run, read_run
 from lightning_pareto.report.previews import SamplePreviews
 from lightning_pareto.reweighting.search_result import ParetoResult
 from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.terminal import harmless
 
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT_FILE = "report.html"

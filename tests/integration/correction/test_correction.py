@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
@@ -417,24 +417,6 @@ def test_a_second_take_that_is_stopped_is_not_kept(tmp_path):
 class Weighted(Data):
     def train_dataloader(self):
         return DataLoader(self.train, batch_size=32, sampler=WeightedRandomSampler([1.0] * 240, 240))
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"check_val_every_n_epoch": 2}, ValueError, "one validation at the end of every epoch"),
-        ({"val_check_interval": 0.5}, ValueError, "one validation at the end of every epoch"),
-        ({"overfit_batches": 2}, ValueError, "overfit_batches"),
-        ({"data": Weighted()}, TypeError, "without your WeightedRandomSampler"),
-        ({"callbacks": [StochasticWeightAveraging(1e-3)]}, TypeError, "use WeightAveraging"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:You requested to overfit")
-def test_what_it_cannot_do_is_refused_before_the_fit(tmp_path, options, error, message):
-    data = options.get("data", Data())
-    more = {k: v for k, v in options.items() if k not in ("data", "callbacks")}
-    with pytest.raises(error, match=message):
-        trainer(tmp_path, quiet(), *options.get("callbacks", ()), **more).fit(Plain(), datamodule=data)
 
 
 def test_a_callback_that_acts_before_the_decision_is_named(tmp_path):

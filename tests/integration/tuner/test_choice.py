@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_pareto import SampleWeights
-from lightning_pareto.integration.tuner.choice import Tried, choose
+from lightning_pareto.integration.tuner.choice import Tried, choose, epochs_for
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.reweighting.outcomes import Outcome
@@ -212,3 +212,13 @@ def test_of_equals_in_the_mean_the_one_with_the_better_lowest_category_is_taken(
     clearly = result("clearly", [200, 170])
     found = chosen(GIVEN, GIVEN, tried(even, even), tried(clearly, clearly), improvable=True)
     assert found.ckpt_path == "clearly"  # its lowest is lower, but its mean is higher by more than an error
+
+
+def test_the_length_of_a_last_fit_is_that_after_which_the_fits_before_were_best_together():
+    def fit(*history, epochs=None, best=1):
+        outcome = GIVEN.outcome
+        return TrialResult("fit", outcome, epochs or len(history), best, np.array(history), Path("fit"))
+
+    assert epochs_for([fit(0.5, 0.8, 0.7), fit(0.5, 0.6, 0.9)]) == 3
+    assert epochs_for([fit(0.5, 0.8, 0.7, 0.9), fit(0.5, 0.6)]) == 2  # one was stopped early
+    assert epochs_for([fit(0.5, 0.6, epochs=4, best=2), fit(0.5, 0.6, epochs=4, best=4)]) == 3  # every second epoch

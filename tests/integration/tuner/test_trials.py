@@ -206,7 +206,6 @@ def test_other_training_data_than_those_of_the_influence_are_refused(tmp_path):
     whole = trials.run(first())
     look = Trial("influence", "checkpoint", 0, checkpoint=whole.checkpoint, analyse="loss")
     trials.run(look)
-    trials.labels = trials.influence(look).labels
     with pytest.raises(ValueError, match="seeded generator"):
         trials.run(first(weights=SampleWeights(np.ones(160))))
 

@@ -12,14 +12,13 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from lightning_pareto import (
     ParetoCallback,
     ParetoResult,
     ParetoTuner,
     ParetoVerdict,
-    ReweightedDataModule,
     reweight,
     write_report,
 )
@@ -298,42 +297,6 @@ def test_what_it_says(tmp_path, capsys):
     assert "epochs spent in" in said
     result = ParetoResult.load(tmp_path / "search" / "result.safetensors")
     assert max(map(len, str(result).splitlines()[:-1])) <= 80  # the last line is a path
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"mode": "both"}, "mode must be one of"),
-        ({"search": "magic"}, "search must be one of"),
-        ({"refit": "twice"}, "refit must be one of"),
-        ({"budgets": []}, "at least one"),
-        ({"budgets": [1.5]}, "budget is the share"),
-        ({"measures": "loss"}, "measures=\\['loss'\\]"),
-        ({"level": 1.0}, "level lies in"),
-        ({"callback": ParetoCallback(folds=1)}, "splits the validation set"),
-        ({"include_validation": True, "refit": "epoch"}, "takes refit="),
-        ({"max_weight": 0.5}, "max_weight is at least 1"),
-    ],
-)
-def test_wrong_options(tmp_path, options, match):
-    with pytest.raises(ValueError, match=match):
-        tuner_in(tmp_path, **options)
-
-
-def test_what_is_wrong_is_said_before_any_training(tmp_path):
-    with pytest.raises(ValueError, match="does not pay for an ordinary fit and reweighted ones: say at least 9"):
-        tuner_in(tmp_path, max_epochs_spent=EPOCHS).fit(module(), Crowded(val=300))
-    with pytest.raises(TypeError, match="from_datasets"):
-        tuner_in(tmp_path).fit(module(), DataLoader(Data().train))
-    with pytest.raises(TypeError, match="a function that makes a Trainer, found Trainer"):
-        ParetoTuner(trainer(tmp_path))
-    with pytest.raises(TypeError, match="DataModule without weights"):
-        tuner_in(tmp_path).fit(module(), ReweightedDataModule(Data(), np.ones(240)))
-    with pytest.raises(TypeError, match="LightningModule"):
-        tuner_in(tmp_path).fit(torch.nn.Linear(2, 2), Crowded(val=300))
-    with pytest.raises(ValueError, match="unknown target 'cat'"):
-        tuner_in(tmp_path, targets="cat").fit(module(), Crowded(val=300))
-    assert not list(tmp_path.rglob("trial.safetensors"))
 
 
 def test_a_second_round_may_start_from_the_model_of_the_first(tmp_path):

@@ -206,6 +206,8 @@ def test_predicted_against_measured_with_their_rank_correlation():
     np.testing.assert_array_equal(dots.get_xydata(), [[0.1, 0.2], [0.4, 0.1], [0.2, 0.5]])
     assert ax.get_title() == f"rank correlation {stats.spearmanr([0.1, 0.4, 0.2], [0.2, 0.1, 0.5])[0]:.2f}; absent: b"
     assert {text.get_text(): text.xy for text in ax.texts} == {"a": (0.1, 0.2), "c": (0.4, 0.1), "d": (0.2, 0.5)}
+    _, nothing = plot_predicted([np.nan, np.nan], [0.1, 0.2], ["a", "b"])
+    assert nothing.get_title() == "absent: a, b"
     with pytest.raises(ValueError, match=r"each of the 1 classes, found shapes \(1,\) and \(2,\)"):
         plot_predicted([1], [1, 2])
 

@@ -13,12 +13,17 @@ def harmless(name: str, longest: int = LONGEST_NAME) -> str:
 
     Every such character becomes ``?``; a name of more than ``longest`` columns ends in ``…``.
     """
-    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    name = harmless_line(name)
     if columns(name) <= longest:
         return name
     while columns(name) > longest - 1:
         name = name[:-1]
     return name + "…"
+
+
+def harmless_line(text: str) -> str:
+    """A text of any length without anything that a terminal obeys."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def columns(text: str) -> int:

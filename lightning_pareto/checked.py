@@ -1,0 +1,27 @@
+"""Options that have to be numbers."""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+
+def checked_number(value: Any, what: str) -> float:
+    """Return ``value`` if it is a finite number.
+
+    Args:
+        value: what the user gave.
+        what: the option and what it means, for the error.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{what}, found {value!r}")
+    return float(value)
+
+
+def checked_count(value: Any, what: str, least: int = 0) -> int:
+    """Return ``value`` if it is a whole number of at least ``least``; see :func:`checked_number`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{what}, found {value!r}")
+    return int(value)

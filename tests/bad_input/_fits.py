@@ -1,0 +1,300 @@
+"""Wrong data, models and options of fits with the callbacks, of DataModules and of the tuner: no step is trained."""
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset, WeightedRandomSampler
+
+from lightning_pareto import (
+    BatchError,
+    ClassificationTask,
+    CourseCorrection,
+    ParetoCallback,
+    ParetoTuner,
+    ReweightedDataModule,
+    SampleWeights,
+)
+from tests.bad_input._case import Case
+from tests.integration._models import CLASSES, Data, Plain, datasets, trainer
+
+NAN = float("nan")
+TRAIN, VAL = datasets()
+
+
+class CountSteps(Callback):
+    """Counts the training steps that begin."""
+
+    steps = 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.steps += 1
+
+
+class Loaders(pl.LightningDataModule):
+    """Gives these loaders, whatever they are."""
+
+    def __init__(self, train=None, val=None):
+        super().__init__()
+        self.loaders = (DataLoader(TRAIN, 32, shuffle=True) if train is None else train), val
+
+    def train_dataloader(self):
+        return self.loaders[0]
+
+    def val_dataloader(self):
+        return DataLoader(VAL, 50) if self.loaders[1] is None else self.loaders[1]
+
+
+class OnlyTraining(pl.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(TRAIN, 32)
+
+
+class OnlyValidation(pl.LightningDataModule):
+    def val_dataloader(self):
+        return DataLoader(VAL, 50)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(TRAIN)
+
+
+class Empty(Dataset):
+    def __len__(self):
+        return 0
+
+    def __getitem__(self, i):
+        raise IndexError(i)
+
+
+class Everything(Sampler):
+    """An order of the user's own, that knows nothing of indices that are asked for."""
+
+    def __iter__(self):
+        return iter(range(240))
+
+    def __len__(self):
+        return 240
+
+
+class WithoutStatistics(Plain):
+    def __init__(self):
+        super().__init__()
+        norm = nn.BatchNorm1d(8, track_running_stats=False)
+        self.network = nn.Sequential(nn.Linear(2, 8), norm, nn.Linear(8, CLASSES))
+
+
+class WithoutValidation(Plain):
+    validation_step = pl.LightningModule.validation_step
+
+
+class Broken(Plain):
+    def __init__(self):
+        super().__init__()
+        self.network[0].weight.data[0, 0] = torch.nan
+
+
+class Complex(Plain):
+    def __init__(self):
+        super().__init__()
+        self.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+
+
+def changed(part, index, label):
+    x, y = part.tensors
+    y = y.clone()
+    y[index] = label
+    return TensorDataset(x, y)
+
+
+def floating(part):
+    return TensorDataset(part.tensors[0], part.tensors[1].float())
+
+
+def mean_loss(logits, targets):
+    return nn.functional.cross_entropy(logits, targets)
+
+
+def relative_loss(logits, targets):
+    each = nn.functional.cross_entropy(logits, targets, reduction="none")
+    return each / each.mean()
+
+
+def fit(callback=ParetoCallback, model=Plain, data=Data, trained=None, **options):
+    """A call that fits, with options of the callback; no step may begin."""
+
+    def call(folder):
+        count = CountSteps()
+        more = trained or {}
+        fitted = trainer(folder, callback(**options), count, *more.pop("callbacks", ()), num_sanity_val_steps=0, **more)
+        try:
+            fitted.fit(model(), datamodule=data() if callable(data) else data)
+        finally:
+            assert count.steps == 0, "training before the error"
+
+    return call
+
+
+def correction(**options):
+    return fit(CourseCorrection, **options)
+
+
+def made(kind, *arguments, **options):
+    return lambda _folder: kind(*arguments, **options)
+
+
+def tuner(ckpt_path=None, model=Plain, data=Data, factory=None, **options):
+    """A call that searches; no step may begin."""
+
+    def call(folder):
+        count = CountSteps()
+
+        def make():
+            return trainer(folder, count, max_epochs=2, enable_checkpointing=True)
+
+        path = ckpt_path(folder) if callable(ckpt_path) else ckpt_path
+        try:
+            search = ParetoTuner(factory or make, dirpath=folder / "search", verbose=False, **options)
+            search.fit(model(), data(), path)
+        finally:
+            assert count.steps == 0, "training before the error"
+
+    return call
+
+
+class OneCycle(Plain):
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=16)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def at_its_end(folder):
+    fitted = trainer(folder, max_epochs=2)
+    fitted.fit(OneCycle(), datamodule=Data())
+    fitted.save_checkpoint(folder / "end.ckpt")
+    return folder / "end.ckpt"
+
+
+def unsafe(folder):
+    """A checkpoint with an object of a class that is not loaded safely."""
+    path = at_its_end(folder)
+    torch.save({**torch.load(path, weights_only=True), "extra": CountSteps()}, path)
+    return path
+
+
+def garbage(folder):
+    (folder / "garbage.ckpt").write_bytes(b"no checkpoint")
+    return folder / "garbage.ckpt"
+
+
+ONE_EACH = "give one for each"
+DATA = [
+    Case("fit without a training loader", fit(data=OnlyValidation), MisconfigurationException, "`train_dataloader` must be", ""),
+    Case("fit without validation", fit(data=OnlyTraining), ValueError, "there is no validation set", r"val_dataloader\(\)"),
+    Case("fit without a validation step", fit(model=WithoutValidation), ValueError, "no validation set", r"validation_step\(\)"),
+    Case("fit on an empty validation set", fit(data=Loaders(val=DataLoader(Empty()))), ValueError, "validation dataloader has an empty", "look at the split"),
+    Case("fit on a stream", fit(data=Loaders(DataLoader(Stream(), 32))), TypeError, "train dataloader reads Stream", r"list\(dataset\)"),
+    Case("fit with a stream for validation", fit(data=Loaders(val=DataLoader(Stream(), 32))), TypeError, "validation dataloader reads Stream", "map-style"),
+    Case("fit on loaders given twice", fit(data=Loaders({"a": DataLoader(TRAIN), "b": DataLoader(TRAIN)})), TypeError, "found dict", "pass the one whose samples are meant"),
+    Case("fit on a label of -100", fit(data=lambda: Data(changed(TRAIN, 77, -100))), BatchError, "training sample 77: .*found -100", "relabel"),
+    Case("fit with a label too large for validation", fit(data=lambda: Data(val=changed(VAL, 99, 4))), BatchError, "validation sample 99: .*found 4", "relabel"),
+    Case("fit on floating labels", fit(data=lambda: Data(floating(TRAIN))), BatchError, "expected integer labels", "targets=lambda batch"),
+    Case("fit on other samples for influence", fit(train_dataloader=DataLoader(VAL)), ValueError, r"ParetoCallback\(train_dataloader=…\) reads 120 samples, the fit 240", "same samples in the same order"),
+    Case("fit without such a loader", fit(val_dataloader_idx=1), ValueError, "val_dataloader_idx=1", "there are 1 loaders"),
+]  # fmt: skip
+MODELS = [
+    Case("fit of NaN weights", fit(model=Broken), BatchError, "not finite", "NaN or infinity"),
+    Case("fit of complex parameters", fit(model=Complex), ValueError, r"complex parameters \(phase\)", "real and imaginary"),
+    Case("fit of a frozen model", fit(model=lambda: Plain().requires_grad_(False)), ValueError, "every parameter is frozen", "Unfreeze"),
+    Case("fit of BatchNorm without statistics", fit(model=WithoutStatistics), BatchError, "more than 1 value", "track_running_stats"),
+    Case("fit with a loss in one number", fit(task=ClassificationTask(loss=mean_loss)), ValueError, "one differentiable value", 'reduction="none"'),
+    Case("fit with a loss over the batch", fit(task=ClassificationTask(loss=relative_loss)), ValueError, "changes with the other samples", "own row"),
+]  # fmt: skip
+OPTIONS = [
+    Case("fit with two class names", fit(class_names=["a", "b"]), ValueError, "2 class names for a model with 4 logits", ONE_EACH),
+    Case("fit with a class name twice", fit(class_names=["1", 1, "2", "3"]), ValueError, "different names", "must be a list"),
+    Case("fit with a text for class names", fit(class_names="nesw"), ValueError, "found 'nesw'", "must be a list"),
+    Case("fit with floating categories", fit(categories=lambda b: b[0]), ValueError, "must return an integer tensor", "shape"),
+    Case("fit with negative categories", fit(categories=lambda b: b[1] - 9), ValueError, "must lie in", "number them from 0"),
+    Case("fit with too few category names", fit(categories=lambda b: b[1] * 0 + 1, category_names=["a"]), ValueError, r"\[0, 1\), found 1", "one of category_names"),
+    Case("fit with a category name twice", fit(categories=lambda b: b[1] * 0, category_names=["a", "a"]), ValueError, "category_names must be", "different names"),
+    Case("fit for an unknown target", fit(targets="wset"), ValueError, "unknown target 'wset'", "'east', 'north', 'west', 'south'"),
+    Case("fit with a floor of an unknown name", fit(targets="west", floors={"nrth": 0.0}), ValueError, r"unknown categories \['nrth'\]", "the categories are"),
+    Case("fit with floors of NaN", fit(targets="west", floors=NAN), ValueError, "nan", "floors must be finite"),
+    Case("fit with floors for two", fit(targets="west", floors=[0.0, 0.0]), ValueError, r"found \(2,\)", "one number or 4"),
+    Case("fit with floors without targets", fit(floors=0.1), ValueError, "not to gain", "say which are"),
+    Case("fit of layers that match nothing", fit(layers=["hed.*"]), ValueError, "no trainable parameter matches", "their names are"),
+    Case("fit with a budget of NaN", fit(budget=NAN), ValueError, "found nan", r"in \(0, 1\]"),
+    Case("fit with a level of 5", fit(level=5), ValueError, "found 5", r"in \(0, 1\)"),
+    Case("fit with memory below 0", fit(max_memory=-1), ValueError, "found -1", "in GiB"),
+    Case("fit at an unknown checkpoint", fit(checkpoint="first"), ValueError, "found 'first'", "a list of checkpoint files"),
+    Case("fit at no checkpoint", fit(checkpoint=[]), ValueError, r"found \[\]", "'best', 'last', 'kept'"),
+]  # fmt: skip
+CORRECTIONS = [
+    Case("correction on a stream", correction(data=Loaders(DataLoader(Stream(), 32))), TypeError, "reads Stream", "map-style"),
+    Case("correction on other samples", correction(train_dataloader=DataLoader(VAL)), ValueError, r"CourseCorrection\(train_dataloader=…\) reads 120", "same order"),
+    Case("correction with two class names", correction(class_names=["a", "b"]), ValueError, "2 class names", ONE_EACH),
+    Case("correction with memory of NaN", correction(max_memory=NAN), ValueError, "found nan", "in GiB"),
+    Case("correction with a threshold of NaN", correction(threshold=NAN), ValueError, "found nan", "threshold must be an accuracy"),
+    Case("correction with a threshold of 1", correction(threshold=1.0), ValueError, "found 1.0", r"in \[0, 1\)"),
+    Case("correction with a level of 0", correction(level=0.0), ValueError, "found 0.0", r"level must be in \(0, 1\)"),
+    Case("correction with a gain below 0", correction(least_gain=-0.1), ValueError, "found -0.1", "least_gain must be"),
+    Case("correction after half an epoch", correction(warmup_epochs=1.5), ValueError, "found 1.5", "warmup_epochs must be a whole"),
+    Case("correction of -1 epochs", correction(max_corrections=-1), ValueError, "found -1", "max_corrections must be a whole"),
+    Case("correction that keeps more than all", correction(keep=1.5), ValueError, "found 1.5", "keep must be a share"),
+    Case("correction by an unknown program", correction(method="magic"), ValueError, "found 'magic'", "mass_preserving"),
+    Case("correction by an unknown return", correction(return_mass="none"), ValueError, "found 'none'", "additive"),
+    Case("correction without budget", correction(budget=0.0), ValueError, "found 0.0", "budget is the share"),
+    Case("correction of every second epoch", correction(trained={"check_val_every_n_epoch": 2}), ValueError, "one validation at the end", "check_val_every_n_epoch=1"),
+    Case("correction with validation within", correction(trained={"val_check_interval": 0.5}), ValueError, "one validation at the end", "val_check_interval=1.0"),
+    Case("correction of the same batches", correction(trained={"overfit_batches": 2}), ValueError, "overfit_batches", "leave one of them out"),
+    Case("correction of a weighted sampler", correction(data=Loaders(DataLoader(TRAIN, 32, sampler=WeightedRandomSampler([1.0] * 240, 240)))), TypeError, "your WeightedRandomSampler", r"ParetoSampler\(weights\)"),
+    Case("correction of an order of one's own", correction(data=Loaders(DataLoader(TRAIN, 32, sampler=Everything()))), TypeError, "your Everything", "shuffle=True"),
+    Case("correction of averaged weights", correction(trained={"callbacks": [StochasticWeightAveraging(1e-3)]}), TypeError, "StochasticWeightAveraging", "use WeightAveraging"),
+]  # fmt: skip
+TUNING = [
+    Case("search without budgets", tuner(budgets=[]), ValueError, r"found \[\]", "a list of at least one"),
+    Case("search with one budget", tuner(budgets=0.2), ValueError, "found 0.2", r"budgets=\[0.3\]"),
+    Case("search with a budget of NaN", tuner(budgets=[NAN]), ValueError, "found nan", "budget is the share"),
+    Case("search with a text for measures", tuner(measures="loss"), ValueError, "found 'loss'", r"measures=\['loss'\]"),
+    Case("search with an unknown measure", tuner(measures=["f1"]), ValueError, "found 'f1'", "loss.*soft_error"),
+    Case("search in an unknown mode", tuner(mode="both"), ValueError, "found 'both'", "mode must be one of"),
+    Case("search by magic", tuner(search="magic"), ValueError, "found 'magic'", "search must be one of"),
+    Case("search with an unknown refit", tuner(refit="twice"), ValueError, "found 'twice'", "refit must be one of"),
+    Case("search with a level of 1", tuner(level=1.0), ValueError, "found 1.0", "level lies in"),
+    Case("search with an epsilon of NaN", tuner(epsilon=NAN), ValueError, "found nan", "epsilon at least 0"),
+    Case("search with a weight below 1", tuner(max_weight=0.5), ValueError, "0.5", "max_weight is at least 1"),
+    Case("search in a population of one", tuner(search="genetic", population=1), ValueError, "found 1", "at least 2"),
+    Case("search with half a seed", tuner(seed=0.5), ValueError, "found 0.5", "whole number"),
+    Case("search with a seed below 0", tuner(seed=-1), ValueError, "found -1", r"in \[0, 2\*\*32\)"),
+    Case("search for half an epoch", tuner(max_epochs_spent=2.5), ValueError, "found 2.5", "a number of epochs"),
+    Case("search with too few epochs", tuner(max_epochs_spent=2), ValueError, "max_epochs_spent=2 does not pay", r"say at least \d+, better"),
+    Case("search without folds", tuner(callback=ParetoCallback(folds=1)), ValueError, "splits the validation set", "folds=8"),
+    Case("search with validation but no scratch", tuner(include_validation=True, refit="epoch"), ValueError, "one more fit from scratch", 'refit="scratch"'),
+    Case("search with a Trainer for a factory", lambda folder: ParetoTuner(trainer(folder)), TypeError, "found Trainer", "lambda: pl.Trainer"),
+    Case("search of a torch module", tuner(model=lambda: nn.Linear(2, 2)), TypeError, "takes a LightningModule", "found Linear"),
+    Case("search on a loader", tuner(data=lambda: DataLoader(TRAIN)), TypeError, "found DataLoader", "from_datasets"),
+    Case("search on weights", tuner(data=lambda: ReweightedDataModule(Data(), np.ones(240))), TypeError, "without weights", "reweighted.datamodule"),
+    Case("search without validation", tuner(data=OnlyTraining), ValueError, "no validation set", r"val_dataloader\(\)"),
+    Case("search for an unknown target", tuner(targets="cat"), ValueError, "unknown target 'cat'", "the categories are"),
+    Case("search from no checkpoint", tuner("nowhere.ckpt"), FileNotFoundError, "no checkpoint at .*nowhere.ckpt", "save_checkpoint"),
+    Case("search from garbage", tuner(garbage), ValueError, "not a whole Lightning checkpoint", "save_checkpoint"),
+    Case("search from unsafe objects", tuner(unsafe, model=OneCycle), ValueError, "not loaded safely", "save_hyperparameters"),
+    Case("search from the end of a schedule", tuner(at_its_end, model=OneCycle), ValueError, "stands at step 16 of the 16", "of an earlier epoch"),
+    Case("search from the end for epochs", tuner(at_its_end, model=OneCycle, refit="epoch"), ValueError, "OneCycleLR", "save_top_k=-1"),
+]  # fmt: skip
+HALF = SampleWeights(np.ones(240))
+MODULES = [
+    Case("a loader for a DataModule", made(ReweightedDataModule, DataLoader(TRAIN), HALF), TypeError, "found DataLoader", r"reweighted_dataloader\(dataloader, weights\)"),
+    Case("a DataModule with wrong weights", made(ReweightedDataModule, Data(), "x" * 9), FileNotFoundError, "no weights artifact", "xxx"),
+    Case("a DataModule that weights gradients", made(ReweightedDataModule, Data(), HALF, apply="gradient"), ValueError, "found 'gradient'", "resampling"),
+    Case("a DataModule without training", lambda _: ReweightedDataModule(OnlyValidation(), HALF).train_dataloader(), MisconfigurationException, "`train_dataloader` must be", ""),
+    Case("a DataModule of one loader", lambda _: ReweightedDataModule(Data(), HALF, loader="ours").train_dataloader(), ValueError, "loader='ours'", "returns a single DataLoader"),
+    Case("a DataModule of several loaders", lambda _: ReweightedDataModule(Loaders([DataLoader(TRAIN)] * 2), HALF).train_dataloader(), ValueError, "returns 2 loaders", "loader=0 or 1"),
+    Case("a DataModule of a part", lambda _: ReweightedDataModule(Data(Subset(TRAIN, range(99))), HALF).train_dataloader(), ValueError, "240 weights for a training dataset of 99", "one for each index"),
+]  # fmt: skip
+CASES = [*DATA, *MODELS, *OPTIONS, *CORRECTIONS, *TUNING, *MODULES]

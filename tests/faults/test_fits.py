@@ -1,0 +1,166 @@
+"""Fits and their analyses that are struck, and disks that are full: nothing that was finished is lost."""
+
+import os
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import nn
+
+from lightning_pareto import (
+    CourseCorrection,
+    InfluenceMatrix,
+    ParetoCallback,
+    ParetoVerdict,
+    ReweightedDataModule,
+)
+from lightning_pareto.integration import analysis, callback
+from tests.faults._struck import HOWS, before, ended, strike, striking
+from tests.integration._models import CLASSES, Data, Plain, trainer
+from tests.integration.correction._spoilt import Spoils, SpoiltData
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+
+class Plainer(Plain):
+    """Without dropout, so that a resumed fit needs no random state."""
+
+    def __init__(self, lr=0.05):
+        super().__init__(lr)
+        self.network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+
+
+def fit(folder, *, ckpt_path=None):
+    """A fit that keeps its last checkpoint, and its analysis."""
+    pl.seed_everything(0, verbose=False)
+    pareto = ParetoCallback(dirpath=folder / "pareto", verbose=False)
+    keeper = ModelCheckpoint(dirpath=folder, save_last=True)
+    trainer(folder, pareto, keeper, enable_checkpointing=True).fit(Plainer(), datamodule=Data(), ckpt_path=ckpt_path)
+    return pareto
+
+
+def scoring(how):
+    whole = analysis.estimate_influence
+
+    def progress(stage, done, _total):
+        if stage == "scores" and done == 1:
+            strike(how)
+
+    def struck(*arguments, **options):
+        return whole(*arguments, **{**options, "progress": progress})
+
+    analysis.estimate_influence = struck
+
+
+POINTS = {
+    "scoring": scoring,
+    "linear program": lambda how: setattr(callback, "check_pareto", striking(how)),
+    "writing of the influence": lambda how: setattr(InfluenceMatrix, "save", striking(how)),
+    "between influence and verdict": lambda how: setattr(ParetoVerdict, "save", striking(how)),
+    "renaming of the verdict": lambda how: setattr(
+        Path, "replace", before(Path.replace, striking(how, count=4))
+    ),  # after two stages and the influence
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The callback of a fit that nothing strikes, and the weights that it trained."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return fit(folder), trained_in(folder)
+
+
+def trained_in(folder):
+    state = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    return torch.cat([value.flatten() for value in state.values()])
+
+
+@pytest.mark.parametrize(
+    ("point", "how"),
+    [*((point, "killed") for point in POINTS), ("scoring", "terminated"), ("linear program", "interrupted")],
+)
+def test_an_analysis_goes_on(tmp_path, undisturbed, point, how):
+    def job():
+        POINTS[point](how)
+        fit(tmp_path)
+
+    expected, weights = undisturbed
+    came_to_its_end = ended(job)
+    assert came_to_its_end is (how == "terminated"), "Lightning ends a fit in order when it is asked to"
+    assert torch.equal(trained_in(tmp_path), weights)
+    for kind, name in ((InfluenceMatrix, "influence"), (ParetoVerdict, "verdict")):
+        try:
+            kind.load(tmp_path / "pareto" / f"{name}.safetensors")
+        except FileNotFoundError:
+            assert not came_to_its_end
+    found = fit(tmp_path, ckpt_path=str(tmp_path / "last.ckpt"))
+    np.testing.assert_array_equal(found.influence.fold_scores, expected.influence.fold_scores)
+    assert found.verdict.headroom == expected.verdict.headroom
+    np.testing.assert_array_equal(found.verdict.held_out_gain, expected.verdict.held_out_gain)
+    assert not (tmp_path / "pareto" / "stages").exists()
+    assert torch.equal(trained_in(tmp_path), weights)
+
+
+class StrikeAt(Callback):
+    """Strikes before one training step."""
+
+    def __init__(self, step, how):
+        self.step, self.how = step, how
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            strike(self.how)
+
+
+def second_fit(folder, *callbacks, ckpt_path=None):
+    torch.manual_seed(0)
+    model, weights = Plainer(), np.tile([0.5, 1.5], 120)
+    keeper = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    fitted = trainer(folder, keeper, *callbacks, enable_checkpointing=True)
+    fitted.fit(model, datamodule=ReweightedDataModule(Data(), weights), ckpt_path=ckpt_path)
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_a_second_fit_goes_on_in_the_middle_of_an_epoch(tmp_path, how):
+    """With the samples that were still to be drawn in it, and the same weights in the end."""
+    expected = second_fit(tmp_path / "whole")
+    assert not ended(lambda: second_fit(tmp_path / "again", StrikeAt(11, how)))
+    last = max((tmp_path / "again").glob("*.ckpt"), key=lambda path: int(path.stem.removeprefix("step=")))
+    assert last.stem in ("step=9", "step=11", "step=12")
+    torch.testing.assert_close(second_fit(tmp_path / "again", ckpt_path=last), expected, rtol=0, atol=0)
+
+
+def full(_descriptor):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_leaves_the_analysis_in_memory(tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr("os.fsync", full)
+    pl.seed_everything(0, verbose=False)
+    pareto = ParetoCallback(dirpath=tmp_path, verbose=False)
+    with (
+        pytest.warns(UserWarning, match="finished stages cannot be kept"),
+        pytest.warns(UserWarning, match=r"they are in memory only: (.|\n)*No space left on device"),
+    ):
+        trainer(tmp_path, pareto).fit(Plainer(), datamodule=Data())
+    np.testing.assert_array_equal(pareto.influence.scores, undisturbed[0].influence.scores)
+    assert not list(tmp_path.rglob("*.safetensors*"))
+
+
+def test_a_full_disk_leaves_corrections_in_memory(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    watch = CourseCorrection(verbose=False, max_corrections=1)
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.warns(UserWarning, match=r"corrections could not be written to (.|\n)*No space left"):
+        trainer(tmp_path, Spoils(), watch, max_epochs=6).fit(Plain(), datamodule=SpoiltData(share=0.7))
+    assert watch.corrections
+    assert not list(tmp_path.rglob("*.safetensors*"))

@@ -1,0 +1,121 @@
+"""A process that is killed during the analysis ends the others at once, where they would have waited for ever."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.multiprocessing import ProcessExitedException
+
+from lightning_pareto import ParetoCallback, Shard, estimate_influence
+from lightning_pareto.integration import analysis
+from tests._asserts import assert_near
+from tests._oracles import loader
+from tests._tolerances import TWO_PROCESSES
+from tests.distributed._two import two
+from tests.integration._models import Data, Plain
+
+pytestmark = [
+    pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
+    pytest.mark.timeout(250),
+]
+
+SOON = 60.0
+"""Seconds that the others have: it takes them about one, and more on a machine that is busy with other work."""
+
+
+def killing(rank, folder):
+    """An estimate in which one process is killed in the scoring pass, and notes when."""
+    whole = estimate_influence
+
+    def struck(*arguments, **options):
+        def progress(stage, done, _total):
+            if stage == "scores" and done == 1 and dist.get_rank() == rank:
+                (folder / "killed").write_text(str(time.time()))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return whole(*arguments, **{**options, "progress": progress})
+
+    return struck
+
+
+def since(folder):
+    return time.time() - float((folder / "killed").read_text())
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_forked_processes_end_with_the_one_that_was_killed(tmp_path, monkeypatch, rank):
+    monkeypatch.setattr(analysis, "estimate_influence", killing(rank, tmp_path))
+    with pytest.raises(ProcessExitedException, match=f"process {rank} terminated with signal SIGKILL"):
+        two(tmp_path, ParetoCallback(verbose=False), max_epochs=1).fit(Plain(), datamodule=Data())
+    assert since(tmp_path) < SOON
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from lightning_pareto import ParetoCallback
+from lightning_pareto.integration import analysis
+from tests.faults.test_processes import killing
+from tests.integration._models import Data, Plain, trainer
+
+folder = Path(sys.argv[1])
+analysis.estimate_influence = killing(1, folder)
+callback, model = ParetoCallback(verbose=False), Plain()
+trainer(folder, callback, strategy="ddp", devices=2, max_epochs=1).fit(model, datamodule=Data())
+try:
+    callback.influence
+except RuntimeError as error:
+    print(type(error.__cause__).__name__, error.__cause__)
+print("trained", model.network[0].weight.isfinite().all().item())
+"""
+
+
+def test_a_script_keeps_its_trained_model_when_the_other_process_was_killed(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", tmp_path / "script.py", tmp_path],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "LostProcessError the connection to another process was lost" in done.stdout
+    assert "trained True" in done.stdout
+    assert since(tmp_path) < SOON
+
+
+def estimate_of_three(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=3)
+    scores = problem(Shard(rank, 3))
+    (folder / f"rank{rank}").write_bytes(pickle.dumps(scores))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def problem(shard=None):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    data = loader(torch.randn(50, 4), torch.arange(50) % 3, batch_size=8)
+    return estimate_influence(module, data, data, shard=shard, folds=3).scores
+
+
+def test_three_processes_find_what_one_does(tmp_path):
+    mp.start_processes(estimate_of_three, (tmp_path,), nprocs=3, start_method="fork")
+    found = [pickle.loads((tmp_path / f"rank{rank}").read_bytes()) for rank in range(3)]
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+    assert_near(found[0], problem(), TWO_PROCESSES)

@@ -1,0 +1,136 @@
+"""Searches that are struck go on after the last finished trial, with the same result."""
+
+import os
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from lightning_pareto import ParetoCallback, ParetoResult, ParetoTuner
+from lightning_pareto.influence import estimate
+from lightning_pareto.integration.tuner import folder as folders
+from lightning_pareto.integration.tuner.trial_result import TrialResult
+from lightning_pareto.reweighting.candidates import CandidateWeights
+from tests.faults._struck import before, ended, striking
+from tests.integration._models import Data, Plain, datasets, trainer
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
+]
+
+
+class Strikes(Callback):
+    """Strikes in the middle of an epoch of one of the whole fits, counted over all."""
+
+    fits = 0
+
+    def __init__(self, fit, how):
+        self.fit, self.how = fit, how
+
+    def on_train_start(self, trainer, pl_module):
+        Strikes.fits += 1
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if Strikes.fits == self.fit and batch_idx == 5:
+            striking(self.how)()
+
+
+def search(folder, *callbacks):
+    """Two whole fits and their trials; the model ends with the weights of the chosen one."""
+    torch.manual_seed(0)
+    model, data = Plain(), Data(*datasets(noise=0.4))
+    tuner = ParetoTuner(
+        lambda: trainer(folder / "user", *callbacks, max_epochs=2),
+        dirpath=folder / "search",
+        callback=ParetoCallback(verbose=False),
+        budgets=[0.3],
+        max_epochs_spent=8,
+        verbose=False,
+    )
+    result = tuner.fit(model, data)
+    return result, torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return search(tmp_path_factory.mktemp("undisturbed"))
+
+
+POINTS = {
+    "scoring": lambda how: setattr(estimate, "score", striking(how)),
+    "linear program": lambda how: setattr(CandidateWeights, "distinct", striking(how)),
+    "writing of a trial": lambda how: setattr(TrialResult, "save", before(TrialResult.save, striking(how, count=2))),
+    "writing of the result": lambda how: setattr(ParetoResult, "save", striking(how)),
+    "end, before the trials are put away": lambda how: setattr(
+        folders, "_keep", before(folders._keep, lambda: setattr(ParetoResult, "save", striking(how)))
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("point", "how"),
+    [
+        *((point, "killed") for point in POINTS),
+        ("fit", "killed"),
+        ("fit", "terminated"),
+        ("linear program", "interrupted"),
+    ],
+)
+def test_goes_on(tmp_path, undisturbed, point, how):
+    def job():
+        if point in POINTS:
+            POINTS[point](how)
+        search(tmp_path, *([Strikes(4, how)] if point == "fit" else []))
+
+    assert not ended(job)
+    finished = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.rglob("trial.safetensors")}
+    assert finished
+    result, weights = search(tmp_path)
+    kept = tmp_path / "search" / "finished"
+    assert all((kept / name / "trial.safetensors").stat().st_mtime_ns == when for name, when in finished.items())
+    expected, expected_weights = undisturbed
+    assert result.trials == expected.trials
+    np.testing.assert_array_equal(result.after, expected.after)
+    assert torch.equal(weights, expected_weights)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def full(_descriptor):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_disk_that_is_full_in_the_end_leaves_the_result_in_memory(tmp_path, undisturbed, monkeypatch):
+    whole = ParetoResult.save
+
+    def save(result, path):
+        monkeypatch.setattr("os.fsync", full)
+        return whole(result, path)
+
+    monkeypatch.setattr(ParetoResult, "save", save)
+    with pytest.warns(UserWarning, match=r"in memory only: (.|\n)*No space left on device: nothing was written"):
+        result, weights = search(tmp_path)
+    np.testing.assert_array_equal(result.after, undisturbed[0].after)
+    assert torch.equal(weights, undisturbed[1])
+    saved = torch.load(result.ckpt_path, weights_only=True)["state_dict"]
+    assert torch.equal(torch.cat([value.flatten() for value in saved.values()]), weights)
+
+
+def test_a_disk_that_is_full_on_the_way_is_named_and_the_search_goes_on_afterwards(tmp_path, undisturbed):
+    class Full(pl.Callback):
+        """From the third trial on."""
+
+        begun = 0
+
+        def on_train_start(self, trainer, pl_module):
+            Full.begun += 1
+            if Full.begun == 3:
+                patched.setattr("os.fsync", full)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(OSError, match=r"No space left on device.*trial\.safe"):
+        search(tmp_path, Full())
+    result, weights = search(tmp_path)
+    np.testing.assert_array_equal(result.after, undisturbed[0].after)
+    assert torch.equal(weights, undisturbed[1])

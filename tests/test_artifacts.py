@@ -1,0 +1,228 @@
+"""Files execute nothing, and whatever their bytes are, reading them gives a whole result or an ArtifactError."""
+
+import ast
+import json
+import os
+import stat
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import lightning_pareto
+from lightning_pareto import ArtifactError, InfluenceMatrix, ParetoResult, ParetoVerdict, SampleWeights, check_pareto
+from lightning_pareto.artifacts import ABANDONED, load_artifact, remove_temporaries, save_artifact
+from lightning_pareto.integration.tuner.trial_result import TrialResult
+from lightning_pareto.reweighting.outcomes import Outcome
+
+PACKAGE = Path(lightning_pareto.__file__).parent
+NAMES = ("cat", "dog", "cow")
+
+
+def calls():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                yield path.name, ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+
+
+def test_nothing_that_is_read_is_executed():
+    """No pickle is loaded but by torch, which is told to take plain weights only."""
+    found = list(calls())
+    reading = {"pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "yaml.load", "yaml.unsafe_load"}
+    reading |= {
+        "eval",
+        "exec",
+        "compile",
+        "__import__",
+        "joblib.load",
+        "shelve.open",
+        "torch.jit.load",
+        "torch.hub.load",
+    }
+    assert not [call for call in found if call[1] in reading]
+    loads = [call for call in found if call[1].endswith("torch.load") or call[1] == "load_from_checkpoint"]
+    assert len(loads) >= 4
+    assert all(options.get("weights_only") == "True" for _, _, options in loads)
+    arrays = [call for call in found if call[1] in ("np.load", "numpy.load", "np.lib.format.read_array")]
+    assert all(options.get("allow_pickle", "False") == "False" for _, _, options in arrays)
+
+
+def influence():
+    rng = np.random.default_rng(0)
+    folds, support = rng.normal(size=(3, 12, 3)), np.full((3, 3), 4)
+    options = {"support": support.sum(axis=0), "fold_scores": folds, "fold_support": support}
+    return InfluenceMatrix(folds.mean(axis=0), np.arange(12) % 3, NAMES, predicted=np.arange(12) % 3, **options)
+
+
+def result():
+    return ParetoResult(
+        class_names=NAMES,
+        before=np.full(3, 0.5),
+        after=np.full(3, 0.6),
+        support=np.full(3, 10),
+        p_values=np.full(3, 0.5),
+        gain=0.1,
+        gain_error=0.05,
+        accepted=True,
+        reason="a reason",
+        weights=SampleWeights(np.ones(4), [0.1, 0.2, 0.3], NAMES),
+        ckpt_path="best.ckpt",
+        best_epoch=3,
+        epochs_spent=9,
+        trials=(),
+    )
+
+
+KINDS = {
+    "influence": (influence, InfluenceMatrix),
+    "weights": (lambda: SampleWeights(np.arange(1.0, 5), [0.1, 0.2, 0.3], NAMES, {"a": [1, None]}), SampleWeights),
+    "verdict": (lambda: check_pareto(influence()), ParetoVerdict),
+    "result": (result, ParetoResult),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    return {kind: make().save(folder / kind) for kind, (make, _) in KINDS.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_comes_back(files, kind):
+    assert repr(KINDS[kind][1].load(files[kind])) == repr(KINDS[kind][0]())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_bytes_that_changed_never_give_another_result(files, tmp_path_factory, kind, data):
+    """A byte replaced, removed or put in anywhere, of which the header has as many as the arrays."""
+    whole = files[kind].read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    removed, added = data.draw(st.integers(0, 4)), data.draw(st.binary(max_size=4))
+    changed = whole[:at] + added + whole[at + removed :]
+    path = tmp_path_factory.getbasetemp() / f"changed {kind}"
+    path.write_bytes(changed)
+    try:
+        found = KINDS[kind][1].load(path)
+    except ArtifactError:
+        return
+    assert repr(found) == repr(KINDS[kind][0]())
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2**70) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+arrays = st.sampled_from(
+    [
+        np.ones(shape, kind)
+        for shape in ((), (0,), (3,), (12,), (12, 3), (3, 3))
+        for kind in (np.float64, np.int64, bool)
+    ]
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_parts_that_do_not_fit_never_give_anything_but_a_result_or_an_artifact_error(
+    files, tmp_path_factory, kind, data
+):
+    """Whole files, written by someone else, in which one array and one entry of the metadata are another one."""
+    parts, metadata = load_artifact(files[kind], kind)
+    name, entry = (
+        data.draw(st.sampled_from([*sorted(parts), "more"])),
+        data.draw(st.sampled_from([*sorted(metadata), "x"])),
+    )
+    parts, metadata = {**parts, name: data.draw(arrays)}, {**metadata, entry: data.draw(json_values)}
+    if data.draw(st.booleans()):
+        del parts[name]
+    path = save_artifact(tmp_path_factory.getbasetemp() / f"made {kind}", kind, parts, metadata)
+    try:
+        found = KINDS[kind][1].load(path)
+    except ArtifactError:
+        return
+    assert str(found)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.binary(max_size=64))
+@example(b"\x02\0\0\0\0\0\0\0{}")
+def test_any_bytes(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError):
+        InfluenceMatrix.load(path)
+
+
+@pytest.mark.parametrize("size", [2**30, 2**24 + 1])
+def test_a_large_header_costs_nothing(tmp_path, size):
+    """Neither is it read, nor is memory asked for: the file is sparse, as large as its header says."""
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.write(size.to_bytes(8, "little"))
+        file.truncate(8 + size)
+    begin = time.process_time()
+    with pytest.raises(ArtifactError, match=f"claims {size} bytes"):
+        InfluenceMatrix.load(path)
+    assert time.process_time() - begin < 0.1
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../weights.ckpt", "..", ".", ""])
+def test_a_path_in_a_file_is_not_followed(tmp_path, name):
+    outcome = Outcome(np.zeros(2, int), np.ones(2, bool), np.ones(2), ("a",))
+    TrialResult("trial", outcome, 1, 1, np.zeros(1), tmp_path / "best.ckpt").save(tmp_path, "key")
+    assert TrialResult.load(tmp_path, "key").checkpoint == tmp_path / "best.ckpt"
+    assert TrialResult.load(tmp_path, "another key") is None
+    parts, metadata = load_artifact(tmp_path / "trial.safetensors", "trial")
+    save_artifact(tmp_path / "trial.safetensors", "trial", parts, {**metadata, "checkpoints": [name, None]})
+    with pytest.raises(ArtifactError, match="is not the name of a file"):
+        TrialResult.load(tmp_path, "key")
+
+
+def test_a_path_in_a_result_is_shown_and_nothing_else(tmp_path):
+    path = result().save(tmp_path / "result")
+    parts, metadata = load_artifact(path, "result")
+    save_artifact(path, "result", parts, {**metadata, "ckpt_path": "/nowhere/\x1b[2J.ckpt"})
+    assert str(ParetoResult.load(path)).endswith("Model: /nowhere/?[2J.ckpt")
+
+
+def test_metadata_of_any_size_that_is_written_can_be_read(tmp_path):
+    """Quotes take two bytes more each time that they are escaped."""
+    about = {"text": '"' * (2**22 - 100)}
+    path = save_artifact(tmp_path / "large", "kind", {}, about)
+    assert load_artifact(path, "kind") == ({}, about)
+    with pytest.raises(ValueError, match="too large for a file"):
+        save_artifact(path, "kind", {}, {"text": '"' * 2**23})
+    assert json.loads(json.dumps(about)) == load_artifact(path, "kind")[1]
+
+
+def test_what_a_killed_writer_leaves_is_never_read_and_goes_in_the_end(tmp_path):
+    path = SampleWeights([1.0]).save(tmp_path / "weights")
+    old, new, other = (tmp_path / name for name in (".weights.old1", ".weights.new1", ".influence.old1"))
+    for each in (old, new, other):
+        each.write_bytes(path.read_bytes()[:20])
+    os.utime(old, (0, time.time() - ABANDONED - 1))
+    assert SampleWeights.load(path).values.tolist() == [1.0]
+    SampleWeights([2.0]).save(path)
+    assert sorted(tmp_path.iterdir()) == sorted([path, new, other]), "another process may be writing the new one"
+    remove_temporaries(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_colleagues_may_read_a_file_where_they_may_read_others(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = save_artifact(tmp_path / "a.safetensors", "weights", {"a": np.zeros(2)}, {})
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        path.chmod(0o600)
+        save_artifact(path, "weights", {"a": np.ones(2)}, {})
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, "as the user has set it"
+    finally:
+        os.umask(before)
