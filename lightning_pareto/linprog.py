@@ -89,15 +89,9 @@ class LinearProgram:
 
     def set_row_bounds(self, row_lower: np.ndarray, row_upper: np.ndarray) -> None:
         """Replace the bounds of every row; the next solve is a warm start."""
-        m = len(row_lower)
-        self._accept(
-            self._highs.changeRowsBounds(  # type: ignore[attr-defined]  # missing in the solver's stubs
-                m,
-                np.arange(m, dtype=np.int32),
-                np.asarray(row_lower, dtype=np.float64),
-                np.asarray(row_upper, dtype=np.float64),
-            )
-        )
+        bounds = zip(np.asarray(row_lower, np.float64).tolist(), np.asarray(row_upper, np.float64).tolist(), strict=True)
+        for row, (least, largest) in enumerate(bounds):
+            self._accept(self._highs.changeRowBounds(row, least, largest))
 
     def solve(self) -> LinearProgramSolution:
         """Solve to optimality.
