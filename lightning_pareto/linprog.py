@@ -89,9 +89,8 @@ class LinearProgram:
 
     def set_row_bounds(self, row_lower: np.ndarray, row_upper: np.ndarray) -> None:
         """Replace the bounds of every row; the next solve is a warm start."""
-        bounds = zip(np.asarray(row_lower, np.float64).tolist(), np.asarray(row_upper, np.float64).tolist(), strict=True)
-        for row, (least, largest) in enumerate(bounds):
-            self._accept(self._highs.changeRowBounds(row, least, largest))
+        for row, (least, largest) in enumerate(zip(row_lower, row_upper, strict=True)):
+            self._accept(self._highs.changeRowBounds(row, float(least), float(largest)))
 
     def solve(self) -> LinearProgramSolution:
         """Solve to optimality.
