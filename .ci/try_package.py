@@ -3,13 +3,12 @@
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 import lightning_pareto
-from lightning_pareto import InfluenceMatrix, ParetoCallback
+from lightning_pareto import InfluenceMatrix, ParetoCallback, check_pareto
 
 SCRIPT = Path(sys.prefix) / "bin" / "lightning-pareto"
 
@@ -27,16 +26,17 @@ def main() -> None:
     assert package.is_relative_to(sys.prefix), f"{package} is not the installed package"
     assert (package / "py.typed").exists()
     assert ParetoCallback().analyse
-    assert version("lightning_pareto") in run("--version")
     assert "check" in run("--help")
     rng = np.random.default_rng(0)
     folds = rng.normal(size=(5, 120, 3)) + rng.normal(size=(120, 3))
     support = np.full((5, 3), 50)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "influence.safetensors")
-        InfluenceMatrix(
+        influence = InfluenceMatrix(
             folds.mean(axis=0), np.arange(120) % 3, support=support.sum(axis=0), fold_scores=folds, fold_support=support
-        ).save(path)
+        )
+        influence.save(path)
+        check_pareto(influence).save(Path(folder) / "verdict.safetensors")
         assert "Pareto improvement possible" in run("check", path, codes=(0, 10, 11, 12))
         run("report", folder)
         assert "<html" in (Path(folder) / "report.html").read_text()
