@@ -57,7 +57,7 @@ def trial(right):
 def searched(before, after):
     unseen = np.ones(90, bool)
     tried = Tried(Finalist("weights", ((SampleWeights(np.ones(4)), unseen),)), (trial(after),))
-    return choose(trial(before), trial(before), [tried], [trial(before)], 0.05, improvable=False)
+    return choose(trial(before), trial(before), [tried], [trial(before)], 0.05, improvable=False)[0]
 
 
 def comparison():

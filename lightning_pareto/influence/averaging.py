@@ -24,6 +24,7 @@ def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
         Their average; its metadata is that of the first, with the checkpoints and model fingerprints of all.
 
     Raises:
+        TypeError: for anything but influence matrices.
         ValueError: if they do not belong to the same data.
 
     Example:

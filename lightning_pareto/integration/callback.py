@@ -17,7 +17,7 @@ from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration import publishing
 from lightning_pareto.integration.analysis import influence_of, verdict_on
 from lightning_pareto.integration.checks import check_data, check_strategy, warn_of_averaging, warn_of_unaveraged
-from lightning_pareto.integration.classwise_log import ClasswiseLog
+from lightning_pareto.integration.classwise_callback import ClasswiseCallback
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.metrics import Metrics
 from lightning_pareto.integration.models import Checkpoint, check_checkpoint
@@ -28,7 +28,7 @@ from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categor
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options
 
 
-class ParetoCallback(pl.Callback):
+class ParetoCallback(ClasswiseCallback):
     """Logs class-wise accuracy while a classifier is fitted, and says afterwards whether every class can still gain.
 
     Add it to a ``Trainer``; the LightningModule stays as it is. Each validation epoch logs ``val_accuracy/<class>``,
@@ -133,11 +133,7 @@ class ParetoCallback(pl.Callback):
         log_figures: bool = True,
         verbose: bool = True,
     ) -> None:
-        super().__init__()
-        check_checkpoint(checkpoint)
-        self.options = InfluenceOptions(curvature, measure, damping, folds, seed, layers, fisher, curvature_samples)
-        check_max_memory(max_memory)
-        self.data = ParetoData(
+        data = ParetoData(
             task or ClassificationTask(),
             class_names,
             categories,
@@ -146,6 +142,10 @@ class ParetoCallback(pl.Callback):
             val_dataloader_idx,
             preview,
         )
+        super().__init__(data, metrics)
+        check_checkpoint(checkpoint)
+        self.options = InfluenceOptions(curvature, measure, damping, folds, seed, layers, fisher, curvature_samples)
+        check_max_memory(max_memory)
         check_options(budget, level)
         check_floors(floors, targets)
         self.budget = budget
@@ -158,7 +158,6 @@ class ParetoCallback(pl.Callback):
         self.analyse = analyse
         self.log_figures = log_figures
         self.verbose = verbose
-        self._classwise = ClasswiseLog(self.data, metrics)
         self._trained = False
         self._folder = Path()
         self._categories: Sequence[str] | None = None
@@ -186,25 +185,11 @@ class ParetoCallback(pl.Callback):
         """
         return self._results.verdict
 
-    @property
-    def state_key(self) -> str:
-        """Tells two of these callbacks in one trainer apart, as by categories or validation loaders."""
-        categories = getattr(self.data.categories, "__qualname__", type(self.data.categories).__name__)
-        return self._generate_state_key(loader=self.data.val_dataloader_idx, by=categories, dirpath=str(self.dirpath))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The class-wise values of the last validation, for a checkpoint; empty before the first."""
-        return self._classwise.state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the checkpoint was written."""
-        self._classwise.state = state_dict
-
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget the fit before, and refuse a strategy that the analysis cannot run under."""
         if stage != "fit":
             return
-        self._classwise.begin_fit()
+        self.classwise.begin_fit()
         self._trained = False
         self._results.begin_fit(first=trainer.local_rank == 0)
         if self._wanted(trainer):
@@ -216,36 +201,6 @@ class ParetoCallback(pl.Callback):
         self._prepare(trainer, pl_module)
         if self._wanted(trainer):
             warn_of_averaging(trainer, self, self.checkpoint)
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to count."""
-        self._classwise.begin(trainer)
-
-    def on_validation_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Listen to the logits of the chosen validation loader."""
-        self._classwise.listen(pl_module, batch, dataloader_idx)
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count the batch's predictions."""
-        self._classwise.update(trainer, pl_module, dataloader_idx)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log class-wise metrics and support, and warn of absent classes."""
-        self._classwise.finish(trainer, pl_module)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook on the module and no half of an epoch."""
-        self._classwise.stop()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute, keep, print and log the results; an error becomes a warning."""
@@ -288,8 +243,8 @@ class ParetoCallback(pl.Callback):
                 saved = publishing.save(analysis, self._folder)
                 if saved:
                     self._results.announce(self._folder)
+                    save_previews(trainer, self.data, influence, self._folder)
                 self._say(publishing.told(analysis.verdict, self._folder if saved else None))
-                save_previews(trainer, self.data, influence, self._folder)
                 remove_stages(self._folder)
             failed = publishing.log(trainer, analysis.verdict)
             if trainer.is_global_zero and self.log_figures:

@@ -18,6 +18,10 @@ class Regions:
 
     sign: npt.NDArray[np.int8]
 
+    def __post_init__(self) -> None:
+        if self.sign.ndim != 1 or not self.sign.size:
+            raise ValueError(f"one sign for each training sample, found shape {self.sign.shape}")
+
     @property
     def beneficial(self) -> float:
         """Share of jointly beneficial samples."""

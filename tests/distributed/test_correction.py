@@ -1,5 +1,10 @@
 """CourseCorrection on two processes."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -36,6 +41,21 @@ class Wide(Plain):
 def run(fitted, size=32):
     torch.manual_seed(0)
     fitted.fit(Wide(), datamodule=SpoiltData(share=0.7, batch_size=size))
+
+
+def corrected(folder, strategy):
+    """A fit of which an epoch is taken again, and kept, on two processes started in this way."""
+    folder.mkdir(exist_ok=True)
+    callback = CourseCorrection(verbose=False, max_corrections=1)
+    run(two(folder, Spoils(), callback, Ends(folder, callback), strategy=strategy, max_epochs=5), size=16)
+    return callback
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("forked")
+    callback = corrected(folder, "ddp_fork")
+    return callback.corrections, read(folder)
 
 
 @pytest.mark.parametrize("least_gain", [0.0, 0.999])
@@ -87,3 +107,37 @@ def test_samples_that_a_process_repeats_are_counted_once(tmp_path):
     support = torch.bincount(spoilt_datasets()[1].tensors[1][:399]).tolist()
     for accuracy, size in zip(callback.corrections[0].ordinary, support, strict=True):
         assert accuracy * size == pytest.approx(round(accuracy * size), abs=1e-6)
+
+
+def test_spawned_processes_do_as_forked_ones(tmp_path, forked):
+    """The parent's copy of the callback comes back empty, and reads what the processes have written."""
+    callback = corrected(tmp_path, "ddp_spawn")
+    assert (callback.corrections, read(tmp_path)) == forked
+    assert callback.corrections[0].accepted
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.distributed.test_correction import corrected
+
+if __name__ == "__main__":
+    (done,) = corrected(Path(sys.argv[1]), "ddp").corrections
+    assert done.accepted, str(done)
+"""
+
+
+def test_a_launched_script_does_as_forked_processes(tmp_path, forked):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read(tmp_path) == forked[1]

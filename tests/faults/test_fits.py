@@ -17,7 +17,7 @@ from lightning_pareto import (
     ParetoVerdict,
     ReweightedDataModule,
 )
-from lightning_pareto.integration import analysis, callback
+from lightning_pareto.integration import analysis
 from tests.faults._struck import HOWS, before, ended, strike, striking
 from tests.integration._models import CLASSES, Data, Plain, trainer
 from tests.integration.correction._spoilt import Spoils, SpoiltData
@@ -61,7 +61,7 @@ def scoring(how):
 
 POINTS = {
     "scoring": scoring,
-    "linear program": lambda how: setattr(callback, "check_pareto", striking(how)),
+    "linear program": lambda how: setattr(analysis, "check_pareto", striking(how)),
     "writing of the influence": lambda how: setattr(InfluenceMatrix, "save", striking(how)),
     "between influence and verdict": lambda how: setattr(ParetoVerdict, "save", striking(how)),
     "renaming of the verdict": lambda how: setattr(

@@ -160,7 +160,7 @@ def test_every_option_of_the_callback(example, tmp_path):
     assert (list(map(str, callback.checkpoint)), callback.analyse) == (["a.ckpt", "b.ckpt"], False)
     assert callback.data.preview is text_of
     assert not callback.log_figures
-    assert set(callback._classwise._chosen) == {"f1", "specificity"}
+    assert set(callback.classwise._chosen) == {"f1", "specificity"}
 
 
 @pytest.mark.parametrize("metrics", [["accuracy", "f1"], {"mine": "recall"}])

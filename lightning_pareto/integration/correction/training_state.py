@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_pareto.integration.callback import ParetoCallback
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
@@ -28,7 +30,7 @@ class TrainingState:
     optimizers: list[Any]
     schedulers: list[Any]
     precision: dict[str, Any]
-    callbacks: dict[str, Any]
+    callbacks: dict[pl.Callback, Any]
     averages: dict[tuple[str, str], "ModuleState"]
     logged: list[dict[str, Any]]
     random: tuple[Any, ...]
@@ -44,7 +46,7 @@ class TrainingState:
             optimizers=[copied(optimizer.state_dict()) for optimizer in trainer.optimizers],
             schedulers=[copied(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs],
             precision=copied(trainer.precision_plugin.state_dict()),
-            callbacks={callback.state_key: copied(callback.state_dict()) for callback in others},
+            callbacks={callback: copied(_state_of(callback)) for callback in others},
             averages={
                 (callback.state_key, name): ModuleState.of(value)
                 for callback in others
@@ -75,8 +77,10 @@ class TrainingState:
 
     def _restore_callbacks(self, trainer: pl.Trainer) -> None:
         for callback in _callbacks(trainer):
-            if self.callbacks.get(callback.state_key):
-                callback.load_state_dict(self.callbacks[callback.state_key])
+            if isinstance(callback, ParetoCallback):
+                callback.classwise.state = self.callbacks.get(callback, {})
+            elif self.callbacks.get(callback):
+                callback.load_state_dict(self.callbacks[callback])
             for name, held in _modules_of(callback, trainer.lightning_module).items():
                 if (callback.state_key, name) in self.averages:
                     self.averages[callback.state_key, name].restore(held)
@@ -112,6 +116,10 @@ def copied(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return type(value)(copied(item) for item in value)
     return copy.deepcopy(value)
+
+
+def _state_of(callback: pl.Callback) -> dict[str, Any]:
+    return callback.classwise.state if isinstance(callback, ParetoCallback) else callback.state_dict()
 
 
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:

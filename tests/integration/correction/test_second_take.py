@@ -4,6 +4,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from lightning_pareto.integration.correction.second_take import SecondTake, sees_validation_first
 from lightning_pareto.integration.correction.training_state import copied
@@ -87,6 +88,69 @@ def test_counters_are_those_of_one_epoch(tmp_path):
     assert callback.order == [*epochs[0], *epochs[1], *epochs[1], *epochs[2], *epochs[2]]
     assert callback.counted == [(0, 8), (1, 16), (2, 24)]
     assert fitted.global_step == 24
+
+
+class Logs(Plain):
+    """Logs every step and the mean of the epoch."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+
+class Hears(DummyLogger):
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    def log_metrics(self, metrics, step=None):
+        self.heard.append((dict(metrics), step))
+
+
+class TakesTwiceAloud(TakesTwice):
+    """Notes the losses of every take, and lets the loggers know of the second one."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses, self.silent = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append((float(outputs["loss"]), len(batch[0])))
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        heard = len(trainer.logger.heard)
+        super().on_train_epoch_end(trainer, pl_module)
+        self.silent.append(len(trainer.logger.heard) == heard)
+        self.take.tell_loggers()
+
+
+def test_every_logger_is_told_the_second_validation_at_the_step_of_the_first(tmp_path):
+    loggers, callback = [Hears(), Hears()], TakesTwiceAloud()
+    fitted = trainer(tmp_path, callback, max_epochs=2, logger=loggers, log_every_n_steps=1)
+    fitted.fit(Logs(), datamodule=Data())
+    assert callback.silent == [True, True]
+    assert loggers[0].heard == loggers[1].heard
+    validations = [(metrics, step) for metrics, step in loggers[0].heard if "val_loss" in metrics]
+    assert [step for _, step in validations] == [7, 15, 15]
+    assert [set(metrics) for metrics, _ in validations] == [{"val_loss", "epoch"}] * 3
+    assert validations[1][0]["val_loss"] != validations[2][0]["val_loss"] == fitted.callback_metrics["val_loss"]
+    assert sum("loss_step" in metrics for metrics, _ in loggers[0].heard) == 16, "those of the ordinary takes"
+
+
+def test_the_mean_of_an_epoch_is_that_of_its_second_take(tmp_path):
+    callback = TakesTwiceAloud()
+    fitted = trainer(tmp_path, callback, max_epochs=2, logger=[Hears()])
+    fitted.fit(Logs(), datamodule=Data())
+    assert len(callback.losses) == 24
+    total = sum(loss * size for loss, size in callback.losses[-8:]) / 240
+    assert float(fitted.callback_metrics["loss_epoch"]) == pytest.approx(total, rel=1e-5)
+
+
+def test_early_stopping_on_validation_counts_an_epoch_once(tmp_path):
+    stopping = EarlyStopping("val_loss", min_delta=1e9, patience=50, check_on_train_epoch_end=False)
+    trainer(tmp_path, TakesTwice(), stopping, max_epochs=3).fit(Plain(), datamodule=Data())
+    assert stopping.wait_count == 2, "the first epoch is an improvement"
 
 
 def test_a_copy_shares_nothing():
