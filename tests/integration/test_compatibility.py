@@ -218,7 +218,7 @@ class TakesOurs(Plain):
 
 @pytest.mark.parametrize("mode", ["min_size", "max_size", "max_size_cycle"])
 def test_several_train_loaders_take_the_one_that_is_meant(tmp_path, mode):
-    with pytest.raises(TypeError, match=r"found dict(.|\n)*ParetoCallback\(train_dataloader=…\)"):
+    with pytest.raises(TypeError, match=r"found dict(.|\n)*train_dataloader=…"):
         fitted(tmp_path, ParetoCallback(), model=TakesOurs, data=lambda: Combined("min_size"))
     callback, data = ParetoCallback(train_dataloader=Data().train_dataloader(), verbose=False), Data()
     module = fitted(tmp_path, callback, model=TakesOurs, data=lambda: Combined(mode))
