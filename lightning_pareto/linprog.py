@@ -89,15 +89,8 @@ class LinearProgram:
 
     def set_row_bounds(self, row_lower: np.ndarray, row_upper: np.ndarray) -> None:
         """Replace the bounds of every row; the next solve is a warm start."""
-        m = len(row_lower)
-        self._accept(
-            self._highs.changeRowsBounds(  # type: ignore[attr-defined]  # missing in the solver's stubs
-                m,
-                np.arange(m, dtype=np.int32),
-                np.asarray(row_lower, dtype=np.float64),
-                np.asarray(row_upper, dtype=np.float64),
-            )
-        )
+        for row, (least, largest) in enumerate(zip(row_lower, row_upper, strict=True)):
+            self._accept(self._highs.changeRowBounds(row, float(least), float(largest)))
 
     def solve(self) -> LinearProgramSolution:
         """Solve to optimality.

@@ -1,7 +1,7 @@
 """Peak memory of the whole influence matrix over the number of training samples.
 
     pip install lightning_pareto
-    python examples/benchmarks/influence_memory.py
+    python examples/benchmarks/influence_memory.py [--plot memory.png]
 
 Each size runs in a process of its own, over a dataset that makes its samples when they are asked for, so that the data
 themselves take no room. The table shows the peak of the resident memory above that after the same computation on 600
@@ -82,20 +82,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 50_000, 100_000, 200_000])
     parser.add_argument("--one", type=int, help="measure one size in this process")
+    parser.add_argument("--plot", type=Path, help="also draw the table to this file; needs matplotlib")
     options = parser.parse_args()
     if options.one:
         measure(options.one)
         return
     print(f"{'samples':>10} {'peak, MiB':>10} {'result, MiB':>12} {'per sample of the peak, bytes':>30}")
-    first: tuple[float, float] | None = None
+    rows: list[tuple[float, float, float]] = []
     for size in options.sizes:
         done = subprocess.run(
             [sys.executable, __file__, "--one", str(size)], check=True, capture_output=True, text=True
         )
         samples, peak, result = map(float, done.stdout.split()[-3:])
-        first = first or (samples, peak)
-        slope = "" if samples == first[0] else f"{(peak - first[1]) * 2**20 / (samples - first[0]):.0f}"
-        print(f"{size:>10,} {peak:>10.1f} {result:>12.1f} {slope:>30}")
+        rows.append((samples, peak, result))
+        more, grown = samples - rows[0][0], peak - rows[0][1]
+        slope = f"{grown * 2**20 / more:.0f}" if more else ""
+        print(f"{size:>10,} {peak:>10.1f} {result:>12.1f} {slope:>30}", flush=True)
+    if options.plot:
+        draw(rows, options.plot)
+
+
+def draw(rows: list[tuple[float, float, float]], path: Path) -> None:
+    """Draw the peak and the size of the result over the samples."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    samples, peaks, results = zip(*rows, strict=True)
+    axes.plot(samples, peaks, "o-", label="peak above that of 600 samples")
+    axes.plot(samples, results, "s--", label="result")
+    axes.set(xlabel="training samples", ylabel="MiB", ylim=(0, None))
+    axes.legend()
+    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ class ClasswiseLog:
         self._epoch, self._before, self._names, self._absence_told = None, {}, (), False
 
     def begin(self, trainer: pl.Trainer) -> None:
-        """Begin to count."""
+        """Begin to count, unless the trainer is bare and would log nothing."""
+        if getattr(trainer, "barebones", False):
+            return
         limit = samples_before_repeats(self._data.watched(trainer))
         self._epoch = ClasswiseMetrics(self._data.task, self._chosen, trainer.strategy.root_device, limit)
 

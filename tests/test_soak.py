@@ -1,0 +1,20 @@
+"""Many fits in one process leave nothing behind; a short run of the benchmark, which fails if something grows."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+SOAK = Path(__file__).parents[1] / "examples" / "benchmarks" / "soak.py"
+
+
+def test_no_hook_file_thread_or_process_stays_behind():
+    done = subprocess.run(
+        [sys.executable, SOAK, "--rounds", "5"], capture_output=True, text=True, check=False, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    last = re.search(r"^ +5 +(\d+) +(\d+) +(\d+) +(\d+) ", done.stdout, re.MULTILINE)
+    hooks, files, threads, children = map(int, last.groups())
+    assert (hooks, children) == (0, 0)
+    assert files > 0
+    assert threads == 1
