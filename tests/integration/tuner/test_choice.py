@@ -82,7 +82,7 @@ def test_one_category_that_rises_beyond_chance_is_a_pareto_improvement():
     """The mean hardly moves, as the other category loses a little, which is not beyond chance."""
     found = chosen(GIVEN, GIVEN, tried(result("a", [157, 146]), result("b", [157, 146])))
     assert found.accepted
-    assert "cat rise beyond chance" in found.reason
+    assert "cat rises beyond chance" in found.reason
     assert not chosen(GIVEN, GIVEN, tried(result("a", [156, 143]), result("b", [156, 143]))).accepted  # the mean falls
 
 
