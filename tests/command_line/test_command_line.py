@@ -123,6 +123,20 @@ def test_nothing_shown_is_obeyed_by_a_terminal(run_folder, capsys):
     assert "\x1b" not in refused(capsys, "check", run_folder / "x\x1b[31m")
 
 
+def test_no_cell_of_a_table_is_obeyed_by_a_terminal(run_folder, capsys, monkeypatch):
+    assert "\x1b" in said(capsys, "export", run_folder), "a file gets the names as they are"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    text = said(capsys, "export", run_folder)
+    assert "\x1b" not in text
+    assert text.count("c?[31mow") == 1 + SAMPLES // 3  # the heading of its column, and its samples' label
+
+
+def test_a_path_that_is_told_is_not_obeyed_by_a_terminal(run_folder, tmp_path, capsys):
+    pytest.importorskip("jinja2")
+    for command, name in (("reweight", "w\x1b[31m"), ("report", "r\x1b[31m")):
+        assert "\x1b" not in said(capsys, command, run_folder, "-o", tmp_path / name)
+
+
 def test_reweight_writes_what_the_function_gives(run_folder, tmp_path, capsys):
     path = tmp_path / "new" / "weights.safetensors"
     options = ["--budget", "0.3", "--targets", "cat", "--thresholds", "-0.1", "--return-mass", "multiplicative"]
