@@ -13,8 +13,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.integration.loggers import LoggerAdapter, adapter_for
 from lightning_pareto.integration.loggers.base import Cell
-from lightning_pareto.integration.results import INFLUENCE_FILE, VERDICT_FILE, Analysis
+from lightning_pareto.integration.results import Analysis
 from lightning_pareto.pareto.verdict import ParetoVerdict
+from lightning_pareto.result_files import INFLUENCE_FILE, VERDICT_FILE
 from lightning_pareto.terminal import harmless_line
 
 if TYPE_CHECKING:

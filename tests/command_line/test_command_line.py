@@ -15,6 +15,8 @@ import pytest
 import lightning_pareto
 from lightning_pareto import InfluenceMatrix, ParetoVerdict, SampleWeights, check_pareto, reweight
 from lightning_pareto.command_line import main
+from lightning_pareto.command_line.inputs import find
+from lightning_pareto.result_files import INFLUENCE_FILE
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["cat", "2", "c\x1b[31mow"]
@@ -253,6 +255,17 @@ def test_of_several_runs_the_newest_is_taken_and_named(run_folder, tmp_path, cap
     error = capsys.readouterr().err
     assert error.startswith("lightning-pareto: of 2 runs the newest: ")
     assert error.endswith("a?[31m/pareto\n")
+
+
+def test_of_a_search_the_influence_is_that_of_its_verdict(tmp_path, capsys):
+    """A search with two measures leaves two, and the one on the second measure is the newest."""
+    for age, (measure, gain) in enumerate({"soft_error": 0.0, "loss": 2.0}.items()):
+        path = matrix(gain).save(tmp_path / "search" / "finished" / f"influence_on_the_{measure}_1" / INFLUENCE_FILE)
+        os.utime(path, (0, 1000 - age))
+    for folder in (tmp_path / "search", tmp_path):
+        found = json.loads(said(capsys, "check", folder, "--json", "--exit-zero"))
+        assert found["answer"] == "yes"
+        assert find(folder, "influence").parent.name == "influence_on_the_loss_1"
 
 
 def test_report_writes_one_file(run_folder, tmp_path, capsys):

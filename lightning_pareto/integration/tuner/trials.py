@@ -23,10 +23,11 @@ from lightning_pareto.integration.resumption import STAGES
 from lightning_pareto.integration.tuner.factory import TrainerFactory, prepare
 from lightning_pareto.integration.tuner.joined import joined
 from lightning_pareto.integration.tuner.log import TrialLog
-from lightning_pareto.integration.tuner.recorder import INFLUENCE_FILE, TrialRecorder, best_epochs
+from lightning_pareto.integration.tuner.recorder import TrialRecorder, best_epochs
 from lightning_pareto.integration.tuner.surroundings import quiet, seeded
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.pareto.demand import Targets
+from lightning_pareto.result_files import INFLUENCE_FILE
 from lightning_pareto.reweighting.weights import SampleWeights
 
 Start = Literal["initial", "weights", "checkpoint"]
