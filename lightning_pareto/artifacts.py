@@ -99,7 +99,7 @@ def _mode_of(path: Path) -> int:
     return 0o666 & ~mask
 
 
-def remove_temporaries(folder: Path, name: str = "*", older: float = 0.0) -> None:
+def remove_temporaries(folder: Path, name: str, older: float = 0.0) -> None:
     """Remove what writers that were killed have left beside a file.
 
     Args:

@@ -210,7 +210,7 @@ def test_what_a_killed_writer_leaves_is_never_read_and_goes_in_the_end(tmp_path)
     assert SampleWeights.load(path).values.tolist() == [1.0]
     SampleWeights([2.0]).save(path)
     assert sorted(tmp_path.iterdir()) == sorted([path, new, other]), "another process may be writing the new one"
-    remove_temporaries(tmp_path)
+    remove_temporaries(tmp_path, "*")
     assert sorted(tmp_path.iterdir()) == [path]
 
 

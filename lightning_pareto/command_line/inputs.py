@@ -8,12 +8,9 @@ from safetensors import SafetensorError, safe_open
 from lightning_pareto.artifacts import ArtifactError
 from lightning_pareto.command_line.output import tell
 from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.result_files import FINISHED, INFLUENCE_FILE, VERDICT_FILE, WEIGHTS_FILE, influence_of_search
 
-FILES = {
-    "influence": "influence.safetensors",
-    "verdict": "verdict.safetensors",
-    "weights": "weights.safetensors",
-}
+FILES = {"influence": INFLUENCE_FILE, "verdict": VERDICT_FILE, "weights": WEIGHTS_FILE}
 """Names of results in the folder of a run."""
 
 
@@ -23,9 +20,10 @@ def load_influence(path: Path) -> InfluenceMatrix:
 
 
 def find(path: Path, kind: str) -> Path:
-    """The file of a kind: the path itself, or the one in that folder, in its ``pareto/``, or the newest one below it.
+    """The file of a kind: the path itself, or the one in that folder, in its ``pareto/``, or of the newest run below.
 
-    Where there are several below, one line on the standard error says which it is.
+    Of a search it is the influence on the first of its measures, which its verdict is of. Where there are several runs
+    below, one line on the standard error says which it is.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -41,9 +39,17 @@ def find(path: Path, kind: str) -> Path:
     below = sorted(path.rglob(name), key=lambda each: each.stat().st_mtime)
     if not below:
         raise FileNotFoundError(f"no {name} in {path} or below it: ParetoCallback writes it after a fit{_MAKE[kind]}")
-    if len(below) > 1:
-        tell(f"of {len(below)} runs the newest: {below[-1].parent}")
-    return below[-1]
+    runs = set(map(_run_of, below))
+    newest = _run_of(below[-1])
+    if len(runs) > 1:
+        tell(f"of {len(runs)} runs the newest: {newest}")
+    return (influence_of_search(newest) if kind == "influence" else None) or below[-1]
+
+
+def _run_of(path: Path) -> Path:
+    """The folder of the run that a file is of; that of a search has those of its trials below it."""
+    trials = path.parent.parent
+    return trials.parent if trials.name == FINISHED else path.parent
 
 
 _MAKE = {"influence": "", "verdict": "", "weights": ", and lightning-pareto reweight the weights"}

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning_pareto.command_line.output import say, say_json
+from lightning_pareto.terminal import harmless_line
 
 
 def run(options: Any) -> int:
@@ -13,5 +14,5 @@ def run(options: Any) -> int:
     if options.json:
         say_json({"report": str(path.resolve())})
     else:
-        say(f"Written: {path}")
+        say(f"Written: {harmless_line(str(path))}")
     return 0

@@ -10,7 +10,7 @@ from lightning_pareto.command_line.output import say, say_json
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.reweighting.reweight import reweight
 from lightning_pareto.reweighting.weights import SampleWeights
-from lightning_pareto.terminal import columns, harmless, padded
+from lightning_pareto.terminal import columns, harmless, harmless_line, padded
 
 
 def run(options: Any) -> int:
@@ -68,7 +68,7 @@ def summary(weights: SampleWeights, path: Path) -> str:
             f"{'category':<{width}}  predicted drop of the validation measure, to first order",
             *gains,
             "",
-            f"Written: {path}",
+            f"Written: {harmless_line(str(path))}",
             f"Next: ReweightedDataModule(datamodule, {str(path)!r})",
         ]
     )

@@ -1,7 +1,7 @@
 """Tables for other tools: CSV, JSON and npz."""
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from lightning_pareto.command_line.output import as_json, plain
-from lightning_pareto.terminal import harmless
+from lightning_pareto.terminal import harmless_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Table:
 def write_csv(table: Table, path: Path) -> None:
     """A header and a line for each row; NaN is an empty cell."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        _csv(table, file, table.names)
+        _csv(file, _rows(table))
 
 
 def write_json(table: Table, path: Path) -> None:
@@ -78,14 +78,20 @@ def to_terminal(table: Table, form: str, stream: TextIO) -> None:
     """CSV or JSON to the standard output; a terminal is not shown anything that it obeys."""
     if form == "json":
         _json(table, stream)
+    elif stream.isatty():
+        _csv(stream, ([harmless_line(cell) if isinstance(cell, str) else cell for cell in row] for row in _rows(table)))
     else:
-        _csv(table, stream, [harmless(name, 200) for name in table.names] if stream.isatty() else table.names)
+        _csv(stream, _rows(table))
 
 
-def _csv(table: Table, file: TextIO, header: list[str]) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(table.flat_rows())
+def _rows(table: Table) -> Iterator[list[Any]]:
+    """The header and every row."""
+    yield table.names
+    yield from table.flat_rows()
+
+
+def _csv(file: TextIO, rows: Iterable[list[Any]]) -> None:
+    csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def _json(table: Table, file: TextIO) -> None:

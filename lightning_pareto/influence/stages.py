@@ -70,7 +70,7 @@ class Stages:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            remove_temporaries(self._folder)
+            remove_temporaries(self._folder, "*.safetensors")
         except OSError as error:
             self._warn(error)
 

@@ -20,9 +20,9 @@ from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.models import Checkpoint, checkpoints, name_of, weights_of
 from lightning_pareto.integration.processes import shard_of, warnings_of_one
 from lightning_pareto.integration.progress import progress_bar
-from lightning_pareto.integration.results import INFLUENCE_FILE
 from lightning_pareto.integration.resumption import STAGES, remove_stages, stages_kept
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
+from lightning_pareto.result_files import INFLUENCE_FILE
 
 
 def influence_of(

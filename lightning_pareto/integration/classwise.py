@@ -143,7 +143,7 @@ class ClasswiseMetrics:
             return None
         sums = torch.zeros(3, classes, dtype=torch.int64, device=self._device)
         sums += 0 if self._counts is None else self._counts
-        counts = Counts(*trainer.strategy.reduce(sums, reduce_op="sum").double().cpu().numpy())  # it adds up in place
+        counts = Counts(*trainer.strategy.reduce(sums, reduce_op="sum").cpu().double().numpy())  # it adds up in place
         values = {}
         for name, metric in self._chosen.items():
             found = counts.metric(metric) if isinstance(metric, str) else self._computed(trainer, name)
@@ -169,5 +169,5 @@ class ClasswiseMetrics:
             return np.nan
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
-            found: Float = self._own[name].compute().double().cpu().numpy()
+            found: Float = self._own[name].compute().cpu().double().numpy()
         return found

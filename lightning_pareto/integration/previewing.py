@@ -10,8 +10,8 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.report.previews import SamplePreviews, previews_of
 from lightning_pareto.report.samples import suspected_samples
+from lightning_pareto.result_files import SAMPLES_FILE
 
-SAMPLES_FILE = "samples.safetensors"
 MOST = 48
 
 

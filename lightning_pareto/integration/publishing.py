@@ -13,8 +13,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.integration.loggers import LoggerAdapter, adapter_for
 from lightning_pareto.integration.loggers.base import Cell
-from lightning_pareto.integration.results import INFLUENCE_FILE, VERDICT_FILE, Analysis
+from lightning_pareto.integration.results import Analysis
 from lightning_pareto.pareto.verdict import ParetoVerdict
+from lightning_pareto.result_files import INFLUENCE_FILE, VERDICT_FILE
+from lightning_pareto.terminal import harmless_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +41,7 @@ def save(analysis: Analysis, folder: Path) -> bool:
 
 def told(verdict: ParetoVerdict, folder: Path | None) -> str:
     """What is printed: the verdict, and where the results lie, None for nowhere."""
-    where = "" if folder is None else f"Influence and verdict: {folder}"
+    where = "" if folder is None else f"Influence and verdict: {harmless_line(str(folder))}"
     return f"\n{verdict}\n\n{where}\n"
 
 

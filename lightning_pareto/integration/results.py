@@ -7,9 +7,7 @@ from typing import Any
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.mailbox import Mailbox
 from lightning_pareto.pareto.verdict import ParetoVerdict
-
-INFLUENCE_FILE = "influence.safetensors"
-VERDICT_FILE = "verdict.safetensors"
+from lightning_pareto.result_files import INFLUENCE_FILE, VERDICT_FILE
 
 
 @dataclass(frozen=True)

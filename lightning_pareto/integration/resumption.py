@@ -47,7 +47,7 @@ def how_to_go_on(folder: Path | None) -> str:
 def remove_stages(folder: Path) -> None:
     """Remove what an analysis of an earlier fit left behind, and nothing else."""
     for kept in (folder / STAGES).glob("*/"):
-        remove_temporaries(kept)
+        remove_temporaries(kept, "*.safetensors")
         for path in kept.glob("*.safetensors"):
             with contextlib.suppress(OSError):  # they are told from others by their contents
                 path.unlink(missing_ok=True)

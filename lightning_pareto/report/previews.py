@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from lightning_pareto.artifacts import load_artifact, save_artifact
+from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
 
 LARGEST = 64
 """Pixels of a picture's longer side."""
@@ -58,8 +58,20 @@ class SamplePreviews:
             ArtifactError: if the file is not a whole samples artifact.
         """
         pictures, metadata = load_artifact(path, "samples")
-        found: dict[str, Preview] = {**pictures, **metadata["texts"]}
-        return cls({int(index): preview for index, preview in found.items()}, tuple(metadata["label_names"]))
+        with fitting_together(path):
+            found: dict[str, Preview] = {**pictures, **metadata["texts"]}
+            names = tuple(map(str, metadata["label_names"]))
+            return cls({int(index): _checked(preview) for index, preview in found.items()}, names)
+
+
+def _checked(preview: Any) -> Preview:
+    """What a page can show; ValueError for anything else."""
+    if isinstance(preview, str):
+        return preview
+    if preview.dtype != np.uint8 or not (preview.ndim == 2 or (preview.ndim == 3 and preview.shape[2] == 3)):
+        raise ValueError(f"a picture is (H, W) or (H, W, 3) bytes, found {preview.shape} of {preview.dtype}")
+    found: Picture = preview
+    return found
 
 
 def preview_of(item: Any, function: Callable[[Any], Any] | None = None) -> Preview | None:

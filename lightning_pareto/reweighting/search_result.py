@@ -46,7 +46,8 @@ class ParetoResult:
         after: of the model handed back, (K,).
         support: validation samples of every category that were measured on, (K,).
         p_values: one-sided exact p-value of H0 "this category does not fall" from before to after, (K,).
-        gain: change of the mean accuracy from the best ordinary model to the best reweighted one.
+        gain: change of the mean accuracy from the best ordinary model to the best reweighted one, or to the fits with
+            validation data and no weights where one of those is handed back.
         gain_error: its standard error for the sampling of validation data.
         accepted: whether reweighting made a model that is better than every ordinary one beyond chance, and worse on no
             category beyond chance. If not, the best ordinary model is handed back.

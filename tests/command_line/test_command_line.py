@@ -15,6 +15,8 @@ import pytest
 import lightning_pareto
 from lightning_pareto import InfluenceMatrix, ParetoVerdict, SampleWeights, check_pareto, reweight
 from lightning_pareto.command_line import main
+from lightning_pareto.command_line.inputs import find
+from lightning_pareto.result_files import INFLUENCE_FILE
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["cat", "2", "c\x1b[31mow"]
@@ -121,6 +123,20 @@ def test_nothing_shown_is_obeyed_by_a_terminal(run_folder, capsys):
         assert "c?[31mow" in text
     assert "\x1b" not in refused(capsys, "check", run_folder, "--targets", "x\x1b[31m")
     assert "\x1b" not in refused(capsys, "check", run_folder / "x\x1b[31m")
+
+
+def test_no_cell_of_a_table_is_obeyed_by_a_terminal(run_folder, capsys, monkeypatch):
+    assert "\x1b" in said(capsys, "export", run_folder), "a file gets the names as they are"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    text = said(capsys, "export", run_folder)
+    assert "\x1b" not in text
+    assert text.count("c?[31mow") == 1 + SAMPLES // 3  # the heading of its column, and its samples' label
+
+
+def test_a_path_that_is_told_is_not_obeyed_by_a_terminal(run_folder, tmp_path, capsys):
+    pytest.importorskip("jinja2")
+    for command, name in (("reweight", "w\x1b[31m"), ("report", "r\x1b[31m")):
+        assert "\x1b" not in said(capsys, command, run_folder, "-o", tmp_path / name)
 
 
 def test_reweight_writes_what_the_function_gives(run_folder, tmp_path, capsys):
@@ -239,6 +255,17 @@ def test_of_several_runs_the_newest_is_taken_and_named(run_folder, tmp_path, cap
     error = capsys.readouterr().err
     assert error.startswith("lightning-pareto: of 2 runs the newest: ")
     assert error.endswith("a?[31m/pareto\n")
+
+
+def test_of_a_search_the_influence_is_that_of_its_verdict(tmp_path, capsys):
+    """A search with two measures leaves two, and the one on the second measure is the newest."""
+    for age, (measure, gain) in enumerate({"soft_error": 0.0, "loss": 2.0}.items()):
+        path = matrix(gain).save(tmp_path / "search" / "finished" / f"influence_on_the_{measure}_1" / INFLUENCE_FILE)
+        os.utime(path, (0, 1000 - age))
+    for folder in (tmp_path / "search", tmp_path):
+        found = json.loads(said(capsys, "check", folder, "--json", "--exit-zero"))
+        assert found["answer"] == "yes"
+        assert find(folder, "influence").parent.name == "influence_on_the_loss_1"
 
 
 def test_report_writes_one_file(run_folder, tmp_path, capsys):

@@ -135,9 +135,11 @@ def test_refuses_the_stages_of_other_labels_wherever_they_are(problem, tmp_path)
 def test_leaves_what_is_not_its_own(problem, tmp_path):
     module, data = problem
     (tmp_path / "mine.txt").write_text("a thesis")
+    (tmp_path / ".mine.yaml").write_text("settings of an editor")
+    (tmp_path / ".factors.safetensors.abandoned").write_text("what a killed writer has left")
     (tmp_path / "sub").mkdir()
     estimate_influence(module, data, data, stages_dir=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "sub"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.yaml", "mine.txt", "sub"]
 
 
 def whole(module, data):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lightning_pareto import ArtifactError, SamplePreviews
+from lightning_pareto.artifacts import save_artifact
 from lightning_pareto.report.previews import preview_of, previews_of
 
 
@@ -83,4 +84,11 @@ def test_previews_come_back_from_disk(tmp_path):
     assert repr(again) == "SamplePreviews(2 pictures, 1 texts)"
     (tmp_path / "samples.safetensors").write_bytes(b"half")
     with pytest.raises(ArtifactError):
+        SamplePreviews.load(tmp_path / "samples.safetensors")
+    for broken in (np.zeros((8, 8)), np.zeros((8, 8, 2), np.uint8), np.zeros(8, np.uint8)):
+        save_artifact(tmp_path / "samples.safetensors", "samples", {"3": broken}, {"texts": {}, "label_names": []})
+        with pytest.raises(ArtifactError, match="do not fit together"):
+            SamplePreviews.load(tmp_path / "samples.safetensors")
+    save_artifact(tmp_path / "samples.safetensors", "samples", {}, {})
+    with pytest.raises(ArtifactError, match="do not fit together"):
         SamplePreviews.load(tmp_path / "samples.safetensors")

@@ -95,7 +95,10 @@ def choose(
     Where validation data are trained on as well, so are they in all finalists, and those have to beat the fits on them
     without weights, which in turn need no more than not to fall in the mean and to do no harm. For the weights it is
     then enough that the mean is higher where the verdict is *yes*, or that it is not lower and the weakest category
-    is higher by more than its standard error: all of these models do no harm.
+    is higher by more than its standard error: all of these models do no harm. The best epoch of a fit with half of the
+    validation data is chosen on the half that measures it, that of an ordinary fit on both: simulated fits without any
+    difference, up and down over twenty epochs and measured on 2,000 samples, looked better for it by half a standard
+    error (0.25 points). The tests kept their levels, but the gain that is told is too high by so much.
 
     Of several that are accepted and do not differ in the mean by more than its error, that with the highest lowest
     category is taken.
@@ -175,7 +178,8 @@ def _accept(
 ) -> ParetoResult:
     change, number = one.against(incumbent), one.harmless_fit((incumbent, given), level)
     assert number is not None
-    reason = f"{_measured(change)}{_rising(change, level)}; no category falls beyond chance."
+    way = "with half of the validation data and no weights " if one.finalist.fits[number][0] is None else ""
+    reason = f"{way}{_measured(change)}{_rising(change, level)}; no category falls beyond chance."
     if joined is not None:
         more = one.beyond(joined)
         reason += f" Of that the weights bring {_points(more)}, the validation data the rest."

@@ -8,13 +8,11 @@ from pathlib import Path
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from lightning_pareto.integration.results import VERDICT_FILE
 from lightning_pareto.pareto.result import ParetoVerdict
+from lightning_pareto.result_files import FINISHED, RESULT_FILE, VERDICT_FILE
 from lightning_pareto.reweighting.search_result import ParetoResult
 
 TRIALS = "trials"
-FINISHED = "finished"
-RESULT_FILE = "result.safetensors"
 BEST_FILE = "best.ckpt"
 
 

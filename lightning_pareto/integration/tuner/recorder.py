@@ -21,8 +21,8 @@ from lightning_pareto.integration.tuner.predictions import outcome_of
 from lightning_pareto.integration.tuner.starting_point import epochs_seen
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.pareto.demand import Targets, chosen_categories
+from lightning_pareto.result_files import INFLUENCE_FILE
 
-INFLUENCE_FILE = "influence.safetensors"
 MONITOR = "val_accuracy_macro"
 
 

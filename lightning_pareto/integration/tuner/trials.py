@@ -1,13 +1,9 @@
 """Trials of a search: fits with new Trainers, each leaving its result and nothing else in a folder of its own."""
 
-import contextlib
 import copy
 import json
-import logging
-import os
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_pareto.influence.fingerprint import fingerprint_of
 from lightning_pareto.influence.matrix import InfluenceMatrix
@@ -28,9 +23,11 @@ from lightning_pareto.integration.resumption import STAGES
 from lightning_pareto.integration.tuner.factory import TrainerFactory, prepare
 from lightning_pareto.integration.tuner.joined import joined
 from lightning_pareto.integration.tuner.log import TrialLog
-from lightning_pareto.integration.tuner.recorder import INFLUENCE_FILE, TrialRecorder, best_epochs
+from lightning_pareto.integration.tuner.recorder import TrialRecorder, best_epochs
+from lightning_pareto.integration.tuner.surroundings import quiet, seeded
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.pareto.demand import Targets
+from lightning_pareto.result_files import INFLUENCE_FILE
 from lightning_pareto.reweighting.weights import SampleWeights
 
 Start = Literal["initial", "weights", "checkpoint"]
@@ -155,7 +152,7 @@ class Trials:
             data = joined(data, self._callback.data.val_dataloader_idx, trial.joins)
         if trial.weights is not None:
             data = ReweightedDataModule(data, trial.weights, seed=self.seed)
-        with _quiet(), _seeded(self.seed):
+        with quiet(), seeded(self.seed):
             trainer = self._trainer(trial, module, folder, key)
             trainer.fit(module, datamodule=data, ckpt_path=trial.checkpoint if trial.start == "checkpoint" else None)
 
@@ -163,7 +160,9 @@ class Trials:
         """A new Trainer that measures the trial."""
         trainer, whole = self.factory(), trial.start != "checkpoint" and not trial.stops_after
         best = best_epochs(folder, trainer) if trial.keeps and whole else None
-        options, data = self._callback.options, self._callback.data
+        options, data, joins = self._callback.options, self._callback.data, trial.joins is not None
+        if joins:
+            data = replace(data, train_dataloader=None)  # it has fewer samples, and only influence reads it
         recorder = TrialRecorder(
             trial.name,
             key,
@@ -176,8 +175,8 @@ class Trials:
             analysis=None if trial.analyse is None else replace(options, measure=trial.analyse),
             max_memory=self._callback.max_memory,
             seen=self._data,
-            joins=trial.joins is not None,
-            targets=self._targets,
+            joins=joins,
+            targets=None if joins else self._targets,  # looked for in the first fit, whose datasets have all names
         )
         classwise = ParetoCallback(
             task=data.task,
@@ -252,49 +251,3 @@ def _write(state: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Everything random in a trial comes from the seed, and nothing of it is left behind."""
-    names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
-    before = {name: os.environ.get(name) for name in names}
-    with isolate_rng():
-        pl.seed_everything(seed, workers=True, verbose=False)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what Lightning says of itself at every fit, and warnings that are meant for other uses."""
-    loggers = [logging.getLogger(name) for name in _NAMESPACES]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in EXPECTED:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-_NAMESPACES = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
-
-EXPECTED = (
-    r".*callbacks used to create the checkpoint need to be provided",
-    r"Checkpoint directory .* exists and is not empty",
-    r"Experiment logs directory .* exists and is not empty",
-    r".*smaller than the logging interval",
-    r".*could not find the monitored key",
-    r"The `?fit`? loop was restarted|.*resuming from a checkpoint that ended before the epoch ended",
-)
-"""Warnings of Lightning that every trial would repeat: each fit starts from a checkpoint of another one on purpose."""

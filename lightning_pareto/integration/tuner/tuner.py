@@ -13,7 +13,7 @@ from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
 from lightning_pareto.integration.namespaces import is_a
 from lightning_pareto.integration.tuner.choice import choose, epochs_for, with_validation
-from lightning_pareto.integration.tuner.folder import RESULT_FILE, TRIALS, finish
+from lightning_pareto.integration.tuner.folder import TRIALS, finish
 from lightning_pareto.integration.tuner.log import TrialLog
 from lightning_pareto.integration.tuner.options import Mode, Refit, SearchName, TuningOptions
 from lightning_pareto.integration.tuner.search import Finalist
@@ -21,6 +21,7 @@ from lightning_pareto.integration.tuner.steps import LastFits, analyse, search_o
 from lightning_pareto.integration.tuner.trials import Trials
 from lightning_pareto.pareto.demand import Targets
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
+from lightning_pareto.result_files import RESULT_FILE
 from lightning_pareto.reweighting.search_result import ParetoResult
 
 

@@ -35,14 +35,14 @@ def plot_comparison(comparison: ClasswiseComparison, ax: "Axes | None" = None) -
     figure, ax = axes_to_draw_in(ax, height_of_rows(len(comparison.class_names)))
     rows = np.arange(len(comparison.class_names))
     spread = np.linspace(-0.22, 0.22, len(comparison.accuracy))
-    for arm, offset, colour, marker in zip(comparison.accuracy, spread, COLOURS, MARKERS, strict=False):
+    for number, (arm, offset) in enumerate(zip(comparison.accuracy, spread, strict=True)):
         values = 100 * comparison.accuracy[arm]
         ax.errorbar(
             values.mean(axis=0),
             rows + offset,
             xerr=np.nan_to_num(standard_error(values)),
-            fmt=marker,
-            color=colour,
+            fmt=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],  # no two arms look the same
+            color=COLOURS[number % len(COLOURS)],
             markersize=5,
             elinewidth=1.2,
             label=f"{arm} (mean {np.nanmean(values):.1f} %)",

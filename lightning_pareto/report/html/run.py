@@ -9,11 +9,16 @@ from lightning_pareto.artifacts import ArtifactError
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.report.previews import SamplePreviews
+from lightning_pareto.result_files import (
+    INFLUENCE_FILE,
+    RESULT_FILE,
+    SAMPLES_FILE,
+    VERDICT_FILE,
+    WEIGHTS_FILE,
+    influence_of_search,
+)
 from lightning_pareto.reweighting.search_result import ParetoResult
 from lightning_pareto.reweighting.weights import SampleWeights
-
-INFLUENCE, VERDICT, WEIGHTS = "influence.safetensors", "verdict.safetensors", "weights.safetensors"
-RESULT, SAMPLES = "result.safetensors", "samples.safetensors"
 
 T = TypeVar("T")
 
@@ -74,20 +79,21 @@ def read_run(folder: Path) -> Run:
         ArtifactError: if a file is not whole, or results of different runs lie together.
     """
     home = _home(folder)
-    search = next((place for place in (home, folder, folder / "pareto_tuner") if (place / RESULT).is_file()), home)
-    analysed = home if (home / INFLUENCE).is_file() else _analysis_of(home)
-    verdict = _read(home / VERDICT, ParetoVerdict.load)
-    result = _read(search / RESULT, ParetoResult.load)
+    search = next((place for place in (home, folder, folder / "pareto_tuner") if (place / RESULT_FILE).is_file()), home)
+    of_search = influence_of_search(home)
+    analysed = home if of_search is None or (home / INFLUENCE_FILE).is_file() else of_search.parent
+    verdict = _read(home / VERDICT_FILE, ParetoVerdict.load)
+    result = _read(search / RESULT_FILE, ParetoResult.load)
     if search != home and result is not None and verdict is not None and result.class_names != verdict.class_names:
         result = None
-    weights = _read(home / WEIGHTS, SampleWeights.load) or (result.weights if result else None)
+    weights = _read(home / WEIGHTS_FILE, SampleWeights.load) or (result.weights if result else None)
     try:
         return Run(
             verdict,
-            _read(analysed / INFLUENCE, InfluenceMatrix.load),
+            _read(analysed / INFLUENCE_FILE, InfluenceMatrix.load),
             weights,
             result,
-            _read(analysed / SAMPLES, SamplePreviews.load),
+            _read(analysed / SAMPLES_FILE, SamplePreviews.load),
         )
     except ValueError as error:
         raise error if isinstance(error, ArtifactError) else ArtifactError(f"{home}: {error}") from error
@@ -98,21 +104,15 @@ def _home(folder: Path) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     for place in (folder, folder / "pareto"):
-        if any((place / name).is_file() for name in (VERDICT, RESULT)):
+        if any((place / name).is_file() for name in (VERDICT_FILE, RESULT_FILE)):
             return place
-    below = [path for name in (VERDICT, RESULT) for path in folder.rglob(name)]
+    below = [path for name in (VERDICT_FILE, RESULT_FILE) for path in folder.rglob(name)]
     if not below:
         raise FileNotFoundError(
-            f"no results in {folder} or below it: neither {VERDICT}, which ParetoCallback() writes after a fit, nor "
-            f"{RESULT}, which ParetoTuner(…) does. Name the run's log directory or the callback's dirpath"
+            f"no results in {folder} or below it: neither {VERDICT_FILE}, which ParetoCallback() writes after a fit, "
+            f"nor {RESULT_FILE}, which ParetoTuner(…) does. Name the run's log directory or the callback's dirpath"
         )
     return max(below, key=lambda path: path.stat().st_mtime).parent
-
-
-def _analysis_of(home: Path) -> Path:
-    """Where a search has left the influence that it began with."""
-    found = sorted(home.glob(f"finished/influence_on_*/{INFLUENCE}"), key=lambda path: path.stat().st_mtime)
-    return found[0].parent if found else home
 
 
 def _read(path: Path, load: Callable[[Path], T]) -> T | None:

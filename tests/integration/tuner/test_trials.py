@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto import ParetoCallback, SampleWeights
+from lightning_pareto.datasets import gaussian_classes
 from lightning_pareto.integration.tuner.factory import TrainerFactory
 from lightning_pareto.integration.tuner.trials import Trial, Trials
 from tests.integration._models import CLASSES, Data, Plain, trainer
@@ -304,3 +305,21 @@ def test_an_interrupted_trial_is_made_again(tmp_path):
     whole = trials_in(tmp_path).run(first())
     undisturbed = trials_in(tmp_path / "other").run(first())
     np.testing.assert_array_equal(whole.outcome.probability, undisturbed.outcome.probability)
+
+
+def test_a_fit_on_validation_data_takes_what_the_callback_was_told_of_the_training_data(tmp_path):
+    """A loader of the training data alone and names that only those have: influence needs them, this fit does not."""
+    data = InOrder(val=gaussian_classes(40, seed=2).dataset())
+    trials = Trials(
+        lambda: trainer(tmp_path, max_epochs=1),
+        module(),
+        data,
+        ParetoCallback(train_dataloader=DataLoader(data.train, batch_size=32)),
+        tmp_path / "trials",
+        seed=0,
+        targets=["east"],
+    )
+    trials.run(first())
+    half = np.arange(40) < 20
+    result = trials.run(first("half", joins=half))
+    assert len(result.outcome.category) == 20

@@ -236,3 +236,11 @@ def test_a_search_is_drawn_over_the_epochs_it_spent():
     filled = [bool(len(face) and face[-1]) for face in ax.collections[0].get_facecolors()]
     assert filled == [True, False, False, True]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [80, 80, 80, 90])
+
+
+def test_every_arm_is_drawn_and_no_two_look_the_same():
+    arms = {f"arm {number}": [[0.5, number / 10]] for number in range(8)}
+    _, ax = plot_comparison(ClasswiseComparison(arms, ["cat", "dog"], "arm 0"))
+    dots = [container.lines[0] for container in ax.containers]
+    assert [line.get_xdata()[1] for line in dots] == pytest.approx([10.0 * number for number in range(8)])
+    assert len({(line.get_color(), line.get_marker()) for line in dots}) == 8
