@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from lightning_pareto.command_line.inputs import chosen, limits, load_influence
+from lightning_pareto.command_line.inputs import asked_or_own, chosen, find, limits
 from lightning_pareto.command_line.output import say, say_json
+from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.pareto.verdict import check_pareto
 
@@ -16,11 +17,12 @@ UNDERFITTED = 12
 
 def run(options: Any) -> int:
     """Print the verdict and return its code."""
-    influence = load_influence(options.path)
+    source = find(options.path, "influence")
+    influence = InfluenceMatrix.load(source)
     verdict = check_pareto(
         influence,
-        budget=options.budget,
-        level=options.level,
+        budget=asked_or_own(options.budget, "budget", source, 0.2),
+        level=asked_or_own(options.level, "level", source, 0.05),
         min_gain=options.min_gain,
         targets=chosen(influence.names, options.targets),
         floors=limits(options.floors),

@@ -7,16 +7,26 @@ from safetensors import SafetensorError, safe_open
 
 from lightning_pareto.artifacts import ArtifactError
 from lightning_pareto.command_line.output import tell
-from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.result_files import FINISHED, INFLUENCE_FILE, VERDICT_FILE, WEIGHTS_FILE, influence_of_search
 
 FILES = {"influence": INFLUENCE_FILE, "verdict": VERDICT_FILE, "weights": WEIGHTS_FILE}
 """Names of results in the folder of a run."""
 
 
-def load_influence(path: Path) -> InfluenceMatrix:
-    """The influence matrix in a file or in the folder of a run."""
-    return InfluenceMatrix.load(find(path, "influence"))
+def asked_or_own(asked: float | None, option: str, source: Path, otherwise: float) -> float:
+    """An option as it is given, else that of the verdict beside the influence, else another number.
+
+    Args:
+        asked: what was given; None for nothing.
+        option: its name in the verdict.
+        source: the file of the influence.
+        otherwise: what to take where there is no verdict.
+    """
+    beside = source.parent / VERDICT_FILE
+    if asked is not None or not beside.is_file():
+        return otherwise if asked is None else asked
+    return float(getattr(ParetoVerdict.load(beside), option))
 
 
 def find(path: Path, kind: str) -> Path:

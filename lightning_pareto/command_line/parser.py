@@ -63,7 +63,9 @@ def _check() -> tuple[Any, str]:
     parser = _parser("Print the verdict on a fit; it is computed anew from the influence.")
     _add_input(parser)
     _add_budget(parser)
-    parser.add_argument("--level", type=float, default=0.05, help="level of the test")
+    parser.add_argument(
+        "--level", type=float, default=None, help="level of the test; by default the run's own, else 0.05"
+    )
     parser.add_argument("--min-gain", type=float, default=0.01, help="relative gain that counts as none")
     _add_targets(parser)
     parser.add_argument(
@@ -156,7 +158,12 @@ def _add_input(parser: Any, text: str = "influence.safetensors, or the folder of
 
 
 def _add_budget(parser: Any) -> None:
-    parser.add_argument("--budget", type=float, default=0.2, help="share of the training mass that may move")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=None,
+        help="share of the training mass that may move; by default that of the run's own verdict, else 0.2",
+    )
 
 
 def _add_targets(parser: Any) -> None:

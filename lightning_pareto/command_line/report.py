@@ -2,15 +2,20 @@
 
 from typing import Any
 
-from lightning_pareto.command_line.output import say, say_json
+from lightning_pareto.command_line.output import say, say_json, tell
 from lightning_pareto.terminal import harmless_line
 
 
 def run(options: Any) -> int:
     """Write the report and say where."""
     from lightning_pareto.report import write_report
+    from lightning_pareto.report.html.run import home_of
 
     path = write_report(options.path, options.output)
+    folder = options.path if options.path.is_dir() else options.path.parent
+    home = home_of(folder)
+    if home not in (folder, folder / "pareto"):
+        tell(f"of the newest run: {home}")
     if options.json:
         say_json({"report": str(path.resolve())})
     else:

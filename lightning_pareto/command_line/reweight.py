@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_pareto.command_line.inputs import FILES, chosen, find, limits
+from lightning_pareto.command_line.inputs import FILES, asked_or_own, chosen, find, limits
 from lightning_pareto.command_line.output import say, say_json
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.reweighting.reweight import reweight
@@ -21,7 +21,7 @@ def run(options: Any) -> int:
         influence,
         targets=chosen(influence.names, options.targets),
         thresholds=limits(options.thresholds),
-        budget=options.budget,
+        budget=asked_or_own(options.budget, "budget", source, 0.2),
         method=options.method,
         return_mass=options.return_mass,
         max_weight=options.max_weight,

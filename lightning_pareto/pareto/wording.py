@@ -82,7 +82,7 @@ def _held_out(verdict: ParetoVerdict) -> str:
         f"Held out, the worst {'category' if _all_asked(verdict) else 'target'} "
         f"({harmless(verdict.class_names[worst])}) gains {verdict.held_out_gain[worst]:+.3f}, "
         f"{1 - 2 * verdict.level:.0%} interval {low:+.3f} to {high:+.3f}; p = {verdict.p_value:.2g} at level "
-        f"{verdict.level:g}."
+        f"{verdict.level:g}{'' if _all_asked(verdict) else ', the floors of the others included'}."
     )
 
 

@@ -173,14 +173,14 @@ def test_export_gives_a_row_for_each_sample(run_folder, capsys):
     np.testing.assert_allclose([float(row["total"]) for row in rows], influence.total())
     np.testing.assert_allclose([[float(row[name]) for name in columns[5:]] for row in rows], influence.scores)
 
-    said(capsys, "reweight", run_folder)
+    said(capsys, "reweight", run_folder, "--budget", "0.2")
     rows = table(said(capsys, "export", run_folder))
     assert list(rows[0]) == [*columns, "weight"], "weights that lie beside it come along"
     np.testing.assert_allclose([float(row["weight"]) for row in rows], reweight(influence).values)
 
 
 def test_export_of_the_suspects(run_folder, tmp_path, capsys):
-    said(capsys, "reweight", run_folder)
+    said(capsys, "reweight", run_folder, "--budget", "0.2")
     path = tmp_path / "suspects.json"
     found = strict(said(capsys, "export", run_folder, "--what", "suspects", "--count", "7", "-o", path, "--json"))
     assert (found["rows"], found["format"], found["written"]) == (7, "json", str(path))
@@ -201,7 +201,7 @@ def test_export_as_arrays(run_folder, tmp_path, capsys):
 
 
 def test_export_of_what_a_file_holds(run_folder, capsys):
-    said(capsys, "reweight", run_folder)
+    said(capsys, "reweight", run_folder, "--budget", "0.2")
     weights = table(said(capsys, "export", run_folder / "pareto" / "weights.safetensors"))
     assert list(weights[0]) == ["index", "weight"]
     rows = table(said(capsys, "export", run_folder / "pareto" / "verdict.safetensors"))
@@ -349,3 +349,24 @@ def test_names_are_looked_up_when_asked_for():
     assert set(lightning_pareto.__all__) <= set(dir(lightning_pareto))
     with pytest.raises(AttributeError, match="no attribute 'ParetoCalback'"):
         _ = lightning_pareto.ParetoCalback
+
+
+def test_the_budget_and_level_of_the_run_are_those_of_its_verdict(run_folder, tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    influence = InfluenceMatrix.load(run_folder / "pareto" / "influence.safetensors")
+    influence.save(folder / "influence.safetensors")
+    assert json.loads(said(capsys, "check", folder, "--json", "--exit-zero"))["budget"] == 0.2
+    check_pareto(influence, budget=0.35, level=0.1).save(folder / "verdict.safetensors")
+    found = json.loads(said(capsys, "check", folder, "--json", "--exit-zero"))
+    assert (found["budget"], found["level"]) == (0.35, 0.1)
+    assert json.loads(said(capsys, "check", folder, "--budget", "0.1", "--json", "--exit-zero"))["budget"] == 0.1
+    said(capsys, "reweight", folder)
+    assert SampleWeights.load(folder / "weights.safetensors").metadata["budget"] == 0.35
+
+
+def test_a_report_is_of_results_only_and_says_of_which_run(run_folder, tmp_path, capsys):
+    (tmp_path / "script.py").write_text("print()")
+    assert "is not a result" in refused(capsys, "report", tmp_path / "script.py")
+    assert main(["report", str(run_folder.parent), "-o", str(tmp_path / "report.html")]) == 0
+    assert f"of the newest run: {run_folder / 'pareto'}" in capsys.readouterr().err

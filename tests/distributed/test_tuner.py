@@ -53,7 +53,7 @@ def test_it_runs_in_processes_that_end_with_every_fit(tmp_path):
 def test_processes_share_the_half_of_the_validation_data_that_is_left(tmp_path):
     model, _, result = search(tmp_path, "ddp_fork", include_validation=True, max_epochs_spent=14)
     assert result.support.sum() == 120
-    assert sum("half the validation data" in trial.name for trial in result.trials) == 4
+    assert sum("refit with half" in trial.name for trial in result.trials) == 4
     saved = torch.load(result.ckpt_path, weights_only=True)["state_dict"]
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
 

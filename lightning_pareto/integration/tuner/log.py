@@ -6,6 +6,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.terminal import harmless
 
+LAST_FIT = "last fit, validation data included"
+
 
 class TrialLog:
     """Tells of every trial as it ends, on rank zero.
@@ -24,11 +26,14 @@ class TrialLog:
         """A line about a trial: what was tried, its mean and its worst category, and the best mean so far."""
         accuracy = result.outcome.accuracy
         worst = int(np.nanargmin(accuracy))
+        if name == LAST_FIT:  # measured on what it was trained on, it says nothing
+            self.say(f"[{spent:>4} of {self._limit} epochs] {name}")
+            return
         if self._best is None or result.outcome.macro > self._best.outcome.macro:
             self._best = result
         category = harmless(result.outcome.names[worst], 16)
         self.say(
-            f"[{spent:>4} of {self._limit} epochs] {name:<66.66} mean {result.outcome.macro:6.1%}  worst "
+            f"[{spent:>4} of {self._limit} epochs] {name:<72.72} mean {result.outcome.macro:6.1%}  worst "
             f"{accuracy[worst]:6.1%} ({category})  best mean {self._best.outcome.macro:.1%}"
         )
 

@@ -13,6 +13,7 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import InfluenceOptions
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.tuner.choice import Tried
+from lightning_pareto.integration.tuner.log import LAST_FIT
 from lightning_pareto.integration.tuner.options import TuningOptions
 from lightning_pareto.integration.tuner.search import Finalist, Half, PaperSearch, ScreeningSearch, Search, Situation
 from lightning_pareto.integration.tuner.starting_point import check_goes_on
@@ -144,26 +145,23 @@ class LastFits:
 
     def tried(self, finalist: Finalist) -> Tried:
         """The fits of a finalist; the validation samples that the weights know may be trained on as well."""
-        return Tried(finalist, tuple(self._tried(finalist.name, *fit) for fit in finalist.fits))
+        fits = enumerate(finalist.fits, 1)
+        return Tried(finalist, tuple(self._tried(f"{number}, {finalist.name}", *fit) for number, fit in fits))
 
     def joined(self) -> Tried:
         """Fits on the training data and either half of the validation data, without weights."""
         halves = self._situation.halves
-        return self.tried(Finalist("training and validation data", tuple((None, half.unseen) for half in halves)))
+        return self.tried(Finalist("without weights", tuple((None, half.unseen) for half in halves)))
 
     def last(self, epochs: int, weights: SampleWeights | None) -> TrialResult:
         """A fit on training data, with these weights, and all validation data, for as many epochs as were best."""
-        trial = self._with_validation(
-            "last fit, validation data included", weights, np.ones(len(self._analysis.at.category), dtype=bool)
-        )
+        trial = self._with_validation(LAST_FIT, weights, np.ones(len(self._analysis.at.category), dtype=bool))
         return self._trials.run(replace(trial, stops_after=epochs))
 
     def _tried(self, name: str, weights: SampleWeights | None, unseen: np.ndarray) -> TrialResult:
         if not self._joins:
-            return self._trials.run(self._trial(f"refit, {name}", weights))
-        result = self._trials.run(
-            self._with_validation(f"refit with half the validation data, {name}", weights, ~unseen)
-        )
+            return self._trials.run(self._trial(f"refit {name}", weights))
+        result = self._trials.run(self._with_validation(f"refit with half {name}", weights, ~unseen))
         return replace(result, outcome=result.outcome.placed(unseen, self._analysis.at))
 
     def _with_validation(self, name: str, weights: SampleWeights | None, joins: np.ndarray) -> Trial:

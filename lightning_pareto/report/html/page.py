@@ -7,11 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lightning_pareto.artifacts import ArtifactError
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.report.html import tables, words
 from lightning_pareto.report.html.charts import charts
-from lightning_pareto.report.html.run import Run, read_run
+from lightning_pareto.report.html.run import Run, home_of, read_run
 from lightning_pareto.report.previews import SamplePreviews
 from lightning_pareto.reweighting.search_result import ParetoResult
 from lightning_pareto.reweighting.weights import SampleWeights
@@ -40,11 +41,20 @@ def write_report(folder: str | os.PathLike[str], output: str | os.PathLike[str] 
         ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
     """
     folder = Path(folder)
-    folder = folder.parent if folder.is_file() else folder
-    run = read_run(folder)
+    if folder.is_file():
+        if folder.suffix != ".safetensors":
+            raise ArtifactError(f"{folder} is not a result: give the folder of a run, or one of its .safetensors files")
+        folder = folder.parent
+    home = home_of(folder)
     path = folder / REPORT_FILE if output is None else Path(output)
-    _write(_page(run, folder.resolve().name), path)
+    _write(_page(read_run(folder), _title(home)), path)
     return path
+
+
+def _title(home: Path) -> str:
+    """The last parts of the run's path, which tell it from others; its folder of results is called the same in all."""
+    whole = home.resolve()
+    return "/".join((whole.parent if whole.name == "pareto" else whole).parts[-3:]).strip("/")
 
 
 def render_report(

@@ -78,7 +78,7 @@ def read_run(folder: Path) -> Run:
         FileNotFoundError: if there is no verdict and no result.
         ArtifactError: if a file is not whole, or results of different runs lie together.
     """
-    home = _home(folder)
+    home = home_of(folder)
     search = next((place for place in (home, folder, folder / "pareto_tuner") if (place / RESULT_FILE).is_file()), home)
     of_search = influence_of_search(home)
     analysed = home if of_search is None or (home / INFLUENCE_FILE).is_file() else of_search.parent
@@ -99,7 +99,7 @@ def read_run(folder: Path) -> Run:
         raise error if isinstance(error, ArtifactError) else ArtifactError(f"{home}: {error}") from error
 
 
-def _home(folder: Path) -> Path:
+def home_of(folder: Path) -> Path:
     """The folder of the results."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")

@@ -304,7 +304,7 @@ class TestOnDisk:
         path = write_report(tmp_path)
         assert path == tmp_path / "report.html"
         tree = parse(path.read_text("utf-8"))
-        assert tree.one("title").text == f"Pareto report: {tmp_path.name}"
+        assert tree.one("title").text == "Pareto report: " + "/".join(tmp_path.parts[-3:])
         assert [row[0] for row in rows_of(next(tree.all("table")))] == NAMES
         assert sorted(file.name for file in tmp_path.iterdir()) == ["pareto", "report.html"]
         assert write_report(tmp_path / "pareto" / "verdict.safetensors") == tmp_path / "pareto" / "report.html"
