@@ -162,7 +162,10 @@ CONFIGURATIONS = {
     "a schedule by epoch": {"model": lambda: Scheduled("epoch")},
     "a schedule by plateau": {"model": lambda: Scheduled("plateau")},
     "half precision": {"precision": "bf16-mixed"},
-    "double precision": {"data": lambda: SpoiltData(share=0.7, generator=torch.Generator().manual_seed(3)), "precision": "64-true"},
+    "double precision": {
+        "data": lambda: SpoiltData(share=0.7, generator=torch.Generator().manual_seed(3)),
+        "precision": "64-true",
+    },
     "reloaded, no inference mode": {"reload_dataloaders_every_n_epochs": 1, "inference_mode": False},
     "no more steps than those of the last epoch": {"max_steps": 19 * (SPOILT + 1), "max_epochs": -1},
     "by hand": {"model": lambda: ByHand("step"), "data": lambda: SpoiltData(share=0.9)},
