@@ -58,6 +58,17 @@ def test_processes_share_the_half_of_the_validation_data_that_is_left(tmp_path):
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
 
 
+def test_spawned_processes_find_what_forked_ones_find(tmp_path):
+    """With the fewest epochs, as every trial starts new interpreters."""
+    _, _, forked = search(tmp_path / "forked", "ddp_fork", max_epochs_spent=6)
+    model, tuner, spawned = search(tmp_path / "spawned", "ddp_spawn", max_epochs_spent=6)
+    np.testing.assert_array_equal(spawned.after, forked.after)
+    assert [trial.name for trial in spawned.trials] == [trial.name for trial in forked.trials]
+    assert tuner.verdict.headroom > 0
+    saved = torch.load(spawned.ckpt_path, weights_only=True)["state_dict"]
+    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
+
+
 SCRIPT = """
 import json
 import sys
