@@ -96,7 +96,7 @@ def test_texts(kind):
 
 def test_a_searchs_log(capsys):
     log = TrialLog(True, 10)
-    log.tell("fit", trial(1), 1)
+    log.tell("fit", trial(1).outcome, 1)
     said = capsys.readouterr().out
     assert "(?" in said or "dog" in said
     assert not OBEYED.search(said)

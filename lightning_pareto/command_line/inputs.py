@@ -15,7 +15,7 @@ FILES = {"influence": INFLUENCE_FILE, "verdict": VERDICT_FILE, "weights": WEIGHT
 
 
 def asked_or_own(asked: float | None, option: str, source: Path, otherwise: float) -> float:
-    """An option as it is given, else that of the verdict beside the influence, else another number.
+    """An option as it is given, else that of the verdict of the same run, else another number.
 
     Args:
         asked: what was given; None for nothing.
@@ -23,10 +23,10 @@ def asked_or_own(asked: float | None, option: str, source: Path, otherwise: floa
         source: the file of the influence.
         otherwise: what to take where there is no verdict.
     """
-    beside = source.parent / VERDICT_FILE
-    if asked is not None or not beside.is_file():
-        return otherwise if asked is None else asked
-    return float(getattr(ParetoVerdict.load(beside), option))
+    own = _run_of(source) / VERDICT_FILE
+    if asked is not None:
+        return asked
+    return float(getattr(ParetoVerdict.load(own), option)) if own.is_file() else otherwise
 
 
 def find(path: Path, kind: str) -> Path:

@@ -116,7 +116,8 @@ def _export() -> tuple[Any, str]:
     parser = _parser(
         "Write results for other tools. A row for each training sample: its dataset index, label, the model's own\n"
         "prediction, influence on the validation set as a whole and on each category (above zero: more of the sample\n"
-        "helps), and its weight if there is one. Of a verdict: a row for each category."
+        "helps; as in InfluenceMatrix.scores, where SampleTable.to_csv has shares of each category's mean), and its\n"
+        "weight if there is one. Of a verdict: a row for each category."
     )
     _add_input(parser, "influence, weights or verdict file, or the folder of a run")
     parser.add_argument(

@@ -12,9 +12,8 @@ def run(options: Any) -> int:
     from lightning_pareto.report.html.run import home_of
 
     path = write_report(options.path, options.output)
-    folder = options.path if options.path.is_dir() else options.path.parent
-    home = home_of(folder)
-    if home not in (folder, folder / "pareto"):
+    home = home_of(options.path)
+    if home not in (options.path, options.path / "pareto", options.path.parent):
         tell(f"of the newest run: {home}")
     if options.json:
         say_json({"report": str(path.resolve())})

@@ -67,6 +67,7 @@ def summary(weights: SampleWeights, path: Path) -> str:
             "",
             f"{'category':<{width}}  predicted drop of the validation measure, to first order",
             *gains,
+            "in the units of the measure; the size is far too large on networks: trust order and sign",
             "",
             f"Written: {harmless_line(str(path))}",
             f"Next: ReweightedDataModule(datamodule, {str(path)!r})",

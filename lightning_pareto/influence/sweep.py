@@ -17,7 +17,7 @@ from lightning_pareto.influence.categories import Categories, Cells, scan
 from lightning_pareto.influence.curvature import CurvatureError, Directions, EkfacCurvature, Fisher, FisherName
 from lightning_pareto.influence.directions import category_gradients, score
 from lightning_pareto.influence.measures import Measure, MeasureName, get_measure, logit_gradient
-from lightning_pareto.influence.options import check_damping
+from lightning_pareto.influence.options import checked_dampings
 from lightning_pareto.influence.passes import GradientPass, Progress, silent
 from lightning_pareto.influence.setup import Setup, set_up, settled
 from lightning_pareto.influence.sharding import Shard
@@ -136,7 +136,7 @@ def sweep_damping(
         >>> sweep_damping(nn.Linear(2, 4), *loaders, dampings=[0.1, 1.0]).best in (0.1, 1.0)
         True
     """
-    dampings = _checked(dampings)
+    dampings = checked_dampings(dampings)
     what = "budget is the share of the training samples left out, in (0, 1)"
     if not 0 < checked_number(budget, what) < 1:
         raise ValueError(f"{what}, found {budget}")
@@ -160,15 +160,6 @@ def sweep_damping(
             raise ValueError("no category has validation samples in both halves: add validation samples")
         drawn = setup.train.drawn(curvature_samples, seed)
         return settled(lambda: _sweep(setup, drawn, information, function, cells, dampings, budget))
-
-
-def _checked(dampings: Sequence[float]) -> tuple[float, ...]:
-    """The dampings as numbers; ValueError for anything else, or none."""
-    if isinstance(dampings, str) or not isinstance(dampings, (Sequence, np.ndarray)) or not len(dampings):
-        raise ValueError(f"dampings is a list of at least one number > 0, for instance [0.1, 1.0], found {dampings!r}")
-    for damping in dampings:
-        check_damping(damping)
-    return tuple(map(float, dampings))
 
 
 def _sweep(

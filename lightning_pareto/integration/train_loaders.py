@@ -24,11 +24,11 @@ def change_one(loaders: Any, which: str | int | None, change: Change) -> Any:
         ValueError: if ``which`` does not choose one of them.
     """
     if is_a(loaders, CombinedLoader):
-        chosen = _chosen(loaders.iterables, which)
+        chosen = chosen_of(loaders.iterables, which)
         twin = copy.copy(loaders)
         twin.flattened = [change(loader) if loader is chosen else loader for loader in loaders.flattened]
         return twin
-    chosen = _chosen(loaders, which)
+    chosen = chosen_of(loaders, which)
     if isinstance(loaders, Mapping):
         return {key: change(loader) if key == which else loader for key, loader in loaders.items()}
     if isinstance(loaders, (list, tuple)):
@@ -36,8 +36,12 @@ def change_one(loaders: Any, which: str | int | None, change: Change) -> Any:
     return change(loaders)
 
 
-def _chosen(loaders: Any, which: str | int | None) -> Any:
-    """The loader itself."""
+def chosen_of(loaders: Any, which: str | int | None) -> Any:
+    """One of the loaders.
+
+    Raises:
+        ValueError: if ``which`` does not choose one of them.
+    """
     if isinstance(loaders, Mapping):
         known: dict[Any, Any] = dict(loaders)
     elif isinstance(loaders, (list, tuple)):

@@ -53,7 +53,7 @@ class SampleTable:
             yield row | dict(zip(self.class_names, map(float, self.influence[number]), strict=True))
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write the rows to a CSV file, with a header."""
+        """Write the rows to a CSV file, with a header; influence on a category is relative, see :attr:`influence`."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:

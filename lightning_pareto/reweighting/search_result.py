@@ -22,7 +22,7 @@ class TrialSummary:
     Attributes:
         name: what was tried.
         epochs: trained in it.
-        macro: mean validation accuracy over the categories.
+        macro: mean validation accuracy over the categories; NaN where it trained on all of the validation data.
         worst: the lowest validation accuracy of a category.
     """
 

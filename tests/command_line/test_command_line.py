@@ -363,6 +363,10 @@ def test_the_budget_and_level_of_the_run_are_those_of_its_verdict(run_folder, tm
     assert json.loads(said(capsys, "check", folder, "--budget", "0.1", "--json", "--exit-zero"))["budget"] == 0.1
     said(capsys, "reweight", folder)
     assert SampleWeights.load(folder / "weights.safetensors").metadata["budget"] == 0.35
+    (folder / "influence.safetensors").rename(folder / "kept")  # as a search keeps it
+    trial = folder / "finished" / "influence_on_the_loss_1"
+    influence.save(trial / "influence.safetensors")
+    assert json.loads(said(capsys, "check", folder, "--json", "--exit-zero"))["budget"] == 0.35
 
 
 def test_a_report_is_of_results_only_and_says_of_which_run(run_folder, tmp_path, capsys):

@@ -1,7 +1,11 @@
 """Fits on two processes, and what each of them has to say."""
 
 import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -12,6 +16,23 @@ from tests.integration._models import Plain, trainer
 
 def two(tmp_path, *callbacks, strategy="ddp_fork", **options):
     return trainer(tmp_path, *callbacks, strategy=strategy, devices=2, **options)
+
+
+def launched(folder, code):
+    """Run a script that launches a second process of itself; its argument is the folder that it lies in."""
+    script = folder / "script.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, script, folder],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def untrained():

@@ -1,17 +1,12 @@
 """CourseCorrection on two processes."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from lightning_pareto import CourseCorrection
-from tests.distributed._two import read, two, write
+from tests.distributed._two import launched, read, two, write
 from tests.integration._models import Plain, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData, spoilt_datasets
 
@@ -128,16 +123,5 @@ if __name__ == "__main__":
 
 
 def test_a_launched_script_does_as_forked_processes(tmp_path, forked):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, script, tmp_path],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launched(tmp_path, SCRIPT)
     assert read(tmp_path) == forked[1]

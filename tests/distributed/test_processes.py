@@ -2,11 +2,7 @@
 
 import copy
 import json
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -23,7 +19,7 @@ from lightning_pareto import (
 )
 from tests._asserts import assert_near
 from tests._tolerances import TWO_PROCESSES
-from tests.distributed._two import two, untrained
+from tests.distributed._two import launched, two, untrained
 from tests.integration._models import Data, Plain, datasets, trainer
 
 pytestmark = [
@@ -127,19 +123,7 @@ if __name__ == "__main__":
 
 
 def test_a_launched_script_runs_the_main_job(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, script, tmp_path],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launched(tmp_path, SCRIPT)
     assert_near(
         InfluenceMatrix.load(tmp_path / "pareto" / "influence.safetensors").scores,
         single_process().scores,

@@ -1,17 +1,12 @@
 """A search on two processes: one decision, one folder."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from lightning_pareto import ParetoCallback, ParetoResult, ParetoTuner
-from tests.distributed._two import two
+from tests.distributed._two import launched, two
 from tests.integration._models import Data, Plain
 
 pytestmark = [
@@ -85,18 +80,7 @@ if __name__ == "__main__":
 
 
 def test_all_processes_of_a_launched_script_decide_alike(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, script, tmp_path],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launched(tmp_path, SCRIPT)
     decisions = [(tmp_path / f"decision{rank}.json").read_text() for rank in range(2)]
     assert decisions[0] == decisions[1]
     assert ParetoResult.load(tmp_path / "search" / "result.safetensors").epochs_spent == 10

@@ -3,10 +3,7 @@
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +18,7 @@ from lightning_pareto.integration import analysis
 from tests._asserts import assert_near
 from tests._oracles import loader
 from tests._tolerances import TWO_PROCESSES
-from tests.distributed._two import two
+from tests.distributed._two import launched, two
 from tests.integration._models import Data, Plain
 
 pytestmark = [
@@ -82,18 +79,9 @@ print("trained", model.network[0].weight.isfinite().all().item())
 
 
 def test_a_script_keeps_its_trained_model_when_the_other_process_was_killed(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", tmp_path / "script.py", tmp_path],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "LostProcessError the connection to another process was lost" in done.stdout
-    assert "trained True" in done.stdout
+    said = launched(tmp_path, SCRIPT)
+    assert "LostProcessError the connection to another process was lost" in said
+    assert "trained True" in said
     assert since(tmp_path) < SOON
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.trial_result import TrialResult, summary_of
 from lightning_pareto.reweighting.outcomes import Change, Outcome, pooled
-from lightning_pareto.reweighting.search_result import ParetoResult
+from lightning_pareto.reweighting.search_result import ParetoResult, TrialSummary
 from lightning_pareto.terminal import listed
 
 CONFIRMING = 0.16
@@ -118,8 +118,8 @@ def choose(
     step = Change(given.outcome, ordinary.outcome)
     incumbent = ordinary if step.macro > 0 and not step.lost(level).any() else given
     ordinaries = (incumbent, given)
-    more = joined if joined is not None and joined.against(incumbent).macro >= 0 else None
-    more = more if more is not None and _harmless(more, ordinaries, level) else None
+    serves = joined is not None and joined.against(incumbent).macro >= 0 and _harmless(joined, ordinaries, level)
+    more = joined if serves else None
     better = [one for one in tried if _gains(one, incumbent, more, level, len(tried), improvable)]
     fit = [one for one in better if _harmless(one, ordinaries, level)]
     if fit:
@@ -264,7 +264,8 @@ def with_validation(
         last: that with all validation data, and weights made from all of them.
         trials: all trials, to report.
     """
-    summaries = tuple(summary_of(trial) for trial in trials)
+    summaries = [summary_of(trial) for trial in trials if trial is not last]
+    summaries.append(TrialSummary(last.name, last.epochs, np.nan, np.nan))
     return replace(
         result,
         reason=f"{result.reason} The model handed back was then fitted with all of the validation data: nothing is "
@@ -273,5 +274,5 @@ def with_validation(
         best_epoch=epochs,
         ckpt_path=str(last.checkpoint),
         epochs_spent=sum(trial.epochs for trial in summaries),
-        trials=summaries,
+        trials=tuple(summaries),
     )

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import ConcatDataset, DataLoader, RandomSampler, SequentialSampler, Subset
 
-from lightning_pareto.integration.train_loaders import with_dataset
+from lightning_pareto.integration.train_loaders import change_one, chosen_of, with_dataset
 from lightning_pareto.loaders import check_map_style, with_sampler
 
 
@@ -42,12 +42,8 @@ def _own(datamodule: pl.LightningDataModule, twin: pl.LightningDataModule, name:
 
 
 def _both(train: Any, val: Any, which: int, chosen: npt.NDArray[np.bool_]) -> "DataLoader[Any]":
-    loader = check_map_style(train(), "the train dataloader")
-    found = val()
-    loaders = list(found.values()) if isinstance(found, dict) else found
-    other = check_map_style(
-        loaders[which] if isinstance(loaders, (list, tuple)) else loaders, "the validation dataloader"
-    )
+    loader, found = check_map_style(train(), "the train dataloader"), val()
+    other = check_map_style(chosen_of(found, _key(found, which)), "the validation dataloader")
     both: ConcatDataset[Any] = ConcatDataset([loader.dataset, _some(other.dataset, chosen)])
     sampled = with_sampler(loader, RandomSampler(both), drop_last=loader.drop_last, generator=loader.generator)
     return with_dataset(sampled, both)
@@ -55,12 +51,14 @@ def _both(train: Any, val: Any, which: int, chosen: npt.NDArray[np.bool_]) -> "D
 
 def _rest(val: Any, which: int, chosen: npt.NDArray[np.bool_]) -> Any:
     found = val()
-    if isinstance(found, dict):
-        keys = list(found)
-        return {key: _without(found[key], chosen) if key == keys[which] else found[key] for key in keys}
-    if isinstance(found, (list, tuple)):
-        return [_without(loader, chosen) if i == which else loader for i, loader in enumerate(found)]
-    return _without(found, chosen)
+    return change_one(found, _key(found, which), functools.partial(_without, chosen=chosen))
+
+
+def _key(loaders: Any, which: int) -> Any:
+    """What a numbered loader is called among those that a DataModule returns; None for the only one."""
+    if isinstance(loaders, dict):
+        return list(loaders)[which]
+    return which if isinstance(loaders, (list, tuple)) else None
 
 
 def _without(loader: Any, chosen: npt.NDArray[np.bool_]) -> "DataLoader[Any]":

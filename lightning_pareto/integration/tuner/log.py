@@ -3,10 +3,8 @@
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_pareto.integration.tuner.trial_result import TrialResult
+from lightning_pareto.reweighting.outcomes import Outcome
 from lightning_pareto.terminal import harmless
-
-LAST_FIT = "last fit, validation data included"
 
 
 class TrialLog:
@@ -20,22 +18,23 @@ class TrialLog:
     def __init__(self, verbose: bool, limit: int) -> None:
         self._verbose = verbose
         self._limit = limit
-        self._best: TrialResult | None = None
+        self._best = -np.inf
 
-    def tell(self, name: str, result: TrialResult, spent: int) -> None:
-        """A line about a trial: what was tried, its mean and its worst category, and the best mean so far."""
-        accuracy = result.outcome.accuracy
-        worst = int(np.nanargmin(accuracy))
-        if name == LAST_FIT:  # measured on what it was trained on, it says nothing
-            self.say(f"[{spent:>4} of {self._limit} epochs] {name}")
-            return
-        if self._best is None or result.outcome.macro > self._best.outcome.macro:
-            self._best = result
-        category = harmless(result.outcome.names[worst], 16)
-        self.say(
-            f"[{spent:>4} of {self._limit} epochs] {name:<72.72} mean {result.outcome.macro:6.1%}  worst "
-            f"{accuracy[worst]:6.1%} ({category})  best mean {self._best.outcome.macro:.1%}"
-        )
+    def tell(self, name: str, outcome: Outcome | None, spent: int) -> None:
+        """A line about a trial: what was tried, its mean and its worst category, and the best mean so far.
+
+        Args:
+            name: of the trial.
+            outcome: of it; None if nothing is left that could measure it.
+            spent: epochs of all trials so far.
+        """
+        line = f"[{spent:>4} of {self._limit} epochs] {name:<72.72}"
+        if outcome is not None:
+            accuracy, mean = outcome.accuracy, outcome.macro
+            worst, self._best = int(np.nanargmin(accuracy)), max(self._best, mean)
+            category = harmless(outcome.names[worst], 16)
+            line += f" mean {mean:6.1%}  worst {accuracy[worst]:6.1%} ({category})  best mean {self._best:.1%}"
+        self.say(line.rstrip())
 
     def say(self, text: str) -> None:
         """Print on rank zero."""

@@ -13,7 +13,6 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import InfluenceOptions
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.tuner.choice import Tried
-from lightning_pareto.integration.tuner.log import LAST_FIT
 from lightning_pareto.integration.tuner.options import TuningOptions
 from lightning_pareto.integration.tuner.search import Finalist, Half, PaperSearch, ScreeningSearch, Search, Situation
 from lightning_pareto.integration.tuner.starting_point import check_goes_on
@@ -155,7 +154,8 @@ class LastFits:
 
     def last(self, epochs: int, weights: SampleWeights | None) -> TrialResult:
         """A fit on training data, with these weights, and all validation data, for as many epochs as were best."""
-        trial = self._with_validation(LAST_FIT, weights, np.ones(len(self._analysis.at.category), dtype=bool))
+        everything = np.ones(len(self._analysis.at.category), dtype=bool)
+        trial = self._with_validation("last fit, validation data included", weights, everything)
         return self._trials.run(replace(trial, stops_after=epochs))
 
     def _tried(self, name: str, weights: SampleWeights | None, unseen: np.ndarray) -> TrialResult:

@@ -61,6 +61,11 @@ class Trial:
     joins: npt.NDArray[np.bool_] | None = None
     stops_after: int = 0
 
+    @property
+    def unmeasured(self) -> bool:
+        """Whether it trains on all samples that could measure it."""
+        return self.joins is not None and bool(self.joins.all())
+
     def key(self, identity: str) -> str:
         """What tells this trial from others."""
         weights = None if self.weights is None else fingerprint_of(self.weights.values)
@@ -130,7 +135,7 @@ class Trials:
             self.finished[key] = result
             self._data = self._data or result.data
             if self.log is not None:
-                self.log.tell(trial.name, result, self.epochs_spent)
+                self.log.tell(trial.name, None if trial.unmeasured else result.outcome, self.epochs_spent)
         return self.finished[key]
 
     def influence(self, trial: Trial) -> InfluenceMatrix:

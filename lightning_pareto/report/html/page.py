@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lightning_pareto.artifacts import ArtifactError
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.report.html import tables, words
@@ -41,12 +40,8 @@ def write_report(folder: str | os.PathLike[str], output: str | os.PathLike[str] 
         ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
     """
     folder = Path(folder)
-    if folder.is_file():
-        if folder.suffix != ".safetensors":
-            raise ArtifactError(f"{folder} is not a result: give the folder of a run, or one of its .safetensors files")
-        folder = folder.parent
     home = home_of(folder)
-    path = folder / REPORT_FILE if output is None else Path(output)
+    path = (folder.parent if folder.is_file() else folder) / REPORT_FILE if output is None else Path(output)
     _write(_page(read_run(folder), _title(home)), path)
     return path
 

@@ -100,7 +100,16 @@ def read_run(folder: Path) -> Run:
 
 
 def home_of(folder: Path) -> Path:
-    """The folder of the results."""
+    """The folder of the results; of the path of one of them the one that it lies in.
+
+    Raises:
+        FileNotFoundError: if there are none.
+        ArtifactError: for a file that is no result.
+    """
+    if folder.is_file():
+        if folder.suffix != ".safetensors":
+            raise ArtifactError(f"{folder} is not a result: give the folder of a run, or one of its .safetensors files")
+        folder = folder.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     for place in (folder, folder / "pareto"):

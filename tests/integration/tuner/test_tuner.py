@@ -330,6 +330,8 @@ def test_the_validation_data_may_join_the_fits(tmp_path, noise):
     last = result.trials[-1]
     assert last.name == "last fit, validation data included"
     assert last.epochs == result.best_epoch
+    assert np.isnan([last.macro, last.worst]).all(), "measured on what it was trained on"
+    assert not np.isnan([trial.macro for trial in result.trials[:-1]]).any()
     assert "nothing is left that could measure it" in " ".join(result.reason.split())
     assert (result.weights is not None) == result.accepted == (noise > 0)
     if result.accepted:
