@@ -1,12 +1,13 @@
 """Do no harm: which model is handed back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lightning_pareto import SampleWeights
-from lightning_pareto.integration.tuner.choice import Tried, choose, epochs_for
+from lightning_pareto.integration.tuner.choice import Tried, choose, epochs_for, with_validation
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.reweighting.outcomes import Outcome
@@ -223,3 +224,14 @@ def test_the_length_of_a_last_fit_is_that_after_which_the_fits_before_were_best_
     assert epochs_for([fit(0.5, 0.8, 0.7), fit(0.5, 0.6, 0.9)]) == 3
     assert epochs_for([fit(0.5, 0.8, 0.7, 0.9), fit(0.5, 0.6)]) == 2  # one was stopped early
     assert epochs_for([fit(0.5, 0.6, epochs=4, best=2), fit(0.5, 0.6, epochs=4, best=4)]) == 3  # every second epoch
+
+
+def test_a_last_fit_has_the_weights_of_all_validation_data():
+    one = tried(result("a", [170, 160]), result("b", [172, 160]))
+    whole = SampleWeights(np.full(2, 7.0))
+    one = Tried(replace(one.finalist, whole=whole), one.results)
+    last = result("last", [200, 200])
+    found = with_validation(chosen(GIVEN, GIVEN, one), one, 2, last, [GIVEN, last])
+    assert found.weights is whole
+    assert (found.ckpt_path, found.best_epoch) == ("last", 2)
+    assert [np.isnan(trial.macro) for trial in found.trials] == [False, True]

@@ -7,11 +7,13 @@ import numpy as np
 
 from lightning_pareto import InfluenceMatrix
 from lightning_pareto.integration.tuner.search import Half, ScreeningSearch, Situation
+from lightning_pareto.reweighting.candidates import CandidateWeights, candidates
 from lightning_pareto.reweighting.outcomes import Outcome
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(60) % 2
 INFLUENCE = InfluenceMatrix(RNG.normal(size=(60, 2)), LABELS)
+OF_BOTH = InfluenceMatrix(RNG.normal(size=(60, 2)), LABELS)
 UNSEEN = np.arange(100) % 2 == 0
 
 
@@ -34,7 +36,7 @@ def found(merit, epochs=20, tilt=True):
     accuracy = np.array([0.9, 0.5]) if tilt else None
     halves = tuple(Half({"loss": INFLUENCE}, mask, accuracy) for mask in (UNSEEN, ~UNSEEN))
     nobody = Outcome(np.arange(100) // 50, np.zeros(100, dtype=bool), np.zeros(100), ("a", "b"))
-    both = Half({"loss": INFLUENCE}, np.zeros(100, dtype=bool), accuracy)
+    both = Half({"loss": OF_BOTH}, np.zeros(100, dtype=bool), accuracy)
     situation = Situation(halves, both, Path("start.ckpt"), nobody, np.ones(2, dtype=bool), chosen=False)
     trials = Trials(merit)
     return ScreeningSearch(["loss"], (0.3, 0.1)).find(situation, trials, epochs), trials
@@ -65,3 +67,11 @@ def test_each_half_gets_weights_made_in_the_same_way():
         (one, unseen_by_one), (two, unseen_by_two) = finalist.fits
         np.testing.assert_array_equal(one.values, two.values)  # the same influence on both here
         np.testing.assert_array_equal(unseen_by_one, ~unseen_by_two)
+
+
+def test_the_weights_of_a_last_fit_are_made_in_the_same_way_from_all_of_the_validation_set():
+    finalists, _ = found(lambda trial: 0.5, tilt=False)
+    maker = CandidateWeights({"loss": OF_BOTH}, np.ones(2, dtype=bool))
+    ways = {str(way): way for way in candidates(["loss"], (0.3, 0.1), with_targets=False, with_tilt=False)}
+    for finalist in finalists:
+        np.testing.assert_array_equal(finalist.whole.values, maker.weights(ways[finalist.name]).values)
