@@ -236,19 +236,7 @@ class ParetoCallback(ClasswiseCallback):
                 self.dirpath,
                 self._say,
             )
-            options = {"budget": self.budget, "level": self.level, "targets": self.targets, "floors": self.floors}
-            analysis = Analysis(influence, verdict_on(trainer, influence, self._folder, options))
-            self._results.keep(analysis)
-            if trainer.is_global_zero:
-                saved = publishing.save(analysis, self._folder)
-                if saved:
-                    self._results.announce(self._folder)
-                    save_previews(trainer, self.data, influence, self._folder)
-                self._say(publishing.told(analysis.verdict, self._folder if saved else None))
-                remove_stages(self._folder)
-            failed = publishing.log(trainer, analysis.verdict)
-            if trainer.is_global_zero and self.log_figures:
-                publishing.show(trainer, analysis, self._folder, failed)
+            self._judge(trainer, influence)
         except KeyboardInterrupt:
             if trainer.is_global_zero:
                 self._say(f"\n{how_to_go_on(self.dirpath)}\n")
@@ -258,6 +246,26 @@ class ParetoCallback(ClasswiseCallback):
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
                 told = f"ParetoCallback failed after the fit, the trained model is untouched: {error}"
                 warnings.warn(told, stacklevel=2)
+
+    def _judge(self, trainer: pl.Trainer, influence: InfluenceMatrix) -> None:
+        """Keep the influence before anything else is done with it, then reach a verdict, keep, print and log it."""
+        first, folder = trainer.is_global_zero, self._folder
+        self._results.keep_influence(influence)
+        saved = first and publishing.save_influence(influence, folder)
+        if saved:
+            self._results.announce(folder)
+        options = {"budget": self.budget, "level": self.level, "targets": self.targets, "floors": self.floors}
+        verdict = verdict_on(influence, folder if saved else None, options)
+        self._results.keep_verdict(verdict)
+        if first:
+            saved = publishing.save_verdict(verdict, folder) and saved
+            if saved:
+                save_previews(trainer, self.data, influence, folder)
+            self._say(publishing.told(verdict, folder if saved else None))
+            remove_stages(folder)
+        failed = publishing.log(trainer, verdict)
+        if first and self.log_figures:
+            publishing.show(trainer, Analysis(influence, verdict), folder, failed)
 
     def _wanted(self, trainer: pl.Trainer) -> bool:
         return self.analyse and not getattr(trainer, "fast_dev_run", False)
