@@ -191,6 +191,11 @@ def garbage(folder):
     return folder / "garbage.ckpt"
 
 
+def under_a_file(folder):
+    (folder / "file").touch()
+    return folder / "file" / "pareto"
+
+
 ONE_EACH = "give one for each"
 DATA = [
     Case("fit without a training loader", fit(data=OnlyValidation), MisconfigurationException, "`train_dataloader` must be", ""),
@@ -222,6 +227,7 @@ OPTIONS = [
     Case("fit with negative categories", fit(categories=lambda b: b[1] - 9), ValueError, "must lie in", "number them from 0"),
     Case("fit with too few category names", fit(categories=lambda b: b[1] * 0 + 1, category_names=["a"]), ValueError, r"\[0, 1\), found 1", "one of category_names"),
     Case("fit with a category name twice", fit(categories=lambda b: b[1] * 0, category_names=["a", "a"]), ValueError, "category_names must be", "different names"),
+    Case("fit with results below a file", lambda folder: fit(dirpath=under_a_file(folder))(folder), OSError, "cannot be written to dirpath=.*file is not a folder", "Give another folder"),
     Case("fit for an unknown target", fit(targets="wset"), ValueError, "unknown target 'wset'", "'east', 'north', 'west', 'south'"),
     Case("fit with a floor of an unknown name", fit(targets="west", floors={"nrth": 0.0}), ValueError, r"unknown categories \['nrth'\]", "the categories are"),
     Case("fit with floors of NaN", fit(targets="west", floors=NAN), ValueError, "nan", "floors must be finite"),
@@ -237,6 +243,7 @@ OPTIONS = [
 CORRECTIONS = [
     Case("correction on a stream", correction(data=Loaders(DataLoader(Stream(), 32))), TypeError, "reads Stream", "map-style"),
     Case("correction on other samples", correction(train_dataloader=DataLoader(VAL)), ValueError, r"CourseCorrection\(train_dataloader=…\) reads 120", "same order"),
+    Case("correction with results below a file", lambda folder: correction(dirpath=under_a_file(folder))(folder), OSError, "cannot be written to dirpath=.*file is not a folder", "Give another folder"),
     Case("correction with two class names", correction(class_names=["a", "b"]), ValueError, "2 class names", ONE_EACH),
     Case("correction with memory of NaN", correction(max_memory=NAN), ValueError, "found nan", "in GiB"),
     Case("correction with a threshold of NaN", correction(threshold=NAN), ValueError, "found nan", "threshold must be an accuracy"),
