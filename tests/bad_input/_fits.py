@@ -157,7 +157,7 @@ def tuner(ckpt_path=None, model=Plain, data=Data, factory=None, **options):
 
         path = ckpt_path(folder) if callable(ckpt_path) else ckpt_path
         try:
-            search = ParetoTuner(factory or make, dirpath=folder / "search", verbose=False, **options)
+            search = ParetoTuner(factory or make, **{"dirpath": folder / "search", "verbose": False, **options})
             search.fit(model(), data(), path)
         finally:
             assert count.steps == 0, "training before the error"
@@ -283,6 +283,7 @@ TUNING = [
     Case("search without folds", tuner(callback=ParetoCallback(folds=1)), ValueError, "splits the validation set", "folds=8"),
     Case("search with validation but no scratch", tuner(include_validation=True, refit="epoch"), ValueError, "one more fit from scratch", 'refit="scratch"'),
     Case("search with a Trainer for a factory", lambda folder: ParetoTuner(trainer(folder)), TypeError, "found Trainer", "lambda: pl.Trainer"),
+    Case("search below a file", lambda folder: tuner(dirpath=under_a_file(folder))(folder), OSError, "cannot be written to dirpath=.*file is not a folder", "Give another folder"),
     Case("search of a torch module", tuner(model=lambda: nn.Linear(2, 2)), TypeError, "takes a LightningModule", "found Linear"),
     Case("search on a loader", tuner(data=lambda: DataLoader(TRAIN)), TypeError, "found DataLoader", "from_datasets"),
     Case("search on weights", tuner(data=lambda: ReweightedDataModule(Data(), np.ones(240))), TypeError, "without weights", "reweighted.datamodule"),

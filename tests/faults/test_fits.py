@@ -198,3 +198,15 @@ def test_a_full_disk_leaves_corrections_in_memory(tmp_path, monkeypatch):
         trainer(tmp_path, Spoils(), watch, max_epochs=6).fit(Plain(), datamodule=SpoiltData(share=0.7))
     assert watch.corrections
     assert not list(tmp_path.rglob("*.safetensors*"))
+
+
+@pytest.mark.parametrize("kind", [ParetoCallback, CourseCorrection])
+def test_a_read_only_folder_is_named_before_the_fit(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    steps = StrikeAt(0, "killed")
+    with pytest.raises(
+        OSError, match=r"results cannot be written to dirpath=(.|\n)*read-only disk(.|\n)*another folder"
+    ):
+        trainer(tmp_path, kind(dirpath=tmp_path / "pareto"), steps).fit(Plainer(), datamodule=Data())
+    with pytest.warns(UserWarning, match=r"results will be in memory only(.|\n)*read-only disk"):
+        trainer(tmp_path, kind(verbose=False)).fit(Plainer(), datamodule=Data())

@@ -129,8 +129,22 @@ def test_a_disk_that_is_full_on_the_way_is_named_and_the_search_goes_on_afterwar
             if Full.begun == 3:
                 patched.setattr("os.fsync", full)
 
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(OSError, match=r"No space left on device.*trial\.safe"):
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        pytest.raises(OSError, match=r"No space left on device.*trial\.safe") as said,
+    ):
         search(tmp_path, Full())
+    assert "Those that are finished (2) are kept in" in str(said.value)
+    assert "make room, call fit again" in str(said.value)
     result, weights = search(tmp_path)
     np.testing.assert_array_equal(result.after, undisturbed[0].after)
     assert torch.equal(weights, undisturbed[1])
+
+
+def test_a_read_only_folder_is_named_before_any_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(
+        OSError, match=r"trials cannot be written to dirpath=(.|\n)*read-only disk(.|\n)*another folder"
+    ):
+        search(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,9 +1,12 @@
 """Trials of a search: fits with new Trainers, each leaving its result and nothing else in a folder of its own."""
 
+import contextlib
 import copy
+import errno
+import io
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +17,7 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_pareto.artifacts import remove_temporaries, write_whole
 from lightning_pareto.influence.fingerprint import fingerprint_of
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
@@ -159,7 +163,10 @@ class Trials:
             data = ReweightedDataModule(data, trial.weights, seed=self.seed)
         with quiet(), seeded(self.seed):
             trainer = self._trainer(trial, module, folder, key)
-            trainer.fit(module, datamodule=data, ckpt_path=trial.checkpoint if trial.start == "checkpoint" else None)
+            with self._disk_named(trial):
+                trainer.fit(
+                    module, datamodule=data, ckpt_path=trial.checkpoint if trial.start == "checkpoint" else None
+                )
 
     def _trainer(self, trial: Trial, module: pl.LightningModule, folder: Path, key: str) -> pl.Trainer:
         """A new Trainer that measures the trial."""
@@ -193,6 +200,21 @@ class Trials:
         if trial.epochs is not None and whole:
             trainer.fit_loop.max_epochs = trial.epochs
         return trainer
+
+    @contextlib.contextmanager
+    def _disk_named(self, trial: Trial) -> Iterator[None]:
+        """Say what a disk that is full costs, and how to go on; the error may come from a logger or a checkpoint."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _DISK:
+                raise
+            path = error.filename2 or error.filename
+            told = (
+                f"{error.strerror}{f' ({path})' if path else ''}, in the trial {trial.name!r}. Those that are finished "
+            )
+            told += f"({len(self.finished)}) are kept in {self.folder}: make room, call fit again, and it goes on there"
+            raise OSError(error.errno, told) from error
 
     def _copy(self) -> pl.LightningModule:
         try:
@@ -228,6 +250,8 @@ class Trials:
 
 INITIAL_FILE = "initial.pt"
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 def _plain(value: Any) -> Any:
     """A nested value that reads the same in every process: of anything unusual only the kind."""
@@ -253,6 +277,7 @@ def _empty(folder: Path) -> None:
 
 @rank_zero_only
 def _write(state: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+    payload = io.BytesIO()
+    torch.save(state, payload)
+    write_whole(path, payload.getvalue())
+    remove_temporaries(path.parent, path.name)

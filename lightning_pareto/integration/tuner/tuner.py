@@ -12,6 +12,7 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
 from lightning_pareto.integration.namespaces import is_a
+from lightning_pareto.integration.run_folder import why_not_writable
 from lightning_pareto.integration.tuner.choice import choose, epochs_for, with_validation
 from lightning_pareto.integration.tuner.folder import TRIALS, finish
 from lightning_pareto.integration.tuner.log import TrialLog
@@ -158,6 +159,7 @@ class ParetoTuner:
             The result; its ``ckpt_path`` is the checkpoint of the chosen fit.
 
         Raises:
+            OSError: if ``dirpath`` cannot be written.
             TypeError: for anything but a LightningModule and a LightningDataModule, or if the factory does not make new
                 Trainers.
             ValueError: if ``max_epochs_spent`` is too small for a first fit and one second fit, or from the checks that
@@ -165,6 +167,9 @@ class ParetoTuner:
         """
         _check_kinds(model, datamodule)
         options, checkpoint = self.options, None if ckpt_path is None else Path(ckpt_path).resolve()
+        reason = why_not_writable(self._folder)
+        if reason:
+            raise OSError(f"trials cannot be written to dirpath={str(self._folder)!r}: {reason}. Give another folder")
         folder = self._folder / TRIALS
         trials = Trials(self._factory, model, datamodule, self._callback, folder, options.seed, options.targets)
         epochs = options.divide(int(trials.factory().max_epochs or 0), checkpoint is not None)
