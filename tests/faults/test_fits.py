@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_corrections_in_memory(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", [ParetoCallback, CourseCorrection])
 def test_a_read_only_folder_is_named_before_the_fit(tmp_path, monkeypatch, kind):
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    steps = StrikeAt(0, "killed")
+    steps = StrikeAt(0, "interrupted")
     with pytest.raises(
         OSError, match=r"results cannot be written to dirpath=(.|\n)*read-only disk(.|\n)*another folder"
     ):

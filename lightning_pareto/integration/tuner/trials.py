@@ -210,11 +210,12 @@ class Trials:
             if error.errno not in _DISK:
                 raise
             path = error.filename2 or error.filename
-            told = (
-                f"{error.strerror}{f' ({path})' if path else ''}, in the trial {trial.name!r}. Those that are finished "
-            )
-            told += f"({len(self.finished)}) are kept in {self.folder}: make room, call fit again, and it goes on there"
-            raise OSError(error.errno, told) from error
+            where = f" ({path})" if path else ""
+            raise OSError(
+                error.errno,
+                f"{error.strerror}{where}, in the trial {trial.name!r}. Those that are finished ({len(self.finished)}) "
+                f"are kept in {self.folder}: make room, call fit again, and it goes on there",
+            ) from error
 
     def _copy(self) -> pl.LightningModule:
         try:
