@@ -198,8 +198,8 @@ class CourseCorrection(TallyCallback):
         """Check data, labels and everything that a second take needs before any training."""
         if self._able:
             self._folder = results_folder(trainer, pl_module, self.dirpath)
-            self._categories = check_data(trainer, pl_module, self.data, self.options.layers)
             check_fit(trainer)
+            self._categories = check_data(trainer, pl_module, self.data, self.options.layers)
             begin_record(trainer, self._record, self._folder)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
