@@ -131,7 +131,7 @@ def _added_up(tensor: Tensor) -> None:
         if "timed out" in said.lower():
             raise LostProcessError(
                 f"another process has not answered for as long as the process group waits ({said}): it hangs or was "
-                "stopped. Its own log may say why; DDPStrategy(timeout=timedelta(minutes=5)) waits less long"
+                "stopped. Its own log may say why; DDPStrategy(timeout=timedelta(minutes=5)) shortens the wait"
             ) from error
         raise LostProcessError(
             f"the connection to another process was lost ({said}): it was killed, for its memory perhaps, or its "

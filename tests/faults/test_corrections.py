@@ -12,6 +12,7 @@ from torch import nn
 
 from lightning_pareto import CourseCorrection, ReweightedDataModule, SampleWeights
 from lightning_pareto.artifacts import ArtifactError
+from lightning_pareto.influence.sharding import LostProcessError
 from lightning_pareto.integration.correction import callback as module_of_correction
 from lightning_pareto.integration.correction.record import Correction
 from lightning_pareto.integration.correction.remedy import Remedy
@@ -157,6 +158,15 @@ def test_a_checkpoint_that_is_saved_on_the_stop_is_of_the_ordinary_take(tmp_path
     assert torch.equal(weights, expected), "as after a take that was not kept"
 
 
+def test_a_process_that_is_lost_ends_the_fit_with_its_error(tmp_path, undisturbed, monkeypatch):
+    def lose(*_arguments):
+        raise LostProcessError("during the scoring pass: gone")
+
+    monkeypatch.setattr(module_of_correction, "influence_of", lose)
+    with pytest.raises(LostProcessError, match="during the scoring pass"):
+        fit(tmp_path, ckpt_path=undisturbed[2])
+
+
 def test_the_record_on_disk_is_that_of_the_fit(tmp_path, undisturbed):
     """Of a fit that is resumed the corrections before that, and none of another fit that has written there."""
     fit(tmp_path, ckpt_path=undisturbed[2])
@@ -166,6 +176,7 @@ def test_the_record_on_disk_is_that_of_the_fit(tmp_path, undisturbed):
     corrections, _ = fit(tmp_path, ckpt_path=tmp_path / f"epoch={SPOILT}.ckpt")
     assert corrections == undisturbed[0]
     assert path.read_text() == text
+    assert fit(tmp_path, ckpt_path=tmp_path / f"epoch={SPOILT + 1}.ckpt")[0] == corrections, "nothing left to train"
     assert fit(tmp_path, max_epochs=1)[0] == ()
     assert path.read_text() == "[]"
 

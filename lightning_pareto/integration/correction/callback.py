@@ -11,7 +11,7 @@ from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import CurvatureName, InfluenceOptions, check_max_memory
-from lightning_pareto.influence.sharding import OtherProcessError
+from lightning_pareto.influence.sharding import LostProcessError, OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis import influence_of
 from lightning_pareto.integration.checks import check_data, check_strategy
@@ -271,6 +271,8 @@ class CourseCorrection(TallyCallback):
             )
             with shard_of(trainer, module).agreement("search for weights"):
                 return self.remedy.weights(influence, targets)
+        except LostProcessError:  # without it the fit cannot go on either
+            raise
         except Exception as error:
             self._able = False
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
