@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from lightning_pareto import ParetoCallback, ParetoTuner, ReweightedDataModule
 from tests.bad_input._case import Case
-from tests.bad_input._fits import NAN, TRAIN, CountSteps, OnlyTraining, under_a_file
+from tests.bad_input._fits import NAN, TRAIN, CountSteps, OnlyTraining, OnlyValidation, under_a_file
 from tests.integration._models import Data, Plain, trainer
 
 
@@ -28,6 +28,11 @@ def tuner(ckpt_path=None, model=Plain, data=Data, factory=None, **options):
             assert count.steps == 0, "training before the error"
 
     return call
+
+
+class BringsValidation(Plain):
+    def val_dataloader(self):
+        return Data().val_dataloader()
 
 
 class OneCycle(Plain):
@@ -81,6 +86,8 @@ CASES = [
     Case("search on a loader", tuner(data=lambda: DataLoader(TRAIN)), TypeError, "found DataLoader", "from_datasets"),
     Case("search on weights", tuner(data=lambda: ReweightedDataModule(Data(), np.ones(240))), TypeError, "without weights", "reweighted.datamodule"),
     Case("search without validation", tuner(data=OnlyTraining), ValueError, "no validation set", r"val_dataloader\(\)"),
+    Case("search without training data", tuner(data=OnlyValidation), TypeError, r"train_dataloader\(\) of the DataModule, and OnlyValidation has none", "give it the one"),
+    Case("search with validation data of the module", tuner(data=OnlyTraining, model=BringsValidation, include_validation=True), TypeError, r"val_dataloader\(\) of the DataModule, and OnlyTraining has none", "give it the one"),
     Case("search for an unknown target", tuner(targets="cat"), ValueError, "unknown target 'cat'", "the categories are"),
     Case("search from no checkpoint", tuner("nowhere.ckpt"), FileNotFoundError, "no checkpoint at .*nowhere.ckpt", "save_checkpoint"),
     Case("search from garbage", tuner(garbage), ValueError, "not a whole Lightning checkpoint", "save_checkpoint"),

@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.at_hand import fingerprint_of_labels
 from lightning_pareto.influence.fingerprint import fingerprint_of
@@ -43,6 +44,7 @@ class TrialRecorder(pl.Callback):
         seen: what the data of the trials before were told by; empty for no trial, or none on the same data.
         joins: whether validation samples are trained on, so that the data are others on purpose.
         targets: categories that there have to be.
+        warns_of_plateaus: whether a later fit of the search will train on all validation data.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class TrialRecorder(pl.Callback):
         seen: str = "",
         joins: bool = False,
         targets: Targets = None,
+        warns_of_plateaus: bool = False,
     ) -> None:
         self._name, self._key, self._folder = name, key, folder
         self._data = data
@@ -73,6 +76,7 @@ class TrialRecorder(pl.Callback):
         self._joins = joins
         self._found = ""
         self._targets = targets
+        self._warns_of_plateaus = warns_of_plateaus
         self._begun = 0
         self._history: list[float] = []
         self._categories: Any = None
@@ -96,6 +100,8 @@ class TrialRecorder(pl.Callback):
         if self._categories is not None:
             chosen_categories(self._categories, self._targets)
         self._check_same_data(trainer)
+        if self._warns_of_plateaus:
+            warn_of_plateaus(trainer)
         if self._analysis is not None:
             influence = influence_of(
                 trainer,
@@ -166,6 +172,18 @@ class TrialRecorder(pl.Callback):
                 "the training or validation data are not those of the trials before. With other data begin another "
                 "search: ParetoTuner(…, dirpath=…). A DataModule whose setup() splits at random must do so with a "
                 "seeded generator: random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))"
+            )
+
+
+def warn_of_plateaus(trainer: pl.Trainer) -> None:
+    """Say what a schedule that watches a metric will see in a fit on all validation data."""
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau:
+            rank_zero_warn(
+                f"{type(config.scheduler).__name__} watches {config.monitor!r}. In the last fit of "
+                "include_validation=True, which trains on all validation data, a metric of theirs is one of training "
+                "data: it goes on rising, and the learning rate is lowered later than in the fits that were measured, "
+                "or never. A schedule by epochs or steps is the same in all fits"
             )
 
 

@@ -90,6 +90,7 @@ class Trials:
         folder: where results go; all processes must see it.
         seed: of every trial, so that they differ in nothing but what is tried.
         targets: categories that there have to be, checked before the first trial trains.
+        include_validation: whether the last trial will train on all validation data.
     """
 
     def __init__(
@@ -101,8 +102,10 @@ class Trials:
         folder: Path,
         seed: int,
         targets: Targets = None,
+        include_validation: bool = False,
     ) -> None:
         self._targets = targets
+        self._include_validation = include_validation
         self.factory = TrainerFactory(trainer_factory)
         self._module = module
         self._datamodule = datamodule
@@ -189,6 +192,7 @@ class Trials:
             seen=self._data,
             joins=joins,
             targets=None if joins else self._targets,  # looked for in the first fit, whose datasets have all names
+            warns_of_plateaus=self._include_validation and not self._data,
         )
         classwise = ParetoCallback(
             task=data.task,
