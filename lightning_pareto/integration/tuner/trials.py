@@ -114,6 +114,7 @@ class Trials:
         self.seed = seed
         self._data = ""  # what tells those of the finished trials from others
         self.finished: dict[str, TrialResult] = {}
+        self._influences: dict[str, InfluenceMatrix] = {}  # that the disk did not take
         self.log: TrialLog | None = None
         self._identity = fingerprint_of([self._described(), seed])
         self.goes_on = self._restore_initial()
@@ -135,8 +136,10 @@ class Trials:
             folder = self._folder_of(trial)
             result = TrialResult.load(folder, key)
             if result is None:
-                self._fit(trial, folder, key)
-                result = TrialResult.load(folder, key)
+                recorder = self._fit(trial, folder, key)
+                result = recorder.result or TrialResult.load(folder, key)
+                if recorder.influence is not None:
+                    self._influences[key] = recorder.influence
             if result is None:
                 raise RuntimeError(f"the trial {trial.name!r} ended early: call fit again, and it goes on from here")
             self.finished[key] = result
@@ -147,13 +150,14 @@ class Trials:
 
     def influence(self, trial: Trial) -> InfluenceMatrix:
         """What a finished trial with ``analyse`` has found."""
-        return InfluenceMatrix.load(self._folder_of(trial) / INFLUENCE_FILE)
+        in_memory = self._influences.get(trial.key(self._identity))
+        return in_memory or InfluenceMatrix.load(self._folder_of(trial) / INFLUENCE_FILE)
 
     def _folder_of(self, trial: Trial) -> Path:
         kind = trial.name.split(",")[0].replace(" ", "_").replace("'", "")
         return self.folder / f"{kind}_{fingerprint_of(trial.key(self._identity))}"
 
-    def _fit(self, trial: Trial, folder: Path, key: str) -> None:
+    def _fit(self, trial: Trial, folder: Path, key: str) -> TrialRecorder:
         _empty(folder)
         module = self._copy()
         if trial.start == "weights":
@@ -165,14 +169,17 @@ class Trials:
         if trial.weights is not None:
             data = ReweightedDataModule(data, trial.weights, seed=self.seed)
         with quiet(), seeded(self.seed):
-            trainer = self._trainer(trial, module, folder, key)
+            trainer, recorder = self._trainer(trial, module, folder, key)
             with self._disk_named(trial):
                 trainer.fit(
                     module, datamodule=data, ckpt_path=trial.checkpoint if trial.start == "checkpoint" else None
                 )
+        return recorder
 
-    def _trainer(self, trial: Trial, module: pl.LightningModule, folder: Path, key: str) -> pl.Trainer:
-        """A new Trainer that measures the trial."""
+    def _trainer(
+        self, trial: Trial, module: pl.LightningModule, folder: Path, key: str
+    ) -> tuple[pl.Trainer, TrialRecorder]:
+        """A new Trainer, and what measures the trial."""
         trainer, whole = self.factory(), trial.start != "checkpoint" and not trial.stops_after
         best = best_epochs(folder, trainer) if trial.keeps and whole else None
         options, data, joins = self._callback.options, self._callback.data, trial.joins is not None
@@ -203,7 +210,7 @@ class Trials:
         prepare(trainer, module, folder, whole, [classwise, recorder, *([best] if best else [])])
         if trial.epochs is not None and whole:
             trainer.fit_loop.max_epochs = trial.epochs
-        return trainer
+        return trainer, recorder
 
     @contextlib.contextmanager
     def _disk_named(self, trial: Trial) -> Iterator[None]:
