@@ -9,6 +9,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from lightning_pareto import (
     ArtifactError,
+    ClasswiseComparison,
     InfeasibleError,
     InfluenceMatrix,
     ParetoSampler,
@@ -248,4 +249,19 @@ FILES = [
     Case("a verdict without arrays", made("verdict", read=ParetoVerdict), ArtifactError, "it lacks", "check again"),
     Case("a folder for a file", lambda folder: InfluenceMatrix.load(folder), FileNotFoundError, "no influence artifact", ""),
 ]  # fmt: skip
-CASES = [*MATRICES, *WEIGHTS, *OPTIONS, *FILES]
+
+
+def compared(arm=((0.5, 0.6),), names=("cat", "dog"), baseline="a"):
+    return lambda _folder: ClasswiseComparison({"a": [[0.5, 0.6]], "b": arm}, names, baseline)
+
+
+COMPARISONS = [
+    Case("accuracies in per cent", compared([[50.0, 60.0]]), ValueError, "arm 'b' holds 50", "divide percentages by 100"),
+    Case("an accuracy of NaN", compared([[0.5, NAN]]), ValueError, "arm 'b' holds nan", "leave out classes without samples"),
+    Case("an accuracy below zero", compared([[0.5, -0.1]]), ValueError, "arm 'b' holds -0.1", r"lie in \[0, 1\]"),
+    Case("arms of other seeds", compared([[0.5, 0.6]] * 2), ValueError, r"found \(2, 2\)", r"must have shape \(1, 2\)"),
+    Case("arms of other classes", compared(names=["cat"]), ValueError, r"found \(1, 2\)", r"must have shape \(1, 1\)"),
+    Case("a class compared twice", compared(names=["cat", "cat"]), ValueError, "'cat', 'cat'", "different names"),
+    Case("a baseline that is no arm", compared(baseline="c"), ValueError, "'c' is not one of the arms", r"\['a', 'b'\]"),
+]  # fmt: skip
+CASES = [*MATRICES, *WEIGHTS, *OPTIONS, *FILES, *COMPARISONS]

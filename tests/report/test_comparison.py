@@ -12,7 +12,9 @@ def comparison():
     rng = np.random.default_rng(0)
     ordinary = rng.uniform(0.6, 0.9, (5, 3))
     pareto = ordinary + np.array([0.05, -0.04, 0.0]) + rng.normal(0, 0.005, (5, 3))
-    return ClasswiseComparison({"first": ordinary[::-1], "ordinary": ordinary, "Pareto": pareto}, "abc", "ordinary")
+    return ClasswiseComparison(
+        {"first": ordinary[::-1], "ordinary": ordinary, "Pareto": pareto}, list("abc"), "ordinary"
+    )
 
 
 def test_p_values_are_those_of_a_paired_t_test(comparison):
