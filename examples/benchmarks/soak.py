@@ -4,7 +4,8 @@
     python examples/benchmarks/soak.py [--rounds 100]
 
 Every round fits a small model with `ParetoCallback`, checks, solves for weights, and fits again on them, each time with
-a worker process for the training data. After every round it counts hooks on the modules, open files, threads, child
+a worker process for the training data; the first and every fifth round are a fit under `CourseCorrection` and a whole
+search of `ParetoTuner` as well. After every round it counts hooks on the modules, open files, threads, child
 processes, tensors that Python still knows, and the resident memory. The program fails if one of them grows; of memory,
 which the allocators of Python and torch do not always give back, by more than a tenth of a MiB a round over the second
 half.
@@ -28,11 +29,19 @@ from influence_memory import resident
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_pareto import ParetoCallback, ReweightedDataModule, check_pareto, reweight
+from lightning_pareto import (
+    CourseCorrection,
+    ParetoCallback,
+    ParetoTuner,
+    ReweightedDataModule,
+    check_pareto,
+    reweight,
+)
 from lightning_pareto.datasets import gaussian_classes
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 WARMUP = 2  # rounds after which everything that is loaded lazily is there
+SEARCHED = 5  # rounds from one search to the next
 GROWTH = 0.1  # of the memory in MiB a round that counts as none
 LONG = 20  # rounds from which on the memory is judged
 
@@ -81,16 +90,16 @@ class Data(pl.LightningDataModule):
         return DataLoader(self.val, batch_size=60)
 
 
-def trainer(folder: str, callback: pl.Callback) -> pl.Trainer:
+def trainer(folder: str, *callbacks: pl.Callback, max_epochs: int = 2) -> pl.Trainer:
     return pl.Trainer(
-        max_epochs=2,
+        max_epochs=max_epochs,
         accelerator="cpu",
         default_root_dir=folder,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[callback],
+        callbacks=list(callbacks),
     )
 
 
@@ -101,6 +110,16 @@ def once(folder: str, module: Classifier, data: Data) -> None:
     assert np.isfinite(check_pareto(callback.influence).headroom)
     weighted = ReweightedDataModule(data, reweight(callback.influence))
     trainer(folder, ParetoCallback(analyse=False)).fit(module, datamodule=weighted)
+
+
+def searched(folder: str, module: Classifier, data: Data) -> None:
+    """A fit of which epochs are taken again, and a search for a better fit."""
+    correction = CourseCorrection(threshold=0.001, level=0.9, warmup_epochs=1, dirpath=folder, verbose=False)
+    trainer(folder, correction, max_epochs=6).fit(Classifier(), datamodule=data)
+    assert correction.corrections, "no epoch was taken again"
+    with tempfile.TemporaryDirectory() as trials:
+        tuner = ParetoTuner(lambda: trainer(folder), include_validation=True, dirpath=trials, verbose=False)
+        tuner.fit(module, data)
 
 
 def hooks(module: nn.Module) -> int:
@@ -147,6 +166,8 @@ def main() -> None:
     module, data, found = Classifier(), Data(), []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, rounds + 1):
+            if number % SEARCHED == 1:
+                searched(folder, module, data)
             once(folder, module, data)
             found.append(left(module))
             if number <= WARMUP or number == rounds or number % 10 == 0:

@@ -165,6 +165,7 @@ OPTIONS = [
     Case("thresholds out of the paper's reach", solve(InfluenceMatrix([[1, -1], [1, -1]], [0, 1]), method="paper", thresholds=[1, 0], max_weight=1), InfeasibleError, "'1' has 0 and can have at least 1", "raise max_weight"),
     Case("thresholds for other categories", solve(thresholds=[0.1, 0.2]), ValueError, r"found \(2,\)", "one number or 3"),
     Case("thresholds of NaN", solve(thresholds=NAN), ValueError, "nan", "must be finite"),
+    Case("thresholds out of reach of a sum of zero", solve(InfluenceMatrix([[1, -2, 1], [1, 1, -1]], [0, 1]), method="paper", thresholds=[0.5, 0, 0]), InfeasibleError, "'2' has 0 and can have none, as its influence sums to zero,", "Change its threshold"),
     Case("thresholds outside the paper's", solve(method="paper", thresholds=1.5), ValueError, "found .1.5", r"lie in \[0, 1\]"),
     Case("an unknown program", solve(method="magic"), ValueError, "found 'magic'", "mass_preserving.*paper"),
     Case("an unknown way to give back", solve(return_mass="none"), ValueError, "found 'none'", "additive.*multiplicative"),
