@@ -17,6 +17,7 @@ import logging
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from dataclasses import astuple, dataclass, fields
 from itertools import chain
@@ -112,14 +113,14 @@ def once(folder: str, module: Classifier, data: Data) -> None:
     trainer(folder, ParetoCallback(analyse=False)).fit(module, datamodule=weighted)
 
 
-def searched(folder: str, module: Classifier, data: Data) -> None:
-    """A fit of which epochs are taken again, and a search for a better fit."""
+def searched(folder: str, module: Classifier, data: Data) -> int:
+    """A search for a better fit, and a fit of which epochs are taken again: how many."""
     correction = CourseCorrection(threshold=0.001, level=0.9, warmup_epochs=1, dirpath=folder, verbose=False)
     trainer(folder, correction, max_epochs=6).fit(Classifier(), datamodule=data)
-    assert correction.corrections, "no epoch was taken again"
     with tempfile.TemporaryDirectory() as trials:
         tuner = ParetoTuner(lambda: trainer(folder), include_validation=True, dirpath=trials, verbose=False)
         tuner.fit(module, data)
+    return len(correction.corrections)
 
 
 def hooks(module: nn.Module) -> int:
@@ -135,8 +136,11 @@ def children() -> int:
 
 
 def left(module: nn.Module) -> Left:
-    """Count what there is now."""
+    """Count what there is now, after a moment for the threads of workers that have ended."""
     gc.collect()
+    moments = iter(range(100))
+    while threading.active_count() > 1 and next(moments, None) is not None:
+        time.sleep(0.1)
     return Left(
         hooks(module),
         len(list(Path("/proc/self/fd").iterdir())),
@@ -163,16 +167,17 @@ def main() -> None:
     pl.seed_everything(0, verbose=False)
     names = [field.name for field in fields(Left)]
     print(f"{'round':>6}" + "".join(f"{name:>10}" for name in names))
-    module, data, found = Classifier(), Data(), []
+    module, data, found, again = Classifier(), Data(), [], 0
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, rounds + 1):
             if number % SEARCHED == 1:
-                searched(folder, module, data)
+                again += searched(folder, module, data)
             once(folder, module, data)
             found.append(left(module))
             if number <= WARMUP or number == rounds or number % 10 == 0:
                 print(f"{number:>6}" + "".join(f"{value:>10.4g}" for value in astuple(found[-1])), flush=True)
     more = [name for name in names[:-1] if getattr(found[-1], name) > getattr(found[min(WARMUP, rounds) - 1], name)]
+    assert again, "no epoch was taken again"
     slope = growth([each.memory for each in found])
     if rounds >= LONG:
         print(f"memory grows by {slope:.3f} MiB a round")
