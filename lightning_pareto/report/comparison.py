@@ -29,7 +29,8 @@ class ClasswiseComparison:
     seed and little with three.
 
     Args:
-        accuracy: for every arm the accuracies, (S, K) in [0, 1], row s of every arm under the same seed.
+        accuracy: for every arm the accuracies, (S, K) in [0, 1], row s of every arm under the same seed. NaN for a
+            class without samples, in all arms and seeds.
         class_names: K names.
         baseline: the arm that the others are compared with.
 
@@ -61,11 +62,13 @@ class ClasswiseComparison:
         for name, values in arms.items():
             if values.shape != expected:
                 raise ValueError(f"arm {name!r} must have shape {expected} (seeds, classes), found {values.shape}")
-            outside = values[~((values >= -ROUNDING) & (values <= 1 + ROUNDING))]
+        absent = np.isnan(np.concatenate(list(arms.values()))).all(axis=0)
+        for name, values in arms.items():
+            outside = values[~((values >= -ROUNDING) & (values <= 1 + ROUNDING) | absent)]
             if len(outside):
                 raise ValueError(
-                    f"arm {name!r} holds {outside[0]:g}, and accuracies lie in [0, 1]: divide percentages by 100, and "
-                    "leave out classes without samples and seeds without a result, in all arms"
+                    f"arm {name!r} holds {outside[0]:g}, and accuracies lie in [0, 1]: divide percentages by 100, "
+                    "leave out seeds without a result, and give a class without samples NaN in all arms and seeds"
                 )
         object.__setattr__(self, "accuracy", arms)
         object.__setattr__(self, "class_names", checked_names(self.class_names))
@@ -168,7 +171,7 @@ def standard_error(values: Float) -> Float:
 
 
 def _with_mean(values: Float) -> Float:
-    return np.column_stack([values, values.mean(axis=1)])
+    return np.column_stack([values, np.nanmean(values, axis=1)])
 
 
 def _cells(values: Float, sign: str = "") -> list[str]:

@@ -258,7 +258,7 @@ def compared(arm=((0.5, 0.6),), names=("cat", "dog"), baseline="a"):
 
 COMPARISONS = [
     Case("accuracies in per cent", compared([[50.0, 60.0]]), ValueError, "arm 'b' holds 50", "divide percentages by 100"),
-    Case("an accuracy of NaN", compared([[0.5, NAN]]), ValueError, "arm 'b' holds nan", "leave out classes without samples"),
+    Case("an accuracy of NaN", compared([[0.5, NAN]]), ValueError, "arm 'b' holds nan", "in all arms and seeds"),
     Case("an accuracy below zero", compared([[0.5, -0.1]]), ValueError, "arm 'b' holds -0.1", r"lie in \[0, 1\]"),
     Case("arms of other seeds", compared([[0.5, 0.6]] * 2), ValueError, r"found \(2, 2\)", r"must have shape \(1, 2\)"),
     Case("arms of other classes", compared(names=["cat"]), ValueError, r"found \(1, 2\)", r"must have shape \(1, 1\)"),

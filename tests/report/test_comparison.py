@@ -33,6 +33,15 @@ def test_says_which_classes_lost(comparison):
     assert row.split()[:4] == ["c", *f"{100 * comparison.accuracy['first'][:, 2].mean():.2f} ±".split(), row.split()[3]]
 
 
+def test_the_mean_is_over_classes_with_samples(comparison):
+    arms = {arm: np.column_stack([values, np.full(5, np.nan)]) for arm, values in comparison.accuracy.items()}
+    with_absent = ClasswiseComparison(arms, list("abcd"), "ordinary")
+    assert with_absent.p_values("Pareto")[-1] == comparison.p_values("Pareto")[-1]
+    assert np.isnan(with_absent.p_values("Pareto")[-2])
+    assert with_absent.lost("Pareto") == ("b",)
+    assert str(with_absent).splitlines()[6].split()[1:] == str(comparison).splitlines()[5].split()[1:]
+
+
 def test_one_seed_claims_nothing():
     comparison = ClasswiseComparison({"a": [[0.5, 0.6]], "b": [[0.1, 0.1]]}, ["x", "y"], "a")
     assert comparison.lost("b") == ()
