@@ -8,6 +8,7 @@ import pytest
 
 from lightning_pareto import InfluenceMatrix, SampleWeights, check_pareto, reweight
 from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale
+from lightning_pareto.reweighting.mass_preserving import give_back
 from lightning_pareto.reweighting.paper import PaperProgram
 from tests._asserts import assert_optimal
 from tests._tolerances import LINEAR_PROGRAM
@@ -80,6 +81,13 @@ def test_a_class_given_up_entirely_keeps_its_mass():
         assert reweight(influence, budget=1.0, return_mass=return_mass).values.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("size", [3, 10, 49, 98])  # means of so many ones that are above one, or below, by rounding
+def test_a_large_class_given_up_entirely_keeps_its_mass(size):
+    admissible = AdmissibleSet(np.zeros(size, int), 1.0)
+    for return_mass in ("additive", "multiplicative"):
+        np.testing.assert_allclose(give_back(np.ones(size), admissible, return_mass), 1)
+
+
 def test_the_papers_lp_meets_its_own_constraints(influence):
     weights = reweight(influence, method="paper", targets=["cat"], thresholds=0.9, max_weight=2)
     scores = influence.scores.astype(np.float64)
@@ -89,6 +97,8 @@ def test_the_papers_lp_meets_its_own_constraints(influence):
     interior = ((weights.values > 1e-9) & (weights.values < 2 - 1e-9)).sum()
     assert interior <= 3, "a vertex has at most as many interior variables as rows"
     assert weights.values @ scores[:, 0] >= scores[:, 0].sum()
+    assert abs(weights.values.mean() - 1) > 0.02, "it keeps no mass, and the prediction is of the weights as they are"
+    np.testing.assert_allclose(weights.predicted_gain, (weights.values - 1) @ scores / 200)
 
 
 @pytest.mark.parametrize("seed", range(5))
