@@ -176,7 +176,7 @@ def test_the_papers_diagnostics():
     assert hyperplane_distance(np.abs(line)) == pytest.approx(1)
     np.testing.assert_allclose(explained_variance_ratio(line), [1, 0], atol=1e-12)
     cross = np.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    np.testing.assert_allclose(explained_variance_ratio(cross + [0.0, 9.0]), [0.8, 0.2])  # about their mean
+    np.testing.assert_allclose(explained_variance_ratio(cross + 9.0 * np.eye(2)[1]), [0.8, 0.2])  # about their mean
     found = regions(np.array([[1.0, 2.0], [-1.0, -1.0], [1.0, -1.0], [0.0, 1.0]]))
     assert found.sign.tolist() == [1, -1, 0, 0]
     assert (found.beneficial, found.harmful, found.trade_off) == (0.25, 0.25, 0.5)
