@@ -319,6 +319,14 @@ def test_one_logit_is_an_error_with_its_remedy():
     assert estimate_influence(nn.Linear(3, 1), GOOD, GOOD, task=task).scores.shape == (10, 2)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_that_the_caller_has_switched_off(network, mode):
+    expected = estimate(network)
+    with mode():
+        found = estimate(network)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+
+
 def test_under_an_outer_autocast_only_the_model_is_in_half_precision():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
