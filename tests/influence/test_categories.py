@@ -70,3 +70,14 @@ def test_cells_are_fold_and_category_of_every_sample():
     for fold in range(4):
         for k in range(3):
             assert cells.support[fold, k] == ((cells.cell // 3 == fold) & (y == k)).sum()
+
+
+@pytest.mark.parametrize("category", [-1, 2])
+def test_categories_beyond_the_names_would_fall_into_another_fold_and_are_refused(category):
+    x, y = torch.randn(20, 4), torch.arange(20) % 2
+    module = nn.Linear(4, 3)
+    probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
+    validation = GradientPass(loader(x, y), probe, Shard(), torch.device("cpu"))
+    groups = torch.where(torch.arange(20) == 7, category, y)
+    with pytest.raises(ValueError, match=r"validation categories must lie in \[0, 2\), found"):
+        scan(validation, ClassificationTask().loss, lambda batch: groups, ["a", "b"], 4, seed=5)
