@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tests.bad_input import _estimates, _fits, _results
+from tests.bad_input import _estimates, _fits, _results, _searches
 
-CASES = [*_estimates.CASES, *_results.CASES, *_fits.CASES]
+CASES = [*_estimates.CASES, *_results.CASES, *_fits.CASES, *_searches.CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
