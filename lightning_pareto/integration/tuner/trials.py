@@ -248,7 +248,7 @@ class Trials:
         names = [type(self._module).__qualname__, type(self._datamodule).__qualname__, str(self._module)]
         hparams = _plain(dict(self._module.hparams)), _plain(dict(self._datamodule.hparams))
         read = (data.class_names, data.val_dataloader_idx, self._callback.budget, asdict(self._callback.options))
-        return repr((names, shapes, hparams, limits, read))
+        return repr((names, shapes, hparams, limits, read, _code_of(data.categories)))
 
     def _restore_initial(self) -> bool:
         """Begin where an interrupted search began, as a script that is started again makes another random start."""
@@ -274,6 +274,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
     return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__qualname__
+
+
+def _code_of(function: Callable[..., Any] | None) -> str | None:
+    """Name and compiled code of a function; of another callable only its kind."""
+    code = getattr(function, "__code__", None)
+    if function is None or code is None:
+        return None if function is None else type(function).__qualname__
+    constants = [_plain(value) for value in code.co_consts]
+    return f"{function.__qualname__} {code.co_code.hex()} {code.co_names} {constants}"
 
 
 @rank_zero_only
