@@ -58,9 +58,11 @@ class CourseCorrection(TallyCallback):
     not taken back.
 
     A fit that is stopped and goes on from a checkpoint, ``trainer.fit(…, ckpt_path=…)``, decides as it would have
-    without the stop: one stopped in a correction or a second take takes that epoch again from its beginning, ordinarily
-    and then with weights, if the checkpoint is of the end of the epoch before. A checkpoint that is saved on the stop
-    itself is of the ordinary take, and the fit goes on from that. An epoch resumed in its middle is not corrected.
+    without the stop: one stopped in a correction or a second take takes that epoch from its beginning, ordinarily and
+    then with weights, if the checkpoint is of the end of the epoch before. The numbers are the same where nothing hangs
+    on the process's random state, which checkpoints lack: not with dropout, or an order drawn from it. A checkpoint
+    that is saved on the stop itself is of the ordinary take, and the fit goes on from that. An epoch resumed in its
+    middle is not corrected.
 
     Args:
         threshold: how far an accuracy has to fall.
