@@ -177,11 +177,9 @@ class CourseCorrection(TallyCallback):
     def state_dict(self) -> dict[str, Any]:
         """The record, the last predictions and whether it has given up, for a checkpoint."""
         kept = self._after or self._before
-        return {
-            "corrections": [vars(each) for each in self.corrections],
-            "predictions": None if kept is None else encoded(kept),
-            "able": self._able,
-        }
+        predictions = None if kept is None else encoded(kept)
+        made = [vars(each) for each in self.corrections]
+        return {"corrections": made, "predictions": predictions, "able": self._able}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written."""
@@ -197,14 +195,14 @@ class CourseCorrection(TallyCallback):
         self._record.begin_fit(first=trainer.local_rank == 0)
         self._before = self._after = self._tallying = self._take = self._start = self._place = None
         self._able = True
-        if self._wanted(trainer):
+        if _wanted(trainer):
             check_strategy(trainer, "CourseCorrection")
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         trainer.callbacks = [self, *(each for each in callbacks if each is not self)]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check data, labels and everything that a second take needs before any training."""
-        if self._wanted(trainer):
+        if _wanted(trainer):
             self._place = results_folder(trainer, pl_module, self.dirpath, (RECORD_FILE,))
             check_fit(trainer)
             self._categories = check_data(trainer, pl_module, self.data, self.options.layers)
@@ -216,7 +214,7 @@ class CourseCorrection(TallyCallback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The same where nothing was left to train, so that what else is written then lies with them."""
-        if self._wanted(trainer) and self._place is None and fit_was_skipped(trainer):
+        if _wanted(trainer) and self._place is None and fit_was_skipped(trainer):
             with back_on_device(trainer, pl_module):
                 self._place = results_folder(trainer, pl_module, self.dirpath, (RECORD_FILE,))
             end_record(trainer, self._record, self._place)
@@ -256,8 +254,7 @@ class CourseCorrection(TallyCallback):
         take: SecondTake,
     ) -> None:
         """Take the epoch again and keep the better one."""
-        before, ordinary = tallies
-        state_of_ordinary, accepted = TrainingState.of(trainer, besides=self), False
+        ordinary, accepted, state_of_ordinary = tallies[1], False, TrainingState.of(trainer, besides=self)
         try:
             start.restore(trainer)
             weights = self._weights(trainer, module, targets)
@@ -273,12 +270,8 @@ class CourseCorrection(TallyCallback):
         if weights is None:
             return
         assert self._place is not None
-        done = described(trainer.current_epoch, targets, (before, ordinary, again), accepted, self._categories)
+        done = described(trainer.current_epoch, targets, (*tallies, again), accepted, self._categories)
         publish(trainer, self._record, done, weights, self._place, self.verbose)
-
-    @staticmethod
-    def _wanted(trainer: pl.Trainer) -> bool:
-        return not getattr(trainer, "fast_dev_run", False)
 
     def _taken_again(self, trainer: pl.Trainer, weights: SampleWeights, take: SecondTake) -> Tally | None:
         """The validation of the second take; None if it was not run to its end."""
@@ -300,3 +293,7 @@ class CourseCorrection(TallyCallback):
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
                 rank_zero_warn(f"CourseCorrection found no weights and the fit goes on without it: {error}")
             return None
+
+
+def _wanted(trainer: pl.Trainer) -> bool:
+    return not getattr(trainer, "fast_dev_run", False)
