@@ -279,9 +279,8 @@ def test_what_the_newest_run_lacks_is_taken_from_an_older_one_and_that_is_said(t
     assert capsys.readouterr().err == f"lightning-pareto: of 2 runs the newest: {newer}\n"
     for kind in ("verdict", "weights"):
         assert find(tmp_path, kind) == older / f"{kind}.safetensors"
-        assert capsys.readouterr().err == (
-            f"lightning-pareto: the newest run, {newer}, has no {kind}.safetensors: that of an older one is taken, {older}\n"
-        )
+        told = f"the newest run, {newer}, has no {kind}.safetensors: that of an older one is taken, {older}"
+        assert capsys.readouterr().err == f"lightning-pareto: {told}\n"
     assert find(tmp_path, "verdict").parent == home_of(tmp_path), "the report agrees"
 
 

@@ -44,13 +44,13 @@ class Plainer(Plain):
 class Strikes(Callback):
     """Strikes in the second take: in its training, or in its validation; of a fit from before the spoilt epoch."""
 
-    def __init__(self, where, how, steps=STEPS + 5):
-        self.where, self.how, self.struck = where, how, steps
+    def __init__(self, where, how):
+        self.where, self.how = where, how
         self.steps = 0
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.steps += 1
-        if self.where == "second take" and self.steps == self.struck:
+        if self.where == "second take" and self.steps == STEPS + 5:
             strike(self.how)
 
     def on_validation_batch_end(self, *_arguments, **_options):
@@ -178,8 +178,8 @@ def test_the_record_on_disk_is_that_of_the_fit(tmp_path, undisturbed):
     assert path.read_text() == text
     assert fit(tmp_path, ckpt_path=tmp_path / f"epoch={SPOILT + 1}.ckpt")[0] == corrections, "nothing left to train"
     path.with_name("correction_x.safetensors").touch()
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path, Strikes("second take", "interrupted", steps=3), max_epochs=1)
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(tmp_path, Breaks("", ""), max_epochs=2)
     assert path.read_text() == text, "a fit that has neither corrected nor ended replaces nothing"
     assert fit(tmp_path, max_epochs=1)[0] == ()
     assert path.read_text() == "[]"
@@ -267,18 +267,17 @@ def test_one_that_has_given_up_does_not_begin_again_when_it_is_resumed(tmp_path,
         raise RuntimeError("no influence today")
 
     monkeypatch.setattr(module_of_correction, "influence_of", fail)
-    keeper = ModelCheckpoint(tmp_path, filename="given_up")
-    fit(tmp_path, keeper, ckpt_path=undisturbed[2], max_epochs=SPOILT + 1)
+    fit(tmp_path, ckpt_path=undisturbed[2], max_epochs=SPOILT + 1)
     assert len(asked) == 1
-    again = {"max_epochs": SPOILT + 2, "max_corrections": 3, "threshold": 1e-6, "level": 0.999}
-    spoils = Spoils(SPOILT + 1)
-    fit(tmp_path, spoils, ckpt_path=tmp_path / "given_up.ckpt", **again)
+    given_up = tmp_path / f"epoch={SPOILT}.ckpt"
+    again = {"max_epochs": SPOILT + 3, "max_corrections": 3}
+    fit(tmp_path, Spoils(SPOILT + 2), ckpt_path=given_up, **again)
     assert len(asked) == 1
-    saved = torch.load(tmp_path / "given_up.ckpt", weights_only=True)
+    saved = torch.load(given_up, weights_only=True)
     for state in saved["callbacks"].values():
         state.pop("able", None)  # as an older version wrote it
     torch.save(saved, tmp_path / "older.ckpt")
-    fit(tmp_path, spoils, ckpt_path=tmp_path / "older.ckpt", **again)
+    fit(tmp_path, Spoils(SPOILT + 2), ckpt_path=tmp_path / "older.ckpt", **again)
     assert len(asked) == 2
 
 

@@ -233,19 +233,6 @@ def test_one_that_is_killed_between_leaves_no_pair_of_two_fits(tmp_path):
     assert read_run(tmp_path / "pareto").verdict.headroom == found.verdict.headroom
 
 
-@pytest.mark.filterwarnings("ignore:the verdict could not be written")
-def test_a_verdict_that_was_not_written_is_said_to_be_missing_where_it_should_lie(tmp_path, monkeypatch):
-    def fail(*_arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(ParetoVerdict, "save", fail)
-    pareto = ParetoCallback(verbose=False)
-    trainer(tmp_path, pareto, strategy="ddp_fork").fit(Plainer(), datamodule=Data())
-    assert pareto.influence.scores.shape == (240, CLASSES)
-    with pytest.raises(RuntimeError, match=rf"no verdict\.safetensors in {tmp_path / 'pareto'}, where the last fit"):
-        _ = pareto.verdict
-
-
 def test_a_full_disk_leaves_corrections_in_memory(tmp_path, monkeypatch):
     torch.manual_seed(0)
     watch = CourseCorrection(verbose=False, max_corrections=1)
