@@ -128,9 +128,9 @@ def test_nor_do_they_in_a_fit_that_goes_on_without_a_verdict(tmp_path, monkeypat
 
 def test_only_folders_that_a_fit_has_left_are_counted(tmp_path):
     """Not the user's own, nor such as no fit makes."""
-    for name in ("pareto", "pareto_3", "pareto_007", "pareto_12", "pareto_2024"):
+    for name in ("pareto", "pareto_3", "pareto_03", "pareto_12", "pareto_2024"):
         (tmp_path / name).mkdir()
-    for name in ("pareto", "pareto_3", "pareto_007"):
+    for name in ("pareto", "pareto_3", "pareto_03"):
         (tmp_path / name / "verdict.safetensors").touch()
     assert folders_of_run(tmp_path) == [tmp_path / "pareto_3", tmp_path / "pareto"]
     callback = ParetoCallback(verbose=False)

@@ -335,7 +335,8 @@ class TestOnDisk:
         for number in (1, 2, 3):
             folder = tmp_path / "lightning_logs" / f"version_{number}" / "pareto"
             self.fill(folder, number + 1)
-            os.utime(folder / "verdict.safetensors", (1000 if number == 3 else 2000 + number,) * 2)
+            for path in folder.iterdir():
+                os.utime(path, (1000 if number == 3 else 2000 + number,) * 2)
         tree = parse(write_report(tmp_path).read_text("utf-8"))
         assert len(rows_of(next(tree.all("table")))) == 3
 
