@@ -67,6 +67,26 @@ def test_a_fit_counts_only_where_its_weights_have_not_seen():
     assert found.gain == 0
 
 
+def test_what_a_refused_model_would_have_come_to():
+    """Beside the model handed back, and on all samples, though its weights have seen half of them."""
+    worse = result("j", [199, 130])
+    assert np.isnan(chosen(GIVEN, GIVEN, joined=with_validation_data(worse, worse)).refused).all(), "without weights"
+    correct = np.where(FIRST, GIVEN.outcome.correct, True)
+    given = replace(GIVEN, outcome=Outcome(CATEGORY, correct, correct.astype(float), NAMES))
+    found = chosen(given, given, tried(given))
+    np.testing.assert_allclose(found.refused, found.after)
+    better = result("j", [180, 180])
+    found = chosen(GIVEN, GIVEN, tried(worse, worse), joined=with_validation_data(better, better))
+    assert (found.accepted, found.ckpt_path) == (False, "j")
+    np.testing.assert_allclose(found.refused, [199 / 200, 130 / 200])
+
+
+def test_a_mean_that_falls_is_not_too_small_a_gain():
+    assert "which is no gain." in chosen(GIVEN, GIVEN, tried(result("a", [149, 150]), result("b", [150, 149]))).reason
+    more = chosen(GIVEN, GIVEN, tried(result("a", [151, 150]), result("b", [150, 150])))
+    assert "which is too little to be sure of." in more.reason
+
+
 def test_a_small_gain_takes_a_verdict():
     small = result("a", [153, 150])
     assert not chosen(GIVEN, GIVEN, tried(small, small)).accepted
@@ -86,6 +106,7 @@ def test_a_category_that_falls_forbids_it_and_is_named():
     assert "dog would fall beyond chance" in found.reason
     np.testing.assert_allclose(found.refused, [199 / 200, 130 / 200])
     assert {"99.5%", "65.0%"} <= set(str(found).split())
+    assert "would have had in\nplace of after" in str(found)
     assert found.ckpt_path == "given"
     np.testing.assert_array_equal(found.before, found.after)
 
