@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import stat
+import tempfile
 import time
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def result():
         after=np.full(3, 0.6),
         support=np.full(3, 10),
         p_values=np.full(3, 0.5),
+        refused=np.array([0.25, 0.5, np.nan]),
         gain=0.1,
         gain_error=0.05,
         accepted=True,
@@ -112,6 +114,19 @@ def test_bytes_that_changed_never_give_another_result(files, tmp_path_factory, k
     except ArtifactError:
         return
     assert repr(found) == repr(KINDS[kind][0]())
+
+
+@pytest.mark.parametrize(("old", "new"), [("cow", "cat"), ('"I64"', '"F64"'), ('"shape":[12,3]', '"shape":[3,12]')])
+def test_a_header_that_changed_never_gives_another_result(files, tmp_path, old, new):
+    """Names, types and shapes that fit the bytes as well as those that were written."""
+    content = files["influence"].read_bytes()
+    size = 8 + int.from_bytes(content[:8], "little")
+    header = content[8:size].replace(old.encode(), new.encode())
+    assert header != content[8:size]
+    path = tmp_path / "changed"
+    path.write_bytes(content[:8] + header + content[size:])
+    with pytest.raises(ArtifactError, match="was changed since it was written"):
+        load_artifact(path, "influence")
 
 
 plain_values = st.none() | st.booleans() | st.integers(-2, 2**70) | st.floats() | st.text(max_size=3)
@@ -212,6 +227,12 @@ def test_what_a_killed_writer_leaves_is_never_read_and_goes_in_the_end(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([path, new, other]), "another process may be writing the new one"
     remove_temporaries(tmp_path, "*")
     assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_written_beside_its_target(tmp_path, monkeypatch):
+    """Where it can take the target's place: not from another file system."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    assert SampleWeights([1.0]).save(tmp_path / "weights").is_file()
 
 
 def test_colleagues_may_read_a_file_where_they_may_read_others(tmp_path):

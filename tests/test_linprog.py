@@ -46,6 +46,8 @@ def test_errors_are_typed():
     bounds = {"row_lower": np.zeros(1), "row_upper": np.ones(1), "upper": np.ones(2)}
     with pytest.raises(LinearProgramError, match="must be finite"):
         LinearProgram(**(box | {"objective": np.array([np.nan, 1])}), **bounds)
+    with pytest.raises(LinearProgramError, match="refused the model"):  # else it would solve an empty one
+        LinearProgram(**box, **(bounds | {"upper": np.array([np.nan, 1])}))
 
 
 def test_the_solver_is_silent(capfd):

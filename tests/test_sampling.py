@@ -50,6 +50,13 @@ def test_the_mean_count_is_the_weight(weights):
     assert (np.abs(total / epochs - weights) <= 5 * error + 1e-6).all()
 
 
+@pytest.mark.parametrize("few", [[0.9, 0.1], [1.2, 0.2]])
+def test_the_mean_count_of_very_few_is_their_share(few):
+    """Where chance has to come from u: two samples have two orders. Weights that sum to 1.4 are one draw."""
+    drawn = sum(counts(ParetoSampler(few), epoch) for epoch in range(3000)) / 3000
+    np.testing.assert_allclose(drawn, np.array(few) / sum(few), atol=0.03)
+
+
 def test_neighbours_are_not_tied():
     """With weights of one half and no random order, exactly one of every two neighbours would be drawn."""
     drawn = np.array([systematic_counts(np.full(40, 0.5), s) for s in range(2000)])
@@ -111,6 +118,17 @@ def test_rounding_never_moves_a_whole_weight():
         found = systematic_counts(np.tile([0.1] * 10, 20), seed)
         assert found.sum() == 20
         assert systematic_counts(np.ones(200), seed).tolist() == [1] * 200
+
+
+@pytest.mark.parametrize("u", [0.0, 1 - 2.0**-53])
+def test_rounding_moves_nothing_at_either_end_of_u(u, monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(u, dtype=torch.float64))
+    for seed in range(50):
+        found = systematic_counts(np.append(np.full(200, 0.1), np.ones(50)), seed)
+        assert found[200:].tolist() == [1] * 50
+        assert found.sum() == 70
+    total = 395_889
+    assert len(systematic_draws(np.full(400_000, total / 400_000), torch.Generator())) == total, "its sum is too small"
 
 
 def test_takes_weights_and_refuses_bad_ones():

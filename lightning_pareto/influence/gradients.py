@@ -125,7 +125,7 @@ class GradientProbe:
         """
         targets = self.task.read_targets(batch)
         recorder = Recorder(list(self.plan.factored), len(targets), self.plan.expands)
-        with torch.inference_mode(False), torch.enable_grad(), self._context(), _uncompiled(), recorder:
+        with self._context(), _uncompiled(), recorder:
             logits = self.task.read_logits(self._module, batch, targets)
         if not logits.requires_grad:
             raise BatchError(

@@ -73,6 +73,19 @@ class Folded(nn.Module):
         return self.head(torch.tanh(z).unflatten(0, x.shape[:2]).mean(1))
 
 
+class Crossed(nn.Module):
+    """Two layers of one kind, each used with the bias of the other, and once without any."""
+
+    def __init__(self, first, second, function):
+        super().__init__()
+        self.first, self.second, self.function = first, second, function
+
+    def forward(self, x):
+        z = torch.tanh(self.function(x, self.first.weight, self.second.bias))
+        z = torch.tanh(self.function(z, self.second.weight, self.first.bias))
+        return self.function(z, self.first.weight, None)
+
+
 class Attention(nn.Module):
     """Attention of a sequence to itself or to another one."""
 
@@ -205,6 +218,16 @@ def _running(layer):
     return layer
 
 
+def _drawn(layer):
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    return layer
+
+
+def _layer_norm(x, weight, bias):
+    return F.layer_norm(x, x.shape[-1:], weight, bias)
+
+
 def _conv(kernel_size=3, **options):
     return Pooled(nn.Conv2d(4, 6, kernel_size, **options), 6, space=2), (4, 7, 6)
 
@@ -222,6 +245,15 @@ FAST = {
     "linear on a grid": lambda: (Pooled(nn.Linear(5, 4), 4), (3, 2, 5)),
     "repeated": lambda: (Repeated(), (3, 4)),
     "tied": lambda: (Tied(), (4,)),
+    "crossed": lambda: (Pooled(Crossed(nn.Linear(4, 4), nn.Linear(4, 4), F.linear), 4), (3, 4)),
+    "crossed convolutions": lambda: (
+        Pooled(Crossed(nn.Conv2d(4, 4, 2), nn.Conv2d(4, 4, 2), F.conv2d), 4, space=2),
+        (4, 4, 4),
+    ),
+    "crossed norms": lambda: (
+        Pooled(Crossed(_drawn(nn.LayerNorm(4)), _drawn(nn.LayerNorm(4)), _layer_norm), 4),
+        (3, 4),
+    ),
     "adapter": lambda: (Adapter(), (4,)),
     "sequence first": lambda: (SequenceFirst(nn.Linear(4, 4)), (6, 4)),
     "sequence as long as the batch": lambda: (SequenceFirst(nn.Linear(4, 4)), (5, 4)),

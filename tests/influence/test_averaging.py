@@ -28,6 +28,12 @@ def test_one_matrix_is_its_own_average():
     np.testing.assert_allclose(found.fold_scores, matrix(3).fold_scores, rtol=1e-6)
 
 
+def test_copies_are_averaged_to_one_of_them():
+    found = average_influence([matrix(3), matrix(3), matrix(3)])
+    np.testing.assert_allclose(found.scores, matrix(3).scores, rtol=1e-5)
+    np.testing.assert_allclose(found.fold_scores, matrix(3).fold_scores, rtol=1e-5)
+
+
 def test_folds_are_averaged_as_the_whole_is():
     found = average_influence([matrix(0), matrix(1, scale=7.0), matrix(2)])
     np.testing.assert_allclose(found.fold_scores.mean(axis=0), found.scores, rtol=1e-4, atol=1e-6)

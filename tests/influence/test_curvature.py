@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_pareto import estimate_influence
 from lightning_pareto.influence.curvature import CurvatureError, fit_curvature
-from lightning_pareto.influence.curvature.ekfac import EkfacCurvature, _corrected_eigenvalues, _Factors
+from lightning_pareto.influence.curvature.ekfac import EkfacCurvature, _by_frequency, _corrected_eigenvalues, _Factors
 from lightning_pareto.influence.curvature.fisher import Fisher, exact_signals, sampled_signal
 from lightning_pareto.influence.gradients import GradientProbe
 from lightning_pareto.influence.layers import select_layers
@@ -201,6 +201,21 @@ def test_rows_of_an_embedding_that_a_part_of_the_samples_misses(monkeypatch):
     a, b = (torch.cat([s.flatten() for s in c.solve(right).values()]) for c in (whole, part))
     assert float(torch.corrcoef(torch.stack([a, b]))[0, 1]) > 0.95
     assert 0.5 < float(b.norm() / a.norm()) < 2
+
+
+def test_eigenvalues_of_an_embedding_follow_the_counts_and_half_an_occurrence():
+    values = torch.rand(1, 3, 2).double()
+    found = _by_frequency(values, torch.tensor([[4.0, 0.0, 1.0]]).double())
+    assert_near(found, torch.tensor([4.5, 0.5, 1.5]).double()[:, None] / 6.5 * values.sum(1, keepdim=True), 1e-12)
+
+
+def test_the_classes_of_the_exact_fisher_information_are_no_samples(problem):
+    """It goes over every position once for each class, and knows no more of the layer's inputs for it."""
+    train = training_pass(*problem)
+    fits = [_Factors.fit(train, drawn_labels(50, name)) for name in ("sampled", "exact")]
+    positions = [[float(p) for p in fit._positions.values()] for fit in fits]
+    assert positions[0] == pytest.approx(positions[1])
+    assert positions[0][0] == 50
 
 
 def test_conjugate_gradients_hold_the_factors_of_a_part_at_a_time(monkeypatch):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from lightning_pareto import BatchError, ClassificationTask, InfluenceMatrix, estimate_influence
 from lightning_pareto.datasets import gaussian_classes
@@ -312,11 +313,42 @@ class Stream(IterableDataset):
 GOOD = loader(torch.randn(10, 3), torch.arange(10) % 2)
 
 
+def test_a_collate_function_that_drops_samples_of_larger_batches_is_an_error(network):
+    """Its first, smaller batches were whole: the labels that follow would belong to other indices."""
+
+    def collate(samples):
+        return default_collate(samples[:-1] if len(samples) > 8 else samples)
+
+    with pytest.raises(ValueError, match=r"the collate function returned 15 labels for 16 samples"):
+        estimate(network, train_options={"collate_fn": collate, "batch_size": 16})
+
+
+def test_losses_without_a_value_or_a_slope_are_errors(network):
+    def lost(logits, targets):
+        return F.cross_entropy(logits, targets, reduction="none") + torch.where(targets == 3, torch.inf, 0.0)
+
+    def steep(logits, targets):
+        return (logits - logits.detach()).square().sum(dim=1).sqrt()
+
+    with pytest.raises(BatchError, match="a sample's loss is not finite"):
+        estimate(network, task=ClassificationTask(loss=lost))
+    with pytest.raises(CurvatureError, match="influence scores are not finite"):
+        estimate(network, task=ClassificationTask(loss=steep), measure="soft_error")
+
+
 def test_one_logit_is_an_error_with_its_remedy():
     with pytest.raises(BatchError, match=r"one logit z: logits=lambda module, batch"):
         estimate_influence(nn.Linear(3, 1), GOOD, GOOD)
     task = ClassificationTask(logits=lambda m, batch: nn.functional.pad(m(batch[0]).reshape(-1, 1), (1, 0)))
     assert estimate_influence(nn.Linear(3, 1), GOOD, GOOD, task=task).scores.shape == (10, 2)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_that_the_caller_has_switched_off(network, mode):
+    expected = estimate(network)
+    with mode():
+        found = estimate(network)
+    np.testing.assert_array_equal(found.scores, expected.scores)
 
 
 def test_under_an_outer_autocast_only_the_model_is_in_half_precision():

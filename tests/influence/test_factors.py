@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lightning_pareto.influence.embedding import EmbeddingFactors
 from lightning_pareto.influence.factors import DenseFactors, DotProducts, EigenBasis, gram
 from lightning_pareto.influence.scratch import Scratch
 from tests._asserts import assert_near
@@ -82,3 +83,9 @@ def test_scratch_hands_out_the_same_memory_again():
     assert scratch.room("b", (4, 5), like).data_ptr() != first.data_ptr()
     assert scratch.room("a", (4, 5), like.double()).dtype == torch.float64
     assert scratch.room("a", (6, 6), like).shape == (6, 6)
+
+
+def test_an_embedding_counts_the_positions_that_have_a_gradient():
+    tokens = torch.tensor([[0, 2], [2, 2]])
+    a = torch.tensor([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 3.0]]])
+    assert EmbeddingFactors(tokens, a, 4).covariances()[1].tolist() == [[0, 0, 2, 0]]

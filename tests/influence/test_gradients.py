@@ -128,6 +128,10 @@ def test_a_part_of_a_batch_at_a_time_gives_the_same():
     whole = found_gradients(module, x, y)
     probe = verified(module, x, y)
     probe.memory.elements = 3_000
+    with probe.open():
+        forward = probe.forward((x, y))
+        cut = [part for layer, part, _ in forward.backward(torch.ones_like(forward.logits)) if layer.name == "layer"]
+    assert 1 < len(cut) <= SAMPLES
     parts = found_gradients(module, x, y, probe)
     for name, gradient in whole.items():
         assert_near(parts[name], gradient, 1e-10)

@@ -84,3 +84,16 @@ def test_of_some_folds_is_the_influence_on_their_samples():
     np.testing.assert_array_equal(found.support, alone.support)
     with pytest.raises(ValueError, match="no folds"):
         alone.of_folds([0])
+
+
+def test_the_total_weighs_categories_by_their_samples():
+    scores, labels = np.array([[1.0, -3.0], [2.0, 0.0]]), [0, 1]
+    np.testing.assert_allclose(InfluenceMatrix(scores, labels, support=[30, 10]).total(), [0.0, 1.5])
+    np.testing.assert_allclose(InfluenceMatrix(scores, labels).total(), [-1.0, 1.0])
+
+
+def test_a_category_that_no_fold_of_a_part_has_is_absent_from_it():
+    folds, support = np.ones((3, 4, 2)), np.array([[5, 0], [5, 0], [5, 5]])
+    whole = InfluenceMatrix(folds.mean(axis=0), np.zeros(4, int), fold_scores=folds, fold_support=support)
+    assert whole.of_folds([0, 1]).present.tolist() == [True, False]
+    assert whole.of_folds([0, 2]).present.tolist() == [True, True]

@@ -195,6 +195,22 @@ def test_lengths_that_agree_where_it_was_verified_only():
     assert found.metadata["parameters"]["layer.weight"] == LOOPED
 
 
+def test_lengths_that_come_apart_evenly_by_chance():
+    """Three tokens for each sample of every batch, in the mean, and four for each where it was verified."""
+    torch.manual_seed(0)
+    module, x, y = Packed().double(), torch.randn(60, 5, 3).double(), torch.arange(60) % 3
+    lengths, drawn = torch.full((60,), 3), torch.randperm(60, generator=torch.Generator().manual_seed(0))[:5]
+    lengths[drawn] = 4
+    for batch in torch.arange(60).split(12):
+        shorter = (lengths[batch] == 4).sum()
+        others = batch[lengths[batch] == 3]
+        lengths[others[:shorter]], lengths[others[-2]], lengths[others[-1]] = 2, 5, 1
+        assert lengths[batch].sum() == 36
+    x[torch.arange(5)[None] >= lengths[:, None]] = 0
+    found = estimate_influence(module, loader(x, y, batch_size=12), loader(x, y), curvature="identity")
+    assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
+
+
 def test_a_layer_that_is_dead_where_it_was_verified():
     torch.manual_seed(0)
 

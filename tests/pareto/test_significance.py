@@ -325,3 +325,13 @@ def test_floors_that_the_other_folds_cannot_hold_are_come_near_to():
     assert verdict.together[2] >= 0.998 * alone
     assert np.isfinite(verdict.held_out_gain).all()
     assert not verdict.improvable
+
+
+def test_out_of_reach_floors_get_the_weights_that_come_nearest():
+    """Folds that are all alike: what is held out is what the category can have at most, by sorting its slopes."""
+    scores = np.random.default_rng(0).normal(size=(50, 3))
+    admissible, scale = AdmissibleSet(np.zeros(50, int), 0.2), column_scale(scores)
+    demand = Demand(np.array([True, False, False]), np.array([0.0, -99.0, 99.0]))
+    found = cross_fit(np.repeat(scores[None], 3, axis=0), np.full((3, 3), 20), scale, admissible, demand)
+    most = np.sort(scores[:, 2].mean() - scores[:, 2])[-10:].sum() / 50 / scale[2]
+    np.testing.assert_allclose(found.by_fold[:, 2], most)

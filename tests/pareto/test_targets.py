@@ -94,6 +94,29 @@ def test_floors_out_of_reach_name_the_category_and_the_most_it_can_have(influenc
     check_pareto(influence, targets="cat", floors=[0, 0.02, below])
 
 
+def test_of_several_floors_out_of_reach_the_lowest_is_named(influence):
+    most = best(influence, 1, [-9, 0, -9])
+    with pytest.raises(InfeasibleError, match=rf"category 'dog' is to gain 5 and can gain at most {most:.4g} beside"):
+        check_pareto(influence, targets="cat", floors=[0, 5, 6])
+
+
+def test_the_most_is_what_is_left_beside_the_floors_below(influence):
+    """The cat's floor costs the dog."""
+    floor = 0.5 * best(influence, 0, [0, -9, -9])
+    most = best(influence, 1, [floor, 0, -9])
+    assert most < 0.6 * best(influence, 1, [-9, 0, -9])
+    with pytest.raises(InfeasibleError, match=rf"category 'dog' is to gain 5 and can gain at most {most:.4g} beside"):
+        check_pareto(influence, targets="cow", floors=[floor, 5, 0])
+
+
+def test_a_floor_may_cost_the_target_more_than_it_has(influence):
+    """Doing nothing holds no floor above zero: the headroom is then what the target has to lose."""
+    floors = [0, 0.99 * best(influence, 1, [-9, 0, -9]), -9]
+    expected = best(influence, 0, floors)
+    assert expected < -0.01
+    assert check_pareto(influence, targets="cat", floors=floors).headroom == pytest.approx(expected, abs=LINEAR_PROGRAM)
+
+
 def test_says_what_was_asked_and_survives_the_disk(influence, tmp_path):
     verdict = check_pareto(influence, targets="cat", floors=-0.05)
     text = str(verdict)

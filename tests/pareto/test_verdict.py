@@ -99,6 +99,7 @@ def test_an_absent_category_is_left_out_of_everything():
     assert found.p_value == pytest.approx(expected.p_value)
     assert np.isnan(found.held_out_gain[1])
     assert found.prices[1] == 0
+    assert found.targets.tolist() == [True, False, True]
     assert "dog       no validation samples" in str(found)
 
 
@@ -147,9 +148,10 @@ def test_an_underfitted_model_is_told_to_train_on():
     ("drift", "underfitted"), [([0.5, 0.07, 0.13], True), ([0.2, 0.08, 0.06], False), ([0.6, 0.3, -0.02], False)]
 )
 def test_an_uneven_drift_counts_too(drift, underfitted):
-    """Scores of size one whose share above zero makes the drift."""
+    """Scores of one size, another for each category, whose share above zero makes the drift."""
     n = 1_000
     scores = np.stack([np.where(np.arange(n) < n * (1 + d) / 2, 1.0, -1.0) for d in drift], axis=1)
+    scores *= 1 + np.arange(len(drift))
     verdict = check_pareto(InfluenceMatrix(scores, np.zeros(n, int)))
     np.testing.assert_allclose(verdict.drift, drift, atol=0.002)
     assert verdict.underfitted is underfitted
@@ -173,6 +175,8 @@ def test_the_papers_diagnostics():
     assert hyperplane_distance(line) == pytest.approx(0)
     assert hyperplane_distance(np.abs(line)) == pytest.approx(1)
     np.testing.assert_allclose(explained_variance_ratio(line), [1, 0], atol=1e-12)
+    cross = np.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    np.testing.assert_allclose(explained_variance_ratio(cross + 9.0 * np.eye(2)[1]), [0.8, 0.2])  # about their mean
     found = regions(np.array([[1.0, 2.0], [-1.0, -1.0], [1.0, -1.0], [0.0, 1.0]]))
     assert found.sign.tolist() == [1, -1, 0, 0]
     assert (found.beneficial, found.harmful, found.trade_off) == (0.25, 0.25, 0.5)

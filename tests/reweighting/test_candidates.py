@@ -44,6 +44,19 @@ def test_only_what_differs_is_tried():
     assert kept[0][0] == Candidate("loss", 0.3, 0.6, "additive")
 
 
+def test_what_is_predicted_to_harm_is_not_tried():
+    """The first class harms the second category, the second class makes up for it: not if only the first moves."""
+    x, labels = np.random.default_rng(0).normal(size=(90, 2)), np.repeat([0, 1], [20, 70])
+    scores = np.where(labels[:, None] == 0, x[:, :1] * [4.0, -1.0], x * [0.0, 1.0])
+    maker = CandidateWeights({"loss": InfluenceMatrix(scores, labels)}, np.array([True, False]))
+    both = candidates(["loss"], (0.3,), True, False)
+    gains = {one.return_mass: maker.weights(one).predicted_gain for one in both}
+    assert gains["additive"].min() > -1e-9
+    assert gains["multiplicative"][0] > gains["additive"][0]
+    assert gains["multiplicative"][1] < -0.01
+    assert [one.return_mass for one, _ in maker.distinct(both)] == ["additive"]
+
+
 def test_nothing_is_tried_where_nothing_can_move():
     """All samples of a class alike: no weights within a class change anything."""
     scores = np.repeat(RNG.normal(size=(3, 3))[None], 30, axis=0).reshape(90, 3)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lightning_pareto.reweighting.outcomes import Change, Outcome
+from lightning_pareto.reweighting.outcomes import TOSSES, Change, Outcome
 
 NAMES = ("cat", "dog", "cow")
 
@@ -67,6 +67,8 @@ def test_the_tests_keep_their_level(size):
 
 def test_the_test_of_the_mean_has_power():
     assert all(Change(*random_pair(seed, size=2000, shift=0.2)).rises(0.05) for seed in range(20))
+    surest = Change(outcome(np.zeros(100)), outcome(np.ones(100))).p_gain
+    assert surest == 1 / (1 + TOSSES), "no number of tosses proves a thing for certain"
 
 
 def test_the_p_value_of_a_mean_over_one_category_is_that_of_the_coin():
@@ -84,6 +86,16 @@ def test_losses_are_judged_family_wise():
     assert change.p_loss[0] == pytest.approx(1 / 32)
     assert not change.lost(0.05).any()
     assert change.lost(0.1).tolist() == [True, False, False]
+
+
+def test_the_second_of_two_that_fall_is_judged_among_those_left():
+    """Holm: 1/64 is multiplied by three categories, 1/32 by the two that are left."""
+    category, correct = [0] * 6 + [1] * 5 + [2], np.array([True] * 12)
+    change = Change(outcome(correct, category), outcome([0] * 11 + [1], category))
+    np.testing.assert_allclose(change.p_loss, [1 / 64, 1 / 32, 1])
+    assert change.lost(0.063).tolist() == [True, True, False]
+    assert change.lost(0.062).tolist() == [True, False, False]
+    assert not change.lost(0.046).any()
 
 
 def test_categories_that_rise_are_judged_family_wise():

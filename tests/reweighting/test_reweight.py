@@ -1,13 +1,18 @@
 """Weights by both LPs: their constraints, their optimality, their errors."""
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import TensorDataset
 
 from lightning_pareto import InfluenceMatrix, SampleWeights, check_pareto, reweight
+from lightning_pareto.at_hand import fingerprint_of_labels
 from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale
+from lightning_pareto.reweighting.mass_preserving import give_back
 from lightning_pareto.reweighting.paper import PaperProgram
 from tests._asserts import assert_optimal
 from tests._tolerances import LINEAR_PROGRAM
@@ -52,12 +57,17 @@ def test_is_optimal_by_a_lagrangian_bound(influence):
     assert value == pytest.approx(best, rel=1e-3)
 
 
-def test_without_targets_every_category_has_its_share_of_the_headroom(influence):
-    scale = column_scale(influence.scores)
-    h = check_pareto(influence).headroom
-    fair, greedy = reweight(influence), reweight(influence, thresholds=0.0)
-    assert (fair.predicted_gain / scale).min() >= 0.6 * h - LINEAR_PROGRAM
-    assert (greedy.predicted_gain / scale).sum() >= (fair.predicted_gain / scale).sum() - LINEAR_PROGRAM
+def test_without_targets_every_category_has_its_share_of_the_headroom():
+    """What helps the cat harms the dog: the largest sum would leave one of them less."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0.05, 1, (200, 3))
+    scores[:, 1] -= 0.8 * scores[:, 0]
+    influence = InfluenceMatrix(scores, rng.integers(0, 3, 200), ["cat", "dog", "cow"])
+    h, scale = check_pareto(influence).headroom, column_scale(influence.scores)
+    fair, greedy = (reweight(influence, thresholds=limit).predicted_gain / scale for limit in (None, 0.0))
+    assert greedy.min() < 0.5 * h
+    assert fair.min() == pytest.approx(0.6 * h, abs=LINEAR_PROGRAM)
+    assert greedy.sum() > fair.sum() + LINEAR_PROGRAM
 
 
 def test_floors_are_met(influence):
@@ -80,6 +90,13 @@ def test_a_class_given_up_entirely_keeps_its_mass():
         assert reweight(influence, budget=1.0, return_mass=return_mass).values.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("size", [3, 10, 49, 98])  # means of so many ones that are above one, or below, by rounding
+def test_a_large_class_given_up_entirely_keeps_its_mass(size):
+    admissible = AdmissibleSet(np.zeros(size, int), 1.0)
+    for return_mass in ("additive", "multiplicative"):
+        np.testing.assert_allclose(give_back(np.ones(size), admissible, return_mass), 1)
+
+
 def test_the_papers_lp_meets_its_own_constraints(influence):
     weights = reweight(influence, method="paper", targets=["cat"], thresholds=0.9, max_weight=2)
     scores = influence.scores.astype(np.float64)
@@ -89,6 +106,8 @@ def test_the_papers_lp_meets_its_own_constraints(influence):
     interior = ((weights.values > 1e-9) & (weights.values < 2 - 1e-9)).sum()
     assert interior <= 3, "a vertex has at most as many interior variables as rows"
     assert weights.values @ scores[:, 0] >= scores[:, 0].sum()
+    assert abs(weights.values.mean() - 1) > 0.02, "it keeps no mass, and the prediction is of the weights as they are"
+    np.testing.assert_allclose(weights.predicted_gain, (weights.values - 1) @ scores / 200)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -165,6 +184,17 @@ def test_gains_without_names_are_numbered_and_names_without_gains_unknown():
     assert SampleWeights([1.0], [0.1, 0.2]).class_names == ("0", "1")
     np.testing.assert_array_equal(SampleWeights([1.0], class_names=["cat", "dog"]).predicted_gain, [np.nan, np.nan])
     assert len(SampleWeights([1.0]).predicted_gain) == 0
+
+
+@pytest.mark.parametrize("method", ["mass_preserving", "paper"])
+def test_weights_know_the_data_that_they_are_for(influence, method):
+    labels = torch.from_numpy(influence.labels)
+    given, other = (TensorDataset(labels, y) for y in (labels, labels.flip(0)))
+    made = dataclasses.replace(influence, metadata={"fingerprints": {"labels": fingerprint_of_labels(given)}})
+    weights = reweight(made, method=method, thresholds=0.0)
+    weights.check_dataset(given)
+    with pytest.raises(ValueError, match="made for another training dataset"):
+        weights.check_dataset(other)
 
 
 def test_weights_save_and_load(influence, tmp_path):
