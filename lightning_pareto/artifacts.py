@@ -66,15 +66,24 @@ def save_artifact(
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     header = {"kind": kind, "format_version": str(FORMAT_VERSION), "metadata": described}
     payload = save(arrays, metadata={**header, "digest": _digest(arrays, header)})
-    try:
-        _write_whole(path, payload)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}: nothing was written", str(path)) from error
+    write_whole(path, payload)
     remove_temporaries(path.parent, path.name, older=ABANDONED)
     return path
 
 
-def _write_whole(path: Path, payload: bytes) -> None:
+def write_whole(path: Path, payload: bytes) -> None:
+    """Write a file that is there whole or not at all, creating its folder.
+
+    Raises:
+        OSError: if it cannot be written; nothing is left behind.
+    """
+    try:
+        _replace(path, payload)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}: nothing was written", str(path)) from error
+
+
+def _replace(path: Path, payload: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,6 +1,7 @@
-"""Options that have to be numbers."""
+"""Options that have to be numbers, and names that have to be different."""
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -25,3 +26,14 @@ def checked_count(value: Any, what: str, least: int = 0) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{what}, found {value!r}")
     return int(value)
+
+
+def checked_names(names: Sequence[Any], what: str = "class_names") -> tuple[str, ...]:
+    """The names as texts.
+
+    Raises:
+        ValueError: for a single text, or names that are not different.
+    """
+    if isinstance(names, str) or len(set(map(str, names))) != len(names):
+        raise ValueError(f"{what} must be a list of different names, found {names!r}")
+    return tuple(map(str, names))

@@ -66,6 +66,7 @@ def result():
         after=np.full(3, 0.6),
         support=np.full(3, 10),
         p_values=np.full(3, 0.5),
+        refused=np.array([0.25, 0.5, np.nan]),
         gain=0.1,
         gain_error=0.05,
         accepted=True,

@@ -4,7 +4,8 @@
     python examples/benchmarks/soak.py [--rounds 100]
 
 Every round fits a small model with `ParetoCallback`, checks, solves for weights, and fits again on them, each time with
-a worker process for the training data. After every round it counts hooks on the modules, open files, threads, child
+a worker process for the training data; the first and every fifth round are a fit under `CourseCorrection` and a whole
+search of `ParetoTuner` as well. After every round it counts hooks on the modules, open files, threads, child
 processes, tensors that Python still knows, and the resident memory. The program fails if one of them grows; of memory,
 which the allocators of Python and torch do not always give back, by more than a tenth of a MiB a round over the second
 half.
@@ -16,6 +17,7 @@ import logging
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from dataclasses import astuple, dataclass, fields
 from itertools import chain
@@ -28,11 +30,19 @@ from influence_memory import resident
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_pareto import ParetoCallback, ReweightedDataModule, check_pareto, reweight
+from lightning_pareto import (
+    CourseCorrection,
+    ParetoCallback,
+    ParetoTuner,
+    ReweightedDataModule,
+    check_pareto,
+    reweight,
+)
 from lightning_pareto.datasets import gaussian_classes
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 WARMUP = 2  # rounds after which everything that is loaded lazily is there
+SEARCHED = 5  # rounds from one search to the next
 GROWTH = 0.1  # of the memory in MiB a round that counts as none
 LONG = 20  # rounds from which on the memory is judged
 
@@ -81,16 +91,16 @@ class Data(pl.LightningDataModule):
         return DataLoader(self.val, batch_size=60)
 
 
-def trainer(folder: str, callback: pl.Callback) -> pl.Trainer:
+def trainer(folder: str, *callbacks: pl.Callback, max_epochs: int = 2) -> pl.Trainer:
     return pl.Trainer(
-        max_epochs=2,
+        max_epochs=max_epochs,
         accelerator="cpu",
         default_root_dir=folder,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[callback],
+        callbacks=list(callbacks),
     )
 
 
@@ -101,6 +111,16 @@ def once(folder: str, module: Classifier, data: Data) -> None:
     assert np.isfinite(check_pareto(callback.influence).headroom)
     weighted = ReweightedDataModule(data, reweight(callback.influence))
     trainer(folder, ParetoCallback(analyse=False)).fit(module, datamodule=weighted)
+
+
+def searched(folder: str, module: Classifier, data: Data) -> int:
+    """A search for a better fit, and a fit of which epochs are taken again: how many."""
+    correction = CourseCorrection(threshold=0.001, level=0.9, warmup_epochs=1, dirpath=folder, verbose=False)
+    trainer(folder, correction, max_epochs=6).fit(Classifier(), datamodule=data)
+    with tempfile.TemporaryDirectory() as trials:
+        tuner = ParetoTuner(lambda: trainer(folder), include_validation=True, dirpath=trials, verbose=False)
+        tuner.fit(module, data)
+    return len(correction.corrections)
 
 
 def hooks(module: nn.Module) -> int:
@@ -116,8 +136,11 @@ def children() -> int:
 
 
 def left(module: nn.Module) -> Left:
-    """Count what there is now."""
+    """Count what there is now, after a moment for the threads of workers that have ended."""
     gc.collect()
+    moments = iter(range(100))
+    while threading.active_count() > 1 and next(moments, None) is not None:
+        time.sleep(0.1)
     return Left(
         hooks(module),
         len(list(Path("/proc/self/fd").iterdir())),
@@ -144,14 +167,17 @@ def main() -> None:
     pl.seed_everything(0, verbose=False)
     names = [field.name for field in fields(Left)]
     print(f"{'round':>6}" + "".join(f"{name:>10}" for name in names))
-    module, data, found = Classifier(), Data(), []
+    module, data, found, again = Classifier(), Data(), [], 0
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, rounds + 1):
+            if number % SEARCHED == 1:
+                again += searched(folder, module, data)
             once(folder, module, data)
             found.append(left(module))
             if number <= WARMUP or number == rounds or number % 10 == 0:
                 print(f"{number:>6}" + "".join(f"{value:>10.4g}" for value in astuple(found[-1])), flush=True)
     more = [name for name in names[:-1] if getattr(found[-1], name) > getattr(found[min(WARMUP, rounds) - 1], name)]
+    assert again, "no epoch was taken again"
     slope = growth([each.memory for each in found])
     if rounds >= LONG:
         print(f"memory grows by {slope:.3f} MiB a round")

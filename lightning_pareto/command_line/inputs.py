@@ -8,7 +8,14 @@ from safetensors import SafetensorError, safe_open
 from lightning_pareto.artifacts import ArtifactError
 from lightning_pareto.command_line.output import tell
 from lightning_pareto.pareto.result import ParetoVerdict
-from lightning_pareto.result_files import FINISHED, INFLUENCE_FILE, VERDICT_FILE, WEIGHTS_FILE, influence_of_search
+from lightning_pareto.result_files import (
+    FINISHED,
+    INFLUENCE_FILE,
+    VERDICT_FILE,
+    WEIGHTS_FILE,
+    folders_of_run,
+    influence_of_search,
+)
 
 FILES = {"influence": INFLUENCE_FILE, "verdict": VERDICT_FILE, "weights": WEIGHTS_FILE}
 """Names of results in the folder of a run."""
@@ -33,7 +40,7 @@ def find(path: Path, kind: str) -> Path:
     """The file of a kind: the path itself, or the one in that folder, in its ``pareto/``, or of the newest run below.
 
     Of a search it is the influence on the first of its measures, which its verdict is of. Where there are several runs
-    below, one line on the standard error says which it is.
+    in the folder or below it, one line on the standard error says which it is.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -43,17 +50,24 @@ def find(path: Path, kind: str) -> Path:
         raise FileNotFoundError(f"there is no {path}: give the folder of a run, or its {name}")
     if not path.is_dir():
         return path
-    for near in (path / name, path / "pareto" / name):
-        if near.is_file():
-            return near
+    if (path / name).is_file():
+        return path / name
+    near = [folder for folder in folders_of_run(path) if (folder / name).is_file()]
+    if near:
+        _tell_of_several(len(near), near[0])
+        return near[0] / name
     below = sorted(path.rglob(name), key=lambda each: each.stat().st_mtime)
     if not below:
         raise FileNotFoundError(f"no {name} in {path} or below it: ParetoCallback writes it after a fit{_MAKE[kind]}")
     runs = set(map(_run_of, below))
     newest = _run_of(below[-1])
-    if len(runs) > 1:
-        tell(f"of {len(runs)} runs the newest: {newest}")
+    _tell_of_several(len(runs), newest)
     return (influence_of_search(newest) if kind == "influence" else None) or below[-1]
+
+
+def _tell_of_several(count: int, newest: Path) -> None:
+    if count > 1:
+        tell(f"of {count} runs the newest: {newest}")
 
 
 def _run_of(path: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_pareto.checked import checked_names
 from lightning_pareto.influence.measures import Measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.terminal import listed
@@ -66,6 +67,12 @@ def scan(
         count = int(found.max()) + 1 if given is None else len(given)
         _check_range(found, count, numbered=given is None)
     names = given or tuple(map(str, range(count)))
+    if folds > len(found):
+        warnings.warn(
+            f"{folds} folds for {len(found)} validation samples: {folds - len(found)} of them stay empty. Lower folds, "
+            "or add validation samples: a proof takes dozens",
+            stacklevel=2,
+        )
     cell = deal_folds(found, folds, seed) * count + found
     support = torch.bincount(cell, minlength=folds * count).reshape(folds, count)
     absent = [name for name, samples in zip(names, support.sum(dim=0).tolist(), strict=True) if samples == 0]
@@ -131,17 +138,6 @@ def read_categories(categories: Categories, batch: Any, targets: Tensor) -> Tens
         )
     whole_numbers: Tensor = found.long()
     return whole_numbers
-
-
-def checked_names(names: Sequence[Any], what: str = "class_names") -> tuple[str, ...]:
-    """The names as texts.
-
-    Raises:
-        ValueError: for a single text, or names that are not different.
-    """
-    if isinstance(names, str) or len(set(map(str, names))) != len(names):
-        raise ValueError(f"{what} must be a list of different names, found {names!r}")
-    return tuple(map(str, names))
 
 
 def deal_folds(categories: Tensor, folds: int, seed: int) -> Tensor:

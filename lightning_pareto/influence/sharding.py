@@ -19,7 +19,7 @@ class OtherProcessError(RuntimeError):
 
 
 class LostProcessError(RuntimeError):
-    """Another process has died, or cannot be reached any more."""
+    """Another process has died, hangs, or cannot be reached any more."""
 
 
 class OtherProcessMemoryError(OtherProcessError):
@@ -78,37 +78,46 @@ class Shard:
     def agreement(self, stage: str) -> Iterator[None]:
         """Let every process leave the block with an error as soon as one does, so that none waits for ever.
 
+        One that hangs is waited for until the timeout of the process group.
+
         Args:
             stage: what is being done, for the error message.
 
         Raises:
+            LostProcessError: if others have died, or hang.
             OtherProcessMemoryError: on the processes without an error of their own, if others only lack memory.
             OtherProcessError: if others failed otherwise; this one's own lack of memory matters no more then.
         """
         try:
             yield
+        except LostProcessError as error:
+            raise _during(stage, error) from error
         except Exception as error:
             memory = is_out_of_memory(error)
-            failures, _ = self._failures(not memory, memory)
+            failures, _ = self._failures(stage, not memory, memory)
             if failures and memory:
                 raise OtherProcessError(_SAYS_WHY.format(stage)) from error
             raise
-        failures, lacks = self._failures(False, False)
+        failures, lacks = self._failures(stage, False, False)
         if failures:
             raise OtherProcessError(_SAYS_WHY.format(stage))
         if lacks:
             raise OtherProcessMemoryError(f"another process ran out of memory during the {stage}")
 
-    def _failures(self, failed: bool, lacks_memory: bool) -> tuple[int, int]:
+    def _failures(self, stage: str, failed: bool, lacks_memory: bool) -> tuple[int, int]:
         """How many processes failed, and how many lack memory."""
-        failures, lacks = self.sum(torch.tensor([int(failed), int(lacks_memory)])).tolist()
+        try:
+            failures, lacks = self.sum(torch.tensor([int(failed), int(lacks_memory)])).tolist()
+        except LostProcessError as error:
+            raise _during(stage, error) from error
         return failures, lacks
 
 
 def _added_up(tensor: Tensor) -> None:
     """Add a tensor up over the processes, in place.
 
-    A process that dies closes its connections, which ends the others' wait at once.
+    A process that dies closes its connections, which ends the others' wait at once. One that hangs keeps them, and the
+    process group's own timeout ends the wait, 30 minutes by default.
 
     Raises:
         LostProcessError: if the sum cannot be had.
@@ -118,10 +127,22 @@ def _added_up(tensor: Tensor) -> None:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
+        said = str(error).splitlines()[0].rpartition("] ")[2][:160]
+        if "timed out" in said.lower():
+            raise LostProcessError(
+                f"another process has not answered for as long as the process group waits ({said}): it hangs or was "
+                "stopped. Its own log may say why; DDPStrategy(timeout=timedelta(minutes=5)) shortens the wait"
+            ) from error
         raise LostProcessError(
-            f"the connection to another process was lost ({str(error).splitlines()[0][:160]}): it was killed, for its "
-            "memory perhaps, or its machine is away. Its own log, or that of the system, says why"
+            f"the connection to another process was lost ({said}): it was killed, for its memory perhaps, or its "
+            "machine is away. Its own log, or that of the system, says why"
         ) from error
+
+
+def _during(stage: str, error: LostProcessError) -> LostProcessError:
+    """The error with the stage, the innermost of them."""
+    text = str(error)
+    return error if text.startswith("during the") else LostProcessError(f"during the {stage}: {text}")
 
 
 _SAYS_WHY = "another process failed during the {}; its own error says why"

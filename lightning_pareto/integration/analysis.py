@@ -98,16 +98,19 @@ def influence_of(
         return average_influence([influence_at(number, path) for number, path in enumerate(paths)])
 
 
-def verdict_on(trainer: pl.Trainer, influence: InfluenceMatrix, folder: Path, options: dict[str, Any]) -> ParetoVerdict:
-    """The verdict; if there is none, the influence is kept in ``folder`` all the same, and the error says where.
+def verdict_on(influence: InfluenceMatrix, folder: Path | None, options: dict[str, Any]) -> ParetoVerdict:
+    """The verdict; if there is none, the error says where the influence is.
+
+    Args:
+        influence: what it is on.
+        folder: where that was written; None if it is in memory only.
+        options: of :func:`check_pareto`.
 
     Raises:
-        Exception: whatever :func:`check_pareto` raises.
+        RuntimeError: for whatever :func:`check_pareto` raises.
     """
     try:
         return check_pareto(influence, **options)
     except Exception as error:
-        if trainer.is_global_zero:
-            path = influence.save(folder / INFLUENCE_FILE)
-            raise RuntimeError(f"{error}. The influence is kept: InfluenceMatrix.load({str(path)!r})") from error
-        raise
+        where = "callback.influence" if folder is None else f"InfluenceMatrix.load({str(folder / INFLUENCE_FILE)!r})"
+        raise RuntimeError(f"{error}. The influence is kept: {where}") from error

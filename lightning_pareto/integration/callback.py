@@ -24,6 +24,7 @@ from lightning_pareto.integration.models import Checkpoint, check_checkpoint
 from lightning_pareto.integration.previewing import save_previews
 from lightning_pareto.integration.results import Analysis, Results
 from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, how_to_go_on, remove_stages
+from lightning_pareto.integration.run_folder import results_folder
 from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categories, per_category
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options
 
@@ -74,8 +75,9 @@ class ParetoCallback(ClasswiseCallback):
         train_dataloader: read the training samples from this loader instead of the trainer's, for instance one without
             augmentation; its dataset must have the same indices.
         val_dataloader_idx: which of several validation loaders to use.
-        dirpath: where the results are written; ``pareto`` under the trainer's log directory by default. If it is given,
-            finished stages of the analysis are kept there until all of it is done.
+        dirpath: where the results are written, in place of those that lie there. By default ``pareto`` under the
+            trainer's log directory or, where an earlier fit has left results there, ``pareto_1`` and so on. If it is
+            given, finished stages of the analysis are kept there until all of it is done.
         seed: of the Fisher labels and the folds.
         preview: function of a training dataset's item returning a picture (tensor, array or PIL image) or a text, for
             the report's table of suspected samples; pictures and texts in the items are found without it.
@@ -216,8 +218,8 @@ class ParetoCallback(ClasswiseCallback):
                 self._conclude(trainer, pl_module)
 
     def _prepare(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._folder = self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "pareto"
         if self._wanted(trainer):
+            self._folder = results_folder(trainer, module, self.dirpath)
             self._categories = check_data(trainer, module, self.data, self.options.layers)
             if self._categories is not None:
                 chosen_categories(self._categories, self.targets)
@@ -236,19 +238,7 @@ class ParetoCallback(ClasswiseCallback):
                 self.dirpath,
                 self._say,
             )
-            options = {"budget": self.budget, "level": self.level, "targets": self.targets, "floors": self.floors}
-            analysis = Analysis(influence, verdict_on(trainer, influence, self._folder, options))
-            self._results.keep(analysis)
-            if trainer.is_global_zero:
-                saved = publishing.save(analysis, self._folder)
-                if saved:
-                    self._results.announce(self._folder)
-                    save_previews(trainer, self.data, influence, self._folder)
-                self._say(publishing.told(analysis.verdict, self._folder if saved else None))
-                remove_stages(self._folder)
-            failed = publishing.log(trainer, analysis.verdict)
-            if trainer.is_global_zero and self.log_figures:
-                publishing.show(trainer, analysis, self._folder, failed)
+            self._judge(trainer, influence)
         except KeyboardInterrupt:
             if trainer.is_global_zero:
                 self._say(f"\n{how_to_go_on(self.dirpath)}\n")
@@ -258,6 +248,26 @@ class ParetoCallback(ClasswiseCallback):
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
                 told = f"ParetoCallback failed after the fit, the trained model is untouched: {error}"
                 warnings.warn(told, stacklevel=2)
+
+    def _judge(self, trainer: pl.Trainer, influence: InfluenceMatrix) -> None:
+        """Keep the influence before anything else is done with it, then reach a verdict, keep, print and log it."""
+        first, folder = trainer.is_global_zero, self._folder
+        self._results.keep_influence(influence)
+        saved = first and publishing.save_influence(influence, folder)
+        if saved:
+            self._results.announce(folder)
+        options = {"budget": self.budget, "level": self.level, "targets": self.targets, "floors": self.floors}
+        verdict = verdict_on(influence, folder if saved else None, options)
+        self._results.keep_verdict(verdict)
+        if first:
+            saved = publishing.save_verdict(verdict, folder) and saved
+            if saved:
+                save_previews(trainer, self.data, influence, folder)
+            self._say(publishing.told(verdict, folder if saved else None))
+            remove_stages(folder)
+        failed = publishing.log(trainer, verdict)
+        if first and self.log_figures:
+            publishing.show(trainer, Analysis(influence, verdict), folder, failed)
 
     def _wanted(self, trainer: pl.Trainer) -> bool:
         return self.analyse and not getattr(trainer, "fast_dev_run", False)

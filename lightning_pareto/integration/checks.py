@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_pareto.at_hand import first_out_of_range
-from lightning_pareto.influence.categories import Categories, checked_names, read_categories
+from lightning_pareto.checked import checked_names
+from lightning_pareto.influence.categories import Categories, read_categories
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.samples import check_loss
 from lightning_pareto.influence.task import BatchError

@@ -8,7 +8,8 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from lightning_pareto.at_hand import class_names_at_hand
-from lightning_pareto.influence.categories import Categories, checked_names
+from lightning_pareto.checked import checked_names
+from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.loaders import check_map_style
 

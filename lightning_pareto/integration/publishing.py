@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.loggers import LoggerAdapter, adapter_for
 from lightning_pareto.integration.loggers.base import Cell
 from lightning_pareto.integration.results import Analysis
@@ -28,15 +29,35 @@ MOST_CLASSES = 200
 """Classes up to which a picture with a row for each can; of more there is the table."""
 
 
-def save(analysis: Analysis, folder: Path) -> bool:
-    """Write influence and verdict to ``folder``; returns whether it worked, with a warning if it did not."""
+def save_influence(influence: InfluenceMatrix, folder: Path) -> bool:
+    """Write the influence to ``folder``, and remove the verdict on the one before; returns whether it worked.
+
+    Where it did not, a warning says so.
+    """
     try:
-        analysis.influence.save(folder / INFLUENCE_FILE)
-        analysis.verdict.save(folder / VERDICT_FILE)
+        influence.save(folder / INFLUENCE_FILE)
+        (folder / VERDICT_FILE).unlink(missing_ok=True)
     except OSError as error:
-        rank_zero_warn(f"no results could be written to {folder}, they are in memory only: {error}")
+        _warn_of_memory("influence", folder, error)
         return False
     return True
+
+
+def save_verdict(verdict: ParetoVerdict, folder: Path) -> bool:
+    """Write the verdict to ``folder``; returns whether it worked, with a warning if it did not."""
+    try:
+        verdict.save(folder / VERDICT_FILE)
+    except OSError as error:
+        _warn_of_memory("verdict", folder, error)
+        return False
+    return True
+
+
+def _warn_of_memory(what: str, folder: Path, error: OSError) -> None:
+    rank_zero_warn(
+        f"the {what} could not be written to {folder} ({error}) and is in memory only: in this process "
+        f"callback.{what}.save(path) writes it elsewhere"
+    )
 
 
 def told(verdict: ParetoVerdict, folder: Path | None) -> str:

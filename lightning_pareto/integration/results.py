@@ -22,9 +22,10 @@ class Results:
     """Influence and verdict in memory where this process computed them, else on disk where another one put them."""
 
     def __init__(self) -> None:
-        self._analysis: Analysis | None = None
+        self._influence: InfluenceMatrix | None = None
+        self._verdict: ParetoVerdict | None = None
         self._error: Exception | None = None
-        self._fit = 0  # the one that analysis and error are of
+        self._fit = 0  # the one that they are of
         self._mailbox = Mailbox()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -34,17 +35,21 @@ class Results:
 
     def begin_fit(self, first: bool) -> None:
         """Forget the fit before; ``first`` for one process of those that a strategy starts on a machine."""
-        self._analysis = self._error = None
+        self._forget()
         if first:
             self._mailbox.begin_fit()
 
-    def keep(self, analysis: Analysis) -> None:
-        """Keep what this process has computed."""
+    def keep_influence(self, influence: InfluenceMatrix) -> None:
+        """Keep the influence that this process has computed, whatever becomes of the verdict."""
         self._fit = self._mailbox.fits
-        self._analysis = analysis
+        self._influence = influence
+
+    def keep_verdict(self, verdict: ParetoVerdict) -> None:
+        """Keep the verdict on it."""
+        self._verdict = verdict
 
     def keep_error(self, error: Exception) -> None:
-        """Keep why there is nothing."""
+        """Keep why something is missing."""
         self._fit = self._mailbox.fits
         self._error = error
 
@@ -55,25 +60,28 @@ class Results:
     @property
     def influence(self) -> InfluenceMatrix:
         """The influence matrix; RuntimeError if there is none."""
-        analysis = self._in_memory()
-        return analysis.influence if analysis else InfluenceMatrix.load(self._file(INFLUENCE_FILE))
+        self._forget_if_old()
+        return self._influence or InfluenceMatrix.load(self._file(INFLUENCE_FILE))
 
     @property
     def verdict(self) -> ParetoVerdict:
         """The verdict; RuntimeError if there is none."""
-        analysis = self._in_memory()
-        return analysis.verdict if analysis else ParetoVerdict.load(self._file(VERDICT_FILE))
+        self._forget_if_old()
+        return self._verdict or ParetoVerdict.load(self._file(VERDICT_FILE))
 
-    def _in_memory(self) -> Analysis | None:
-        """What is in memory, unless a fit has begun in other processes since."""
+    def _forget(self) -> None:
+        self._influence = self._verdict = self._error = None
+
+    def _forget_if_old(self) -> None:
+        """Keep nothing in memory if a fit has begun in other processes since."""
         if self._fit != self._mailbox.fits:
-            self._analysis = self._error = None
-        return self._analysis
+            self._forget()
 
     def _file(self, name: str) -> Path:
         """Where a result of the last fit lies that another process computed."""
         if self._error is not None:
-            raise RuntimeError("the last fit left no result, for the error above") from self._error
+            what = name.removesuffix(".safetensors")
+            raise RuntimeError(f"the last fit left no result ({what}), for the error above") from self._error
         directory = self._mailbox.get()
         if not directory or not (Path(directory) / name).is_file():
             raise RuntimeError(

@@ -68,7 +68,7 @@ class FloorsError(InfeasibleError):
 
 
 class MaxMinProgram:
-    """The LP above, kept alive: solving it again with other floors starts from the last basis.
+    """The LP above, kept alive: solving it again with other floors or another budget starts from the last basis.
 
     Args:
         slopes: (N, K), finite, of the order of one: the solver's tolerances are absolute.
@@ -92,18 +92,20 @@ class MaxMinProgram:
         self._free: npt.NDArray[np.bool_] = np.zeros(n, dtype=bool)
         self._program: LinearProgram | None = None
 
-    def solve(self, least: Float | None = None) -> MaxMin:
+    def solve(self, least: Float | None = None, budget: float | None = None) -> MaxMin:
         """Solve for these floors.
 
         Args:
             least: the floors of the rows that are not in T, (K,), ``-inf`` for none; the entries of T are not read.
+            budget: another B ≥ 0, which stays.
 
         Raises:
             FloorsError: if no d reaches the floors.
             LinearProgramError: if the solver fails, or its prices do not prove the value.
         """
         least = np.full(len(self._targets), -INFINITY) if least is None else np.where(self._targets, 0.0, least)
-        again = bool(self._free.any())
+        self._budget = self._budget if budget is None else budget
+        again = bool(self._free.any() and self._fixed.sum() <= self._budget)
         if not again:
             self._begin(self._prices_of_a_tenth(least) if self._start is None else self._start)
         while True:
@@ -120,6 +122,7 @@ class MaxMinProgram:
             self._release(_nearest(np.where(wrong, np.abs(self._guess), np.inf), int(self._free.sum())) & wrong)
         if not reached:
             raise FloorsError(-found.value, found.removed)
+        self._start = found.prices
         gap = upper_bound(self._slopes, self._budget, found.prices) - _priced(found.prices, self._floors(least))
         if gap - found.value > CERTIFIED * self._tolerated(found) * len(reduced):
             raise LinearProgramError(

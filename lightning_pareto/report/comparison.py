@@ -8,12 +8,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from lightning_pareto.checked import checked_names
 from lightning_pareto.notebook import data_frame, html_table
 from lightning_pareto.terminal import columns, harmless, harmless_line, listed, padded
 
 Float = npt.NDArray[np.float64]
 
 LEVEL = 0.05
+
+ROUNDING = 1e-6
+"""How far a mean of accuracies may lie outside [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +29,14 @@ class ClasswiseComparison:
     seed and little with three.
 
     Args:
-        accuracy: for every arm the accuracies, (S, K) in [0, 1], row s of every arm under the same seed.
+        accuracy: for every arm the accuracies, (S, K) in [0, 1], row s of every arm under the same seed. NaN for a
+            class without samples, in all arms and seeds.
         class_names: K names.
         baseline: the arm that the others are compared with.
 
     Raises:
-        ValueError: if the shapes disagree or the baseline is not an arm.
+        ValueError: if the shapes disagree, the baseline is not an arm, names are double, or an accuracy is not in
+            [0, 1].
 
     Example:
         >>> comparison = ClasswiseComparison(
@@ -56,8 +62,16 @@ class ClasswiseComparison:
         for name, values in arms.items():
             if values.shape != expected:
                 raise ValueError(f"arm {name!r} must have shape {expected} (seeds, classes), found {values.shape}")
+        absent = np.isnan(np.concatenate(list(arms.values()))).all(axis=0)
+        for name, values in arms.items():
+            outside = values[~((values >= -ROUNDING) & (values <= 1 + ROUNDING) | absent)]
+            if len(outside):
+                raise ValueError(
+                    f"arm {name!r} holds {outside[0]:g}, and accuracies lie in [0, 1]: divide percentages by 100, "
+                    "leave out seeds without a result, and give a class without samples NaN in all arms and seeds"
+                )
         object.__setattr__(self, "accuracy", arms)
-        object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
+        object.__setattr__(self, "class_names", checked_names(self.class_names))
 
     def change(self, arm: str) -> Float:
         """Accuracy minus the baseline's under the same seed, (S, K)."""
@@ -157,7 +171,7 @@ def standard_error(values: Float) -> Float:
 
 
 def _with_mean(values: Float) -> Float:
-    return np.column_stack([values, values.mean(axis=1)])
+    return np.column_stack([values, np.nanmean(values, axis=1)])
 
 
 def _cells(values: Float, sign: str = "") -> list[str]:

@@ -4,8 +4,9 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_pareto.linprog import INFINITY, InfeasibleError, LinearProgram
+from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float
+from lightning_pareto.pareto.sifting import MaxMinProgram
 
 GiveBack = Literal["additive", "multiplicative"]
 
@@ -13,7 +14,8 @@ GiveBack = Literal["additive", "multiplicative"]
 class MassPreservingProgram:
     """Maximise ``Σ_{t∈T} gain_t/s_t`` with ``gain_k/s_k ≥ floor_k`` over the admissible weights.
 
-    The solver's model is kept: another call with other floors or another budget starts from the last basis.
+    The mean over T is one more row of the max-min program, and its only target. That program is kept alive: another
+    call with other floors or another budget starts from the last basis.
 
     Args:
         scores: (N, K).
@@ -23,33 +25,26 @@ class MassPreservingProgram:
     """
 
     def __init__(self, scores: np.ndarray, scale: Float, admissible: AdmissibleSet, targets: np.ndarray) -> None:
-        self._samples, self._categories = scores.shape
-        self._largest_sum = admissible.largest_sum
-        slopes = admissible.slopes(scores) / scale
-        self._program = LinearProgram(
-            objective=slopes[:, targets].sum(axis=1),
-            rows=np.vstack([slopes.T, np.ones((1, self._samples))]),
-            row_lower=np.full(self._categories + 1, -INFINITY),
-            row_upper=np.full(self._categories + 1, INFINITY),
-            lower=np.zeros(self._samples),
-            upper=np.ones(self._samples),
-        )
+        self._samples, categories = scores.shape
+        slopes = np.empty((self._samples, categories + 1))
+        slopes[:, :-1] = admissible.slopes(scores)
+        slopes[:, :-1] /= scale
+        slopes[:, -1] = slopes[:, :-1] @ (targets / targets.sum())
+        self._program = MaxMinProgram(slopes, admissible.largest_sum, np.arange(categories + 1) == categories)
 
     def solve(self, floors: Float, budget: float | None = None) -> Float:
         """Return the mass d taken from every sample, in [0, 1], (N,).
 
         Args:
             floors: least relative gain of every category, (K,).
-            budget: largest share of the training mass that may be moved; that of the admissible set by default.
+            budget: another largest share of the training mass that may be moved, which stays.
 
         Raises:
             InfeasibleError: if the floors cannot be met together.
         """
-        largest_sum = self._largest_sum if budget is None else budget * self._samples
-        lower = np.append(floors * self._samples, -INFINITY)
-        self._program.set_row_bounds(lower, np.append(np.full(self._categories, INFINITY), largest_sum))
+        largest_sum = None if budget is None else budget * self._samples
         try:
-            return self._program.solve().x.clip(0, 1)
+            return self._program.solve(np.append(floors * self._samples, 0.0), largest_sum).removed
         except InfeasibleError as error:
             raise InfeasibleError(
                 f"no admissible weights reach relative gains of {floors.round(4).tolist()}: lower the thresholds "

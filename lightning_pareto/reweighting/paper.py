@@ -46,7 +46,7 @@ class PaperProgram:
 
         Returns:
             The category's number, and the thresholds that it can have: at most so much where its influence is positive
-            in sum, at least so much where it is negative.
+            in sum, at least so much where it is negative, none where it is zero.
         """
         held = np.full(len(thresholds), -INFINITY)
         for category, (threshold, total) in enumerate(zip(thresholds, self._sums, strict=True)):
@@ -56,6 +56,8 @@ class PaperProgram:
             if largest < threshold * total:
                 break
             held[category] = threshold * total
+        if total == 0:
+            return category, "none, as its influence sums to zero,"
         bound = "at most" if total > 0 else "at least"
         return category, f"{bound} {largest / total:.4g}"
 

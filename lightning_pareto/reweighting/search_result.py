@@ -46,6 +46,8 @@ class ParetoResult:
         after: of the model handed back, (K,).
         support: validation samples of every category that were measured on, (K,).
         p_values: one-sided exact p-value of H0 "this category does not fall" from before to after, (K,).
+        refused: accuracy of every category of the best reweighted model where none was accepted, on the samples that
+            its weights have not seen, (K,); NaN otherwise. What handing it back would have cost and brought.
         gain: change of the mean accuracy from the best ordinary model to the best reweighted one, or to the fits with
             validation data and no weights where one of those is handed back.
         gain_error: its standard error for the sampling of validation data.
@@ -64,6 +66,7 @@ class ParetoResult:
     after: Float
     support: np.ndarray = field(repr=False)
     p_values: Float = field(repr=False)
+    refused: Float = field(repr=False)
     gain: float
     gain_error: float
     accepted: bool
@@ -86,17 +89,22 @@ class ParetoResult:
         )
 
     def __str__(self) -> str:
-        names = [harmless(name, 30) for name in self.class_names]
+        told = not np.isnan(self.refused).all()
+        names = [harmless(name, 21 if told else 30) for name in self.class_names]
         width = max(8, *map(columns, names))
-        rows = [f"{'category':<{width}}  before   after  change  p of a fall  samples"]
+        refused = "  refused" if told else ""
+        rows = [f"{'category':<{width}}  before   after  change  p of a fall  samples{refused}"]
         for k in np.argsort(self.before):
             change = self.after[k] - self.before[k]
             rows.append(
                 f"{padded(names[k], width)}  {self.before[k]:6.1%}  {self.after[k]:6.1%}  "
                 f"{100 * change:+6.1f}  {self.p_values[k]:11.2g}  {self.support[k]:7d}"
+                + (f"  {self.refused[k]:7.1%}" if told else "")
             )
         mean = np.nanmean(self.before), np.nanmean(self.after)
         rows.append(f"{'mean':<{width}}  {mean[0]:6.1%}  {mean[1]:6.1%}  {100 * (mean[1] - mean[0]):+6.1f}")
+        if told:
+            rows[-1] += f"{np.nanmean(self.refused):31.1%}"
         verb = "accepted" if self.accepted else "not accepted"
         return "\n".join(
             [
@@ -122,6 +130,8 @@ class ParetoResult:
             "p of a fall": numbers(self.p_values, "{:.2g}"),
             "samples": numbers(self.support, "{:.0f}"),
         }
+        if not np.isnan(self.refused).all():
+            columns["refused"] = numbers(self.refused, "{:.1%}")
         verb = "accepted" if self.accepted else "not accepted"
         return html_table(f"Reweighted model {verb}", columns, [self.reason, f"Model: {self.ckpt_path}"])
 
@@ -170,7 +180,7 @@ class ParetoResult:
             return cls(class_names=names, weights=weights, trials=trials, **fields)
 
 
-_ARRAYS = ("before", "after", "support", "p_values")
+_ARRAYS = ("before", "after", "support", "p_values", "refused")
 _FIELDS: dict[str, type] = {
     "gain": float,
     "gain_error": float,

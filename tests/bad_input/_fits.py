@@ -1,4 +1,4 @@
-"""Wrong data, models and options of fits with the callbacks, of DataModules and of the tuner: no step is trained."""
+"""Wrong data, models and options of fits with the callbacks and of DataModules: no step is trained."""
 
 import lightning.pytorch as pl
 import numpy as np
@@ -6,14 +6,23 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from lightning_pareto import (
     BatchError,
     ClassificationTask,
     CourseCorrection,
     ParetoCallback,
-    ParetoTuner,
     ReweightedDataModule,
     SampleWeights,
 )
@@ -78,6 +87,10 @@ class Everything(Sampler):
 
     def __len__(self):
         return 240
+
+
+class Batches(BatchSampler):
+    """Batches of the user's own."""
 
 
 class WithoutStatistics(Plain):
@@ -146,49 +159,9 @@ def made(kind, *arguments, **options):
     return lambda _folder: kind(*arguments, **options)
 
 
-def tuner(ckpt_path=None, model=Plain, data=Data, factory=None, **options):
-    """A call that searches; no step may begin."""
-
-    def call(folder):
-        count = CountSteps()
-
-        def make():
-            return trainer(folder, count, max_epochs=2, enable_checkpointing=True)
-
-        path = ckpt_path(folder) if callable(ckpt_path) else ckpt_path
-        try:
-            search = ParetoTuner(factory or make, dirpath=folder / "search", verbose=False, **options)
-            search.fit(model(), data(), path)
-        finally:
-            assert count.steps == 0, "training before the error"
-
-    return call
-
-
-class OneCycle(Plain):
-    def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=16)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
-
-
-def at_its_end(folder):
-    fitted = trainer(folder, max_epochs=2)
-    fitted.fit(OneCycle(), datamodule=Data())
-    fitted.save_checkpoint(folder / "end.ckpt")
-    return folder / "end.ckpt"
-
-
-def unsafe(folder):
-    """A checkpoint with an object of a class that is not loaded safely."""
-    path = at_its_end(folder)
-    torch.save({**torch.load(path, weights_only=True), "extra": CountSteps()}, path)
-    return path
-
-
-def garbage(folder):
-    (folder / "garbage.ckpt").write_bytes(b"no checkpoint")
-    return folder / "garbage.ckpt"
+def under_a_file(folder):
+    (folder / "file").touch()
+    return folder / "file" / "pareto"
 
 
 ONE_EACH = "give one for each"
@@ -222,6 +195,7 @@ OPTIONS = [
     Case("fit with negative categories", fit(categories=lambda b: b[1] - 9), ValueError, "must lie in", "number them from 0"),
     Case("fit with too few category names", fit(categories=lambda b: b[1] * 0 + 1, category_names=["a"]), ValueError, r"\[0, 1\), found 1", "one of category_names"),
     Case("fit with a category name twice", fit(categories=lambda b: b[1] * 0, category_names=["a", "a"]), ValueError, "category_names must be", "different names"),
+    Case("fit with results below a file", lambda folder: fit(dirpath=under_a_file(folder))(folder), OSError, "cannot be written to dirpath=.*file is not a folder", "Give another folder"),
     Case("fit for an unknown target", fit(targets="wset"), ValueError, "unknown target 'wset'", "'east', 'north', 'west', 'south'"),
     Case("fit with a floor of an unknown name", fit(targets="west", floors={"nrth": 0.0}), ValueError, r"unknown categories \['nrth'\]", "the categories are"),
     Case("fit with floors of NaN", fit(targets="west", floors=NAN), ValueError, "nan", "floors must be finite"),
@@ -236,7 +210,11 @@ OPTIONS = [
 ]  # fmt: skip
 CORRECTIONS = [
     Case("correction on a stream", correction(data=Loaders(DataLoader(Stream(), 32))), TypeError, "reads Stream", "map-style"),
+    Case("correction on loaders given twice", correction(data=lambda: Loaders({"a": DataLoader(TRAIN), "b": DataLoader(TRAIN)}), train_dataloader=DataLoader(TRAIN)), TypeError, "one training loader, the fit has a dict of 2", "use one, or leave it out"),
+    Case("correction without batching", correction(data=lambda: Loaders(DataLoader(TRAIN, batch_size=None))), TypeError, "disabled", "batch_size"),
+    Case("correction of batches of one's own", correction(data=lambda: Loaders(DataLoader(TRAIN, batch_sampler=Batches(RandomSampler(TRAIN), 32, False)))), TypeError, "your Batches", "shuffle=True"),
     Case("correction on other samples", correction(train_dataloader=DataLoader(VAL)), ValueError, r"CourseCorrection\(train_dataloader=…\) reads 120", "same order"),
+    Case("correction with results below a file", lambda folder: correction(dirpath=under_a_file(folder))(folder), OSError, "cannot be written to dirpath=.*file is not a folder", "Give another folder"),
     Case("correction with two class names", correction(class_names=["a", "b"]), ValueError, "2 class names", ONE_EACH),
     Case("correction with memory of NaN", correction(max_memory=NAN), ValueError, "found nan", "in GiB"),
     Case("correction with a threshold of NaN", correction(threshold=NAN), ValueError, "found nan", "threshold must be an accuracy"),
@@ -256,37 +234,6 @@ CORRECTIONS = [
     Case("correction of an order of one's own", correction(data=Loaders(DataLoader(TRAIN, 32, sampler=Everything()))), TypeError, "your Everything", "shuffle=True"),
     Case("correction of averaged weights", correction(trained={"callbacks": [StochasticWeightAveraging(1e-3)]}), TypeError, "StochasticWeightAveraging", "use WeightAveraging"),
 ]  # fmt: skip
-TUNING = [
-    Case("search without budgets", tuner(budgets=[]), ValueError, r"found \[\]", "a list of at least one"),
-    Case("search with one budget", tuner(budgets=0.2), ValueError, "found 0.2", r"budgets=\[0.3\]"),
-    Case("search with a budget of NaN", tuner(budgets=[NAN]), ValueError, "found nan", "budget is the share"),
-    Case("search with a text for measures", tuner(measures="loss"), ValueError, "found 'loss'", r"measures=\['loss'\]"),
-    Case("search with an unknown measure", tuner(measures=["f1"]), ValueError, "found 'f1'", "loss.*soft_error"),
-    Case("search in an unknown mode", tuner(mode="both"), ValueError, "found 'both'", "mode must be one of"),
-    Case("search by magic", tuner(search="magic"), ValueError, "found 'magic'", "search must be one of"),
-    Case("search with an unknown refit", tuner(refit="twice"), ValueError, "found 'twice'", "refit must be one of"),
-    Case("search with a level of 1", tuner(level=1.0), ValueError, "found 1.0", "level lies in"),
-    Case("search with an epsilon of NaN", tuner(epsilon=NAN), ValueError, "found nan", "epsilon at least 0"),
-    Case("search with a weight below 1", tuner(max_weight=0.5), ValueError, "0.5", "max_weight is at least 1"),
-    Case("search in a population of one", tuner(search="genetic", population=1), ValueError, "found 1", "at least 2"),
-    Case("search with half a seed", tuner(seed=0.5), ValueError, "found 0.5", "whole number"),
-    Case("search with a seed below 0", tuner(seed=-1), ValueError, "found -1", r"in \[0, 2\*\*32\)"),
-    Case("search for half an epoch", tuner(max_epochs_spent=2.5), ValueError, "found 2.5", "a number of epochs"),
-    Case("search with too few epochs", tuner(max_epochs_spent=2), ValueError, "max_epochs_spent=2 does not pay", r"say at least \d+, better"),
-    Case("search without folds", tuner(callback=ParetoCallback(folds=1)), ValueError, "splits the validation set", "folds=8"),
-    Case("search with validation but no scratch", tuner(include_validation=True, refit="epoch"), ValueError, "one more fit from scratch", 'refit="scratch"'),
-    Case("search with a Trainer for a factory", lambda folder: ParetoTuner(trainer(folder)), TypeError, "found Trainer", "lambda: pl.Trainer"),
-    Case("search of a torch module", tuner(model=lambda: nn.Linear(2, 2)), TypeError, "takes a LightningModule", "found Linear"),
-    Case("search on a loader", tuner(data=lambda: DataLoader(TRAIN)), TypeError, "found DataLoader", "from_datasets"),
-    Case("search on weights", tuner(data=lambda: ReweightedDataModule(Data(), np.ones(240))), TypeError, "without weights", "reweighted.datamodule"),
-    Case("search without validation", tuner(data=OnlyTraining), ValueError, "no validation set", r"val_dataloader\(\)"),
-    Case("search for an unknown target", tuner(targets="cat"), ValueError, "unknown target 'cat'", "the categories are"),
-    Case("search from no checkpoint", tuner("nowhere.ckpt"), FileNotFoundError, "no checkpoint at .*nowhere.ckpt", "save_checkpoint"),
-    Case("search from garbage", tuner(garbage), ValueError, "not a whole Lightning checkpoint", "save_checkpoint"),
-    Case("search from unsafe objects", tuner(unsafe, model=OneCycle), ValueError, "not loaded safely", "save_hyperparameters"),
-    Case("search from the end of a schedule", tuner(at_its_end, model=OneCycle), ValueError, "stands at step 16 of the 16", "of an earlier epoch"),
-    Case("search from the end for epochs", tuner(at_its_end, model=OneCycle, refit="epoch"), ValueError, "OneCycleLR", "save_top_k=-1"),
-]  # fmt: skip
 HALF = SampleWeights(np.ones(240))
 MODULES = [
     Case("a loader for a DataModule", made(ReweightedDataModule, DataLoader(TRAIN), HALF), TypeError, "found DataLoader", r"reweighted_dataloader\(dataloader, weights\)"),
@@ -297,4 +244,4 @@ MODULES = [
     Case("a DataModule of several loaders", lambda _: ReweightedDataModule(Loaders([DataLoader(TRAIN)] * 2), HALF).train_dataloader(), ValueError, "returns 2 loaders", "loader=0 or 1"),
     Case("a DataModule of a part", lambda _: ReweightedDataModule(Data(Subset(TRAIN, range(99))), HALF).train_dataloader(), ValueError, "240 weights for a training dataset of 99", "one for each index"),
 ]  # fmt: skip
-CASES = [*DATA, *MODELS, *OPTIONS, *CORRECTIONS, *TUNING, *MODULES]
+CASES = [*DATA, *MODELS, *OPTIONS, *CORRECTIONS, *MODULES]

@@ -9,6 +9,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from lightning_pareto import (
     ArtifactError,
+    ClasswiseComparison,
     InfeasibleError,
     InfluenceMatrix,
     ParetoSampler,
@@ -164,6 +165,7 @@ OPTIONS = [
     Case("thresholds out of the paper's reach", solve(InfluenceMatrix([[1, -1], [1, -1]], [0, 1]), method="paper", thresholds=[1, 0], max_weight=1), InfeasibleError, "'1' has 0 and can have at least 1", "raise max_weight"),
     Case("thresholds for other categories", solve(thresholds=[0.1, 0.2]), ValueError, r"found \(2,\)", "one number or 3"),
     Case("thresholds of NaN", solve(thresholds=NAN), ValueError, "nan", "must be finite"),
+    Case("thresholds out of reach of a sum of zero", solve(InfluenceMatrix([[1, -2, 1], [1, 1, -1]], [0, 1]), method="paper", thresholds=[0.5, 0, 0]), InfeasibleError, "'2' has 0 and can have none, as its influence sums to zero,", "Change its threshold"),
     Case("thresholds outside the paper's", solve(method="paper", thresholds=1.5), ValueError, "found .1.5", r"lie in \[0, 1\]"),
     Case("an unknown program", solve(method="magic"), ValueError, "found 'magic'", "mass_preserving.*paper"),
     Case("an unknown way to give back", solve(return_mass="none"), ValueError, "found 'none'", "additive.*multiplicative"),
@@ -248,4 +250,19 @@ FILES = [
     Case("a verdict without arrays", made("verdict", read=ParetoVerdict), ArtifactError, "it lacks", "check again"),
     Case("a folder for a file", lambda folder: InfluenceMatrix.load(folder), FileNotFoundError, "no influence artifact", ""),
 ]  # fmt: skip
-CASES = [*MATRICES, *WEIGHTS, *OPTIONS, *FILES]
+
+
+def compared(arm=((0.5, 0.6),), names=("cat", "dog"), baseline="a"):
+    return lambda _folder: ClasswiseComparison({"a": [[0.5, 0.6]], "b": arm}, names, baseline)
+
+
+COMPARISONS = [
+    Case("accuracies in per cent", compared([[50.0, 60.0]]), ValueError, "arm 'b' holds 50", "divide percentages by 100"),
+    Case("an accuracy of NaN", compared([[0.5, NAN]]), ValueError, "arm 'b' holds nan", "in all arms and seeds"),
+    Case("an accuracy below zero", compared([[0.5, -0.1]]), ValueError, "arm 'b' holds -0.1", r"lie in \[0, 1\]"),
+    Case("arms of other seeds", compared([[0.5, 0.6]] * 2), ValueError, r"found \(2, 2\)", r"must have shape \(1, 2\)"),
+    Case("arms of other classes", compared(names=["cat"]), ValueError, r"found \(1, 2\)", r"must have shape \(1, 1\)"),
+    Case("a class compared twice", compared(names=["cat", "cat"]), ValueError, "'cat', 'cat'", "different names"),
+    Case("a baseline that is no arm", compared(baseline="c"), ValueError, "'c' is not one of the arms", r"\['a', 'b'\]"),
+]  # fmt: skip
+CASES = [*MATRICES, *WEIGHTS, *OPTIONS, *FILES, *COMPARISONS]

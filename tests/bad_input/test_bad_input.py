@@ -4,13 +4,14 @@ import re
 
 import pytest
 
-from tests.bad_input import _estimates, _fits, _results
+from tests.bad_input import _estimates, _fits, _results, _searches
 
-CASES = [*_estimates.CASES, *_results.CASES, *_fits.CASES]
+CASES = [*_estimates.CASES, *_results.CASES, *_fits.CASES, *_searches.CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.filterwarnings("ignore:no validation samples of")
+@pytest.mark.filterwarnings("ignore:.* folds for .* validation samples")
 @pytest.mark.filterwarnings("ignore:You (defined|passed in) a `val.*Skipping val loop")
 @pytest.mark.filterwarnings("ignore:Total length of `.*Loader` across ranks is zero")
 @pytest.mark.filterwarnings("ignore:You requested to overfit")

@@ -149,11 +149,45 @@ def test_a_full_disk_leaves_the_analysis_in_memory(tmp_path, undisturbed, monkey
     pareto = ParetoCallback(dirpath=tmp_path, verbose=False)
     with (
         pytest.warns(UserWarning, match="finished stages cannot be kept"),
-        pytest.warns(UserWarning, match=r"they are in memory only: (.|\n)*No space left on device"),
+        pytest.warns(UserWarning, match=r"the influence could not be written to (.|\n)*No space left on device"),
+        pytest.warns(UserWarning, match=r"the verdict could not be written to (.|\n)*callback\.verdict\.save\(path\)"),
     ):
         trainer(tmp_path, pareto).fit(Plainer(), datamodule=Data())
     np.testing.assert_array_equal(pareto.influence.scores, undisturbed[0].influence.scores)
+    assert pareto.verdict.headroom == undisturbed[0].verdict.headroom
     assert not list(tmp_path.rglob("*.safetensors*"))
+
+
+@pytest.mark.parametrize("disk", ["full", "free"])
+@pytest.mark.filterwarnings("ignore:finished stages cannot be kept", "ignore:the influence could not be written")
+def test_influence_outlasts_a_verdict_that_fails(tmp_path, undisturbed, monkeypatch, disk):
+    def fail(*_arguments, **_options):
+        raise RuntimeError("no verdict today")
+
+    monkeypatch.setattr(analysis, "check_pareto", fail)
+    if disk == "full":
+        monkeypatch.setattr("os.fsync", full)
+    where = r"callback\.influence" if disk == "full" else r"InfluenceMatrix\.load\("
+    pl.seed_everything(0, verbose=False)
+    pareto = ParetoCallback(dirpath=tmp_path, verbose=False)
+    with pytest.warns(UserWarning, match=rf"no verdict today\. The influence is kept: {where}"):
+        trainer(tmp_path, pareto).fit(Plainer(), datamodule=Data())
+    np.testing.assert_array_equal(pareto.influence.scores, undisturbed[0].influence.scores)
+    with pytest.raises(RuntimeError, match=r"left no result \(verdict\)") as caught:
+        _ = pareto.verdict
+    assert "no verdict today" in str(caught.value.__cause__)
+
+
+def test_a_disk_that_is_full_for_the_verdict_leaves_none_of_an_earlier_fit(tmp_path, monkeypatch):
+    fit(tmp_path)
+    whole = ParetoVerdict.save
+    monkeypatch.setattr(ParetoVerdict, "save", before(whole, lambda: monkeypatch.setattr("os.fsync", full)))
+    with pytest.warns(UserWarning, match="the verdict could not be written"):
+        found = fit(tmp_path)
+    kept = InfluenceMatrix.load(tmp_path / "pareto" / "influence.safetensors")
+    np.testing.assert_array_equal(kept.scores, found.influence.scores)
+    assert not (tmp_path / "pareto" / "verdict.safetensors").exists(), "it would be of another influence"
+    assert found.verdict.p_value >= 0
 
 
 def test_a_full_disk_leaves_corrections_in_memory(tmp_path, monkeypatch):
@@ -164,3 +198,15 @@ def test_a_full_disk_leaves_corrections_in_memory(tmp_path, monkeypatch):
         trainer(tmp_path, Spoils(), watch, max_epochs=6).fit(Plain(), datamodule=SpoiltData(share=0.7))
     assert watch.corrections
     assert not list(tmp_path.rglob("*.safetensors*"))
+
+
+@pytest.mark.parametrize("kind", [ParetoCallback, CourseCorrection])
+def test_a_read_only_folder_is_named_before_the_fit(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    steps = StrikeAt(0, "interrupted")
+    with pytest.raises(
+        OSError, match=r"results cannot be written to dirpath=(.|\n)*read-only disk(.|\n)*another folder"
+    ):
+        trainer(tmp_path, kind(dirpath=tmp_path / "pareto"), steps).fit(Plainer(), datamodule=Data())
+    with pytest.warns(UserWarning, match=r"results will be in memory only(.|\n)*read-only disk"):
+        trainer(tmp_path, kind(verbose=False)).fit(Plainer(), datamodule=Data())

@@ -4,12 +4,15 @@ import os
 import pickle
 import signal
 import time
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
@@ -31,23 +34,27 @@ SOON = 60.0
 """Seconds that the others have: it takes them about one, and more on a machine that is busy with other work."""
 
 
-def killing(rank, folder):
-    """An estimate in which one process is killed in the scoring pass, and notes when."""
+def striking(rank, folder, strike):
+    """An estimate in which one process is struck in the scoring pass, and notes when."""
     whole = estimate_influence
 
     def struck(*arguments, **options):
         def progress(stage, done, _total):
             if stage == "scores" and done == 1 and dist.get_rank() == rank:
-                (folder / "killed").write_text(str(time.time()))
-                os.kill(os.getpid(), signal.SIGKILL)
+                (folder / "struck").write_text(str(time.time()))
+                strike()
 
         return whole(*arguments, **{**options, "progress": progress})
 
     return struck
 
 
+def killing(rank, folder):
+    return striking(rank, folder, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
 def since(folder):
-    return time.time() - float((folder / "killed").read_text())
+    return time.time() - float((folder / "struck").read_text())
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -56,6 +63,44 @@ def test_forked_processes_end_with_the_one_that_was_killed(tmp_path, monkeypatch
     with pytest.raises(ProcessExitedException, match=f"process {rank} terminated with signal SIGKILL"):
         two(tmp_path, ParetoCallback(verbose=False), max_epochs=1).fit(Plain(), datamodule=Data())
     assert since(tmp_path) < SOON
+
+
+WAITS = 5.0
+"""Seconds that the process group of the next test waits for a process that hangs."""
+
+
+class Said(Callback):
+    """Writes down with what error the analysis ended on the first process, then ends the one that hangs."""
+
+    def __init__(self, folder, callback):
+        self.folder, self.callback = folder, callback
+
+    def on_train_end(self, trainer, pl_module):
+        try:
+            _ = self.callback.influence
+        except RuntimeError as error:
+            said = f"{since(self.folder)} {type(error.__cause__).__name__} {error.__cause__}"
+            (self.folder / "said").write_text(said)
+        finally:
+            os.kill(int((self.folder / "stopped").read_text()), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore:ParetoCallback failed after the fit")
+def test_a_process_that_hangs_is_waited_for_as_long_as_the_strategy_says(tmp_path, monkeypatch):
+    def stop():
+        (tmp_path / "stopped").write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    monkeypatch.setattr(analysis, "estimate_influence", striking(1, tmp_path, stop))
+    callback = ParetoCallback(verbose=False)
+    strategy = DDPStrategy(timeout=timedelta(seconds=WAITS), start_method="fork")
+    with pytest.raises(ProcessExitedException):
+        two(tmp_path, callback, Said(tmp_path, callback), strategy=strategy, max_epochs=1).fit(
+            Plain(), datamodule=Data()
+        )
+    waited, said = (tmp_path / "said").read_text().split(" ", maxsplit=1)
+    assert WAITS - 1 < float(waited) < WAITS + SOON
+    assert said.startswith("LostProcessError during the scoring pass: another process has not answered for as long as")
 
 
 SCRIPT = """
@@ -80,7 +125,7 @@ print("trained", model.network[0].weight.isfinite().all().item())
 
 def test_a_script_keeps_its_trained_model_when_the_other_process_was_killed(tmp_path):
     said = launched(tmp_path, SCRIPT)
-    assert "LostProcessError the connection to another process was lost" in said
+    assert "LostProcessError during the scoring pass: the connection to another process was lost" in said
     assert "trained True" in said
     assert since(tmp_path) < SOON
 

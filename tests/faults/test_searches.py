@@ -2,7 +2,6 @@
 
 import os
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning_pareto import ParetoCallback, ParetoResult, ParetoTuner
 from lightning_pareto.influence import estimate
 from lightning_pareto.integration.tuner import folder as folders
+from lightning_pareto.integration.tuner import recorder
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.reweighting.candidates import CandidateWeights
 from tests.faults._struck import before, ended, striking
@@ -118,19 +118,54 @@ def test_a_disk_that_is_full_in_the_end_leaves_the_result_in_memory(tmp_path, un
     assert torch.equal(torch.cat([value.flatten() for value in saved.values()]), weights)
 
 
+class Full(Callback):
+    """Full from one of the trials on, the first of which is number 1; its last step is the first that is not taken."""
+
+    def __init__(self, trial, fails):
+        self.trial, self.fails = trial, fails
+        self.begun = 0
+
+    def on_train_start(self, trainer, pl_module):
+        self.begun += 1
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if self.begun == self.trial and trainer.is_last_batch:
+            self.fails()
+
+
 def test_a_disk_that_is_full_on_the_way_is_named_and_the_search_goes_on_afterwards(tmp_path, undisturbed):
-    class Full(pl.Callback):
-        """From the third trial on."""
-
-        begun = 0
-
-        def on_train_start(self, trainer, pl_module):
-            Full.begun += 1
-            if Full.begun == 3:
-                patched.setattr("os.fsync", full)
-
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(OSError, match=r"No space left on device.*trial\.safe"):
-        search(tmp_path, Full())
+    """As where a checkpoint of Lightning's own cannot be written."""
+    told = r"No space left on device, in the trial 'epoch, .*finished \(2\) are kept in .*make room, call fit again"
+    with pytest.raises(OSError, match=told):
+        search(tmp_path, Full(3, lambda: full(0)))
     result, weights = search(tmp_path)
     np.testing.assert_array_equal(result.after, undisturbed[0].after)
     assert torch.equal(weights, undisturbed[1])
+
+
+@pytest.mark.parametrize("trial", [1, 2, 5])
+@pytest.mark.filterwarnings("ignore:.*of the trial .* could not be written", "ignore:finished stages cannot be kept")
+@pytest.mark.filterwarnings("ignore:no previews of the suspected samples")
+def test_what_the_disk_does_not_take_stays_in_memory(tmp_path, undisturbed, monkeypatch, trial):
+    """Of an ordinary fit, of the influence and the trials after it, and of a finalist."""
+    blocked = Full(trial, lambda: monkeypatch.setattr("os.fsync", full))
+    if trial == 2:  # which trains nothing
+        monkeypatch.setattr(recorder, "influence_of", before(recorder.influence_of, blocked.fails))
+    with pytest.warns(UserWarning, match=r"the result could not be written(.|\n)*No space left on device"):
+        result, weights = search(tmp_path, blocked)
+    np.testing.assert_array_equal(result.after, undisturbed[0].after)
+    assert result.trials == undisturbed[0].trials
+    assert torch.equal(weights, undisturbed[1])
+    monkeypatch.undo()
+    again, weights = search(tmp_path)
+    assert again.trials == result.trials
+    assert torch.equal(weights, undisturbed[1])
+
+
+def test_a_read_only_folder_is_named_before_any_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(
+        OSError, match=r"trials cannot be written to dirpath=(.|\n)*read-only disk(.|\n)*another folder"
+    ):
+        search(tmp_path)
+    assert not list(tmp_path.iterdir())

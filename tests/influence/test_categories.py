@@ -46,13 +46,25 @@ def test_the_deal_is_random_and_fixed_by_the_seed(categories):
     assert not torch.equal(large[:8].sort().values, large[8:16].sort().values), "neighbours are not dealt out in turn"
 
 
-def test_cells_are_fold_and_category_of_every_sample():
-    torch.manual_seed(0)
-    x, y = torch.randn(50, 4), torch.randint(3, (50,))
+def scanned(y, folds):
+    x = torch.randn(len(y), 4)
     module = nn.Linear(4, 3)
     probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
     validation = GradientPass(loader(x, y, batch_size=7), probe, Shard(), torch.device("cpu"))
-    cells = scan(validation, ClassificationTask().loss, None, None, 4, seed=5)
+    return scan(validation, ClassificationTask().loss, None, None, folds, seed=5)
+
+
+def test_more_folds_than_samples_are_told_of():
+    y = torch.arange(6) % 3
+    with pytest.warns(UserWarning, match="8 folds for 6 validation samples: 2 of them stay empty"):
+        scanned(y, 8)
+    assert (scanned(y, 6).support.sum(dim=1) <= 2).all()  # and no warning
+
+
+def test_cells_are_fold_and_category_of_every_sample():
+    torch.manual_seed(0)
+    y = torch.randint(3, (50,))
+    cells = scanned(y, 4)
     assert torch.equal(cells.cell % 3, y)
     assert torch.equal(cells.cell // 3, deal_folds(y, 4, seed=5))
     for fold in range(4):

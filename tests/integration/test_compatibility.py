@@ -14,14 +14,19 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 
-from lightning_pareto import ParetoCallback, ReweightedDataModule, estimate_influence
+from lightning_pareto import CourseCorrection, ParetoCallback, ReweightedDataModule, estimate_influence
+from lightning_pareto.integration.correction.rules import Rules
 from tests._asserts import assert_near
 from tests._tolerances import TWO_PROCESSES
 from tests.integration._models import CLASSES, Data, Plain, datasets, trainer
 from tests.integration._tolerances import BFLOAT16
 
 HALF = np.repeat([2.0, 0.0], 120)
-ROWS = {tuple(row): i for i, row in enumerate(datasets()[0].tensors[0].tolist())}
+ROWS = {
+    tuple(row): i
+    for kind in (torch.float32, torch.bfloat16)  # as batches come in half precision
+    for i, row in enumerate(datasets()[0].tensors[0].to(kind).tolist())
+}
 PAGE = Path(__file__).parents[2] / "examples" / "compatibility.md"
 
 
@@ -86,6 +91,13 @@ class WithBackbone(Plain):
         return torch.optim.SGD((p for p in self.parameters() if p.requires_grad), lr=0.1)
 
 
+class Silent(Plain):
+    """Logs nothing."""
+
+    def validation_step(self, batch, batch_idx):
+        self(batch[0])
+
+
 class Reloading(Data):
     """Counts how often its training loader is made."""
 
@@ -140,20 +152,35 @@ CASES = {
 if hasattr(callbacks, "WeightAveraging"):  # lightning 2.6
     CASES["WeightAveraging"] = {"callbacks": lambda: [callbacks.WeightAveraging()]}
     CASES["EMAWeightAveraging"] = {"callbacks": lambda: [callbacks.EMAWeightAveraging(decay=0.9)]}
+OTHER_NUMBERS = {
+    '`precision="bf16-mixed"`': {"precision": "bf16-mixed"},
+    '`precision="bf16-true"`': {"precision": "bf16-true"},
+    '`precision="16-mixed"`': {"precision": "16-mixed"},
+    "`barebones=True`": {"model": Silent, "barebones": True},
+}
+"""Rows that tests of their own hold for the influence."""
+
 EXPECTED_WARNINGS = pytest.mark.filterwarnings(
     "ignore:You requested to overfit but enabled",
     "ignore:.*mark_dynamic.*",
     "ignore:The provided params to be frozen",
     "ignore:.*Anomaly Detection has been enabled",
+    "ignore:You passed `Trainer.*Using `precision='bf16-mixed'` instead",
 )
 
 
-def fitted(folder, callback, *, model=Plain, data=Data, callbacks=list, **options):
-    """The trained module, without the wrapper of ``torch.compile``."""
+def fit_of(folder, *others, model=Plain, data=Data, callbacks=list, **options):
+    """A finished fit, its module and its trainer."""
     torch.manual_seed(0)
-    module, fit = model(), trainer(folder, *callbacks(), callback, **options)
+    module, fit = model(), trainer(folder, *callbacks(), *others, **options)
     fit.fit(module, datamodule=data())
     assert fit.state.finished
+    return module, fit
+
+
+def fitted(folder, callback, **options):
+    """The trained module, without the wrapper of ``torch.compile``."""
+    module, _ = fit_of(folder, callback, **options)
     return getattr(module, "_orig_mod", module)
 
 
@@ -184,13 +211,6 @@ def test_half_precision_of_16_bits_is_bfloat_on_the_cpu(tmp_path):
     with pytest.warns(UserWarning, match="Using `precision='bf16-mixed'` instead"):
         fitted(tmp_path, callback, precision="16-mixed")
     assert callback.influence.scores.shape == (240, CLASSES)
-
-
-class Silent(Plain):
-    """Logs nothing."""
-
-    def validation_step(self, batch, batch_idx):
-        self(batch[0])
 
 
 def test_a_barebones_trainer_logs_nothing_and_is_analysed(tmp_path):
@@ -249,13 +269,14 @@ class Counts(callbacks.Callback):
         np.add.at(counts, [ROWS[tuple(row)] for row in batch[0].float().tolist()], 1)
 
 
-WEIGHTED = [name for name in CASES if name not in ("defaults", "loaders of the module", "overfit_batches")]
+EVERY = CASES | OTHER_NUMBERS
+WEIGHTED = [name for name in EVERY if name not in ("defaults", "loaders of the module", "overfit_batches")]
 
 
 @EXPECTED_WARNINGS
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_a_fit_on_weights_draws_by_them(tmp_path, name):
-    options, counts = copy.copy(CASES[name]), Counts()
+    options, counts = copy.copy(EVERY[name]), Counts()
     others = options.pop("callbacks", list)()
     data = ReweightedDataModule(Reloading(), HALF)
     fitted(tmp_path, ParetoCallback(analyse=False), data=lambda: data, callbacks=lambda: [*others, counts], **options)
@@ -269,6 +290,76 @@ def test_a_fit_on_weights_draws_by_them(tmp_path, name):
         assert data.made >= 2
 
 
+def test_a_fast_run_draws_by_weights(tmp_path):
+    counts = Counts()
+    fitted(tmp_path, counts, data=lambda: ReweightedDataModule(Data(), HALF), fast_dev_run=True)
+    assert counts.epochs[0].sum() == 32
+    assert counts.epochs[0][120:].sum() == 0
+
+
+def test_a_second_fit_with_the_same_trainer_draws_by_weights(tmp_path):
+    counts, data, model = Counts(), ReweightedDataModule(Data(), HALF), Plain()
+    fit = trainer(tmp_path, counts)
+    fit.fit(model, datamodule=data)
+    fit.fit_loop.max_epochs = 4
+    fit.fit(model, datamodule=data)
+    assert list(counts.epochs) == [0, 1, 2, 3]
+    for drawn in counts.epochs.values():
+        np.testing.assert_array_equal(drawn, HALF)
+
+
+REFUSED = {
+    "overfit_batches": "cannot draw by weight under overfit_batches",
+    "val_check_interval": "compares one validation at the end of every epoch",
+    "val_check_interval in batches": "compares one validation at the end of every epoch",
+    "check_val_every_n_epoch": "compares one validation at the end of every epoch",
+    "StochasticWeightAveraging": "use WeightAveraging or EMAWeightAveraging",
+}
+CORRECTED = [name for name in EVERY if name != "max_steps"]  # which is less than an epoch here: test_correction.py
+
+
+def watching(monkeypatch, keeps):
+    """A correction of the second epoch, whatever happens in it, that is kept or not."""
+    monkeypatch.setattr(Rules, "fallen", lambda *_: [0])
+    monkeypatch.setattr(Rules, "better", lambda *_: keeps)
+    return CourseCorrection(warmup_epochs=1, max_corrections=1, curvature="identity", verbose=False)
+
+
+def weights_of(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+@EXPECTED_WARNINGS
+@pytest.mark.parametrize("name", CORRECTED)
+def test_an_epoch_is_taken_again(tmp_path, monkeypatch, name):
+    """Kept, it counts once and has changed the weights; not kept, it has left no trace."""
+    kept, not_kept = watching(monkeypatch, True), watching(monkeypatch, False)
+    if name in REFUSED:
+        with pytest.raises((ValueError, TypeError), match=REFUSED[name]):
+            fit_of(tmp_path, kept, **EVERY[name])
+        return
+    ordinary, expected = fit_of(tmp_path, **EVERY[name])
+    same, _ = fit_of(tmp_path, not_kept, **EVERY[name])
+    assert torch.equal(weights_of(same), weights_of(ordinary))
+    other, fit = fit_of(tmp_path, watching(monkeypatch, True), **EVERY[name])
+    assert not torch.equal(weights_of(other), weights_of(ordinary))
+    assert (fit.global_step, fit.current_epoch) == (expected.global_step, expected.current_epoch)
+    for each in (not_kept, fit.callbacks[0]):
+        (done,) = each.corrections
+        assert (done.epoch, len(done.again)) == (1, CLASSES)
+
+
+def test_a_second_fit_with_the_same_trainer_is_corrected_anew(tmp_path, monkeypatch):
+    watch, model, data = watching(monkeypatch, True), Plain(), Data()
+    fit = trainer(tmp_path, watch)
+    fit.fit(model, datamodule=data)
+    assert [done.epoch for done in watch.corrections] == [1]
+    fit.fit_loop.max_epochs = 4
+    fit.fit(model, datamodule=data)
+    assert [done.epoch for done in watch.corrections] == [3], "the first epoch of a fit has none before it"
+    assert fit.global_step == 4 * 8
+
+
 def test_every_row_is_on_the_page():
     page = PAGE.read_text()
-    assert [name for name in CASES if f"| {name} |" not in page] == []
+    assert [name for name in EVERY if f"| {name} |" not in page] == []

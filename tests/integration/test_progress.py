@@ -120,6 +120,7 @@ def test_what_is_printed_fits_a_terminal_of_eighty_columns():
         after=values[1],
         support=np.full(12, 100_000),
         p_values=values[2] * 1e-12,
+        refused=values[0],
         gain=-0.012,
         gain_error=0.005,
         accepted=False,

@@ -5,10 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from lightning_pareto import ClassificationTask, InfluenceMatrix, ParetoCallback
+from lightning_pareto.command_line.inputs import find
+from lightning_pareto.report.html.run import home_of
 from tests.integration._models import Data, Over, Plain, trainer
 
 
@@ -31,13 +34,56 @@ def test_a_failure_after_the_fit_keeps_the_model_and_comes_back_on_asking(tmp_pa
     assert "not finite" in str(caught.value.__cause__)
 
 
-@pytest.mark.filterwarnings("ignore:finished stages cannot be kept")
-def test_a_folder_that_cannot_be_written_leaves_the_results_in_memory(tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    callback = ParetoCallback(dirpath=tmp_path / "file" / "pareto", verbose=False)
-    with pytest.warns(UserWarning, match="in memory only"):
-        trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
+class Said(Callback):
+    """Notes how many warnings there were when the training began."""
+
+    def __init__(self, warned):
+        self.warned = warned
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.before = [str(each.message) for each in self.warned]
+
+
+@pytest.mark.filterwarnings("ignore:results will be in memory only", "ignore:the verdict could not be written")
+def test_a_folder_that_cannot_be_written_is_said_before_the_fit_and_leaves_the_results_in_memory(tmp_path):
+    (tmp_path / "pareto").write_text("not a folder")
+    callback = ParetoCallback(verbose=False)
+    with pytest.warns(UserWarning, match="the influence could not be written(.|\n)*in memory only") as warned:
+        trainer(tmp_path, callback, said := Said(warned)).fit(Plain(), datamodule=Data())
+    assert any("results will be in memory only" in text and "is not a folder" in text for text in said.before)
     assert callback.verdict.p_value >= 0
+
+
+def test_results_of_an_earlier_fit_in_the_same_folder_stay(tmp_path, caplog):
+    callback, other = ParetoCallback(verbose=False), ParetoCallback(verbose=False, damping=1.0)
+    trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
+    first = callback.influence.scores
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        trainer(tmp_path, other).fit(Plain(), datamodule=Data())
+    assert f"{tmp_path / 'pareto'} holds the results of an earlier fit" in caplog.text
+    for folder, expected in (("pareto", first), ("pareto_1", other.influence.scores)):
+        kept = InfluenceMatrix.load(tmp_path / folder / "influence.safetensors")
+        np.testing.assert_array_equal(kept.scores, expected)
+    assert find(tmp_path, "influence") == tmp_path / "pareto_1" / "influence.safetensors"
+    assert find(tmp_path, "verdict").parent == home_of(tmp_path) == tmp_path / "pareto_1"
+    trainer(tmp_path, ParetoCallback(analyse=False)).fit(Plain(), datamodule=Data())
+    assert not (tmp_path / "pareto_2").exists()
+    trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
+    assert InfluenceMatrix.load(tmp_path / "pareto_2" / "influence.safetensors").scores.shape == first.shape
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_fit_that_goes_on_goes_on_with_the_folder_that_has_no_verdict_yet(tmp_path):
+    callback, data = ParetoCallback(verbose=False), Data()
+    fitted = trainer(tmp_path, callback)
+    fitted.fit(Plain(), datamodule=data)
+    fitted.save_checkpoint(tmp_path / "last.ckpt")
+    (tmp_path / "pareto" / "verdict.safetensors").unlink()
+    trainer(tmp_path, callback).fit(Plain(), datamodule=data, ckpt_path=tmp_path / "last.ckpt")
+    assert (tmp_path / "pareto" / "verdict.safetensors").exists()
+    assert not (tmp_path / "pareto_1").exists()
+    trainer(tmp_path, callback).fit(Plain(), datamodule=data, ckpt_path=tmp_path / "last.ckpt")
+    assert (tmp_path / "pareto_1" / "verdict.safetensors").exists(), "what is whole is not replaced"
 
 
 def test_before_any_fit_there_is_no_result():

@@ -12,7 +12,9 @@ def comparison():
     rng = np.random.default_rng(0)
     ordinary = rng.uniform(0.6, 0.9, (5, 3))
     pareto = ordinary + np.array([0.05, -0.04, 0.0]) + rng.normal(0, 0.005, (5, 3))
-    return ClasswiseComparison({"first": ordinary[::-1], "ordinary": ordinary, "Pareto": pareto}, "abc", "ordinary")
+    return ClasswiseComparison(
+        {"first": ordinary[::-1], "ordinary": ordinary, "Pareto": pareto}, list("abc"), "ordinary"
+    )
 
 
 def test_p_values_are_those_of_a_paired_t_test(comparison):
@@ -29,6 +31,15 @@ def test_says_which_classes_lost(comparison):
     assert "Pareto: classes significantly LOST: b;" in text
     row = text.splitlines()[4]
     assert row.split()[:4] == ["c", *f"{100 * comparison.accuracy['first'][:, 2].mean():.2f} ±".split(), row.split()[3]]
+
+
+def test_the_mean_is_over_classes_with_samples(comparison):
+    arms = {arm: np.column_stack([values, np.full(5, np.nan)]) for arm, values in comparison.accuracy.items()}
+    with_absent = ClasswiseComparison(arms, list("abcd"), "ordinary")
+    assert with_absent.p_values("Pareto")[-1] == comparison.p_values("Pareto")[-1]
+    assert np.isnan(with_absent.p_values("Pareto")[-2])
+    assert with_absent.lost("Pareto") == ("b",)
+    assert str(with_absent).splitlines()[6].split()[1:] == str(comparison).splitlines()[5].split()[1:]
 
 
 def test_one_seed_claims_nothing():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale, predicted_gain
@@ -31,6 +32,27 @@ def test_other_floors_and_budgets_of_the_mass_preserving_program():
         np.testing.assert_allclose(found, fresh, atol=1e-7)
         assert found.sum() <= budget * 120 + 1e-6
         assert (predicted_gain(SCORES, small.weights(found)) / scale >= floor - 1e-7).all()
+
+
+@pytest.mark.parametrize("targets", [(True, True, True, True), (False, True, False, True)])
+def test_many_samples_have_the_optimum_of_the_program_in_one_piece(targets):
+    rng = np.random.default_rng(1)
+    labels = rng.integers(4, size=6_000)
+    scores = rng.normal(size=(6_000, 4)) * [0.5, 1, 2, 5] + 1.5 * np.eye(4)[labels]
+    admissible, scale, chosen = AdmissibleSet(labels, 0.3), column_scale(scores), np.array(targets)
+    slopes = admissible.slopes(scores) / scale
+    kept = MassPreservingProgram(scores, scale, admissible, chosen)
+    for budget, floor in ((0.3, 0.05), (0.3, 0.1), (0.02, 0.0), (0.02, -0.1), (0.6, 0.05)):
+        removed = kept.solve(np.full(4, floor), budget)
+        expected = linprog(
+            -slopes[:, chosen].sum(axis=1),
+            A_ub=np.vstack([-slopes.T, np.ones(6_000)]),
+            b_ub=np.append(np.full(4, -floor * 6_000), budget * 6_000),
+            bounds=(0, 1),
+        )
+        np.testing.assert_allclose(slopes[:, chosen].sum(axis=1) @ removed, -expected.fun, rtol=1e-6)
+        assert removed.sum() <= budget * 6_000 * (1 + 1e-9)
+        assert (removed @ slopes >= floor * 6_000 - 1e-3).all()
 
 
 def test_an_infeasible_floor_does_not_spoil_the_next_solve():

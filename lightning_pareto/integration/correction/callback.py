@@ -11,25 +11,26 @@ from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import CurvatureName, InfluenceOptions, check_max_memory
-from lightning_pareto.influence.sharding import OtherProcessError
+from lightning_pareto.influence.sharding import LostProcessError, OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis import influence_of
 from lightning_pareto.integration.checks import check_data, check_strategy
-from lightning_pareto.integration.correction.record import Correction, Record, publish
+from lightning_pareto.integration.correction.record import Correction, Record, begin_record, publish
 from lightning_pareto.integration.correction.remedy import Remedy
 from lightning_pareto.integration.correction.rules import Rules, described
 from lightning_pareto.integration.correction.second_take import SecondTake
 from lightning_pareto.integration.correction.takes import check_fit, reweighted_take
-from lightning_pareto.integration.correction.tally import Tally, Tallying, decoded, encoded
+from lightning_pareto.integration.correction.tally import Tally, decoded, encoded
+from lightning_pareto.integration.correction.tally_callback import TallyCallback
 from lightning_pareto.integration.correction.training_state import TrainingState
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.processes import shard_of
-from lightning_pareto.integration.repeats import samples_before_repeats
+from lightning_pareto.integration.run_folder import results_folder
 from lightning_pareto.reweighting.mass_preserving import GiveBack
 from lightning_pareto.reweighting.weights import SampleWeights
 
 
-class CourseCorrection(pl.Callback):
+class CourseCorrection(TallyCallback):
     """Takes an epoch again, with weights, after which some classes were worse than before it.
 
     At the end of every epoch it compares the validation accuracy of every class with that of the epoch before. If some
@@ -53,8 +54,15 @@ class CourseCorrection(pl.Callback):
     for a correction one epoch and the influence (three to four more).
 
     It takes one training loader with a map-style dataset and validation at the end of each epoch, and refuses what it
-    cannot do before the fit starts. An epoch resumed in its middle is not corrected. Attributes of the module that are
-    neither parameters nor in its ``state_dict`` are not taken back.
+    cannot do before the fit starts. Attributes of the module that are neither parameters nor in its ``state_dict`` are
+    not taken back.
+
+    A fit that is stopped and goes on from a checkpoint, ``trainer.fit(…, ckpt_path=…)``, decides as it would have
+    without the stop: one stopped in a correction or a second take takes that epoch from its beginning, ordinarily and
+    then with weights, if the checkpoint is of the end of the epoch before. The numbers are the same where nothing hangs
+    on the process's random state, which checkpoints lack: not with dropout, or an order drawn from it. A checkpoint
+    that is saved on the stop itself is of the ordinary take, and the fit goes on from that. An epoch resumed in its
+    middle is not corrected.
 
     Args:
         threshold: how far an accuracy has to fall.
@@ -127,11 +135,7 @@ class CourseCorrection(pl.Callback):
         seed: int = 0,
         verbose: bool = True,
     ) -> None:
-        super().__init__()
-        self.rules = Rules(threshold, level, least_gain, warmup_epochs, max_corrections)
-        self.options = InfluenceOptions(curvature, measure, damping, 1, seed, layers, fisher, curvature_samples)
-        check_max_memory(max_memory)
-        self.data = ParetoData(
+        data = ParetoData(
             task or ClassificationTask(),
             class_names,
             categories,
@@ -140,6 +144,10 @@ class CourseCorrection(pl.Callback):
             val_dataloader_idx,
             owner="CourseCorrection",
         )
+        super().__init__(data)
+        self.rules = Rules(threshold, level, least_gain, warmup_epochs, max_corrections)
+        self.options = InfluenceOptions(curvature, measure, damping, 1, seed, layers, fisher, curvature_samples)
+        check_max_memory(max_memory)
         self.remedy = Remedy(budget, keep, method, return_mass)
         self.max_memory = max_memory
         self.dirpath = None if dirpath is None else Path(dirpath)
@@ -149,9 +157,7 @@ class CourseCorrection(pl.Callback):
         self._categories: Sequence[str] | None = None
         self._record = Record()
         self._able = True  # whether influence could be had so far
-        self._tallying: Tallying | None = None
         self._before: Tally | None = None  # of the epoch before
-        self._after: Tally | None = None  # of the epoch under way
         self._take: SecondTake | None = None
         self._start: TrainingState | None = None  # of the epoch under way
 
@@ -192,10 +198,11 @@ class CourseCorrection(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check data, labels and everything that a second take needs before any training."""
-        self._folder = self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / "pareto"
         if self._able:
-            self._categories = check_data(trainer, pl_module, self.data, self.options.layers)
+            self._folder = results_folder(trainer, pl_module, self.dirpath)
             check_fit(trainer)
+            self._categories = check_data(trainer, pl_module, self.data, self.options.layers)
+            begin_record(trainer, self._record, self._folder)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the counters of an epoch that may be taken again."""
@@ -210,44 +217,6 @@ class CourseCorrection(pl.Callback):
         """Copy the state before the first batch, when every hook of the epoch's start has run."""
         if batch_idx == 0 and self._take is not None and self._start is None:
             self._start = TrainingState.of(trainer, besides=self)
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to count."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            limit = samples_before_repeats(self.data.watched(trainer))
-            self._tallying = Tallying(self.data.task, self.data.categories, limit)
-
-    def on_validation_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Listen to the logits of the chosen validation loader."""
-        if dataloader_idx == self.data.val_dataloader_idx and self._tallying is not None:
-            self._tallying.listen(pl_module, batch)
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Note the batch's predictions."""
-        if dataloader_idx == self.data.val_dataloader_idx and self._tallying is not None:
-            self._tallying.update(trainer, pl_module)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the processes' predictions together."""
-        if self._tallying is not None:
-            self._after = self._tallying.whole(shard_of(trainer, pl_module))
-            self._tallying = None
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook on the module."""
-        if self._tallying is not None:
-            self._tallying.stop()
-            self._tallying = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the epoch again if classes fell in it."""
@@ -271,26 +240,30 @@ class CourseCorrection(pl.Callback):
     ) -> None:
         """Take the epoch again and keep the better one."""
         before, ordinary = tallies
-        state_of_ordinary = TrainingState.of(trainer, besides=self)
-        start.restore(trainer)
-        weights = self._weights(trainer, module, targets)
-        if weights is None:
-            state_of_ordinary.restore(trainer)
-            return
-        self._after = None
-        loader = reweighted_take(trainer, weights, self.seed)
-        again = self._after if take.run(loader) else None
-        accepted = again is not None and self.rules.better(ordinary, again, targets, self._categories)
-        self._before = self._after = again if accepted else ordinary
+        state_of_ordinary, accepted = TrainingState.of(trainer, besides=self), False
+        try:
+            start.restore(trainer)
+            weights = self._weights(trainer, module, targets)
+            again = None if weights is None else self._taken_again(trainer, weights, take)
+            accepted = again is not None and self.rules.better(ordinary, again, targets, self._categories)
+        finally:  # also when it is interrupted: a checkpoint that is saved then is of the ordinary take
+            self._before = self._after = again if accepted else ordinary
+            if not accepted:
+                state_of_ordinary.restore(trainer)
+                take.undo()
         if accepted:
             take.tell_loggers()
-        else:
-            state_of_ordinary.restore(trainer)
-            take.undo()
+        if weights is None:
+            return
         takes = (before, ordinary, again)
         done = described(trainer.current_epoch, targets, takes, accepted, self._categories)
         self._record.add(done)
         publish(trainer, self._record, weights, self._folder, self.verbose)
+
+    def _taken_again(self, trainer: pl.Trainer, weights: SampleWeights, take: SecondTake) -> Tally | None:
+        """The validation of the second take; None if it was not run to its end."""
+        self._after = None
+        return self._after if take.run(reweighted_take(trainer, weights, self.seed)) else None
 
     def _weights(self, trainer: pl.Trainer, module: pl.LightningModule, targets: list[int]) -> SampleWeights | None:
         """Weights for the fallen categories; None, with a warning, if they cannot be had, then for all the fit."""
@@ -300,6 +273,8 @@ class CourseCorrection(pl.Callback):
             )
             with shard_of(trainer, module).agreement("search for weights"):
                 return self.remedy.weights(influence, targets)
+        except LostProcessError:  # without it the fit cannot go on either
+            raise
         except Exception as error:
             self._able = False
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):

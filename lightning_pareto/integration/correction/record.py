@@ -1,7 +1,6 @@
 """What a CourseCorrection did, wherever the fit ran."""
 
 import json
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,12 +10,11 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_pareto.artifacts import fitting_together
+from lightning_pareto.artifacts import fitting_together, remove_temporaries, write_whole
 from lightning_pareto.integration.mailbox import Mailbox
 from lightning_pareto.integration.publishing import log_values
+from lightning_pareto.result_files import RECORD_FILE
 from lightning_pareto.reweighting.weights import SampleWeights
-
-RECORD_FILE = "corrections.json"
 
 
 @dataclass(frozen=True)
@@ -90,15 +88,13 @@ class Record:
         self.replace([*self.corrections, correction])
 
     def save(self, folder: Path) -> None:
-        """Write them to ``folder`` and tell the other processes where.
+        """Write them to ``folder``, whole or not at all, and tell the other processes where.
 
         Raises:
             OSError: if the folder cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{RECORD_FILE}.{os.getpid()}"
-        temporary.write_text(json.dumps([asdict(each) for each in self._made], indent=1))
-        temporary.replace(folder / RECORD_FILE)
+        write_whole(folder / RECORD_FILE, json.dumps([asdict(each) for each in self._made], indent=1).encode())
+        remove_temporaries(folder, RECORD_FILE)
         self._mailbox.put(str(folder.resolve()))
 
     @property
@@ -114,6 +110,18 @@ class Record:
             return tuple(Correction.of(state) for state in json.loads(path.read_text()))
 
 
+def begin_record(trainer: pl.Trainer, record: Record, folder: Path) -> None:
+    """Let the disk say what the fit begins with: the corrections before it was resumed, not those of another fit.
+
+    Args:
+        trainer: at the start of the fit.
+        record: empty, or as the checkpoint has it.
+        folder: where it is written; nothing is if there is nothing to say and nothing to replace.
+    """
+    if trainer.is_global_zero and (record.corrections or (folder / RECORD_FILE).exists()):
+        _saved(record, folder)
+
+
 def publish(trainer: pl.Trainer, record: Record, weights: SampleWeights, folder: Path, verbose: bool) -> None:
     """Give the last correction to the disk, the terminal and the loggers.
 
@@ -126,13 +134,18 @@ def publish(trainer: pl.Trainer, record: Record, weights: SampleWeights, folder:
     """
     done = record.corrections[-1]
     if trainer.is_global_zero:
-        try:
-            weights.save(folder / f"correction_{done.epoch}.safetensors")
-            record.save(folder)
-        except OSError as error:
-            rank_zero_warn(f"the corrections could not be written to {folder}: {error}")
+        _saved(record, folder, weights)
         if verbose:
             print(f"\n{textwrap.fill(f'CourseCorrection: {done}', 80)}\n", flush=True)  # noqa: T201
     gains = zip(done.class_names, done.ordinary, done.again or done.ordinary, strict=True)
     values = {f"pareto/correction/gain/{name}": again - ordinary for name, ordinary, again in gains}
     log_values(trainer, {"pareto/correction/accepted": float(done.accepted), **values}, "a correction's figures")
+
+
+def _saved(record: Record, folder: Path, weights: SampleWeights | None = None) -> None:
+    try:
+        if weights is not None:
+            weights.save(folder / f"correction_{record.corrections[-1].epoch}.safetensors")
+        record.save(folder)
+    except OSError as error:
+        rank_zero_warn(f"the corrections could not be written to {folder} and are in memory only: {error}")

@@ -23,8 +23,8 @@ def check_fit(trainer: pl.Trainer) -> None:
 
     Raises:
         ValueError: if epochs do not end with a validation, or the trainer does not sample.
-        TypeError: if the training loader cannot draw by weight without losing what is the user's own, or a callback
-            changes the schedulers under way.
+        TypeError: if there are several training loaders, the one cannot draw by weight without losing what is the
+            user's own, or a callback changes the schedulers under way.
     """
     options: Any = trainer
     interval = options.val_check_interval
@@ -46,6 +46,11 @@ def check_fit(trainer: pl.Trainer) -> None:
                 f"{type(callback).__name__} acts on the validation of an epoch before CourseCorrection has decided "
                 "whether to keep it: leave save_on_train_epoch_end and check_on_train_epoch_end at their defaults"
             )
+    if isinstance(trainer.train_dataloader, (dict, list, tuple)):
+        raise TypeError(
+            f"CourseCorrection takes an epoch again with one training loader, the fit has a "
+            f"{type(trainer.train_dataloader).__name__} of {len(trainer.train_dataloader)}: use one, or leave it out"
+        )
     loader = check_map_style(trainer.train_dataloader, "the train dataloader")
     if type(loader.batch_sampler) is not BatchSampler or type(loader.sampler) not in _OWN:
         own = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler

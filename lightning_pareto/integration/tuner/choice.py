@@ -133,7 +133,8 @@ def choose(
     else:
         change = best.against(incumbent)
         reason = f"{_measured(change)}, {_objection(best, ordinaries, level)}"
-    return _result(given, incumbent, None, change, f"{reason}. The best ordinary model is handed back.", trials), None
+    result = _result(given, incumbent, None, change, f"{reason}. The best ordinary model is handed back.", trials)
+    return (result if best is None else replace(result, refused=best.outcome.accuracy)), None
 
 
 def _harmless(one: Tried, ordinaries: Sequence[TrialResult], level: float) -> bool:
@@ -229,6 +230,7 @@ def _result(
         after=change.after.accuracy,
         support=change.before.support,
         p_values=change.p_loss,
+        refused=np.full(len(given.outcome.names), np.nan),
         gain=compared.macro,
         gain_error=compared.macro_error,
         accepted=weights is not None,

@@ -1,14 +1,17 @@
 """The callback that watches a trial: it counts epochs, measures the model in the end and writes the result."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.at_hand import fingerprint_of_labels
 from lightning_pareto.influence.fingerprint import fingerprint_of
+from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.options import InfluenceOptions
 from lightning_pareto.integration.analysis import influence_of
 from lightning_pareto.integration.checks import check_data, check_strategy
@@ -43,6 +46,11 @@ class TrialRecorder(pl.Callback):
         seen: what the data of the trials before were told by; empty for no trial, or none on the same data.
         joins: whether validation samples are trained on, so that the data are others on purpose.
         targets: categories that there have to be.
+        warns_of_plateaus: whether a later fit of the search will train on all validation data.
+
+    Attributes:
+        influence: what was estimated, if the disk did not take it.
+        result: of the trial, if the disk did not take it.
     """
 
     def __init__(
@@ -60,6 +68,7 @@ class TrialRecorder(pl.Callback):
         seen: str = "",
         joins: bool = False,
         targets: Targets = None,
+        warns_of_plateaus: bool = False,
     ) -> None:
         self._name, self._key, self._folder = name, key, folder
         self._data = data
@@ -73,6 +82,9 @@ class TrialRecorder(pl.Callback):
         self._joins = joins
         self._found = ""
         self._targets = targets
+        self._warns_of_plateaus = warns_of_plateaus
+        self.influence: InfluenceMatrix | None = None
+        self.result: TrialResult | None = None
         self._begun = 0
         self._history: list[float] = []
         self._categories: Any = None
@@ -96,6 +108,8 @@ class TrialRecorder(pl.Callback):
         if self._categories is not None:
             chosen_categories(self._categories, self._targets)
         self._check_same_data(trainer)
+        if self._warns_of_plateaus:
+            warn_of_plateaus(trainer)
         if self._analysis is not None:
             influence = influence_of(
                 trainer,
@@ -108,7 +122,9 @@ class TrialRecorder(pl.Callback):
                 self._folder,
             )
             if trainer.is_global_zero:
-                influence.save(self._folder / INFLUENCE_FILE)
+                path = self._folder / INFLUENCE_FILE
+                if not self._written(trainer, "influence", lambda: influence.save(path)):
+                    self.influence = influence
                 save_previews(trainer, self._data, influence, self._folder)
         if self._epochs == 0:
             trainer.should_stop = True
@@ -143,9 +159,29 @@ class TrialRecorder(pl.Callback):
             next_checkpoint=next((Path(path) for path in kept if _epoch_of(path) < trained), None),
             data=self._found,
         )
-        if trainer.is_global_zero:
-            result.save(self._folder, self._key)
+        if trainer.is_global_zero and not self._written(
+            trainer, "result", lambda: result.save(self._folder, self._key)
+        ):
+            self.result = result
         trainer.strategy.barrier()
+
+    def _written(self, trainer: pl.Trainer, what: str, write: Callable[[], Any]) -> bool:
+        """Write something; where that fails a single process can go on with what it has in memory, and returns False.
+
+        Raises:
+            OSError: where there are other processes, which read it from the disk.
+        """
+        try:
+            write()
+        except OSError as error:
+            if trainer.world_size > 1:
+                raise
+            rank_zero_warn(
+                f"the {what} of the trial {self._name!r} could not be written and is in memory only ({error}): the "
+                "search goes on, and would make this trial anew after an interruption. Make room there"
+            )
+            return False
+        return True
 
     def _kept(self, trainer: pl.Trainer) -> tuple[str | None, list[str]]:
         """Path of the best checkpoint and of all, the best first, as rank zero has them."""
@@ -166,6 +202,18 @@ class TrialRecorder(pl.Callback):
                 "the training or validation data are not those of the trials before. With other data begin another "
                 "search: ParetoTuner(…, dirpath=…). A DataModule whose setup() splits at random must do so with a "
                 "seeded generator: random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))"
+            )
+
+
+def warn_of_plateaus(trainer: pl.Trainer) -> None:
+    """Say what a schedule that watches a metric will see in a fit on all validation data."""
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau:
+            rank_zero_warn(
+                f"{type(config.scheduler).__name__} watches {config.monitor!r}. In the last fit of "
+                "include_validation=True, which trains on all validation data, a metric of theirs is one of training "
+                "data: it goes on rising, and the learning rate is lowered later than in the fits that were measured, "
+                "or never. A schedule by epochs or steps is the same in all fits"
             )
 
 

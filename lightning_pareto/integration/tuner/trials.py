@@ -1,9 +1,12 @@
 """Trials of a search: fits with new Trainers, each leaving its result and nothing else in a folder of its own."""
 
+import contextlib
 import copy
+import errno
+import io
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +17,7 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_pareto.artifacts import remove_temporaries, write_whole
 from lightning_pareto.influence.fingerprint import fingerprint_of
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
@@ -86,6 +90,7 @@ class Trials:
         folder: where results go; all processes must see it.
         seed: of every trial, so that they differ in nothing but what is tried.
         targets: categories that there have to be, checked before the first trial trains.
+        include_validation: whether the last trial will train on all validation data.
     """
 
     def __init__(
@@ -97,8 +102,10 @@ class Trials:
         folder: Path,
         seed: int,
         targets: Targets = None,
+        include_validation: bool = False,
     ) -> None:
         self._targets = targets
+        self._include_validation = include_validation
         self.factory = TrainerFactory(trainer_factory)
         self._module = module
         self._datamodule = datamodule
@@ -107,6 +114,7 @@ class Trials:
         self.seed = seed
         self._data = ""  # what tells those of the finished trials from others
         self.finished: dict[str, TrialResult] = {}
+        self._influences: dict[str, InfluenceMatrix] = {}  # that the disk did not take
         self.log: TrialLog | None = None
         self._identity = fingerprint_of([self._described(), seed])
         self.goes_on = self._restore_initial()
@@ -128,8 +136,10 @@ class Trials:
             folder = self._folder_of(trial)
             result = TrialResult.load(folder, key)
             if result is None:
-                self._fit(trial, folder, key)
-                result = TrialResult.load(folder, key)
+                recorder = self._fit(trial, folder, key)
+                result = recorder.result or TrialResult.load(folder, key)
+                if recorder.influence is not None:
+                    self._influences[key] = recorder.influence
             if result is None:
                 raise RuntimeError(f"the trial {trial.name!r} ended early: call fit again, and it goes on from here")
             self.finished[key] = result
@@ -140,13 +150,14 @@ class Trials:
 
     def influence(self, trial: Trial) -> InfluenceMatrix:
         """What a finished trial with ``analyse`` has found."""
-        return InfluenceMatrix.load(self._folder_of(trial) / INFLUENCE_FILE)
+        in_memory = self._influences.get(trial.key(self._identity))
+        return in_memory or InfluenceMatrix.load(self._folder_of(trial) / INFLUENCE_FILE)
 
     def _folder_of(self, trial: Trial) -> Path:
         kind = trial.name.split(",")[0].replace(" ", "_").replace("'", "")
         return self.folder / f"{kind}_{fingerprint_of(trial.key(self._identity))}"
 
-    def _fit(self, trial: Trial, folder: Path, key: str) -> None:
+    def _fit(self, trial: Trial, folder: Path, key: str) -> TrialRecorder:
         _empty(folder)
         module = self._copy()
         if trial.start == "weights":
@@ -158,11 +169,17 @@ class Trials:
         if trial.weights is not None:
             data = ReweightedDataModule(data, trial.weights, seed=self.seed)
         with quiet(), seeded(self.seed):
-            trainer = self._trainer(trial, module, folder, key)
-            trainer.fit(module, datamodule=data, ckpt_path=trial.checkpoint if trial.start == "checkpoint" else None)
+            trainer, recorder = self._trainer(trial, module, folder, key)
+            with self._disk_named(trial):
+                trainer.fit(
+                    module, datamodule=data, ckpt_path=trial.checkpoint if trial.start == "checkpoint" else None
+                )
+        return recorder
 
-    def _trainer(self, trial: Trial, module: pl.LightningModule, folder: Path, key: str) -> pl.Trainer:
-        """A new Trainer that measures the trial."""
+    def _trainer(
+        self, trial: Trial, module: pl.LightningModule, folder: Path, key: str
+    ) -> tuple[pl.Trainer, TrialRecorder]:
+        """A new Trainer, and what measures the trial."""
         trainer, whole = self.factory(), trial.start != "checkpoint" and not trial.stops_after
         best = best_epochs(folder, trainer) if trial.keeps and whole else None
         options, data, joins = self._callback.options, self._callback.data, trial.joins is not None
@@ -182,6 +199,7 @@ class Trials:
             seen=self._data,
             joins=joins,
             targets=None if joins else self._targets,  # looked for in the first fit, whose datasets have all names
+            warns_of_plateaus=self._include_validation and not self._data,
         )
         classwise = ParetoCallback(
             task=data.task,
@@ -192,7 +210,23 @@ class Trials:
         prepare(trainer, module, folder, whole, [classwise, recorder, *([best] if best else [])])
         if trial.epochs is not None and whole:
             trainer.fit_loop.max_epochs = trial.epochs
-        return trainer
+        return trainer, recorder
+
+    @contextlib.contextmanager
+    def _disk_named(self, trial: Trial) -> Iterator[None]:
+        """Say what a disk that is full costs, and how to go on; the error may come from a logger or a checkpoint."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _DISK:
+                raise
+            path = error.filename2 or error.filename
+            where = f" ({path})" if path else ""
+            raise OSError(
+                error.errno,
+                f"{error.strerror}{where}, in the trial {trial.name!r}. Those that are finished ({len(self.finished)}) "
+                f"are kept in {self.folder}: make room, call fit again, and it goes on there",
+            ) from error
 
     def _copy(self) -> pl.LightningModule:
         try:
@@ -214,7 +248,7 @@ class Trials:
         names = [type(self._module).__qualname__, type(self._datamodule).__qualname__, str(self._module)]
         hparams = _plain(dict(self._module.hparams)), _plain(dict(self._datamodule.hparams))
         read = (data.class_names, data.val_dataloader_idx, self._callback.budget, asdict(self._callback.options))
-        return repr((names, shapes, hparams, limits, read))
+        return repr((names, shapes, hparams, limits, read, _code_of(data.categories)))
 
     def _restore_initial(self) -> bool:
         """Begin where an interrupted search began, as a script that is started again makes another random start."""
@@ -228,6 +262,8 @@ class Trials:
 
 INITIAL_FILE = "initial.pt"
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 def _plain(value: Any) -> Any:
     """A nested value that reads the same in every process: of anything unusual only the kind."""
@@ -238,6 +274,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
     return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__qualname__
+
+
+def _code_of(function: Callable[..., Any] | None) -> str | None:
+    """Name and compiled code of a function; of another callable only its kind."""
+    code = getattr(function, "__code__", None)
+    if function is None or code is None:
+        return None if function is None else type(function).__qualname__
+    constants = [_plain(value) for value in code.co_consts]
+    return f"{function.__qualname__} {code.co_code.hex()} {code.co_names} {constants}"
 
 
 @rank_zero_only
@@ -253,6 +298,7 @@ def _empty(folder: Path) -> None:
 
 @rank_zero_only
 def _write(state: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+    payload = io.BytesIO()
+    torch.save(state, payload)
+    write_whole(path, payload.getvalue())
+    remove_temporaries(path.parent, path.name)

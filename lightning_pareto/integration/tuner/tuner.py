@@ -6,12 +6,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
-from lightning_pareto.integration.namespaces import is_a
+from lightning_pareto.integration.namespaces import fitting, is_a
+from lightning_pareto.integration.run_folder import why_not_writable
 from lightning_pareto.integration.tuner.choice import choose, epochs_for, with_validation
 from lightning_pareto.integration.tuner.folder import TRIALS, finish
 from lightning_pareto.integration.tuner.log import TrialLog
@@ -74,7 +76,8 @@ class ParetoTuner:
         include_validation: train on the validation data as well. Before the choice each fit takes the half that its
             weights are made from and is measured on the other half; after it the chosen fit is repeated on all of them,
             with weights made from all of them. Better wherever it was measured, but nothing is left that could measure
-            the last model itself.
+            the last model itself. A learning rate schedule that watches a validation metric sees training data in that
+            last fit, which a warning says before the first.
         callback: how batches are read and influence is estimated; ``ParetoCallback()`` by default.
         dirpath: the folder of all trials, which every process must see.
         seed: of all trials and of the search.
@@ -158,15 +161,29 @@ class ParetoTuner:
             The result; its ``ckpt_path`` is the checkpoint of the chosen fit.
 
         Raises:
-            TypeError: for anything but a LightningModule and a LightningDataModule, or if the factory does not make new
-                Trainers.
+            OSError: if ``dirpath`` cannot be written.
+            TypeError: for anything but a LightningModule and a LightningDataModule with the loaders, or if the factory
+                does not make new Trainers.
             ValueError: if ``max_epochs_spent`` is too small for a first fit and one second fit, or from the checks that
                 :class:`ParetoCallback` makes before a fit.
         """
         _check_kinds(model, datamodule)
+        _check_loaders(datamodule, self.options.include_validation)
         options, checkpoint = self.options, None if ckpt_path is None else Path(ckpt_path).resolve()
+        reason = why_not_writable(self._folder)
+        if reason:
+            raise OSError(f"trials cannot be written to dirpath={str(self._folder)!r}: {reason}. Give another folder")
         folder = self._folder / TRIALS
-        trials = Trials(self._factory, model, datamodule, self._callback, folder, options.seed, options.targets)
+        trials = Trials(
+            self._factory,
+            model,
+            datamodule,
+            self._callback,
+            folder,
+            options.seed,
+            options.targets,
+            options.include_validation,
+        )
         epochs = options.divide(int(trials.factory().max_epochs or 0), checkpoint is not None)
         trials.log = log = TrialLog(self._verbose, epochs.limit)
         if (self._folder / RESULT_FILE).exists():
@@ -208,3 +225,14 @@ def _check_kinds(model: Any, datamodule: Any) -> None:
         )
     if isinstance(datamodule, ReweightedDataModule):
         raise TypeError("fit takes the DataModule without weights: tuner.fit(model, reweighted.datamodule)")
+
+
+def _check_loaders(datamodule: pl.LightningDataModule, include_validation: bool) -> None:
+    """Refuse loaders that the DataModule leaves to the LightningModule, which trials could not change."""
+    changed = {"train_dataloader": "weights go into", "val_dataloader": "include_validation=True takes samples from"}
+    for name in ("train_dataloader", "val_dataloader")[: 1 + include_validation]:
+        if not is_overridden(name, datamodule, fitting(pl.LightningDataModule, datamodule)):
+            raise TypeError(
+                f"{changed[name]} the {name}() of the DataModule, and {type(datamodule).__name__} has none: give it "
+                "the one that the LightningModule has"
+            )

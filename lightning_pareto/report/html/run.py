@@ -15,6 +15,7 @@ from lightning_pareto.result_files import (
     SAMPLES_FILE,
     VERDICT_FILE,
     WEIGHTS_FILE,
+    folders_of_run,
     influence_of_search,
 )
 from lightning_pareto.reweighting.search_result import ParetoResult
@@ -112,7 +113,7 @@ def home_of(folder: Path) -> Path:
         folder = folder.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    for place in (folder, folder / "pareto"):
+    for place in (folder, *folders_of_run(folder)):
         if any((place / name).is_file() for name in (VERDICT_FILE, RESULT_FILE)):
             return place
     below = [path for name in (VERDICT_FILE, RESULT_FILE) for path in folder.rglob(name)]

@@ -51,6 +51,8 @@ def test_better_beyond_chance_is_accepted():
     assert found.gain == pytest.approx((171 + 160 - 300) / 400)
     np.testing.assert_allclose(found.after, [171 / 200, 160 / 200])
     assert found.support.sum() == SIZE
+    assert np.isnan(found.refused).all()
+    assert "refused" not in str(found)
     np.testing.assert_array_equal(found.p_values, 1)  # of a fall, of which there is none
 
 
@@ -82,6 +84,8 @@ def test_a_category_that_falls_forbids_it_and_is_named():
     found = chosen(GIVEN, GIVEN, tried(result("a", [199, 130]), result("b", [199, 130])), improvable=True)
     assert not found.accepted
     assert "dog would fall beyond chance" in found.reason
+    np.testing.assert_allclose(found.refused, [199 / 200, 130 / 200])
+    assert {"99.5%", "65.0%"} <= set(str(found).split())
     assert found.ckpt_path == "given"
     np.testing.assert_array_equal(found.before, found.after)
 

@@ -172,6 +172,18 @@ def test_other_options_are_other_trials(tmp_path):
     assert not np.array_equal(one.outcome.probability, slower.outcome.probability)
 
 
+def test_other_categories_are_another_search(tmp_path):
+    def identity(categories, folder):
+        callback = ParetoCallback(categories=categories)
+        return Trials(lambda: trainer(tmp_path), module(), Data(), callback, tmp_path / folder, 0)._identity
+
+    by_sign = identity(lambda batch: (batch[0][:, 0] > 0).long(), "a")
+    assert identity(lambda batch: (batch[0][:, 0] > 0).long(), "b") == by_sign
+    assert identity(lambda batch: (batch[0][:, 0] > 1).long(), "c") != by_sign
+    assert identity(lambda batch: (batch[0][:, 1] > 0).long(), "d") != by_sign
+    assert identity(None, "e") != by_sign
+
+
 def test_weights_reach_the_fit(tmp_path):
     """Without any sample of class 0, the model does not predict it."""
     data = Data()

@@ -345,6 +345,32 @@ def test_the_validation_data_may_join_the_fits(tmp_path, monkeypatch, noise):
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
 
 
+RATES = []
+
+
+class Plateau(Plain):
+    """Notes at which rate every epoch is trained."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.02)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=1.0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+
+    def on_train_epoch_end(self):
+        RATES.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_a_schedule_that_will_see_training_data_is_warned_of_before_the_first_fit(tmp_path):
+    """The last fit goes on: its schedule acts, on what it sees."""
+    tuner = tuner_in(tmp_path, include_validation=True)
+    with pytest.warns(UserWarning, match="ReduceLROnPlateau watches 'val_loss'(.|\n)*later than in the fits") as said:
+        result = tuner.fit(Plateau(), Crowded(val=300))
+    assert sum("ReduceLROnPlateau" in str(each.message) for each in said) == 1
+    length = result.trials[-1].epochs
+    assert RATES[-length] == 0.02
+    assert length == 1 or RATES[-1] < 0.02
+
+
 @pytest.mark.filterwarnings("ignore:.*pin_memory")
 @pytest.mark.parametrize("kind", ["class", "from_datasets"])
 def test_joined_data_are_all_samples_once(kind):

@@ -1,0 +1,194 @@
+"""Fits that are struck while an epoch is taken again go on from the last checkpoint with the same numbers."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
+from torch import nn
+
+from lightning_pareto import CourseCorrection, ReweightedDataModule, SampleWeights
+from lightning_pareto.artifacts import ArtifactError
+from lightning_pareto.influence.sharding import LostProcessError
+from lightning_pareto.integration.correction import callback as module_of_correction
+from lightning_pareto.integration.correction.record import Correction
+from lightning_pareto.integration.correction.remedy import Remedy
+from lightning_pareto.integration.correction.second_take import SecondTake
+from tests.faults._struck import before, ended, strike, striking
+from tests.integration._models import CLASSES, Plain, trainer
+from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+    pytest.mark.filterwarnings("ignore:.*called without a model. The last model of the previous"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+]
+STEPS = 19
+"""Of an epoch."""
+
+
+class Plainer(Plain):
+    """Without dropout, so that a resumed fit needs no random state."""
+
+    def __init__(self, lr=0.05):
+        super().__init__(lr)
+        self.network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+
+
+class Strikes(Callback):
+    """Strikes in the second take: in its training, or in its validation; of a fit from before the spoilt epoch."""
+
+    def __init__(self, where, how):
+        self.where, self.how = where, how
+        self.steps = 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.steps += 1
+        if self.where == "second take" and self.steps == STEPS + 5:
+            strike(self.how)
+
+    def on_validation_batch_end(self, *_arguments, **_options):
+        if self.where == "its validation" and self.steps == 2 * STEPS:
+            strike(self.how)
+
+
+def fit(folder, *callbacks, ckpt_path=None, max_epochs=SPOILT + 2, **options):
+    """A fit of which an epoch is taken again and kept; the order of the samples belongs to the number of the epoch."""
+    torch.manual_seed(0)
+    options = {"dirpath": folder / "pareto", "budget": 0.3, "max_corrections": 1, "verbose": False, **options}
+    model, watch = Plainer(), CourseCorrection(**options)
+    keeper = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
+    fitted = trainer(folder, Spoils(), keeper, watch, *callbacks, max_epochs=max_epochs, enable_checkpointing=True)
+    data = ReweightedDataModule(SpoiltData(share=0.7), np.ones(600))
+    fitted.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    return watch.corrections, weights_of(model.state_dict())
+
+
+def weights_of(state):
+    return torch.cat([value.detach().flatten() for value in state.values()])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    corrections, weights = fit(folder)
+    assert corrections[0].accepted
+    return corrections, weights, folder / f"epoch={SPOILT - 1}.ckpt"
+
+
+POINTS = {
+    "influence": lambda how: setattr(
+        module_of_correction, "influence_of", before(module_of_correction.influence_of, striking(how))
+    ),
+    "linear program": lambda how: setattr(Remedy, "weights", before(Remedy.weights, striking(how))),
+    "second take": None,
+    "its validation": None,
+    "decision": lambda how: setattr(SecondTake, "tell_loggers", striking(how)),
+    "writing of the weights": lambda how: setattr(os, "fsync", striking(how)),
+    "renaming of the weights": lambda how: setattr(Path, "replace", striking(how)),
+    "writing of the record": lambda how: setattr(os, "fsync", striking(how, count=2)),
+    "renaming of the record": lambda how: setattr(Path, "replace", before(Path.replace, striking(how, count=2))),
+}
+
+
+@pytest.mark.parametrize(
+    ("point", "how"),
+    [
+        *((point, "killed") for point in POINTS),
+        *((point, how) for point in ("influence", "second take") for how in ("terminated", "interrupted")),
+    ],
+)
+def test_goes_on(tmp_path, undisturbed, point, how):
+    expected, expected_weights, given = undisturbed
+    last = Path(shutil.copy2(given, tmp_path))
+
+    def job():
+        if POINTS[point] is not None:
+            POINTS[point](how)
+        try:
+            fit(tmp_path, Strikes(point, how), ckpt_path=last)
+        except Exception:
+            (tmp_path / "failed otherwise").touch()
+            raise
+
+    assert not ended(job)
+    assert not (tmp_path / "failed otherwise").exists()
+    assert list(tmp_path.glob("*.ckpt")) == [last]
+    assert last.read_bytes() == given.read_bytes()
+    for path in (tmp_path / "pareto").glob("[!.]*.safetensors"):
+        SampleWeights.load(path)
+    corrections, weights = fit(tmp_path, ckpt_path=last)
+    assert corrections == expected
+    assert torch.equal(weights, expected_weights)
+    names = {path.name for path in (tmp_path / "pareto").iterdir() if not path.name.startswith(".correction_")}
+    assert names == {f"correction_{SPOILT}.safetensors", "corrections.json"}
+
+
+class Breaks(Strikes):
+    """Raises an error in the second take, and notes the weights at the end of the ordinary one."""
+
+    ordinary = None
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.steps += 1
+        if self.steps == STEPS + 5:
+            raise RuntimeError("broken")
+
+    def on_validation_end(self, trainer, pl_module):
+        self.ordinary = weights_of(pl_module.state_dict())
+
+
+def test_a_checkpoint_that_is_saved_on_the_stop_is_of_the_ordinary_take(tmp_path, undisturbed):
+    breaks = Breaks("", "")
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(tmp_path, OnExceptionCheckpoint(tmp_path, "stopped"), breaks, ckpt_path=undisturbed[2])
+    saved = torch.load(tmp_path / "stopped.ckpt", weights_only=True)
+    assert torch.equal(weights_of(saved["state_dict"]), breaks.ordinary)
+    assert saved["global_step"] == STEPS * (SPOILT + 1)
+    never_kept, expected = fit(tmp_path / "ordinary", least_gain=0.999, ckpt_path=undisturbed[2])
+    corrections, weights = fit(tmp_path, ckpt_path=tmp_path / "stopped.ckpt")
+    assert corrections == ()
+    assert not never_kept[0].accepted
+    assert torch.equal(weights, expected), "as after a take that was not kept"
+
+
+def test_a_process_that_is_lost_ends_the_fit_with_its_error(tmp_path, undisturbed, monkeypatch):
+    def lose(*_arguments):
+        raise LostProcessError("during the scoring pass: gone")
+
+    monkeypatch.setattr(module_of_correction, "influence_of", lose)
+    with pytest.raises(LostProcessError, match="during the scoring pass"):
+        fit(tmp_path, ckpt_path=undisturbed[2])
+
+
+def test_the_record_on_disk_is_that_of_the_fit(tmp_path, undisturbed):
+    """Of a fit that is resumed the corrections before that, and none of another fit that has written there."""
+    fit(tmp_path, ckpt_path=undisturbed[2])
+    path = tmp_path / "pareto" / "corrections.json"
+    text = path.read_text()
+    path.unlink()
+    corrections, _ = fit(tmp_path, ckpt_path=tmp_path / f"epoch={SPOILT}.ckpt")
+    assert corrections == undisturbed[0]
+    assert path.read_text() == text
+    assert fit(tmp_path, ckpt_path=tmp_path / f"epoch={SPOILT + 1}.ckpt")[0] == corrections, "nothing left to train"
+    assert fit(tmp_path, max_epochs=1)[0] == ()
+    assert path.read_text() == "[]"
+
+
+def test_a_record_that_is_not_whole_is_no_record(tmp_path):
+    watch = CourseCorrection(dirpath=tmp_path)
+    watch._record.replace([Correction(3, ("a",), ("a",), (1.0,), (0.5,), (1.0,), True)])
+    watch._record.save(tmp_path)
+    watch._record.begin_fit(first=True)
+    watch._record._mailbox.put(str(tmp_path))
+    assert len(watch.corrections) == 1
+    path = tmp_path / "corrections.json"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ArtifactError, match="compute it again"):
+        _ = watch.corrections
