@@ -44,8 +44,8 @@ pareto/admissible.py: pareto/test_headroom.py reweighting/test_reweight.py
 linprog.py: test_linprog.py
     if status != highspy.HighsModelStatus.kOptimal:  →  if False:
 reweighting/mass_preserving.py: reweighting/test_reweight.py reweighting/test_programs.py
-    objective=slopes[:, targets].sum(axis=1)  →  objective=slopes.sum(axis=1)
-    self._largest_sum if budget is None else budget * self._samples  →  self._largest_sum
+    slopes[:, :-1] @ (targets / targets.sum())  →  slopes[:, :-1].mean(axis=1)
+    None if budget is None else budget * self._samples  →  None
 reweighting/paper.py: reweighting/test_reweight.py
     scaled[:, targets] @ scale[targets] /  →  scaled[:, targets].sum(axis=1) /
 reweighting/outcomes.py: reweighting/test_outcomes.py
