@@ -53,6 +53,7 @@ def test_better_beyond_chance_is_accepted():
     assert found.support.sum() == SIZE
     assert np.isnan(found.refused).all()
     assert "refused" not in str(found)
+    np.testing.assert_array_equal(found.p_values, 1)  # of a fall, of which there is none
 
 
 def test_a_fit_counts_only_where_its_weights_have_not_seen():
@@ -71,6 +72,12 @@ def test_a_small_gain_takes_a_verdict():
     assert not chosen(GIVEN, GIVEN, tried(small, small)).accepted
     assert chosen(GIVEN, GIVEN, tried(small, small), improvable=True).accepted
     assert not chosen(GIVEN, GIVEN, tried(result("a", [151, 150]), result("a", [150, 150])), improvable=True).accepted
+
+
+def test_a_verdict_does_not_answer_for_many_looks():
+    """Three more hits have p = 1/8, once."""
+    small = result("a", [153, 150])
+    assert not chosen(GIVEN, GIVEN, tried(small, small, looks=2), improvable=True).accepted
 
 
 def test_a_category_that_falls_forbids_it_and_is_named():
@@ -155,6 +162,26 @@ def test_a_model_may_not_harm_the_given_one_either():
     assert not found.accepted
 
 
+def test_two_falls_by_chance_alone_are_together_beyond_it():
+    """Four dogs less than an ordinary model that has four less than the given one."""
+    ordinary, better = result("ordinary", [170, 146]), result("a", [190, 142])
+    assert chosen(ordinary, ordinary, tried(better, better)).accepted
+    assert not chosen(GIVEN, ordinary, tried(better, better)).accepted
+
+
+def test_what_a_fit_does_on_samples_that_its_weights_know_does_not_count():
+    better = result("a", [172, 160])
+    better.outcome.correct[~FIRST & (CATEGORY == 1)] = False
+    assert chosen(GIVEN, GIVEN, tried(better, result("b", [170, 160]))).ckpt_path == "a"
+
+
+def test_ways_that_were_measured_on_other_samples_are_both_judged():
+    found = chosen(
+        GIVEN, GIVEN, tried(result("a", [170, 160])), tried(result("b", [165, 160]), result("c", [165, 160]))
+    )
+    assert found.accepted
+
+
 def test_validation_data_alone_take_no_proof_but_may_do_no_harm():
     small, harmful = result("a", [152, 150]), result("a", [199, 130])
     found = chosen(GIVEN, GIVEN, joined=with_validation_data(small, small))
@@ -209,10 +236,21 @@ def test_the_weakest_category_may_speak_for_weights_on_top_of_validation_data():
     assert not chosen(given, given, tried(lower, lower), joined=more).accepted  # the mean falls
 
 
+def test_the_weakest_category_speaks_for_one_look_and_where_the_mean_does_not_fall():
+    given = result("given", [120, 180])
+    more = with_validation_data(result("a", [130, 185]), result("a", [130, 185]))
+    weak, lower = result("b", [133, 185]), result("b", [133, 181])
+    assert chosen(given, given, tried(weak, weak), joined=more).accepted  # p = 1/8
+    assert not chosen(given, given, tried(weak, weak, looks=2), joined=more).accepted
+    assert not chosen(given, given, tried(lower, lower), joined=more).accepted
+
+
 def test_of_equals_in_the_mean_the_one_with_the_better_lowest_category_is_taken():
     even, tilted = result("even", [180, 178]), result("tilted", [190, 168])
     found = chosen(GIVEN, GIVEN, tried(even, even), tried(tilted, tilted), improvable=True)
     assert found.ckpt_path == "even"
+    best = result("best", [190, 169])  # by a quarter of a point in the mean, which is less than its error
+    assert chosen(GIVEN, GIVEN, tried(even, even), tried(best, best), improvable=True).ckpt_path == "even"
     better = result("better", [196, 178])
     assert chosen(GIVEN, GIVEN, tried(even, even), tried(better, better), improvable=True).ckpt_path == "better"
     clearly = result("clearly", [200, 170])
