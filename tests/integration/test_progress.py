@@ -149,6 +149,7 @@ def test_a_long_correction_is_printed_in_lines(tmp_path, capsys, again):
 def interrupted(folder, stages):
     """As a process of its own: Ctrl-C in the middle of the scoring pass."""
     whole = analysis.estimate_influence
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background of a shell has not
 
     def stopped(*arguments, **options):
         def progress(stage, done, _total):
