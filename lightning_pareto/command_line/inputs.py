@@ -9,12 +9,12 @@ from lightning_pareto.artifacts import ArtifactError
 from lightning_pareto.command_line.output import tell
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.result_files import (
-    FINISHED,
     INFLUENCE_FILE,
     VERDICT_FILE,
     WEIGHTS_FILE,
-    folders_of_run,
     influence_of_search,
+    run_of,
+    runs_with,
 )
 
 FILES = {"influence": INFLUENCE_FILE, "verdict": VERDICT_FILE, "weights": WEIGHTS_FILE}
@@ -30,7 +30,7 @@ def asked_or_own(asked: float | None, option: str, source: Path, otherwise: floa
         source: the file of the influence.
         otherwise: what to take where there is no verdict.
     """
-    own = _run_of(source) / VERDICT_FILE
+    own = run_of(source) / VERDICT_FILE
     if asked is not None:
         return asked
     return float(getattr(ParetoVerdict.load(own), option)) if own.is_file() else otherwise
@@ -40,7 +40,7 @@ def find(path: Path, kind: str) -> Path:
     """The file of a kind: the path itself, or the one in that folder, in its ``pareto/``, or of the newest run below.
 
     Of a search it is the influence on the first of its measures, which its verdict is of. Where there are several runs
-    in the folder or below it, one line on the standard error says which it is.
+    in the folder or below it, one line on the standard error says which it is, and if a newer one lacks that kind.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -52,28 +52,20 @@ def find(path: Path, kind: str) -> Path:
         return path
     if (path / name).is_file():
         return path / name
-    near = [folder for folder in folders_of_run(path) if (folder / name).is_file()]
-    if near:
-        _tell_of_several(len(near), near[0])
-        return near[0] / name
-    below = sorted(path.rglob(name), key=lambda each: each.stat().st_mtime)
-    if not below:
+    runs, newest = runs_with(path, lambda run: _file_of(run, kind) is not None)
+    found = _file_of(runs[0], kind) if runs else None
+    if found is None:
         raise FileNotFoundError(f"no {name} in {path} or below it: ParetoCallback writes it after a fit{_MAKE[kind]}")
-    runs = set(map(_run_of, below))
-    newest = _run_of(below[-1])
-    _tell_of_several(len(runs), newest)
-    return (influence_of_search(newest) if kind == "influence" else None) or below[-1]
+    if runs[0] != newest:
+        tell(f"the newest run, {newest}, has no {name}: that of an older one is taken, {runs[0]}")
+    elif len(runs) > 1:
+        tell(f"of {len(runs)} runs the newest: {newest}")
+    return found
 
 
-def _tell_of_several(count: int, newest: Path) -> None:
-    if count > 1:
-        tell(f"of {count} runs the newest: {newest}")
-
-
-def _run_of(path: Path) -> Path:
-    """The folder of the run that a file is of; that of a search has those of its trials below it."""
-    trials = path.parent.parent
-    return trials.parent if trials.name == FINISHED else path.parent
+def _file_of(run: Path, kind: str) -> Path | None:
+    path = run / FILES[kind]
+    return path if path.is_file() else influence_of_search(run) if kind == "influence" else None
 
 
 _MAKE = {"influence": "", "verdict": "", "weights": ", and lightning-pareto reweight the weights"}

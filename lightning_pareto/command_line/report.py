@@ -3,17 +3,21 @@
 from typing import Any
 
 from lightning_pareto.command_line.output import say, say_json, tell
+from lightning_pareto.result_files import runs_with
 from lightning_pareto.terminal import harmless_line
 
 
 def run(options: Any) -> int:
     """Write the report and say where."""
     from lightning_pareto.report import write_report
-    from lightning_pareto.report.html.run import home_of
+    from lightning_pareto.report.html.run import has_report, home_of
 
     path = write_report(options.path, options.output)
     home = home_of(options.path)
-    if home not in (options.path, options.path / "pareto", options.path.parent):
+    newest = runs_with(options.path, has_report)[1] if options.path.is_dir() else home
+    if newest != home:
+        tell(f"the newest run, {newest}, has neither verdict nor result: that of an older one is reported, {home}")
+    elif home not in (options.path, options.path / "pareto", options.path.parent):
         tell(f"of the newest run: {home}")
     if options.json:
         say_json({"report": str(path.resolve())})

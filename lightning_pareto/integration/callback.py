@@ -24,9 +24,10 @@ from lightning_pareto.integration.models import Checkpoint, check_checkpoint
 from lightning_pareto.integration.previewing import save_previews
 from lightning_pareto.integration.results import Analysis, Results
 from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, how_to_go_on, remove_stages
-from lightning_pareto.integration.run_folder import results_folder
+from lightning_pareto.integration.run_folder import ResultsFolder, results_folder
 from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categories, per_category
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options
+from lightning_pareto.result_files import INFLUENCE_FILE, RECORD_FILE, VERDICT_FILE, holds
 
 
 class ParetoCallback(ClasswiseCallback):
@@ -161,7 +162,7 @@ class ParetoCallback(ClasswiseCallback):
         self.log_figures = log_figures
         self.verbose = verbose
         self._trained = False
-        self._folder = Path()
+        self._place: ResultsFolder | None = None  # of the results of this fit
         self._categories: Sequence[str] | None = None
         self._results = Results()
 
@@ -192,7 +193,7 @@ class ParetoCallback(ClasswiseCallback):
         if stage != "fit":
             return
         self.classwise.begin_fit()
-        self._trained = False
+        self._trained, self._place = False, None
         self._results.begin_fit(first=trainer.local_rank == 0)
         if self._wanted(trainer):
             check_strategy(trainer, otherwise=", or ParetoCallback(analyse=False)")
@@ -219,7 +220,7 @@ class ParetoCallback(ClasswiseCallback):
 
     def _prepare(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._wanted(trainer):
-            self._folder = results_folder(trainer, module, self.dirpath)
+            self._place = results_folder(trainer, module, self.dirpath, (INFLUENCE_FILE, VERDICT_FILE))
             self._categories = check_data(trainer, module, self.data, self.options.layers)
             if self._categories is not None:
                 chosen_categories(self._categories, self.targets)
@@ -251,7 +252,7 @@ class ParetoCallback(ClasswiseCallback):
 
     def _judge(self, trainer: pl.Trainer, influence: InfluenceMatrix) -> None:
         """Keep the influence before anything else is done with it, then reach a verdict, keep, print and log it."""
-        first, folder = trainer.is_global_zero, self._folder
+        first, folder = trainer.is_global_zero, self._folder(trainer)
         self._results.keep_influence(influence)
         saved = first and publishing.save_influence(influence, folder)
         if saved:
@@ -259,15 +260,21 @@ class ParetoCallback(ClasswiseCallback):
         options = {"budget": self.budget, "level": self.level, "targets": self.targets, "floors": self.floors}
         verdict = verdict_on(influence, folder if saved else None, options)
         self._results.keep_verdict(verdict)
-        if first:
-            saved = publishing.save_verdict(verdict, folder) and saved
-            if saved:
-                save_previews(trainer, self.data, influence, folder)
-            self._say(publishing.told(verdict, folder if saved else None))
+        if saved:
+            saved = publishing.save_verdict(verdict, folder)
             remove_stages(folder)
+        if saved:
+            save_previews(trainer, self.data, influence, folder)
+        if first:
+            self._say(publishing.told(verdict, folder if saved else None))
         failed = publishing.log(trainer, verdict)
         if first and self.log_figures:
             publishing.show(trainer, Analysis(influence, verdict), folder, failed)
+
+    def _folder(self, trainer: pl.Trainer) -> Path:
+        """Where the results go; not to corrections of another fit."""
+        assert self._place is not None
+        return self._place.choose(trainer, continued=lambda folder: not holds(folder, (RECORD_FILE,)))
 
     def _wanted(self, trainer: pl.Trainer) -> bool:
         return self.analyse and not getattr(trainer, "fast_dev_run", False)

@@ -1,5 +1,6 @@
 """Results to the disk and to the loggers."""
 
+import contextlib
 import importlib.util
 import math
 from collections.abc import Sequence
@@ -30,33 +31,49 @@ MOST_CLASSES = 200
 
 
 def save_influence(influence: InfluenceMatrix, folder: Path) -> bool:
-    """Write the influence to ``folder``, and remove the verdict on the one before; returns whether it worked.
+    """Write the influence to ``folder``, in place of one there and of the verdict on that; returns whether it worked.
 
-    Where it did not, a warning says so.
+    Where it did not, both are there as they were, and a warning says so. Never does a verdict lie beside an influence
+    that it is not of, whenever this is killed.
     """
+    verdict, aside = folder / VERDICT_FILE, folder / f".{VERDICT_FILE}.replaced"
+    try:
+        judged = verdict.exists()
+        if judged:
+            verdict.rename(aside)
+    except OSError as error:
+        _warn_of_memory(f"nothing was written to {folder}, as the old verdict there could not be removed ({error})")
+        return False
     try:
         influence.save(folder / INFLUENCE_FILE)
-        (folder / VERDICT_FILE).unlink(missing_ok=True)
     except OSError as error:
-        _warn_of_memory("influence", folder, error)
+        with contextlib.suppress(OSError):
+            if judged:
+                aside.rename(verdict)
+        _warn_of_memory(f"the influence could not be written to {folder} ({error})")
         return False
+    with contextlib.suppress(OSError):
+        aside.unlink(missing_ok=True)
     return True
 
 
 def save_verdict(verdict: ParetoVerdict, folder: Path) -> bool:
-    """Write the verdict to ``folder``; returns whether it worked, with a warning if it did not."""
+    """Write the verdict beside its influence; returns whether it worked, with a warning if it did not."""
     try:
         verdict.save(folder / VERDICT_FILE)
     except OSError as error:
-        _warn_of_memory("verdict", folder, error)
+        rank_zero_warn(
+            f"the verdict could not be written to {folder} ({error}) and is in memory only: in this process "
+            "callback.verdict.save(path) writes it elsewhere"
+        )
         return False
     return True
 
 
-def _warn_of_memory(what: str, folder: Path, error: OSError) -> None:
+def _warn_of_memory(why: str) -> None:
     rank_zero_warn(
-        f"the {what} could not be written to {folder} ({error}) and is in memory only: in this process "
-        f"callback.{what}.save(path) writes it elsewhere"
+        f"{why}. Influence and verdict are in memory only: in this process callback.influence.save(path) and "
+        "callback.verdict.save(path) write them elsewhere"
     )
 
 

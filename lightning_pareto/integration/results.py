@@ -83,9 +83,15 @@ class Results:
             what = name.removesuffix(".safetensors")
             raise RuntimeError(f"the last fit left no result ({what}), for the error above") from self._error
         directory = self._mailbox.get()
-        if not directory or not (Path(directory) / name).is_file():
+        if not directory:
             raise RuntimeError(
                 "there is no result: fit a Trainer with this callback first, and look at its warnings. None is "
                 "computed with analyse=False or fast_dev_run, or if the fit trained nothing or was interrupted"
             )
-        return Path(directory) / name
+        path = Path(directory) / name
+        if not path.is_file():
+            raise RuntimeError(
+                f"there is no {name} in {directory}, where the last fit has written its results: it could not be "
+                "written, see the warnings, or was removed"
+            )
+        return path

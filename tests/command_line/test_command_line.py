@@ -16,7 +16,8 @@ import lightning_pareto
 from lightning_pareto import InfluenceMatrix, ParetoVerdict, SampleWeights, check_pareto, reweight
 from lightning_pareto.command_line import main
 from lightning_pareto.command_line.inputs import find
-from lightning_pareto.result_files import INFLUENCE_FILE
+from lightning_pareto.report.html.run import home_of
+from lightning_pareto.result_files import INFLUENCE_FILE, VERDICT_FILE, WEIGHTS_FILE
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["cat", "2", "c\x1b[31mow"]
@@ -255,6 +256,40 @@ def test_of_several_runs_the_newest_is_taken_and_named(run_folder, tmp_path, cap
     error = capsys.readouterr().err
     assert error.startswith("lightning-pareto: of 2 runs the newest: ")
     assert error.endswith("a?[31m/pareto\n")
+
+
+def two_runs(tmp_path, older, newer):
+    """An older run with everything, and a newer one with influence only."""
+    influence = matrix()
+    for age, run in enumerate((newer, older)):
+        folder = tmp_path / run
+        results = [influence.save(folder / INFLUENCE_FILE)]
+        if run == older:
+            results.append(check_pareto(influence).save(folder / VERDICT_FILE))
+        for path in results:
+            os.utime(path, (0, 1000 - age))
+    reweight(influence).save(tmp_path / older / WEIGHTS_FILE)
+    return tmp_path / older, tmp_path / newer
+
+
+@pytest.mark.parametrize("runs", [("pareto", "pareto_1"), ("a/pareto", "b/pareto")])
+def test_what_the_newest_run_lacks_is_taken_from_an_older_one_and_that_is_said(tmp_path, capsys, runs):
+    older, newer = two_runs(tmp_path, *runs)
+    assert find(tmp_path, "influence").parent == newer
+    assert capsys.readouterr().err == f"lightning-pareto: of 2 runs the newest: {newer}\n"
+    for kind in ("verdict", "weights"):
+        assert find(tmp_path, kind) == older / f"{kind}.safetensors"
+        told = f"the newest run, {newer}, has no {kind}.safetensors: that of an older one is taken, {older}"
+        assert capsys.readouterr().err == f"lightning-pareto: {told}\n"
+    assert find(tmp_path, "verdict").parent == home_of(tmp_path), "the report agrees"
+
+
+def test_a_report_of_an_older_run_says_so(tmp_path, capsys):
+    pytest.importorskip("jinja2", reason="the report is an extra: pip install 'lightning_pareto[report]'")
+    older, newer = two_runs(tmp_path, "pareto", "pareto_1")
+    assert main(["report", str(tmp_path)]) == 0
+    told = f"the newest run, {newer}, has neither verdict nor result: that of an older one is reported, {older}"
+    assert capsys.readouterr().err == f"lightning-pareto: {told}\n"
 
 
 def test_of_a_search_the_influence_is_that_of_its_verdict(tmp_path, capsys):

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_pareto import (
     InfluenceMatrix,
     ParetoCallback,
+    ParetoVerdict,
     ReweightedDataModule,
     SamplePreviews,
     estimate_influence,
@@ -93,6 +94,19 @@ def test_results_of_another_process_take_the_place_of_older_ones(tmp_path):
     two(tmp_path, callback, limit_train_batches=0).fit(Plain(), datamodule=Data())
     with pytest.raises(RuntimeError, match="there is no result"):
         _ = callback.influence
+
+
+@pytest.mark.filterwarnings("ignore:the verdict could not be written")
+def test_a_verdict_that_was_not_written_is_said_to_be_missing_where_it_should_lie(tmp_path, monkeypatch):
+    def fail(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ParetoVerdict, "save", fail)
+    pareto = ParetoCallback(verbose=False)
+    two(tmp_path, pareto, max_epochs=1).fit(Plain(), datamodule=Data())
+    assert pareto.influence.scores.shape == (240, 4)
+    with pytest.raises(RuntimeError, match=rf"no verdict\.safetensors in {tmp_path / 'pareto'}, where the last fit"):
+        _ = pareto.verdict
 
 
 def test_a_copied_callback_still_gets_its_results(tmp_path):

@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
 from torch import nn
 
-from lightning_pareto import CourseCorrection, ReweightedDataModule, SampleWeights
+from lightning_pareto import CourseCorrection, ParetoCallback, ReweightedDataModule, SampleWeights
 from lightning_pareto.artifacts import ArtifactError
 from lightning_pareto.influence.sharding import LostProcessError
 from lightning_pareto.integration.correction import callback as module_of_correction
-from lightning_pareto.integration.correction.record import Correction
+from lightning_pareto.integration.correction.record import Correction, Record
 from lightning_pareto.integration.correction.remedy import Remedy
 from lightning_pareto.integration.correction.second_take import SecondTake
 from tests.faults._struck import before, ended, strike, striking
@@ -177,8 +177,108 @@ def test_the_record_on_disk_is_that_of_the_fit(tmp_path, undisturbed):
     assert corrections == undisturbed[0]
     assert path.read_text() == text
     assert fit(tmp_path, ckpt_path=tmp_path / f"epoch={SPOILT + 1}.ckpt")[0] == corrections, "nothing left to train"
+    path.with_name("correction_x.safetensors").touch()
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(tmp_path, Breaks("", ""), max_epochs=2)
+    assert path.read_text() == text, "a fit that has neither corrected nor ended replaces nothing"
     assert fit(tmp_path, max_epochs=1)[0] == ()
     assert path.read_text() == "[]"
+    left = {each.name for each in path.parent.iterdir()}
+    assert left == {path.name, "correction_x.safetensors"}, "no weights of the other fit, nor others removed"
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("pareto*/*")}
+
+
+@pytest.mark.parametrize("max_epochs", [SPOILT, SPOILT + 1], ids=["no correction", "another correction"])
+def test_a_fit_from_an_earlier_checkpoint_leaves_the_record_of_the_finished_one(
+    tmp_path, undisturbed, monkeypatch, max_epochs
+):
+    """In the folders that are chosen, without a logger."""
+    fit(tmp_path, dirpath=None)
+    before = files(tmp_path)
+    assert set(before) == {f"pareto/correction_{SPOILT}.safetensors", "pareto/corrections.json"}
+    early = tmp_path / f"epoch={SPOILT - 2}.ckpt"
+    corrections, _ = fit(tmp_path, dirpath=None, budget=0.2, ckpt_path=early, max_epochs=max_epochs)
+    after = files(tmp_path)
+    assert {name: after[name] for name in before} == before
+    own = {} if max_epochs == SPOILT else {f"pareto_1/{Path(name).name}" for name in before}
+    assert set(after) - set(before) == set(own)
+    assert len(corrections) == (max_epochs > SPOILT)
+
+
+def test_a_fit_goes_on_with_the_record_of_its_checkpoint(tmp_path):
+    fit(tmp_path, dirpath=None)
+    before = files(tmp_path)
+    for epoch in (SPOILT, SPOILT + 1):
+        ckpt_path = tmp_path / f"epoch={epoch}.ckpt"
+        corrections, _ = fit(tmp_path, dirpath=None, ckpt_path=ckpt_path, max_epochs=SPOILT + 2)
+        assert len(corrections) == 1
+        assert files(tmp_path) == before
+    (tmp_path / "pareto" / "corrections.json").unlink()
+    (tmp_path / "pareto" / "influence.safetensors").touch()
+    fit(tmp_path, dirpath=None, ckpt_path=tmp_path / f"epoch={SPOILT}.ckpt")
+    assert (tmp_path / "pareto_1" / "corrections.json").exists(), "the other is of a fit that made no corrections"
+
+
+def test_a_record_with_categories_without_samples_is_known_again(tmp_path):
+    def record(*epochs):
+        found = Record()
+        found.replace([Correction(e, ("a",), ("a", "b"), (1.0, np.nan), (0.5, np.nan), (), True) for e in epochs])
+        return found
+
+    record(3, 5).save(tmp_path)
+    assert record(3, 5).continues(tmp_path)
+    assert record(3, 5, 6).continues(tmp_path)
+    assert not record(3).continues(tmp_path)
+    assert not record(3, 6).continues(tmp_path)
+    assert not record(3).continues(tmp_path / "nowhere")
+    (tmp_path / "corrections.json").write_text("[")
+    assert not record(3).continues(tmp_path)
+
+
+def test_analysis_and_corrections_of_one_fit_share_a_folder(tmp_path):
+    """Also where the analysis is made up for once nothing is left to train; and no others join them."""
+    fit(tmp_path, ParetoCallback(verbose=False), dirpath=None)
+    names = {f"correction_{SPOILT}.safetensors", "corrections.json", "influence.safetensors", "verdict.safetensors"}
+    assert set(files(tmp_path)) == {f"pareto/{name}" for name in names}
+    for again in (1, 2):
+        (tmp_path / "pareto" / "verdict.safetensors").unlink()
+        if again == 1:
+            (tmp_path / "pareto" / "influence.safetensors").unlink()
+        fit(tmp_path, ParetoCallback(verbose=False), dirpath=None, ckpt_path=tmp_path / f"epoch={SPOILT + 1}.ckpt")
+        assert set(files(tmp_path)) == {f"pareto/{name}" for name in names}
+    (tmp_path / "pareto" / "verdict.safetensors").unlink()
+    alone = trainer(tmp_path, ParetoCallback(verbose=False), max_epochs=SPOILT + 3)
+    alone.fit(Plainer(), datamodule=SpoiltData(share=0.7), ckpt_path=tmp_path / f"epoch={SPOILT + 1}.ckpt")
+    assert set(files(tmp_path)) - {f"pareto/{name}" for name in names} == {
+        "pareto_1/influence.safetensors",
+        "pareto_1/verdict.safetensors",
+    }
+
+
+@pytest.mark.filterwarnings("ignore:CourseCorrection found no weights")
+def test_one_that_has_given_up_does_not_begin_again_when_it_is_resumed(tmp_path, undisturbed, monkeypatch):
+    asked = []
+
+    def fail(*_arguments):
+        asked.append(1)
+        raise RuntimeError("no influence today")
+
+    monkeypatch.setattr(module_of_correction, "influence_of", fail)
+    fit(tmp_path, ckpt_path=undisturbed[2], max_epochs=SPOILT + 1)
+    assert len(asked) == 1
+    given_up = tmp_path / f"epoch={SPOILT}.ckpt"
+    again = {"max_epochs": SPOILT + 3, "max_corrections": 3}
+    fit(tmp_path, Spoils(SPOILT + 2), ckpt_path=given_up, **again)
+    assert len(asked) == 1
+    saved = torch.load(given_up, weights_only=True)
+    for state in saved["callbacks"].values():
+        state.pop("able", None)  # as an older version wrote it
+    torch.save(saved, tmp_path / "older.ckpt")
+    fit(tmp_path, Spoils(SPOILT + 2), ckpt_path=tmp_path / "older.ckpt", **again)
+    assert len(asked) == 2
 
 
 def test_a_record_that_is_not_whole_is_no_record(tmp_path):

@@ -18,6 +18,7 @@ from lightning_pareto import (
     ReweightedDataModule,
 )
 from lightning_pareto.integration import analysis
+from lightning_pareto.report.html.run import read_run
 from tests.faults._struck import HOWS, before, ended, strike, striking
 from tests.integration._models import CLASSES, Data, Plain, trainer
 from tests.integration.correction._spoilt import Spoils, SpoiltData
@@ -37,10 +38,10 @@ class Plainer(Plain):
         self.network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, CLASSES))
 
 
-def fit(folder, *, ckpt_path=None):
+def fit(folder, *, ckpt_path=None, **options):
     """A fit that keeps its last checkpoint, and its analysis."""
     pl.seed_everything(0, verbose=False)
-    pareto = ParetoCallback(dirpath=folder / "pareto", verbose=False)
+    pareto = ParetoCallback(dirpath=folder / "pareto", verbose=False, **options)
     keeper = ModelCheckpoint(dirpath=folder, save_last=True)
     trainer(folder, pareto, keeper, enable_checkpointing=True).fit(Plainer(), datamodule=Data(), ckpt_path=ckpt_path)
     return pareto
@@ -149,8 +150,11 @@ def test_a_full_disk_leaves_the_analysis_in_memory(tmp_path, undisturbed, monkey
     pareto = ParetoCallback(dirpath=tmp_path, verbose=False)
     with (
         pytest.warns(UserWarning, match="finished stages cannot be kept"),
-        pytest.warns(UserWarning, match=r"the influence could not be written to (.|\n)*No space left on device"),
-        pytest.warns(UserWarning, match=r"the verdict could not be written to (.|\n)*callback\.verdict\.save\(path\)"),
+        pytest.warns(
+            UserWarning,
+            match=r"the influence could not be written to (.|\n)*No space left on device(.|\n)*"
+            r"Influence and verdict are in memory only(.|\n)*callback\.verdict\.save\(path\)",
+        ),
     ):
         trainer(tmp_path, pareto).fit(Plainer(), datamodule=Data())
     np.testing.assert_array_equal(pareto.influence.scores, undisturbed[0].influence.scores)
@@ -188,6 +192,45 @@ def test_a_disk_that_is_full_for_the_verdict_leaves_none_of_an_earlier_fit(tmp_p
     np.testing.assert_array_equal(kept.scores, found.influence.scores)
     assert not (tmp_path / "pareto" / "verdict.safetensors").exists(), "it would be of another influence"
     assert found.verdict.p_value >= 0
+
+
+@pytest.mark.parametrize("what", ["influence", "old verdict"])
+def test_what_cannot_be_written_or_removed_leaves_an_earlier_pair_together(tmp_path, monkeypatch, what):
+    old = fit(tmp_path)
+    stage = tmp_path / "pareto" / "stages" / "1" / "scores.safetensors"
+    stage.parent.mkdir(parents=True)
+    stage.touch()
+
+    def fail(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    owner, method = (InfluenceMatrix, "save") if what == "influence" else (Path, "rename")
+    with monkeypatch.context() as context:
+        context.setattr(owner, method, fail)
+        told = "influence could not be written" if what == "influence" else "old verdict there could not be removed"
+        with pytest.warns(UserWarning, match=f"{told}(.|\n)*Influence and verdict are in memory only"):
+            found = fit(tmp_path, damping=1.0)
+    run = read_run(tmp_path / "pareto")
+    np.testing.assert_array_equal(run.influence.scores, old.influence.scores)
+    assert run.verdict.headroom == old.verdict.headroom != found.verdict.headroom
+    assert stage.exists(), "nothing that is on disk is removed while nothing is written"
+    assert not list((tmp_path / "pareto").glob(".*"))
+
+
+def test_one_that_is_killed_between_leaves_no_pair_of_two_fits(tmp_path):
+    old = fit(tmp_path)
+
+    def job():
+        InfluenceMatrix.save = striking("killed")
+        fit(tmp_path, damping=1.0)
+
+    assert not ended(job)
+    np.testing.assert_array_equal(
+        InfluenceMatrix.load(tmp_path / "pareto" / "influence.safetensors").scores, old.influence.scores
+    )
+    assert not (tmp_path / "pareto" / "verdict.safetensors").exists()
+    found = fit(tmp_path, damping=1.0)
+    assert read_run(tmp_path / "pareto").verdict.headroom == found.verdict.headroom
 
 
 def test_a_full_disk_leaves_corrections_in_memory(tmp_path, monkeypatch):

@@ -323,6 +323,14 @@ def test_a_collate_function_that_drops_samples_of_larger_batches_is_an_error(net
         estimate(network, train_options={"collate_fn": collate, "batch_size": 16})
 
 
+def test_the_users_loaders_stay_as_they_are(network):
+    module, x, y, x_val, y_val = network
+    loaders = loader(x, y, shuffle=True, drop_last=True, batch_size=7), loader(x_val, y_val)
+    before = [dict(vars(each)) for each in loaders]
+    estimate_influence(module, *loaders)
+    assert [dict(vars(each)) for each in loaders] == before
+
+
 def test_losses_without_a_value_or_a_slope_are_errors(network):
     def lost(logits, targets):
         return F.cross_entropy(logits, targets, reduction="none") + torch.where(targets == 3, torch.inf, 0.0)

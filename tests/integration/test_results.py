@@ -1,6 +1,10 @@
 """What is left of a fit: results in memory and on disk, their loggers, and nothing of the fit before."""
 
 import copy
+import os
+import tempfile
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +15,11 @@ from torch import nn
 
 from lightning_pareto import ClassificationTask, InfluenceMatrix, ParetoCallback
 from lightning_pareto.command_line.inputs import find
+from lightning_pareto.integration import analysis
+from lightning_pareto.integration.run_folder import why_not_writable
 from lightning_pareto.report.html.run import home_of
+from lightning_pareto.result_files import folders_of_run
+from tests.faults._struck import ended
 from tests.integration._models import Data, Over, Plain, trainer
 
 
@@ -44,7 +52,7 @@ class Said(Callback):
         self.before = [str(each.message) for each in self.warned]
 
 
-@pytest.mark.filterwarnings("ignore:results will be in memory only", "ignore:the verdict could not be written")
+@pytest.mark.filterwarnings("ignore:results will be in memory only")
 def test_a_folder_that_cannot_be_written_is_said_before_the_fit_and_leaves_the_results_in_memory(tmp_path):
     (tmp_path / "pareto").write_text("not a folder")
     callback = ParetoCallback(verbose=False)
@@ -70,6 +78,93 @@ def test_results_of_an_earlier_fit_in_the_same_folder_stay(tmp_path, caplog):
     assert not (tmp_path / "pareto_2").exists()
     trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
     assert InfluenceMatrix.load(tmp_path / "pareto_2" / "influence.safetensors").scores.shape == first.shape
+
+
+def scores_in(folder):
+    return InfluenceMatrix.load(folder / "influence.safetensors").scores
+
+
+class Meanwhile(Callback):
+    """Another whole fit in the same folder while this one trains."""
+
+    def __init__(self, folder, callback):
+        self.folder, self.callback = folder, callback
+
+    def on_train_epoch_start(self, fitted, pl_module):
+        if fitted.current_epoch == 0:
+            trainer(self.folder, self.callback).fit(Plain(), datamodule=Data())
+
+
+def test_fits_that_overlap_in_time_replace_nothing_of_each_other(tmp_path):
+    callback, other = ParetoCallback(verbose=False), ParetoCallback(verbose=False, damping=1.0)
+    trainer(tmp_path, callback, Meanwhile(tmp_path, other)).fit(Plain(), datamodule=Data())
+    np.testing.assert_array_equal(scores_in(tmp_path / "pareto"), other.influence.scores)
+    np.testing.assert_array_equal(scores_in(tmp_path / "pareto_1"), callback.influence.scores)
+
+
+def test_two_callbacks_of_one_fit_replace_nothing_of_each_other(tmp_path):
+    callbacks = [ParetoCallback(verbose=False), ParetoCallback(verbose=False, measure="soft_error")]
+    trainer(tmp_path, *callbacks).fit(Plain(), datamodule=Data())
+    for folder, callback in zip(("pareto", "pareto_1"), callbacks, strict=True):
+        np.testing.assert_array_equal(scores_in(tmp_path / folder), callback.influence.scores)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.filterwarnings("ignore:ParetoCallback failed after the fit")
+def test_nor_do_they_in_a_fit_that_goes_on_without_a_verdict(tmp_path, monkeypatch):
+    fitted = trainer(tmp_path, ParetoCallback(analyse=False), max_epochs=1)
+    fitted.fit(Plain(), datamodule=Data())
+    fitted.save_checkpoint(tmp_path / "last.ckpt")
+
+    def fail(*_arguments, **_options):
+        raise RuntimeError("no verdict today")
+
+    monkeypatch.setattr(analysis, "check_pareto", fail)
+    callbacks = [ParetoCallback(verbose=False), ParetoCallback(verbose=False, measure="soft_error")]
+    trainer(tmp_path, *callbacks).fit(Plain(), datamodule=Data(), ckpt_path=tmp_path / "last.ckpt")
+    for folder, callback in zip(("pareto", "pareto_1"), callbacks, strict=True):
+        np.testing.assert_array_equal(scores_in(tmp_path / folder), callback.influence.scores)
+
+
+def test_only_folders_that_a_fit_has_left_are_counted(tmp_path):
+    """Not the user's own, nor such as no fit makes."""
+    for name in ("pareto", "pareto_3", "pareto_007", "pareto_12", "pareto_2024"):
+        (tmp_path / name).mkdir()
+    for name in ("pareto", "pareto_3", "pareto_007"):
+        (tmp_path / name / "verdict.safetensors").touch()
+    assert folders_of_run(tmp_path) == [tmp_path / "pareto_3", tmp_path / "pareto"]
+    callback = ParetoCallback(verbose=False)
+    trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
+    np.testing.assert_array_equal(scores_in(tmp_path / "pareto_4"), callback.influence.scores)
+
+
+def fit_as_somebody_else(folder):
+    """With a folder that this user may not look into, as if it were anyone's but root's."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    os.chdir(folder)
+    callback = ParetoCallback(verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer(folder, callback).fit(Plain(), datamodule=Data())
+    assert callback.verdict.p_value >= 0
+    np.testing.assert_array_equal(scores_in(folder / "pareto_1"), callback.influence.scores)
+    reason = why_not_writable(folder / "pareto" / "mine")
+    assert "Permission denied" in reason
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+def test_a_folder_that_may_not_be_looked_into_does_not_end_the_fit():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "pareto").mkdir()
+        folder.chmod(0o777)
+        (folder / "pareto").chmod(0)
+        try:
+            assert ended(lambda: fit_as_somebody_else(folder))
+        finally:
+            (folder / "pareto").chmod(0o700)
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")

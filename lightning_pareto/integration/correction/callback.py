@@ -15,7 +15,7 @@ from lightning_pareto.influence.sharding import LostProcessError, OtherProcessEr
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis import influence_of
 from lightning_pareto.integration.checks import check_data, check_strategy
-from lightning_pareto.integration.correction.record import Correction, Record, begin_record, publish
+from lightning_pareto.integration.correction.record import Correction, Record, end_record, publish
 from lightning_pareto.integration.correction.remedy import Remedy
 from lightning_pareto.integration.correction.rules import Rules, described
 from lightning_pareto.integration.correction.second_take import SecondTake
@@ -25,7 +25,9 @@ from lightning_pareto.integration.correction.tally_callback import TallyCallback
 from lightning_pareto.integration.correction.training_state import TrainingState
 from lightning_pareto.integration.data import ParetoData
 from lightning_pareto.integration.processes import shard_of
-from lightning_pareto.integration.run_folder import results_folder
+from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped
+from lightning_pareto.integration.run_folder import ResultsFolder, results_folder
+from lightning_pareto.result_files import RECORD_FILE
 from lightning_pareto.reweighting.mass_preserving import GiveBack
 from lightning_pareto.reweighting.weights import SampleWeights
 
@@ -89,7 +91,9 @@ class CourseCorrection(TallyCallback):
         max_memory: bound in GiB, see :func:`estimate_influence`.
         train_dataloader: estimate influence on this loader's samples, for instance without augmentation.
         val_dataloader_idx: which of several validation loaders to watch.
-        dirpath: where the record and the weights are written; ``pareto`` under the trainer's log directory by default.
+        dirpath: where the record and the weights are written, in place of those that lie there. By default ``pareto``
+            under the trainer's log directory or, where an earlier fit has left results there, ``pareto_1`` and so on.
+            A fit from a checkpoint goes on in the last one if the corrections there are those of the checkpoint.
         seed: of the draws and of the Fisher labels.
         verbose: print a line for every epoch taken again.
 
@@ -153,7 +157,7 @@ class CourseCorrection(TallyCallback):
         self.dirpath = None if dirpath is None else Path(dirpath)
         self.seed = seed
         self.verbose = verbose
-        self._folder = Path()
+        self._place: ResultsFolder | None = None  # of the record of this fit
         self._categories: Sequence[str] | None = None
         self._record = Record()
         self._able = True  # whether influence could be had so far
@@ -171,44 +175,55 @@ class CourseCorrection(TallyCallback):
         return self._record.corrections
 
     def state_dict(self) -> dict[str, Any]:
-        """The record and the last predictions, for a checkpoint."""
+        """The record, the last predictions and whether it has given up, for a checkpoint."""
         kept = self._after or self._before
-        return {
-            "corrections": [vars(each) for each in self.corrections],
-            "predictions": None if kept is None else encoded(kept),
-        }
+        predictions = None if kept is None else encoded(kept)
+        made = [vars(each) for each in self.corrections]
+        return {"corrections": made, "predictions": predictions, "able": self._able}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written."""
         self._record.replace([Correction.of(state) for state in state_dict["corrections"]])
         codes = state_dict["predictions"]
         self._before = None if codes is None else decoded(codes)
+        self._able = state_dict.get("able", True)  # which older checkpoints lack
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget the fit before, and come first among the callbacks."""
         if stage != "fit":
             return
         self._record.begin_fit(first=trainer.local_rank == 0)
-        self._before = self._after = self._tallying = self._take = self._start = None
-        self._able = not getattr(trainer, "fast_dev_run", False)
-        if self._able:
+        self._before = self._after = self._tallying = self._take = self._start = self._place = None
+        self._able = True
+        if _wanted(trainer):
             check_strategy(trainer, "CourseCorrection")
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         trainer.callbacks = [self, *(each for each in callbacks if each is not self)]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check data, labels and everything that a second take needs before any training."""
-        if self._able:
-            self._folder = results_folder(trainer, pl_module, self.dirpath)
+        if _wanted(trainer):
+            self._place = results_folder(trainer, pl_module, self.dirpath, (RECORD_FILE,))
             check_fit(trainer)
             self._categories = check_data(trainer, pl_module, self.data, self.options.layers)
-            begin_record(trainer, self._record, self._folder)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the corrections of a resumed fit that has made no other."""
+        if self._place is not None:
+            end_record(trainer, self._record, self._place)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The same where nothing was left to train, so that what else is written then lies with them."""
+        if _wanted(trainer) and self._place is None and fit_was_skipped(trainer):
+            with back_on_device(trainer, pl_module):
+                self._place = results_folder(trainer, pl_module, self.dirpath, (RECORD_FILE,))
+            end_record(trainer, self._record, self._place)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the counters of an epoch that may be taken again."""
         self._take = self._start = self._after = None
         allowed = self._able and self.rules.allow(trainer.current_epoch, len(self.corrections))
-        if allowed and self._before is not None:
+        if allowed and self._before is not None and self._place is not None:
             self._take = SecondTake(trainer)
 
     def on_train_batch_start(
@@ -239,8 +254,7 @@ class CourseCorrection(TallyCallback):
         take: SecondTake,
     ) -> None:
         """Take the epoch again and keep the better one."""
-        before, ordinary = tallies
-        state_of_ordinary, accepted = TrainingState.of(trainer, besides=self), False
+        ordinary, accepted, state_of_ordinary = tallies[1], False, TrainingState.of(trainer, besides=self)
         try:
             start.restore(trainer)
             weights = self._weights(trainer, module, targets)
@@ -255,10 +269,9 @@ class CourseCorrection(TallyCallback):
             take.tell_loggers()
         if weights is None:
             return
-        takes = (before, ordinary, again)
-        done = described(trainer.current_epoch, targets, takes, accepted, self._categories)
-        self._record.add(done)
-        publish(trainer, self._record, weights, self._folder, self.verbose)
+        assert self._place is not None
+        done = described(trainer.current_epoch, targets, (*tallies, again), accepted, self._categories)
+        publish(trainer, self._record, done, weights, self._place, self.verbose)
 
     def _taken_again(self, trainer: pl.Trainer, weights: SampleWeights, take: SecondTake) -> Tally | None:
         """The validation of the second take; None if it was not run to its end."""
@@ -280,3 +293,7 @@ class CourseCorrection(TallyCallback):
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
                 rank_zero_warn(f"CourseCorrection found no weights and the fit goes on without it: {error}")
             return None
+
+
+def _wanted(trainer: pl.Trainer) -> bool:
+    return not getattr(trainer, "fast_dev_run", False)

@@ -1,6 +1,7 @@
 """What a CourseCorrection did, wherever the fit ran."""
 
 import json
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,9 +11,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_pareto.artifacts import fitting_together, remove_temporaries, write_whole
+from lightning_pareto.artifacts import ArtifactError, fitting_together, remove_temporaries, write_whole
 from lightning_pareto.integration.mailbox import Mailbox
 from lightning_pareto.integration.publishing import log_values
+from lightning_pareto.integration.run_folder import ResultsFolder
 from lightning_pareto.result_files import RECORD_FILE
 from lightning_pareto.reweighting.weights import SampleWeights
 
@@ -88,14 +90,26 @@ class Record:
         self.replace([*self.corrections, correction])
 
     def save(self, folder: Path) -> None:
-        """Write them to ``folder``, whole or not at all, and tell the other processes where.
+        """Write them to ``folder``, whole or not at all, remove the weights of others, and tell the processes where.
 
         Raises:
             OSError: if the folder cannot be written.
         """
-        write_whole(folder / RECORD_FILE, json.dumps([asdict(each) for each in self._made], indent=1).encode())
-        remove_temporaries(folder, RECORD_FILE)
+        write_whole(folder / RECORD_FILE, f"[{','.join(_texts(self._made))}]".encode())
         self._mailbox.put(str(folder.resolve()))
+        remove_temporaries(folder, RECORD_FILE)
+        own = {weights_file(each.epoch) for each in self._made}
+        for path in folder.glob(weights_file("*")):
+            if path.name not in own and re.fullmatch(weights_file("[0-9]+"), path.name):
+                path.unlink(missing_ok=True)
+
+    def continues(self, folder: Path) -> bool:
+        """Whether what is written there is the beginning of these corrections, or all of them."""
+        try:
+            written = _read(folder / RECORD_FILE)
+        except (OSError, ArtifactError):
+            return False
+        return _texts(self.corrections)[: len(written)] == _texts(written)
 
     @property
     def corrections(self) -> tuple[Correction, ...]:
@@ -105,34 +119,52 @@ class Record:
         folder = self._mailbox.get()
         if not folder:
             return ()
-        path = Path(folder) / RECORD_FILE
-        with fitting_together(path):
-            return tuple(Correction.of(state) for state in json.loads(path.read_text()))
+        return _read(Path(folder) / RECORD_FILE)
 
 
-def begin_record(trainer: pl.Trainer, record: Record, folder: Path) -> None:
-    """Let the disk say what the fit begins with: the corrections before it was resumed, not those of another fit.
+def _read(path: Path) -> tuple[Correction, ...]:
+    with fitting_together(path):
+        return tuple(Correction.of(state) for state in json.loads(path.read_text()))
+
+
+def _texts(corrections: Sequence[Correction]) -> list[str]:
+    """As they are written, in which also those can be compared that have NaN in them."""
+    return [json.dumps(asdict(each), indent=1) for each in corrections]
+
+
+def weights_file(epoch: int | str) -> str:
+    """Name of the weights that an epoch was taken again with."""
+    return f"correction_{epoch}.safetensors"
+
+
+def end_record(trainer: pl.Trainer, record: Record, place: ResultsFolder) -> None:
+    """Let the disk say at the end of a fit without corrections what those before it was resumed are, if any.
 
     Args:
-        trainer: at the start of the fit.
+        trainer: at the end of the fit.
         record: empty, or as the checkpoint has it.
-        folder: where it is written; nothing is if there is nothing to say and nothing to replace.
+        place: where it is written; nothing is if there is nothing to say and nothing to replace.
     """
-    if trainer.is_global_zero and (record.corrections or (folder / RECORD_FILE).exists()):
-        _saved(record, folder)
+    replaces = place.dirpath is not None and (place.dirpath / RECORD_FILE).exists()
+    if trainer.is_global_zero and place.chosen is None and (record.corrections or replaces):
+        _saved(record, place.choose(trainer, record.continues))
 
 
-def publish(trainer: pl.Trainer, record: Record, weights: SampleWeights, folder: Path, verbose: bool) -> None:
-    """Give the last correction to the disk, the terminal and the loggers.
+def publish(
+    trainer: pl.Trainer, record: Record, done: Correction, weights: SampleWeights, place: ResultsFolder, verbose: bool
+) -> None:
+    """Note a correction, and give it to the disk, the terminal and the loggers.
 
     Args:
         trainer: during the fit.
-        record: the corrections of this fit.
+        record: the corrections of this fit before it.
+        done: the correction.
         weights: what the epoch was taken again with.
-        folder: where record and weights are written; a warning if they cannot be.
+        place: where record and weights are written; a warning if they cannot be.
         verbose: print a line.
     """
-    done = record.corrections[-1]
+    folder = place.choose(trainer, record.continues)
+    record.add(done)
     if trainer.is_global_zero:
         _saved(record, folder, weights)
         if verbose:
@@ -145,7 +177,7 @@ def publish(trainer: pl.Trainer, record: Record, weights: SampleWeights, folder:
 def _saved(record: Record, folder: Path, weights: SampleWeights | None = None) -> None:
     try:
         if weights is not None:
-            weights.save(folder / f"correction_{record.corrections[-1].epoch}.safetensors")
+            weights.save(folder / weights_file(record.corrections[-1].epoch))
         record.save(folder)
     except OSError as error:
         rank_zero_warn(f"the corrections could not be written to {folder} and are in memory only: {error}")

@@ -15,8 +15,8 @@ from lightning_pareto.result_files import (
     SAMPLES_FILE,
     VERDICT_FILE,
     WEIGHTS_FILE,
-    folders_of_run,
     influence_of_search,
+    runs_with,
 )
 from lightning_pareto.reweighting.search_result import ParetoResult
 from lightning_pareto.reweighting.weights import SampleWeights
@@ -73,6 +73,8 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Read the results in a folder, in its ``pareto`` or, of several runs below it, in that of the newest one.
 
+    The newest is taken that has a verdict or a result.
+
     A search that lies there, or in ``pareto_tuner`` below the folder, is read too if it is about the same categories.
 
     Raises:
@@ -113,16 +115,18 @@ def home_of(folder: Path) -> Path:
         folder = folder.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    for place in (folder, *folders_of_run(folder)):
-        if any((place / name).is_file() for name in (VERDICT_FILE, RESULT_FILE)):
-            return place
-    below = [path for name in (VERDICT_FILE, RESULT_FILE) for path in folder.rglob(name)]
-    if not below:
+    runs, _ = runs_with(folder, has_report)
+    if not runs:
         raise FileNotFoundError(
             f"no results in {folder} or below it: neither {VERDICT_FILE}, which ParetoCallback() writes after a fit, "
             f"nor {RESULT_FILE}, which ParetoTuner(…) does. Name the run's log directory or the callback's dirpath"
         )
-    return max(below, key=lambda path: path.stat().st_mtime).parent
+    return runs[0]
+
+
+def has_report(run: Path) -> bool:
+    """Whether there is enough in the folder of a run to report."""
+    return any((run / name).is_file() for name in (VERDICT_FILE, RESULT_FILE))
 
 
 def _read(path: Path, load: Callable[[Path], T]) -> T | None:
