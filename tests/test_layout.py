@@ -1,9 +1,11 @@
 """Rules of the code base that a test can keep."""
 
 import ast
+import re
 import subprocess
 import sys
 from importlib.metadata import requires
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -92,7 +94,27 @@ def test_requirements_are_ranges():
     assert not [line for line in requirements if "==" in line.split(";")[0]]
 
 
-@pytest.mark.parametrize("command", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]], ids=" ".join)
-def test_lint_format_and_types(command):
+@pytest.mark.skipif(not (ROOT / ".ci").exists(), reason="not a checkout")
+def test_the_lowest_run_takes_the_lower_bound_of_every_requirement():
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = found["project"]["optional-dependencies"].values()
+    requirements = {*found["build-system"]["requires"], *found["project"]["dependencies"], *chain(*extras)}
+    bounds = {re.sub(r"\[.*\]", "", each).replace(">=", "==") for each in requirements}
+    taken = subprocess.run([ROOT / ".ci" / "lowest", "--print"], capture_output=True, text=True, check=True).stdout
+    assert bounds - {"lightning_pareto"} == set(taken.split())
+
+
+@pytest.mark.parametrize("command", [["ruff", "check"], ["ruff", "format", "--check"]], ids=" ".join)
+def test_lint_and_format(command):
     done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="NumPy's types for Python 3.10 are those of older versions")
+def test_types():
+    # As for Python 3.10, unless the NumPy of this Python uses what came later.
+    version = ["--python-version", f"3.{sys.version_info.minor}"] if sys.version_info >= (3, 12) else []
+    command = [sys.executable, "-m", "mypy", *version]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -89,7 +89,8 @@ def class_losses(model: nn.Module, val: TensorDataset) -> np.ndarray:
 def measured(train: TensorDataset, val: TensorDataset, keep: Tensor, seeds: int, epochs: int) -> np.ndarray:
     """Loss of every class after training on the samples kept, mean over seeds, (K,)."""
     losses = [class_losses(fit(train, keep, seed, epochs), val) for seed in range(seeds)]
-    return np.array(losses).mean(axis=0)  # type: ignore[no-any-return]
+    mean: np.ndarray = np.array(losses).mean(axis=0)
+    return mean
 
 
 def predicted(scores: np.ndarray, keep: Tensor) -> np.ndarray:

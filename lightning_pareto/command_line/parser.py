@@ -12,7 +12,7 @@ Works on what ParetoCallback leaves on disk: PATH is an influence.safetensors, o
 in itself or under pareto/; of several runs below it the newest one.
 
   lightning-pareto check lightning_logs/version_0
-  lightning-pareto reweight lightning_logs/version_0 -o weights.safetensors
+  lightning-pareto reweight lightning_logs/version_0
   lightning-pareto export lightning_logs/version_0 --what suspects -o suspects.csv
   lightning-pareto report lightning_logs/version_0 -o report.html"""
 

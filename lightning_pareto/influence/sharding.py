@@ -91,7 +91,7 @@ class Shard:
         try:
             yield
         except LostProcessError as error:
-            raise _during(stage, error) from error
+            raise _during(stage, error) from error.__cause__
         except Exception as error:
             memory = is_out_of_memory(error)
             failures, _ = self._failures(stage, not memory, memory)
@@ -109,7 +109,7 @@ class Shard:
         try:
             failures, lacks = self.sum(torch.tensor([int(failed), int(lacks_memory)])).tolist()
         except LostProcessError as error:
-            raise _during(stage, error) from error
+            raise _during(stage, error) from error.__cause__
         return failures, lacks
 
 
@@ -127,7 +127,8 @@ def _added_up(tensor: Tensor) -> None:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        said = str(error).splitlines()[0].rpartition("] ")[2][:160]
+        first = str(error).splitlines()[0]
+        said = (first.rpartition("] ")[2] or first)[:160]
         if "timed out" in said.lower():
             raise LostProcessError(
                 f"another process has not answered for as long as the process group waits ({said}): it hangs or was "

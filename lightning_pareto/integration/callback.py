@@ -242,7 +242,7 @@ class ParetoCallback(ClasswiseCallback):
             self._judge(trainer, influence)
         except KeyboardInterrupt:
             if trainer.is_global_zero:
-                self._say(f"\n{how_to_go_on(self.dirpath)}\n")
+                self._say(f"\n{how_to_go_on(trainer, self.dirpath)}\n")
             raise
         except Exception as error:
             self._results.keep_error(error)

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.integration.classwise import ClasswiseMetrics, Values
@@ -81,7 +82,7 @@ class ClasswiseLog:
             self._before = found.by_class(names)
         else:
             overall.update(classes)  # for what trainer.validate returns
-        module.log_dict(overall, sync_dist=trainer.world_size > 1)
+        module.log_dict(overall, sync_dist=dist.is_available() and dist.is_initialized())
 
     def stop(self) -> None:
         """Leave no hook on the module and no half of an epoch."""

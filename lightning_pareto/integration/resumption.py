@@ -33,15 +33,26 @@ def stages_kept(folder: Path | None) -> bool:
     return folder is not None and any((folder / STAGES).glob("*/*.safetensors"))
 
 
-def how_to_go_on(folder: Path | None) -> str:
+def how_to_go_on(trainer: pl.Trainer, folder: Path | None) -> str:
     """What to do about an analysis that was interrupted just now."""
-    again = 'trainer.fit(model, datamodule=datamodule, ckpt_path="last.ckpt")'
-    if stages_kept(folder):
-        return f"The analysis was interrupted. What is finished is kept in {folder}; to go on:\n    {again}"
+    kept = stages_kept(folder)
+    told = f"What is finished is kept in {folder}; to go on" if kept else "To begin it again from the last checkpoint"
+    path = last_checkpoint(trainer)
+    if path is None:
+        path, told = "last.ckpt", f"{told}, next time with a ModelCheckpoint(save_last=True)"
     return (
-        f"The analysis was interrupted. To begin it again from the last checkpoint:\n    {again}\n"
-        "With ParetoCallback(dirpath=…) it keeps what is finished."
+        f"The analysis was interrupted. {told}:\n"
+        f"    trainer.fit(model, datamodule=datamodule, ckpt_path={path!r})"
+        + ("" if kept else "\nWith ParetoCallback(dirpath=…) it keeps what is finished.")
     )
+
+
+def last_checkpoint(trainer: pl.Trainer) -> str | None:
+    """Path of the newest checkpoint that the fit has kept, the last one by preference; None if there is none."""
+    callbacks = trainer.checkpoint_callbacks
+    last = [path for each in callbacks if (path := getattr(each, "last_model_path", "")) and Path(path).is_file()]
+    best = [path for each in callbacks for path in getattr(each, "best_k_models", ()) if Path(path).is_file()]
+    return max(last or best, key=lambda path: Path(path).stat().st_mtime, default=None)
 
 
 def remove_stages(folder: Path) -> None:

@@ -126,7 +126,8 @@ class MaxMinProgram:
         gap = upper_bound(self._slopes, self._budget, found.prices) - _priced(found.prices, self._floors(least))
         if gap - found.value > CERTIFIED * self._tolerated(found) * len(reduced):
             raise LinearProgramError(
-                f"the prices leave a gap of {(gap - found.value) / len(reduced):.1e} per sample: the LP is badly scaled"
+                f"the prices leave a gap of {(gap - found.value) / len(reduced):.1e} per sample: the LP is "
+                "badly scaled. Look for outliers, np.abs(influence.scores).max(axis=0), and clip them"
             )
         return found
 

@@ -46,8 +46,8 @@ class ParetoResult:
         after: of the model handed back, (K,).
         support: validation samples of every category that were measured on, (K,).
         p_values: one-sided exact p-value of H0 "this category does not fall" from before to after, (K,).
-        refused: accuracy of every category of the best reweighted model where none was accepted, on the samples that
-            its weights have not seen, (K,); NaN otherwise. What handing it back would have cost and brought.
+        refused: where none was accepted, ``after`` of the best reweighted model in its place, (K,): ``after`` and the
+            change from it to that model on the samples that its weights have not seen. NaN if there is none.
         gain: change of the mean accuracy from the best ordinary model to the best reweighted one, or to the fits with
             validation data and no weights where one of those is handed back.
         gain_error: its standard error for the sampling of validation data.
@@ -106,12 +106,14 @@ class ParetoResult:
         if told:
             rows[-1] += f"{np.nanmean(self.refused):31.1%}"
         verb = "accepted" if self.accepted else "not accepted"
+        column = ["", "Column refused: what the reweighted model that was refused would have had in", "place of after."]
         return "\n".join(
             [
                 f"Reweighted model {verb}:",
                 *map(harmless_line, textwrap.wrap(self.reason, 80)),
                 "",
                 *rows,
+                *(column if told else []),
                 "",
                 "Accuracy on validation samples that the weights have not seen; as they chose",
                 "the model, measure it on others. Each p is of one category alone; a fall",
@@ -141,7 +143,7 @@ class ParetoResult:
         Raises:
             ImportError: without pandas, with the command that installs it.
         """
-        columns = {name: getattr(self, name) for name in _ARRAYS}
+        columns = {name: getattr(self, name) for name in _ARRAYS if not np.isnan(getattr(self, name)).all()}
         return data_frame(columns | {"change": self.after - self.before}, self.class_names, "category")
 
     def plot(self, ax: Any = None) -> Any:

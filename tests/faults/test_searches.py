@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lightning_pareto import ParetoCallback, ParetoResult, ParetoTuner
+from lightning_pareto import InfluenceMatrix, ParetoCallback, ParetoResult, ParetoTuner
 from lightning_pareto.influence import estimate
 from lightning_pareto.integration.tuner import folder as folders
 from lightning_pareto.integration.tuner import recorder
@@ -38,12 +38,12 @@ class Strikes(Callback):
             striking(self.how)()
 
 
-def search(folder, *callbacks):
+def search(folder, *callbacks, **options):
     """Two whole fits and their trials; the model ends with the weights of the chosen one."""
     torch.manual_seed(0)
     model, data = Plain(), Data(*datasets(noise=0.4))
     tuner = ParetoTuner(
-        lambda: trainer(folder / "user", *callbacks, max_epochs=2),
+        lambda: trainer(folder / "user", *callbacks, max_epochs=2, **options),
         dirpath=folder / "search",
         callback=ParetoCallback(verbose=False),
         budgets=[0.3],
@@ -160,6 +160,26 @@ def test_what_the_disk_does_not_take_stays_in_memory(tmp_path, undisturbed, monk
     again, weights = search(tmp_path)
     assert again.trials == result.trials
     assert torch.equal(weights, undisturbed[1])
+
+
+@pytest.mark.filterwarnings("ignore:the influence of the trial .* could not be written")
+def test_a_trial_without_its_influence_is_not_finished(tmp_path, undisturbed, monkeypatch):
+    """Where the disk has room for the result of a trial but not for what it is there for."""
+    with monkeypatch.context() as patched:
+        patched.setattr(InfluenceMatrix, "save", lambda *_arguments: full(0))
+        patched.setattr(ParetoResult, "save", striking("interrupted"))
+        with pytest.raises(KeyboardInterrupt):
+            search(tmp_path)
+    result, weights = search(tmp_path)
+    assert result.trials == undisturbed[0].trials
+    assert torch.equal(weights, undisturbed[1])
+
+
+@pytest.mark.filterwarnings("ignore:the result of the trial .* could not be written")
+def test_a_launched_process_keeps_nothing_in_its_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrialResult, "save", lambda *_arguments: full(0))
+    with pytest.raises(Exception, match="No space left on device"):
+        search(tmp_path, strategy="ddp_fork", devices=1)
 
 
 def test_a_read_only_folder_is_named_before_any_fit(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from lightning_pareto import BatchError, ClassificationTask, InfluenceMatrix, estimate_influence
 from lightning_pareto.datasets import gaussian_classes
@@ -311,6 +311,24 @@ class Stream(IterableDataset):
 
 
 GOOD = loader(torch.randn(10, 3), torch.arange(10) % 2)
+
+
+def test_a_collate_function_that_drops_samples_of_larger_batches_is_an_error(network):
+    """Its first, smaller batches were whole: the labels that follow would belong to other indices."""
+
+    def collate(samples):
+        return default_collate(samples[:-1] if len(samples) > 8 else samples)
+
+    with pytest.raises(ValueError, match=r"the collate function returned 15 labels for 16 samples"):
+        estimate(network, train_options={"collate_fn": collate, "batch_size": 16})
+
+
+def test_the_users_loaders_stay_as_they_are(network):
+    module, x, y, x_val, y_val = network
+    loaders = loader(x, y, shuffle=True, drop_last=True, batch_size=7), loader(x_val, y_val)
+    before = [dict(vars(each)) for each in loaders]
+    estimate_influence(module, *loaders)
+    assert [dict(vars(each)) for each in loaders] == before
 
 
 def test_losses_without_a_value_or_a_slope_are_errors(network):

@@ -154,6 +154,25 @@ def test_a_gradient_that_is_rounding_alone_does_not_make_its_layer_slow(dtype):
     assert len(unlooped(found)) == 10
 
 
+class CountedPositions(nn.Module):
+    """Divides by the number of positions, which would be that of the samples if the table were had for each."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        positions = self.table(torch.arange(3))
+        return self.head(torch.tanh(x + positions / len(positions)).square().sum(1))
+
+
+def test_what_a_batch_shares_is_not_had_for_every_sample_where_that_changes_the_output():
+    torch.manual_seed(0)
+    module, x, y = CountedPositions().double(), torch.randn(60, 3, 4).double(), torch.arange(60) % 3
+    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
+    assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
+
+
 def uneven():
     """Data whose tokens come apart evenly where it is verified, and nowhere else."""
     torch.manual_seed(0)
@@ -211,7 +230,9 @@ def test_lengths_that_come_apart_evenly_by_chance():
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
 
 
-def test_a_layer_that_is_dead_where_it_was_verified():
+@pytest.mark.parametrize("batch_size", [16, 6])
+def test_a_layer_that_is_dead_where_it_was_verified(batch_size):
+    """Its layout is read off its shape; six positions of six samples would look the same either way."""
     torch.manual_seed(0)
 
     class Dead(nn.Module):
@@ -223,11 +244,12 @@ def test_a_layer_that_is_dead_where_it_was_verified():
             z = torch.relu(self.layer(x.transpose(0, 1))) * (x[:, 0, 0] > 5)[None, :, None]
             return self.head(z.mean(0))
 
-    module, x, y = Dead().double(), torch.randn(40, 6, 3).double(), torch.arange(40) % 3
-    drawn = torch.randperm(40, generator=torch.Generator().manual_seed(0))[:5]
-    alive = [i for i in range(40) if i not in drawn.tolist()]
+    module, x, y = Dead().double(), torch.randn(36, 6, 3).double(), torch.arange(36) % 3
+    drawn = torch.randperm(36, generator=torch.Generator().manual_seed(0))[:5]
+    alive = [i for i in range(36) if i not in drawn.tolist()]
     x[alive, 0, 0] = 6.0
-    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
+    data = loader(x, y, batch_size=batch_size)
+    found = estimate_influence(module, data, data, curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
 
 

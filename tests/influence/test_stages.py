@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from lightning_pareto import ArtifactError, ClassificationTask, Shard, StagesError, estimate_influence
 from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_of_data, fingerprint_of_model
@@ -173,7 +173,36 @@ def test_fingerprints_tell_models_and_data_apart(problem):
     module[2].weight.data[0, 0] += 1e-6
     assert fingerprint_of_model(module) != before
     values = [np.int64(0), np.int64(1), np.array(["a"]), np.array([None]), b"x", {"a": [1, (2.0, "b")]}, object()]
+    values += [torch.zeros(4), torch.zeros(2, 2), torch.zeros(4, dtype=torch.int32), np.zeros(4), np.zeros((2, 2))]
     assert len({fingerprint_of(value) for value in values}) == len(values)
+
+
+def test_a_fingerprint_tells_buffers_and_labels_that_no_sample_shows(problem):
+    """The eight samples that are looked at are the first, the last, and six between; the second is none of them."""
+    module, data = problem
+    x, y = data.dataset.tensors
+    other = y.clone()
+    other[1] = (y[1] + 1) % 3
+    order = list(range(len(y)))
+    order[1] = 2
+    sets = [TensorDataset(x, y), TensorDataset(x, other), *(Subset(data.dataset, i) for i in (range(len(y)), order))]
+    assert len({fingerprint_of_data(whole(module, DataLoader(each, 10))) for each in sets}) == 4
+    norm = nn.BatchNorm1d(3)
+    before = fingerprint_of_model(norm)
+    norm.running_var[0] += 1e-6
+    assert fingerprint_of_model(norm) != before
+
+
+def test_a_pass_holds_the_graph_of_one_batch_at_a_time(problem):
+    module, data = problem
+    batches = whole(module, DataLoader(data.dataset, 10))
+    with batches.probe.open():
+        earlier = []
+        for _, _, forward in batches("stage"):
+            assert forward.logits.requires_grad
+            assert not any(each.logits.requires_grad or each._uses for each in earlier)
+            earlier.append(forward)
+    assert len(earlier) > 1
 
 
 def test_a_fingerprint_takes_any_kind_of_sample():

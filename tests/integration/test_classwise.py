@@ -163,7 +163,8 @@ def test_an_absent_class_is_told_once_after_the_first_whole_epoch(tmp_path, limi
     x, y = val.tensors
     data = Data(train, TensorDataset(x[y != 1], y[y != 1]))
     options = {"limit_val_batches": limit, "max_epochs": 3, "num_sanity_val_steps": 1}
-    with warnings.catch_warnings(record=True, action="always") as recorded:
+    with warnings.catch_warnings(record=True) as recorded:
+        warnings.simplefilter("always")
         noted = Warnings(recorded)
         trainer(tmp_path, ParetoCallback(verbose=False), noted, **options).fit(Plain(), datamodule=data)
     assert noted.counts == counts, "the sanity check comes first"

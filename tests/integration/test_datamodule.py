@@ -188,6 +188,11 @@ class Particular(Data):
         return DataLoader(self.train, batch_size=self.hparams["batch_size"])
 
 
+def test_the_seed_is_that_of_the_draws():
+    drawn = [list(ReweightedDataModule(Data(), half(), seed=s).train_dataloader().sampler) for s in (0, 5, 5)]
+    assert drawn[0] != drawn[1] == drawn[2] == list(ParetoSampler(half(), seed=5))
+
+
 def test_the_datamodules_own_attributes_are_reached_through_the_wrapper():
     inner = Particular()
     wrapper = ReweightedDataModule(inner, half(), seed=1)

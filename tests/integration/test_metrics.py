@@ -170,7 +170,7 @@ def test_hundreds_of_classes_have_one_value_for_their_changes(tmp_path):
 def test_an_epoch_taken_again_is_compared_with_the_epoch_before(tmp_path):
     """Also the epoch after one that was taken again and not kept."""
     histories = []
-    for callbacks in ([], [CourseCorrection(least_gain=0.999, verbose=False)]):
+    for callbacks in ([], [CourseCorrection(least_gain=0.999, max_corrections=1, verbose=False)]):
         torch.manual_seed(0)
         histories.append(History())
         fitted = trainer(tmp_path, Spoils(), *callbacks, logging(("accuracy",)), histories[-1], max_epochs=SPOILT + 3)
@@ -236,5 +236,7 @@ def test_a_command_line_can_name_them(tmp_path):
     config = tmp_path / "config.yaml"
     for text in ("[accuracy, f1]", "{accuracy: accuracy, sensitivity: recall}"):
         config.write_text(f"metrics: {text}\n")
-        parsed = parser.instantiate(parser.parse_args([f"--pareto={config}"]))
+        found = parser.parse_args([f"--pareto={config}"])
+        instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # the older name
+        parsed = instantiate(found)
         assert isinstance(parsed.pareto, ParetoCallback)

@@ -108,12 +108,13 @@ def test_of_anything_else_a_function_of_the_item_is_shown(tmp_path):
 
 
 def test_where_nothing_can_be_shown_there_is_no_file_and_no_warning(tmp_path):
-    _, path = fitted(tmp_path, Plain(), Data(), preview=lambda item: "old")
+    replaced = tmp_path / "pareto"
+    _, path = fitted(tmp_path, Plain(), Data(), preview=lambda item: "old", dirpath=replaced)
     assert path.exists()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message=".*does not have many workers")
-        callback, path = fitted(tmp_path, Plain(), Data())
+        callback, path = fitted(tmp_path, Plain(), Data(), dirpath=replaced)
     assert callback.verdict
     assert not path.exists()
     assert write_report(tmp_path).exists()

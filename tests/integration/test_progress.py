@@ -22,6 +22,7 @@ from lightning_pareto import (
 )
 from lightning_pareto.integration import analysis
 from lightning_pareto.integration.correction.record import Record, publish
+from lightning_pareto.integration.resumption import how_to_go_on
 from tests.integration._models import Data, Plain, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData
 
@@ -148,6 +149,7 @@ def test_a_long_correction_is_printed_in_lines(tmp_path, capsys, again):
 def interrupted(folder, stages):
     """As a process of its own: Ctrl-C in the middle of the scoring pass."""
     whole = analysis.estimate_influence
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background of a shell has not
 
     def stopped(*arguments, **options):
         def progress(stage, done, _total):
@@ -173,10 +175,21 @@ def test_an_interruption_says_how_to_go_on_and_going_on_says_so(tmp_path, capsys
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True, text=True)
     assert "The analysis was interrupted" in done.stdout, done.stderr
     assert ("is kept in" in done.stdout) is stages
+    assert f"ckpt_path='{tmp_path / 'last.ckpt'}'" in done.stdout
     assert all(len(line) <= 80 or str(tmp_path) in line for line in done.stdout.splitlines())
     callback = fit_with(tmp_path, stages, ckpt_path=str(tmp_path / "last.ckpt"))
     assert callback.verdict.headroom > 0
     assert ("An interrupted analysis goes on in" in capsys.readouterr().out) is stages
+
+
+def test_without_a_last_checkpoint_the_newest_is_named(tmp_path):
+    keeper = ModelCheckpoint(dirpath=tmp_path, monitor="val_loss", save_top_k=-1)
+    fitted = trainer(tmp_path, keeper, enable_checkpointing=True)
+    assert "next time with a ModelCheckpoint(save_last=True)" in how_to_go_on(fitted, None)
+    fitted.fit(Plain(), datamodule=Data())
+    newest = max(tmp_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert len(list(tmp_path.glob("*.ckpt"))) > 1
+    assert f"ckpt_path={str(newest)!r}" in how_to_go_on(fitted, None)
 
 
 def test_stages_of_another_model_are_said_to_be_made_anew(tmp_path, capsys):

@@ -47,7 +47,6 @@ class Rules:
         """Whether every target rose and no other category fell beyond chance."""
         found = change(ordinary, again, _count(names, ordinary, again))
         fallen = found.fallen(0.0, self.level)
-        fallen[targets] = False
         rises = found.after[targets] - found.before[targets]
         return bool((rises > self.least_gain).all() and not fallen.any())
 

@@ -125,16 +125,18 @@ def choose(
     if fit:
         chosen = _preferred(fit, incumbent)
         return _accept(chosen, given, incumbent, more, level, trials), chosen
+    refused = max(tried, key=lambda one: one.against(incumbent).macro, default=None)
     if more is not None:
-        return _accept(more, given, incumbent, None, level, trials), more
-    best = max(tried, key=lambda one: one.against(incumbent).macro, default=joined)
+        result = _accept(more, given, incumbent, None, level, trials)
+        return (result if refused is None else _refusing(result, refused.beyond(more))), more
+    best = refused or joined
     if best is None:
         reason, change = "no weights promised a gain", Change(incumbent.outcome, incumbent.outcome)
     else:
         change = best.against(incumbent)
         reason = f"{_measured(change)}, {_objection(best, ordinaries, level)}"
     result = _result(given, incumbent, None, change, f"{reason}. The best ordinary model is handed back.", trials)
-    return (result if best is None else replace(result, refused=best.outcome.accuracy)), None
+    return (result if refused is None else _refusing(result, refused.against(incumbent))), None
 
 
 def _harmless(one: Tried, ordinaries: Sequence[TrialResult], level: float) -> bool:
@@ -187,13 +189,19 @@ def _accept(
     return _result(given, incumbent, (one, number), change, reason, trials)
 
 
+def _refusing(result: ParetoResult, change: Change) -> ParetoResult:
+    """The result with what another model than that handed back would have come to."""
+    return replace(result, refused=result.after + change.accuracy)
+
+
 def _objection(best: Tried, ordinaries: Sequence[TrialResult], level: float) -> str:
     lost = [name for name, yes in zip(ordinaries[0].outcome.names, best.harmed(ordinaries, level), strict=True) if yes]
     if lost:
         return f"but {listed(lost, 5)} would fall beyond chance"
     if best.harmless_fit(ordinaries, level) is None:
         return "but in each of the models some category would fall beyond chance"
-    return "which is too little to be sure of"
+    gains = best.against(ordinaries[0]).macro > 0
+    return "which is too little to be sure of" if gains else "which is no gain"
 
 
 def _rising(change: Change, level: float) -> str:

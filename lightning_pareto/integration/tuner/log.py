@@ -1,5 +1,9 @@
 """What a search tells while it goes on."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -28,13 +32,25 @@ class TrialLog:
             outcome: of it; None if nothing is left that could measure it.
             spent: epochs of all trials so far.
         """
-        line = f"[{spent:>4} of {self._limit} epochs] {name:<72.72}"
+        line = f"[{spent:>4} of {self._limit} epochs] {name:<72}"
         if outcome is not None:
             accuracy, mean = outcome.accuracy, outcome.macro
             worst, self._best = int(np.nanargmin(accuracy)), max(self._best, mean)
             category = harmless(outcome.names[worst], 16)
             line += f" mean {mean:6.1%}  worst {accuracy[worst]:6.1%} ({category})  best mean {self._best:.1%}"
         self.say(line.rstrip())
+
+    @contextlib.contextmanager
+    def tell_of_interruption(self, folder: Path) -> Iterator[None]:
+        """Say how to go on if the user ends the search."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+            self.say(
+                f"\nThe search was interrupted. The trials that are finished are kept in {folder}: start the script "
+                "again, and it goes on after them."
+            )
+            raise
 
     def say(self, text: str) -> None:
         """Print on rank zero."""

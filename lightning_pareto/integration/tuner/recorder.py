@@ -1,5 +1,6 @@
 """The callback that watches a trial: it counts epochs, measures the model in the end and writes the result."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ class TrialRecorder(pl.Callback):
         self._warns_of_plateaus = warns_of_plateaus
         self.influence: InfluenceMatrix | None = None
         self.result: TrialResult | None = None
+        self._process = os.getpid()
         self._begun = 0
         self._history: list[float] = []
         self._categories: Any = None
@@ -159,8 +161,9 @@ class TrialRecorder(pl.Callback):
             next_checkpoint=next((Path(path) for path in kept if _epoch_of(path) < trained), None),
             data=self._found,
         )
-        if trainer.is_global_zero and not self._written(
-            trainer, "result", lambda: result.save(self._folder, self._key)
+        if trainer.is_global_zero and (
+            self.influence is not None  # a result on disk says that all of the trial is there
+            or not self._written(trainer, "result", lambda: result.save(self._folder, self._key))
         ):
             self.result = result
         trainer.strategy.barrier()
@@ -169,12 +172,12 @@ class TrialRecorder(pl.Callback):
         """Write something; where that fails a single process can go on with what it has in memory, and returns False.
 
         Raises:
-            OSError: where there are other processes, which read it from the disk.
+            OSError: where other processes read it from the disk, if only the one that has launched this one.
         """
         try:
             write()
         except OSError as error:
-            if trainer.world_size > 1:
+            if trainer.world_size > 1 or os.getpid() != self._process:
                 raise
             rank_zero_warn(
                 f"the {what} of the trial {self._name!r} could not be written and is in memory only ({error}): the "

@@ -3,12 +3,14 @@
 import contextlib
 import copy
 import errno
+import functools
 import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import CellType, CodeType, FunctionType
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -158,7 +160,8 @@ class Trials:
         return self.folder / f"{kind}_{fingerprint_of(trial.key(self._identity))}"
 
     def _fit(self, trial: Trial, folder: Path, key: str) -> TrialRecorder:
-        _empty(folder)
+        with self._disk_named(trial):
+            _empty(folder)
         module = self._copy()
         if trial.start == "weights":
             assert trial.checkpoint is not None
@@ -276,13 +279,32 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__qualname__
 
 
-def _code_of(function: Callable[..., Any] | None) -> str | None:
-    """Name and compiled code of a function; of another callable only its kind."""
+def _code_of(function: Any) -> Any:
+    """What a function computes, the same in every process: its code, its defaults and what it has taken along."""
+    if isinstance(function, functools.partial):
+        return [_code_of(function.func), _plain(function.args), _plain(function.keywords)]
     code = getattr(function, "__code__", None)
-    if function is None or code is None:
-        return None if function is None else type(function).__qualname__
-    constants = [_plain(value) for value in code.co_consts]
-    return f"{function.__qualname__} {code.co_code.hex()} {code.co_names} {constants}"
+    if code is None and callable(function):  # an object
+        return [type(function).__qualname__, _code_of(type(function).__call__), _plain(vars(function))]
+    if code is None:
+        return None
+    taken = [_taken(cell) for cell in function.__closure__ or ()]
+    return [function.__qualname__, _parts_of(code), _plain(function.__defaults__), taken]
+
+
+def _taken(cell: CellType) -> Any:
+    """What a function has taken along from the one around it."""
+    try:
+        value = cell.cell_contents
+    except ValueError:  # not there yet
+        return None
+    return _parts_of(value.__code__) if isinstance(value, FunctionType) else _plain(value)
+
+
+def _parts_of(code: CodeType) -> Any:
+    """The compiled code and that of the functions in it."""
+    constants = [_parts_of(each) if isinstance(each, CodeType) else _plain(each) for each in code.co_consts]
+    return [code.co_code.hex(), code.co_names, constants]
 
 
 @rank_zero_only

@@ -14,10 +14,11 @@ from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
 from lightning_pareto.integration.namespaces import fitting, is_a
 from lightning_pareto.integration.run_folder import why_not_writable
+from lightning_pareto.integration.tuner.advice import next_step
 from lightning_pareto.integration.tuner.choice import choose, epochs_for, with_validation
 from lightning_pareto.integration.tuner.folder import TRIALS, finish
 from lightning_pareto.integration.tuner.log import TrialLog
-from lightning_pareto.integration.tuner.options import Mode, Refit, SearchName, TuningOptions
+from lightning_pareto.integration.tuner.options import Epochs, Mode, Refit, SearchName, TuningOptions
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.steps import LastFits, analyse, search_of, situation_of
 from lightning_pareto.integration.tuner.trials import Trials
@@ -190,29 +191,39 @@ class ParetoTuner:
             log.say(f"The search that ended in {self._folder} is made anew, and its result will be replaced.")
         if trials.goes_on:
             log.say(f"An interrupted search goes on in {folder}.")
+        with log.tell_of_interruption(folder):
+            result, verdict = self._searched(trials, checkpoint, epochs, log)
+        result = finish(self._folder, result, verdict)
+        model.load_state_dict(torch.load(result.ckpt_path, map_location="cpu", weights_only=True)["state_dict"])
+        log.say(f"\n{result}\n\n{next_step(result, verdict, options.include_validation)}\n")
+        return result
+
+    def _searched(
+        self, trials: Trials, checkpoint: Path | None, epochs: Epochs, log: TrialLog
+    ) -> tuple[ParetoResult, ParetoVerdict]:
+        """Make all fits, and choose."""
+        options = self.options
         analysis = analyse(trials, options, checkpoint)
         self.influence = analysis.influence
-        self.verdict = check_pareto(self.influence, budget=self._callback.budget, level=self._callback.level)
-        log.say("\n" + str(self.verdict).split("\nNext: ")[0] + "\n")  # the search goes on by itself
+        verdict = check_pareto(self.influence, budget=self._callback.budget, level=self._callback.level)
+        self.verdict = verdict
+        log.say("\n" + str(verdict).split("\nNext: ")[0] + "\n")  # the search goes on by itself
         situation = situation_of(trials, options, analysis, self._callback)
         fits = LastFits(trials, options, analysis, situation)
         ordinary, found = fits.ordinary(), list[Finalist]()
-        if situation.targets.any() and (situation.chosen or self.verdict.answer != "no"):
+        if situation.targets.any() and (situation.chosen or verdict.answer != "no"):
             left = epochs.limit - epochs.last_fits - trials.epochs_spent
             found = search_of(options, situation).find(situation, trials, left)[: epochs.finalists]
         tried = [fits.tried(finalist) for finalist in found]
         everything = trials.finished.values()
         joined = fits.joined() if options.include_validation else None
-        improvable = self.verdict.improvable
+        improvable = verdict.improvable
         result, chosen = choose(analysis.given, ordinary, tried, everything, options.level, improvable, joined)
         if options.include_validation and chosen is not None:
             length = epochs_for([ordinary, *chosen.results])
             last = fits.last(length, chosen.finalist.whole)
             result = with_validation(result, chosen, length, last, everything)
-        result = finish(self._folder, result, self.verdict)
-        model.load_state_dict(torch.load(result.ckpt_path, map_location="cpu", weights_only=True)["state_dict"])
-        log.say(f"\n{result}\n")
-        return result
+        return result, verdict
 
 
 def _check_kinds(model: Any, datamodule: Any) -> None:

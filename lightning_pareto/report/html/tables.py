@@ -102,7 +102,7 @@ def _of_result(result: ParetoResult) -> Iterator[Column]:
     yield _numbers("After", "Accuracy in % of the model handed back.", 100 * result.after, "{:.1f}")
     change = 100 * (result.after - result.before)
     yield _numbers("Change", "In points.", change, "{:+.1f}")
-    refused = "Accuracy in % of the best reweighted model, which was refused."
+    refused = "Accuracy in % that the best reweighted model would have had, which was refused."
     yield _numbers("Refused", refused, 100 * result.refused, "{:.1f}")
     fall = "One-sided exact p-value of no fall; of each class alone."
     yield _numbers("p of a fall", fall, np.where(np.isnan(result.before), np.nan, result.p_values), "{:.2g}")

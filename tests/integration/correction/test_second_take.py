@@ -113,10 +113,11 @@ class TakesTwiceAloud(TakesTwice):
 
     def __init__(self):
         super().__init__()
-        self.losses, self.silent = [], []
+        self.losses, self.silent, self.loggers = [], [], set()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.losses.append((float(outputs["loss"]), len(batch[0])))
+        self.loggers.add(len(trainer.loggers))
 
     def on_train_epoch_end(self, trainer, pl_module):
         heard = len(trainer.logger.heard)
@@ -130,6 +131,7 @@ def test_every_logger_is_told_the_second_validation_at_the_step_of_the_first(tmp
     fitted = trainer(tmp_path, callback, max_epochs=2, logger=loggers, log_every_n_steps=1)
     fitted.fit(Logs(), datamodule=Data())
     assert callback.silent == [True, True]
+    assert callback.loggers == {2}, "a module may speak to each by its number"
     assert loggers[0].heard == loggers[1].heard
     validations = [(metrics, step) for metrics, step in loggers[0].heard if "val_loss" in metrics]
     assert [step for _, step in validations] == [7, 15, 15]

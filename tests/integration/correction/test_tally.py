@@ -1,5 +1,7 @@
 """Whether categories fell beyond chance, and what the weights leave the others."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from scipy import stats
 from lightning_pareto import InfluenceMatrix
 from lightning_pareto.integration.correction.remedy import Remedy, floors_of_others
 from lightning_pareto.integration.correction.rules import Rules
-from lightning_pareto.integration.correction.tally import Tally, change, decoded, encoded
+from lightning_pareto.integration.correction.tally import Tally, Tallying, change, decoded, encoded
 
 RULES = {"threshold": 0.05, "level": 0.05, "least_gain": 0.0, "warmup_epochs": 3, "max_corrections": 2}
 
@@ -81,6 +83,18 @@ def test_a_tally_survives_a_checkpoint():
     again = decoded(encoded(first))
     assert torch.equal(again.category, first.category)
     assert torch.equal(again.right, first.right)
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_the_processes_samples_are_put_one_after_the_other_without_their_repeats(limit):
+    """The second of two processes; the first has three samples, of which it tells when sizes are summed."""
+    mine = encoded(tally([1, 0], [1])).long()
+    tallying = Tallying(None, None, limit)
+    tallying._found = [mine[:1], mine[1:]]
+    answers = iter([lambda sizes: sizes + torch.tensor([3, 0]), lambda codes: codes])
+    found = tallying.whole(SimpleNamespace(index=1, count=2, sum=lambda x: next(answers)(x)))
+    kept = len(mine) if limit is None else limit
+    assert encoded(found).tolist() == [0, 0, 0, *mine[:kept].tolist()]
 
 
 def test_the_second_take_has_to_raise_every_target_and_lower_no_other_beyond_chance():

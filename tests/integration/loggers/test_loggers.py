@@ -173,7 +173,8 @@ def test_a_logger_that_shows_nothing_has_its_metrics_all_the_same(tmp_path):
 def test_a_logger_that_fails_is_one_warning_and_the_others_get_theirs(tmp_path):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder should be")
-    with warnings.catch_warnings(record=True, action="always") as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         callback, _ = fit(tmp_path, Other(str(blocked), fails=True), CSVLogger(tmp_path, name="csv"), dirpath=tmp_path)
     told = [str(w.message) for w in caught if "Other" in str(w.message)]
     assert len(told) == 1

@@ -53,6 +53,7 @@ def test_better_beyond_chance_is_accepted():
     assert found.support.sum() == SIZE
     assert np.isnan(found.refused).all()
     assert "refused" not in str(found)
+    np.testing.assert_array_equal(found.p_values, 1)  # of a fall, of which there is none
 
 
 def test_a_fit_counts_only_where_its_weights_have_not_seen():
@@ -66,11 +67,37 @@ def test_a_fit_counts_only_where_its_weights_have_not_seen():
     assert found.gain == 0
 
 
+def test_what_a_refused_model_would_have_come_to():
+    """Beside the model handed back, and on all samples, though its weights have seen half of them."""
+    worse = result("j", [199, 130])
+    assert np.isnan(chosen(GIVEN, GIVEN, joined=with_validation_data(worse, worse)).refused).all(), "without weights"
+    correct = np.where(FIRST, GIVEN.outcome.correct, True)
+    given = replace(GIVEN, outcome=Outcome(CATEGORY, correct, correct.astype(float), NAMES))
+    found = chosen(given, given, tried(given))
+    np.testing.assert_allclose(found.refused, found.after)
+    better = result("j", [180, 180])
+    found = chosen(GIVEN, GIVEN, tried(worse, worse), joined=with_validation_data(better, better))
+    assert (found.accepted, found.ckpt_path) == (False, "j")
+    np.testing.assert_allclose(found.refused, [199 / 200, 130 / 200])
+
+
+def test_a_mean_that_falls_is_not_too_small_a_gain():
+    assert "which is no gain." in chosen(GIVEN, GIVEN, tried(result("a", [149, 150]), result("b", [150, 149]))).reason
+    more = chosen(GIVEN, GIVEN, tried(result("a", [151, 150]), result("b", [150, 150])))
+    assert "which is too little to be sure of." in more.reason
+
+
 def test_a_small_gain_takes_a_verdict():
     small = result("a", [153, 150])
     assert not chosen(GIVEN, GIVEN, tried(small, small)).accepted
     assert chosen(GIVEN, GIVEN, tried(small, small), improvable=True).accepted
     assert not chosen(GIVEN, GIVEN, tried(result("a", [151, 150]), result("a", [150, 150])), improvable=True).accepted
+
+
+def test_a_verdict_does_not_answer_for_many_looks():
+    """Three more hits have p = 1/8, once."""
+    small = result("a", [153, 150])
+    assert not chosen(GIVEN, GIVEN, tried(small, small, looks=2), improvable=True).accepted
 
 
 def test_a_category_that_falls_forbids_it_and_is_named():
@@ -79,6 +106,7 @@ def test_a_category_that_falls_forbids_it_and_is_named():
     assert "dog would fall beyond chance" in found.reason
     np.testing.assert_allclose(found.refused, [199 / 200, 130 / 200])
     assert {"99.5%", "65.0%"} <= set(str(found).split())
+    assert "would have had in\nplace of after" in str(found)
     assert found.ckpt_path == "given"
     np.testing.assert_array_equal(found.before, found.after)
 
@@ -155,6 +183,26 @@ def test_a_model_may_not_harm_the_given_one_either():
     assert not found.accepted
 
 
+def test_two_falls_by_chance_alone_are_together_beyond_it():
+    """Four dogs less than an ordinary model that has four less than the given one."""
+    ordinary, better = result("ordinary", [170, 146]), result("a", [190, 142])
+    assert chosen(ordinary, ordinary, tried(better, better)).accepted
+    assert not chosen(GIVEN, ordinary, tried(better, better)).accepted
+
+
+def test_what_a_fit_does_on_samples_that_its_weights_know_does_not_count():
+    better = result("a", [172, 160])
+    better.outcome.correct[~FIRST & (CATEGORY == 1)] = False
+    assert chosen(GIVEN, GIVEN, tried(better, result("b", [170, 160]))).ckpt_path == "a"
+
+
+def test_ways_that_were_measured_on_other_samples_are_both_judged():
+    found = chosen(
+        GIVEN, GIVEN, tried(result("a", [170, 160])), tried(result("b", [165, 160]), result("c", [165, 160]))
+    )
+    assert found.accepted
+
+
 def test_validation_data_alone_take_no_proof_but_may_do_no_harm():
     small, harmful = result("a", [152, 150]), result("a", [199, 130])
     found = chosen(GIVEN, GIVEN, joined=with_validation_data(small, small))
@@ -209,10 +257,21 @@ def test_the_weakest_category_may_speak_for_weights_on_top_of_validation_data():
     assert not chosen(given, given, tried(lower, lower), joined=more).accepted  # the mean falls
 
 
+def test_the_weakest_category_speaks_for_one_look_and_where_the_mean_does_not_fall():
+    given = result("given", [120, 180])
+    more = with_validation_data(result("a", [130, 185]), result("a", [130, 185]))
+    weak, lower = result("b", [133, 185]), result("b", [133, 181])
+    assert chosen(given, given, tried(weak, weak), joined=more).accepted  # p = 1/8
+    assert not chosen(given, given, tried(weak, weak, looks=2), joined=more).accepted
+    assert not chosen(given, given, tried(lower, lower), joined=more).accepted
+
+
 def test_of_equals_in_the_mean_the_one_with_the_better_lowest_category_is_taken():
     even, tilted = result("even", [180, 178]), result("tilted", [190, 168])
     found = chosen(GIVEN, GIVEN, tried(even, even), tried(tilted, tilted), improvable=True)
     assert found.ckpt_path == "even"
+    best = result("best", [190, 169])  # by a quarter of a point in the mean, which is less than its error
+    assert chosen(GIVEN, GIVEN, tried(even, even), tried(best, best), improvable=True).ckpt_path == "even"
     better = result("better", [196, 178])
     assert chosen(GIVEN, GIVEN, tried(even, even), tried(better, better), improvable=True).ckpt_path == "better"
     clearly = result("clearly", [200, 170])

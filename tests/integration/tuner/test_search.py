@@ -4,11 +4,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from lightning_pareto import InfluenceMatrix
-from lightning_pareto.integration.tuner.search import Half, ScreeningSearch, Situation
+from lightning_pareto.integration.tuner.search import Half, PaperSearch, ScreeningSearch, Situation
 from lightning_pareto.reweighting.candidates import CandidateWeights, candidates
 from lightning_pareto.reweighting.outcomes import Outcome
+from lightning_pareto.reweighting.thresholds import ThresholdSearch
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(60) % 2
@@ -28,16 +30,17 @@ class Trials:
 
     def run(self, trial):
         self.names.append(trial.name)
-        probability = np.where(UNSEEN, self.merit(trial), RNG.uniform(size=100))  # of samples that are seen: anything
+        merit = self.merit(trial)
+        probability = np.where(UNSEEN, merit, 1 - merit)  # of samples that are seen: the opposite
         return SimpleNamespace(outcome=Outcome(np.arange(100) // 50, probability > 0.5, probability, ("a", "b")))
 
 
-def found(merit, epochs=20, tilt=True):
+def found(merit, epochs=20, tilt=True, targets=(True, True)):
     accuracy = np.array([0.9, 0.5]) if tilt else None
     halves = tuple(Half({"loss": INFLUENCE}, mask, accuracy) for mask in (UNSEEN, ~UNSEEN))
     nobody = Outcome(np.arange(100) // 50, np.zeros(100, dtype=bool), np.zeros(100), ("a", "b"))
     both = Half({"loss": OF_BOTH}, np.zeros(100, dtype=bool), accuracy)
-    situation = Situation(halves, both, Path("start.ckpt"), nobody, np.ones(2, dtype=bool), chosen=False)
+    situation = Situation(halves, both, Path("start.ckpt"), nobody, np.array(targets), chosen=not all(targets))
     trials = Trials(merit)
     return ScreeningSearch(["loss"], (0.3, 0.1)).find(situation, trials, epochs), trials
 
@@ -45,6 +48,15 @@ def found(merit, epochs=20, tilt=True):
 def test_the_best_by_unseen_samples_comes_first():
     finalists, _ = found(lambda trial: 0.9 if "budget 0.1, floors 0.6, mult" in trial.name else 0.1, tilt=False)
     assert finalists[0].name == "loss, budget 0.1, floors 0.6, multiplicative"
+
+
+def test_only_the_targets_count_where_some_are_chosen():
+    def merit(trial):
+        of_first = 0.9 if "budget 0.1, floors 0, add" in trial.name else 0.5
+        return np.where(np.arange(100) < 50, of_first, 1 - of_first - 0.05)
+
+    finalists, _ = found(merit, tilt=False, targets=(True, False))
+    assert finalists[0].name == "loss, budget 0.1, floors 0, additive"
 
 
 def test_one_that_keeps_the_classes_masses_and_one_that_does_not_are_first():
@@ -75,3 +87,77 @@ def test_the_weights_of_a_last_fit_are_made_in_the_same_way_from_all_of_the_vali
     ways = {str(way): way for way in candidates(["loss"], (0.3, 0.1), with_targets=False, with_tilt=False)}
     for finalist in finalists:
         np.testing.assert_array_equal(finalist.whole.values, maker.weights(ways[finalist.name]).values)
+
+
+class Scripted(ThresholdSearch):
+    """Proposes one generation, and keeps what it is told of it."""
+
+    def __init__(self, *thresholds):
+        super().__init__(categories=2)
+        self.thresholds, self.asked, self.told = [np.array(alpha) for alpha in thresholds], 0, []
+
+    def ask(self):
+        self.asked += 1
+        return self.thresholds if self.asked == 1 else []
+
+    def tell(self, thresholds, fitness):
+        self.told += fitness
+
+
+def measured(hits, seen):
+    """Right on so many of the 25 unseen samples of each category, and on all or none of the others."""
+    category = np.arange(100) // 50
+    correct = np.where(UNSEEN, np.arange(100) % 50 // 2 < np.array(hits)[category], seen)
+    return Outcome(category, correct, correct.astype(float), ("a", "b"))
+
+
+class Epochs:
+    """Answers the epochs of the paper's search in turn."""
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.weights = outcomes, []
+
+    @property
+    def epochs_spent(self):
+        return len(self.weights)
+
+    def run(self, trial):
+        self.weights.append(trial.weights)
+        return SimpleNamespace(outcome=self.outcomes[len(self.weights) - 1])
+
+
+BENEFIT = np.random.default_rng(1).normal(0.3, 1, size=60)
+OPPOSED = InfluenceMatrix(np.stack([BENEFIT, 0.8 - BENEFIT], axis=1), LABELS)  # so that every threshold binds
+THRESHOLDS = ([0.0, 0.0], [0.9, 0.9], [0.5, 0.5], [0.2, 0.7])
+
+
+def papers(*outcomes, epochs=20):
+    """A search for weights that raise the first category, from ten hits on each."""
+    halves = tuple(Half({"loss": OPPOSED}, mask) for mask in (UNSEEN, ~UNSEEN))
+    both = Half({"loss": OPPOSED}, np.zeros(100, dtype=bool))
+    reference = measured([10, 10], seen=False)
+    situation = Situation(halves, both, Path("start.ckpt"), reference, np.array([True, False]), chosen=True)
+    script, trials = Scripted(*THRESHOLDS), Epochs(*outcomes)
+    return PaperSearch(script, 2.0, epsilon=0.0).find(situation, trials, epochs), script, trials
+
+
+def test_the_papers_fitness_is_the_fall_of_the_others_where_the_targets_rise_on_unseen_samples():
+    outcomes = (
+        measured([12, 20], seen=False),  # what the other gains says nothing for it
+        measured([15, 10], seen=False),
+        measured([10, 25], seen=True),  # no rise, unseen
+        measured([20, 5], seen=False),
+    )
+    (finalist,), script, trials = papers(*outcomes)
+    assert script.told == [0.0, 0.0, -np.inf, pytest.approx(-0.2)]
+    weights, unseen = finalist.fits[0]
+    assert weights is trials.weights[1]
+    assert weights.values.mean() == pytest.approx(1)
+    np.testing.assert_array_equal(unseen, UNSEEN)
+    assert finalist.looks == len({w.values.tobytes() for w in trials.weights}) == 4
+
+
+def test_the_papers_search_spends_no_more_epochs_than_allowed():
+    (finalist,), script, trials = papers(*[measured([12, 10], seen=False)] * 4, epochs=2)
+    assert (len(trials.weights), script.asked, finalist.looks) == (2, 1, 2)
+    assert script.told == [0.0, 0.0, -np.inf, -np.inf]

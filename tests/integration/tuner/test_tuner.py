@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -23,8 +24,10 @@ from lightning_pareto import (
 )
 from lightning_pareto.datasets import gaussian_classes
 from lightning_pareto.integration.tuner import steps
+from lightning_pareto.integration.tuner.advice import next_step
 from lightning_pareto.integration.tuner.joined import joined
 from lightning_pareto.integration.tuner.trials import Trial, Trials
+from lightning_pareto.reweighting.candidates import CandidateWeights
 from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Plain, datasets, trainer
 
 EPOCHS = 3
@@ -323,6 +326,8 @@ def test_the_validation_data_may_join_the_fits(tmp_path, monkeypatch, noise):
     given, last = [], steps.LastFits.last
     monkeypatch.setattr(steps.LastFits, "last", lambda self, *args: given.append(args) or last(self, *args))
     data, model = Crowded(val=300, noise=noise), module()
+    if not noise:  # so few that those of the validation set are missed
+        data.train = TensorDataset(*data.train[:100])
     tuner = tuner_in(tmp_path, include_validation=True)
     result = tuner.fit(model, data)
     assert result.epochs_spent <= 9 * EPOCHS
@@ -401,3 +406,30 @@ def test_only_the_chosen_validation_loader_gives_samples_away(kind):
     first, second = found if kind is list else (found["a"], found["b"])
     assert (len(first.dataset), len(second.dataset)) == (size, size - 10)
     assert sum(len(y) for _, y in both.train_dataloader()) == 240 + 10
+
+
+def test_an_interruption_says_that_the_trials_are_kept(tmp_path, capsys, monkeypatch):
+    def interrupted(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CandidateWeights, "distinct", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tuner_in(tmp_path, verbose=True).fit(module(), Crowded())
+    said = capsys.readouterr().out
+    assert f"The trials that are finished are kept in {tmp_path}" in said.replace("\n", " ")
+    assert "start the script again" in said
+
+
+@pytest.mark.parametrize(
+    ("accepted", "underfitted", "joins", "said"),
+    [
+        (True, True, False, "trainer.test(model, datamodule)"),
+        (False, True, False, "train longer first"),
+        (False, False, False, "ParetoTuner(…, include_validation=True)"),
+        (False, False, True, "suspected_samples(tuner.influence)"),
+    ],
+)
+def test_what_to_do_next(accepted, underfitted, joins, said):
+    told = next_step(SimpleNamespace(accepted=accepted), SimpleNamespace(underfitted=underfitted), joins)
+    assert said in told.replace("\n", " ")
+    assert max(map(len, told.splitlines())) <= 80

@@ -1,0 +1,198 @@
+"""Would a test notice? Breaks one important line at a time and runs the tests that lie nearest to it.
+
+    python examples/benchmarks/mutants.py [part of the name of a file …]
+
+from a checkout, with the extra for tests. Each mutant is a bug that nobody would see: a sign, a norm, an off-by-one, a
+seed or a check left out. The tests run on a copy of the checkout. All of them together take a quarter of an hour on one
+core; the exit status is 1 if one survives, or if a line has changed so that it is not found.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+MUTANTS = """
+pareto/significance.py: pareto/test_significance.py
+    odds = share / (1 - share)  →  odds = share
+    demand.bar(margin))  →  demand.bar(0.0))
+    others = (total - _sums(scores, support)) /  →  others = total /
+    stats.t.sf(statistic, degrees)  →  stats.norm.sf(statistic)
+pareto/headroom.py: pareto/test_targets.py
+    program.solve(n * demand.floors)  →  program.solve(demand.floors)
+    value=max(found.value / n, 0.0) if free else found.value / n  →  value=max(found.value / n, 0.0)
+pareto/sifting.py: pareto/test_sifting.py
+    np.where(self._fixed > 0, -reduced, reduced)  →  np.where(self._fixed > 0, -np.inf, reduced)
+    CERTIFIED = 1e-6  →  CERTIFIED = 1e6
+pareto/tradeoff.py: pareto/test_tradeoff.py
+    prices[:, None] / prices[None, :]  →  prices[None, :] / prices[:, None]
+pareto/result.py: pareto/test_verdict.py pareto/test_tradeoff.py
+    self.p_value <= self.level and  →  self.p_value <= 2 * self.level and
+    self.held_out_gain - self._quantile  →  self.held_out_gain + self._quantile
+pareto/hyperplane.py: pareto/test_verdict.py
+    scores.astype(np.float64) - scores.mean(axis=0, dtype=np.float64)  →  scores.astype(np.float64)
+pareto/admissible.py: pareto/test_headroom.py reweighting/test_reweight.py
+    self._class_means(exact) - exact  →  exact.mean(axis=0) - exact
+    (weights - 1) @ scores  →  (weights - weights.mean()) @ scores
+linprog.py: test_linprog.py
+    if status != highspy.HighsModelStatus.kOptimal:  →  if False:
+reweighting/mass_preserving.py: reweighting/test_reweight.py reweighting/test_programs.py
+    slopes[:, :-1] @ (targets / targets.sum())  →  slopes[:, :-1].mean(axis=1)
+    None if budget is None else budget * self._samples  →  None
+reweighting/paper.py: reweighting/test_reweight.py
+    scaled[:, targets] @ scale[targets] /  →  scaled[:, targets].sum(axis=1) /
+reweighting/outcomes.py: reweighting/test_outcomes.py
+    np.arange(len(order), 0, -1)  →  len(order)
+    self._count(discordant) - 1, self  →  self._count(discordant), self
+    level / looks / 2  →  level / 2
+reweighting/candidates.py: reweighting/test_candidates.py
+    key = candidate.measure, candidate.budget  →  key = candidate.measure, 0.0
+    gain.min() > -TRIFLE and  →  True and
+reweighting/weights.py: reweighting/test_reweight.py
+    if expected is not None and fingerprint  →  if False and fingerprint
+    np.maximum(1 - self.values, 0)  →  np.abs(1 - self.values)
+sampling.py: test_sampling.py
+    manual_seed(_mixed(self.seed, self.epoch))  →  manual_seed(self.seed + self.epoch)
+    [skipped:].copy()  →  [0:].copy()
+    2**-20 + float(torch.rand((), dtype=torch.float64, generator=generator)) * (1 - 2**-19)  →  0.5
+    self._scaled = values * (draws / values.sum())  →  self._scaled = values
+artifacts.py: test_artifacts.py
+    if digest != _digest(arrays, header):  →  if False:
+    digest.update(f"{name}{array.dtype}{array.shape}".encode())  →  digest.update(f"{name}".encode())
+influence/operations.py: influence/test_gradients.py
+    a.new_full((*a.shape[:-1], 1), float(self.bias))  →  a.new_full((*a.shape[:-1], 1), 1.0)
+    g = F.pad(g, (start, total - start - g.shape[-1]))  →  g = F.pad(g, (0, total - g.shape[-1]))
+    slice(at * dilation, None, stride)  →  slice(at, None, stride)
+influence/gradients.py: influence/test_gradients.py influence/test_routing.py
+    submodule.training = training  →  pass
+    if len(arranged) == 1 else None  # several  →  if True else None  # several
+    if known is not None and not trusted(  →  if False and not trusted(
+influence/factors.py: influence/test_factors.py influence/test_curvature.py
+    turned = matrices @ self.inputs.transpose(-1, -2)  →  turned = matrices @ self.inputs
+    result[:, :start, part] = result[:, part, :start].transpose(1, 2)  →  result[:, :start, part] = 0
+influence/embedding.py: influence/test_factors.py
+    self.tokens.flatten()[a.any(dim=1)]  →  self.tokens.flatten()
+influence/curvature/ekfac.py: influence/test_curvature.py
+    / (eigenvalues + self.shift(layer))  →  / (eigenvalues + 1e-9)
+    total / train.size for  →  total for
+    (counts + 0.5) / (counts + 0.5)  →  (counts + 1e-9) / (counts + 1e-9)
+influence/curvature/fisher.py: influence/test_curvature.py test_invariances.py
+    < uniforms[:, None].to(p))  →  < 0.5)
+    self.uniforms[indices])  →  self.uniforms[: len(indices)])
+influence/curvature/gauss_newton.py: influence/test_curvature.py
+    train.shard.sum(total) / train.size  →  train.shard.sum(total)
+influence/curvature/conjugate_gradients.py: influence/test_curvature.py
+    self.tolerance**2 * _dot  →  self.tolerance * _dot
+    _plus(z, p, _ratio(new, rz)), new  →  _plus(z, p, 0.0), new
+influence/directions.py: influence/test_estimate.py influence/test_memory.py
+    .to(signal.device) - block.start  →  .to(signal.device)
+    signal = signal.masked_fill(outside[:, None], 0)  →  pass
+influence/categories.py: influence/test_categories.py
+    order = torch.randperm(len(members), generator=generator)  →  order = torch.arange(len(members))
+    if low < 0 or high >= count:  →  if False:
+influence/estimate.py: influence/test_estimate.py influence/test_stages.py
+    support / np.maximum(support.sum(axis=0), 1)  →  np.full(support.shape, 1 / folds)
+    fingerprint_of(cells.cell), fingerprints])  →  fingerprint_of(cells.cell)])
+influence/averaging.py: influence/test_averaging.py
+    np.divide(unit, scale, out  →  np.divide(np.ones_like(unit), scale, out
+influence/sharding.py: influence/test_sharding.py
+    block.to(self.device, copy=True)  →  block.to(self.device)
+influence/passes.py: influence/test_estimate.py
+    drop_last=False  →  drop_last=self.loader.drop_last
+    _check_count(count, min(loader.batch_size or count, len(indices) - start))  →  pass
+influence/samples.py: influence/test_estimate.py
+    if float((together[:1] - alone).abs().max()) > SAME_LOGITS  →  if False and SAME_LOGITS
+influence/fingerprint.py: influence/test_stages.py
+    [*module.named_parameters(), *module.named_buffers()]  →  [*module.named_parameters()]
+    return [_labels(dataset.dataset), list(dataset.indices)]  →  return _labels(dataset.dataset)
+influence/matrix.py: influence/test_matrix.py
+    scores[:, support.sum(axis=0) == 0] = np.nan  →  pass
+influence/stages.py: influence/test_stages.py
+    if metadata.get("key") != self._key:  →  if False:
+influence/sweep.py: influence/test_sweep.py
+    (total / support)[count:]  →  (total / support)[:count]
+    drops: Float = -torch.stack  →  drops: Float = torch.stack
+influence/layouts.py: influence/test_routing.py
+    return found == 1 or (found > 0 and found in known)  →  return found > 0
+influence/verification.py: influence/test_routing.py influence/test_gradients.py
+    AGREEMENT = 1e-3  →  AGREEMENT = 1e3
+integration/datamodule.py: integration/test_datamodule.py
+    sampler.set_epoch(epoch)  →  pass
+    sampler.skip(batches % max(1, len(twin)) * size_of_batches(twin))  →  pass
+    return int(epoch.processed) + int(begun), 0  →  return int(epoch.processed), 0
+integration/tuner/joined.py: integration/tuner/test_joined.py
+    _some(other.dataset, chosen)])  →  other.dataset])
+integration/tuner/steps.py: integration/tuner/test_steps.py
+    options.folds, options.seed).numpy()  →  options.folds, 0).numpy()
+    weights, ~unseen))  →  weights, unseen))
+integration/tuner/search.py: integration/tuner/test_search.py
+    looks=len(tried)  →  looks=1
+    situation.judged(situation.reference), situation.judged(outcome)  →  situation.reference, outcome
+integration/tuner/choice.py: integration/tuner/test_choice.py
+    ordinaries = (incumbent, given)  →  ordinaries = (incumbent,)
+    change.p_gain * looks <= CONFIRMING)  →  change.p_gain <= CONFIRMING)
+    fit = [one for one in better if _harmless(one, ordinaries, level)]  →  fit = better
+    if not any(change.lost(level).any() for change in changes):  →  if True:
+integration/correction/rules.py: integration/correction/test_tally.py
+    and not fallen.any())  →  )
+integration/correction/tally.py: integration/correction/test_tally.py
+    (self.p_values * tested.sum() <= level)  →  (self.p_values <= level)
+integration/correction/remedy.py: integration/correction/test_tally.py
+    (keep - 1) * scores.mean  →  (1 - keep) * scores.mean
+"""
+"""Files of the package with the tests next to them, then their lines and what those become."""
+
+
+def mutants() -> Iterator[tuple[str, list[str], str, str]]:
+    """File, tests, line, and what it becomes."""
+    for part in re.split(r"\n(?=\S)", MUTANTS.strip()):
+        place, *rows = part.splitlines()
+        name, tests = place.split(": ")
+        for row in rows:
+            old, new = row.strip().split("  →  ")
+            yield name, [f"tests/{test}" for test in tests.split()], old, new
+
+
+def outcome(copy: Path, name: str, tests: list[str], old: str, new: str) -> str:
+    """What becomes of a mutant in a copy of the checkout: "killed", "SURVIVES" or "STALE"."""
+    file = copy / "lightning_pareto" / name
+    text = file.read_text()
+    if text.count(old) != 1:
+        return "STALE"
+    file.write_text(text.replace(old, new))
+    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False)
+    finally:
+        file.write_text(text)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(done.stdout.decode()[-2000:])
+    return "killed" if done.returncode else "SURVIVES"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", help="mutants of these files only")
+    only = parser.parse_args().files
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "checkout"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        for name, tests, old, new in mutants():
+            if not only or any(part in name for part in only):
+                found.append(outcome(copy, name, tests, old, new))
+                print(f"{found[-1]:9} {name}: {old} → {new}", flush=True)
+    print(f"{found.count('killed')} of {len(found)} killed")
+    sys.exit(found.count("killed") < len(found))
+
+
+if __name__ == "__main__":
+    main()
