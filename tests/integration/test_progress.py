@@ -23,6 +23,8 @@ from lightning_pareto import (
 from lightning_pareto.integration import analysis
 from lightning_pareto.integration.correction.record import Record, publish
 from lightning_pareto.integration.resumption import how_to_go_on
+from lightning_pareto.integration.run_folder import ResultsFolder
+from lightning_pareto.result_files import RECORD_FILE
 from tests.integration._models import Data, Plain, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData
 
@@ -138,9 +140,9 @@ def test_what_is_printed_fits_a_terminal_of_eighty_columns():
 
 @pytest.mark.parametrize("again", [(), tuple([0.1] * 12)])
 def test_a_long_correction_is_printed_in_lines(tmp_path, capsys, again):
-    record = Record()
-    record.add(Correction(4, NAMES[:5], NAMES, (0.9,) * 12, (0.2,) * 12, again, False))
-    publish(trainer(tmp_path), record, SampleWeights(np.ones(3)), tmp_path, verbose=True)
+    done = Correction(4, NAMES[:5], NAMES, (0.9,) * 12, (0.2,) * 12, again, False)
+    place = ResultsFolder((RECORD_FILE,), tmp_path, None, resumed=False)
+    publish(trainer(tmp_path), Record(), done, SampleWeights(np.ones(3)), place, verbose=True)
     text = capsys.readouterr().out
     assert text.strip().startswith("CourseCorrection: epoch 4 taken again")
     assert fits(text)
