@@ -1,9 +1,6 @@
 """What is left of a fit: results in memory and on disk, their loggers, and nothing of the fit before."""
 
 import copy
-import os
-import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +16,6 @@ from lightning_pareto.integration import analysis
 from lightning_pareto.integration.run_folder import why_not_writable
 from lightning_pareto.report.html.run import home_of
 from lightning_pareto.result_files import folders_of_run
-from tests.faults._struck import ended
 from tests.integration._models import Data, Over, Plain, trainer
 
 
@@ -138,33 +134,26 @@ def test_only_folders_that_a_fit_has_left_are_counted(tmp_path):
     np.testing.assert_array_equal(scores_in(tmp_path / "pareto_4"), callback.influence.scores)
 
 
-def fit_as_somebody_else(folder):
-    """With a folder that this user may not look into, as if it were anyone's but root's."""
-    if os.geteuid() == 0:
-        os.seteuid(65534)
-    os.chdir(folder)
+def test_a_folder_that_may_not_be_looked_into_does_not_end_the_fit(tmp_path, monkeypatch):
+    """As another user's without the right to search it, which nothing is closed to root by."""
+    closed = tmp_path / "pareto"
+    closed.mkdir()
+
+    def of_open_folders(ask):
+        def asked(path, *arguments, **options):
+            if closed in path.parents:
+                raise PermissionError(13, "Permission denied", str(path))
+            return ask(path, *arguments, **options)
+
+        return asked
+
+    for name in ("exists", "is_file"):
+        monkeypatch.setattr(Path, name, of_open_folders(getattr(Path, name)))
     callback = ParetoCallback(verbose=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer(folder, callback).fit(Plain(), datamodule=Data())
+    trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
     assert callback.verdict.p_value >= 0
-    np.testing.assert_array_equal(scores_in(folder / "pareto_1"), callback.influence.scores)
-    reason = why_not_writable(folder / "pareto" / "mine")
-    assert "Permission denied" in reason
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
-def test_a_folder_that_may_not_be_looked_into_does_not_end_the_fit():
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "pareto").mkdir()
-        folder.chmod(0o777)
-        (folder / "pareto").chmod(0)
-        try:
-            assert ended(lambda: fit_as_somebody_else(folder))
-        finally:
-            (folder / "pareto").chmod(0o700)
+    np.testing.assert_array_equal(scores_in(tmp_path / "pareto_1"), callback.influence.scores)
+    assert "Permission denied" in why_not_writable(closed / "mine")
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
