@@ -123,7 +123,7 @@ influence/layouts.py: influence/test_routing.py
     return found == 1 or (found > 0 and found in known)  →  return found > 0
 influence/verification.py: influence/test_routing.py influence/test_gradients.py
     AGREEMENT = 1e-3  →  AGREEMENT = 1e3
-integration/datamodule.py: integration/test_datamodule.py
+integration/datamodule.py: integration/test_weighted_fits.py integration/test_datamodule.py
     sampler.set_epoch(epoch)  →  pass
     sampler.skip(batches % max(1, len(twin)) * size_of_batches(twin))  →  pass
     return int(epoch.processed) + int(begun), 0  →  return int(epoch.processed), 0
