@@ -3,14 +3,12 @@
 import contextlib
 import copy
 import errno
-import functools
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import CellType, CodeType, FunctionType
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -26,6 +24,7 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
 from lightning_pareto.integration.resumption import STAGES
+from lightning_pareto.integration.tuner.described import code_of, plain
 from lightning_pareto.integration.tuner.factory import TrainerFactory, prepare
 from lightning_pareto.integration.tuner.joined import joined
 from lightning_pareto.integration.tuner.log import TrialLog
@@ -249,9 +248,9 @@ class Trials:
         limits = (trainer.max_epochs, trainer.accumulate_grad_batches, trainer.limit_train_batches, trainer.precision)
         shapes = [tuple(value.shape) for value in values if isinstance(value, torch.Tensor)]
         names = [type(self._module).__qualname__, type(self._datamodule).__qualname__, str(self._module)]
-        hparams = _plain(dict(self._module.hparams)), _plain(dict(self._datamodule.hparams))
+        hparams = plain(dict(self._module.hparams)), plain(dict(self._datamodule.hparams))
         read = (data.class_names, data.val_dataloader_idx, self._callback.budget, asdict(self._callback.options))
-        return repr((names, shapes, hparams, limits, read, _code_of(data.categories)))
+        return repr((names, shapes, hparams, limits, read, code_of(data.categories)))
 
     def _restore_initial(self) -> bool:
         """Begin where an interrupted search began, as a script that is started again makes another random start."""
@@ -266,45 +265,6 @@ class Trials:
 INITIAL_FILE = "initial.pt"
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-def _plain(value: Any) -> Any:
-    """A nested value that reads the same in every process: of anything unusual only the kind."""
-    if isinstance(value, Mapping):
-        return sorted((str(key), _plain(part)) for key, part in value.items())
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(map(str, value))
-    return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__qualname__
-
-
-def _code_of(function: Any) -> Any:
-    """What a function computes, the same in every process: its code, its defaults and what it has taken along."""
-    if isinstance(function, functools.partial):
-        return [_code_of(function.func), _plain(function.args), _plain(function.keywords)]
-    code = getattr(function, "__code__", None)
-    if code is None and callable(function):  # an object
-        return [type(function).__qualname__, _code_of(type(function).__call__), _plain(vars(function))]
-    if code is None:
-        return None
-    taken = [_taken(cell) for cell in function.__closure__ or ()]
-    return [function.__qualname__, _parts_of(code), _plain(function.__defaults__), taken]
-
-
-def _taken(cell: CellType) -> Any:
-    """What a function has taken along from the one around it."""
-    try:
-        value = cell.cell_contents
-    except ValueError:  # not there yet
-        return None
-    return _parts_of(value.__code__) if isinstance(value, FunctionType) else _plain(value)
-
-
-def _parts_of(code: CodeType) -> Any:
-    """The compiled code and that of the functions in it."""
-    constants = [_parts_of(each) if isinstance(each, CodeType) else _plain(each) for each in code.co_consts]
-    return [code.co_code.hex(), code.co_names, constants]
 
 
 @rank_zero_only
