@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_pareto.artifacts import ArtifactError
+    from lightning_pareto.evaluation import ClasswiseComparison, ParetoResult
     from lightning_pareto.influence import (
         BatchError,
         ClassificationTask,
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
         reweighted_dataloader,
     )
     from lightning_pareto.linprog import InfeasibleError, LinearProgramError
-    from lightning_pareto.loss_weights import WeightedDataset
     from lightning_pareto.pareto import ParetoVerdict, check_pareto
     from lightning_pareto.report import (
-        ClasswiseComparison,
         SamplePreviews,
         SampleTable,
         plot_accuracy,
@@ -45,18 +43,19 @@ if TYPE_CHECKING:
         trade_off_samples,
         write_report,
     )
-    from lightning_pareto.reweighting import ParetoResult, SampleWeights, reweight
+    from lightning_pareto.reweighting import SampleWeights, WeightedDataset, reweight
     from lightning_pareto.sampling import ParetoSampler
+    from lightning_pareto.storage import ArtifactError
 else:
     # Each name is looked up when it is first asked for, so that the command line need not wait for torch and Lightning.
     _PARTS = (
-        "artifacts",
+        "storage",
         "linprog",
         "influence",
-        "loss_weights",
         "pareto",
         "reweighting",
         "sampling",
+        "evaluation",
         "report",
         "integration",
     )

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
-from lightning_pareto.checked import checked_count
+from lightning_pareto.arguments import checked_count
 from lightning_pareto.reweighting.weights import SampleWeights
 
 _BLOCK = 2**16  # draws turned into Python integers at a time

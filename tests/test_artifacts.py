@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import lightning_pareto
 from lightning_pareto import ArtifactError, InfluenceMatrix, ParetoResult, ParetoVerdict, SampleWeights, check_pareto
-from lightning_pareto.artifacts import ABANDONED, load_artifact, remove_temporaries, save_artifact
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.integration.tuner.trial_result import TrialResult
-from lightning_pareto.reweighting.outcomes import Outcome
+from lightning_pareto.storage.artifacts import ABANDONED, load_artifact, remove_temporaries, save_artifact
 
 PACKAGE = Path(lightning_pareto.__file__).parent
 NAMES = ("cat", "dog", "cow")

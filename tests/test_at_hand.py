@@ -3,7 +3,7 @@
 import torch
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from lightning_pareto.at_hand import fingerprint_of_labels, first_out_of_range, labels_at_hand
+from lightning_pareto.data.labels import fingerprint_of_labels, first_out_of_range, labels_at_hand
 
 LABELS = torch.tensor([2, 0, 1, 1, 2])
 WHOLE = TensorDataset(torch.zeros(5), LABELS)

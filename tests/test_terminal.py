@@ -24,12 +24,12 @@ from lightning_pareto import (
     suspected_samples,
     trade_off_samples,
 )
-from lightning_pareto.integration.tuner.choice import Tried, choose
-from lightning_pareto.integration.tuner.log import TrialLog
+from lightning_pareto.display.terminal import harmless
+from lightning_pareto.evaluation.outcome import Outcome
+from lightning_pareto.integration.tuner.judge import Tried, choose
+from lightning_pareto.integration.tuner.messages import TrialLog
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.trial_result import TrialResult
-from lightning_pareto.reweighting.outcomes import Outcome
-from lightning_pareto.terminal import harmless
 from tests._oracles import loader
 from tests.integration._models import Data, Named, Plain, datasets, trainer
 

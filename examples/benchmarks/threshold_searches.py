@@ -27,7 +27,7 @@ from lightning_pareto.integration.tuner.search import Situation
 from lightning_pareto.integration.tuner.steps import analyse, search_of, situation_of
 from lightning_pareto.integration.tuner.trials import Trial, Trials
 from lightning_pareto.reweighting import SampleWeights
-from lightning_pareto.reweighting.candidates import Candidate, CandidateWeights
+from lightning_pareto.reweighting.proposals import Candidate, CandidateWeights
 
 sys.path.append(str(Path(__file__).parents[1]))  # the other examples
 from main_job import Classifier, Images, Split, classwise_accuracy, quiet

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from lightning_pareto.artifacts import ArtifactError
 from lightning_pareto.command_line.output import tell
 from lightning_pareto.pareto.result import ParetoVerdict
-from lightning_pareto.result_files import (
+from lightning_pareto.storage.artifacts import ArtifactError
+from lightning_pareto.storage.run_folders import (
     INFLUENCE_FILE,
     VERDICT_FILE,
     WEIGHTS_FILE,

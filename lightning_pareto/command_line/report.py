@@ -3,8 +3,8 @@
 from typing import Any
 
 from lightning_pareto.command_line.output import say, say_json, tell
-from lightning_pareto.result_files import runs_with
-from lightning_pareto.terminal import harmless_line
+from lightning_pareto.display.terminal import harmless_line
+from lightning_pareto.storage.run_folders import runs_with
 
 
 def run(options: Any) -> int:

@@ -7,10 +7,10 @@ import numpy as np
 
 from lightning_pareto.command_line.inputs import FILES, asked_or_own, chosen, find, limits
 from lightning_pareto.command_line.output import say, say_json
+from lightning_pareto.display.terminal import columns, harmless, harmless_line, padded
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.reweighting.reweight import reweight
 from lightning_pareto.reweighting.weights import SampleWeights
-from lightning_pareto.terminal import columns, harmless, harmless_line, padded
 
 
 def run(options: Any) -> int:

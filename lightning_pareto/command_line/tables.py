@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from lightning_pareto.command_line.output import as_json, plain
-from lightning_pareto.terminal import harmless_line
+from lightning_pareto.display.terminal import harmless_line
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_pareto.checked import checked_names
+from lightning_pareto.arguments import checked_names
+from lightning_pareto.display.terminal import listed
 from lightning_pareto.influence.measures import Measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass
-from lightning_pareto.terminal import listed
 
 Categories = Callable[[Any], Any]
 """Function of a validation batch returning each sample's category, integers in [0, K), (B,)."""

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_pareto.at_hand import fingerprint_of_labels
+from lightning_pareto.data.labels import fingerprint_of_labels
+from lightning_pareto.display.terminal import listed
 from lightning_pareto.influence.categories import Categories, Cells, scan
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, FisherName, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
@@ -31,7 +32,6 @@ from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import Stages, Tensors
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.influence.verification import plan_as_text
-from lightning_pareto.terminal import listed
 
 
 def estimate_influence(
@@ -116,7 +116,7 @@ def estimate_influence(
 
     Example:
         >>> from torch.utils.data import DataLoader
-        >>> from lightning_pareto.datasets import gaussian_classes
+        >>> from lightning_pareto.data.synthetic import gaussian_classes
         >>> train, val = gaussian_classes(200, noise=0.3, seed=0), gaussian_classes(100, seed=1)
         >>> loaders = DataLoader(train.dataset(), 50), DataLoader(val.dataset(), 50)
         >>> estimate_influence(nn.Linear(2, 4), *loaders, folds=3)

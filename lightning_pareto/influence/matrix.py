@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
-from lightning_pareto.notebook import data_frame, html_table, numbers
-from lightning_pareto.terminal import harmless
+from lightning_pareto.display.notebook import data_frame, html_table, numbers
+from lightning_pareto.display.terminal import harmless
+from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lightning_pareto.checked import checked_count, checked_number
+from lightning_pareto.arguments import checked_count, checked_number
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.measures import MeasureName, get_measure
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_pareto.data.loaders import fetch, size_of_batches, with_sampler
 from lightning_pareto.influence.gradients import Forward, GradientProbe
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.layouts import MixedSamplesError
 from lightning_pareto.influence.memory import is_out_of_memory
 from lightning_pareto.influence.sharding import OtherProcessMemoryError, Shard
 from lightning_pareto.influence.task import BatchError
-from lightning_pareto.loaders import fetch, size_of_batches, with_sampler
 
 T = TypeVar("T")
 

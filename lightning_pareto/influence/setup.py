@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_pareto.data.loaders import check_map_style
 from lightning_pareto.influence.gradients import GradientProbe, Plan
 from lightning_pareto.influence.layers import Selection, select_layers
 from lightning_pareto.influence.memory import Memory
 from lightning_pareto.influence.options import check_max_memory
 from lightning_pareto.influence.passes import GradientPass, PlanChangedError, Progress
-from lightning_pareto.influence.samples import check_labels, check_samples
+from lightning_pareto.influence.sample_checks import check_labels, check_samples
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.influence.verification import VERIFIED, plan_as_text, plan_from, verify
-from lightning_pareto.loaders import check_map_style
 
 T = TypeVar("T")
 

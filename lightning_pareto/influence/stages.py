@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_pareto.artifacts import load_artifact, remove_temporaries, save_artifact
 from lightning_pareto.influence.sharding import Shard
+from lightning_pareto.storage.artifacts import load_artifact, remove_temporaries, save_artifact
 
 Tensors = dict[str, Tensor]
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_pareto.checked import checked_number
+from lightning_pareto.arguments import checked_number
+from lightning_pareto.display.terminal import harmless
 from lightning_pareto.influence.categories import Categories, Cells, scan
 from lightning_pareto.influence.curvature import CurvatureError, Directions, EkfacCurvature, Fisher, FisherName
 from lightning_pareto.influence.directions import category_gradients, score
@@ -22,7 +23,6 @@ from lightning_pareto.influence.passes import GradientPass, Progress, silent
 from lightning_pareto.influence.setup import Setup, set_up, settled
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.terminal import harmless
 
 Float = npt.NDArray[np.float64]
 
@@ -130,7 +130,7 @@ def sweep_damping(
 
     Example:
         >>> from torch.utils.data import DataLoader
-        >>> from lightning_pareto.datasets import gaussian_classes
+        >>> from lightning_pareto.data.synthetic import gaussian_classes
         >>> train, val = gaussian_classes(200, noise=0.3, seed=0), gaussian_classes(100, seed=1)
         >>> loaders = DataLoader(train.dataset(), 50), DataLoader(val.dataset(), 50)
         >>> sweep_damping(nn.Linear(2, 4), *loaders, dampings=[0.1, 1.0]).best in (0.1, 1.0)

@@ -14,20 +14,30 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import CurvatureName, InfluenceOptions, check_max_memory
 from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.integration import publishing
-from lightning_pareto.integration.analysis import influence_of, verdict_on
-from lightning_pareto.integration.checks import check_data, check_strategy, warn_of_averaging, warn_of_unaveraged
-from lightning_pareto.integration.classwise_callback import ClasswiseCallback
-from lightning_pareto.integration.data import ParetoData
-from lightning_pareto.integration.metrics import Metrics
-from lightning_pareto.integration.models import Checkpoint, check_checkpoint
-from lightning_pareto.integration.previewing import save_previews
-from lightning_pareto.integration.results import Analysis, Results
-from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped, how_to_go_on, remove_stages
-from lightning_pareto.integration.run_folder import ResultsFolder, results_folder
+from lightning_pareto.integration.analysis.checkpoints import Checkpoint, check_checkpoint
+from lightning_pareto.integration.analysis.checks import (
+    check_data,
+    check_strategy,
+    warn_of_averaging,
+    warn_of_unaveraged,
+)
+from lightning_pareto.integration.analysis.previews import save_previews
+from lightning_pareto.integration.analysis.resumption import (
+    back_on_device,
+    fit_was_skipped,
+    how_to_go_on,
+    remove_stages,
+)
+from lightning_pareto.integration.analysis.run import influence_of, verdict_on
+from lightning_pareto.integration.output import publish
+from lightning_pareto.integration.output.last_fit import Analysis, Results
+from lightning_pareto.integration.output.results_folder import ResultsFolder, results_folder
+from lightning_pareto.integration.trainer.data_source import ParetoData
+from lightning_pareto.integration.validation.callback import ClasswiseCallback
+from lightning_pareto.integration.validation.metrics import Metrics
 from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categories, per_category
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options
-from lightning_pareto.result_files import INFLUENCE_FILE, RECORD_FILE, VERDICT_FILE, holds
+from lightning_pareto.storage.run_folders import INFLUENCE_FILE, RECORD_FILE, VERDICT_FILE, holds
 
 
 class ParetoCallback(ClasswiseCallback):
@@ -254,22 +264,22 @@ class ParetoCallback(ClasswiseCallback):
         """Keep the influence before anything else is done with it, then reach a verdict, keep, print and log it."""
         first, folder = trainer.is_global_zero, self._folder(trainer)
         self._results.keep_influence(influence)
-        saved = first and publishing.save_influence(influence, folder)
+        saved = first and publish.save_influence(influence, folder)
         if saved:
             self._results.announce(folder)
         options = {"budget": self.budget, "level": self.level, "targets": self.targets, "floors": self.floors}
         verdict = verdict_on(influence, folder if saved else None, options)
         self._results.keep_verdict(verdict)
         if saved:
-            saved = publishing.save_verdict(verdict, folder)
+            saved = publish.save_verdict(verdict, folder)
             remove_stages(folder)
         if saved:
             save_previews(trainer, self.data, influence, folder)
         if first:
-            self._say(publishing.told(verdict, folder if saved else None))
-        failed = publishing.log(trainer, verdict)
+            self._say(publish.told(verdict, folder if saved else None))
+        failed = publish.log(trainer, verdict)
         if first and self.log_figures:
-            publishing.show(trainer, Analysis(influence, verdict), folder, failed)
+            publish.show(trainer, Analysis(influence, verdict), folder, failed)
 
     def _folder(self, trainer: pl.Trainer) -> Path:
         """Where the results go; not to corrections of another fit."""

@@ -13,11 +13,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler, Subset
 
+from lightning_pareto.data.loaders import check_map_style, size_of_batches, with_sampler
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.integration.namespaces import fitting, is_a
-from lightning_pareto.integration.train_loaders import change_one, with_dataset
-from lightning_pareto.loaders import check_map_style, size_of_batches, with_sampler
-from lightning_pareto.loss_weights import WeightedDataset
+from lightning_pareto.integration.trainer.namespaces import fitting, is_a
+from lightning_pareto.integration.trainer.train_loaders import change_one, with_dataset
+from lightning_pareto.reweighting.weighted_dataset import WeightedDataset
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.sampling import ParetoSampler
 

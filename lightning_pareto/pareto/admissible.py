@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from lightning_pareto.checked import checked_number
+from lightning_pareto.arguments import checked_number
 
 Float = npt.NDArray[np.float64]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lightning_pareto.display.terminal import harmless, listed
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.admissible import Float
-from lightning_pareto.terminal import harmless, listed
 
 Targets = Sequence[int | str] | str | int | None
 """Categories by name or number; None for all."""

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from lightning_pareto.artifacts import ArtifactError, fitting_together, load_artifact, save_artifact
-from lightning_pareto.notebook import data_frame, html_table, numbers
+from lightning_pareto.display.notebook import data_frame, html_table, numbers
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.pareto.hyperplane import Regions
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_SAMPLES
 from lightning_pareto.pareto.tradeoff import exchange_rates
 from lightning_pareto.pareto.wording import describe
+from lightning_pareto.storage.artifacts import ArtifactError, fitting_together, load_artifact, save_artifact
 
 Answer = Literal["yes", "no", "not proven"]
 

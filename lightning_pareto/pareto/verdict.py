@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lightning_pareto.checked import checked_number
+from lightning_pareto.arguments import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float, check_budget, column_scale

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_pareto.display.terminal import columns, harmless, listed, padded, paragraph
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_FOLDS, LEAST_SAMPLES
-from lightning_pareto.terminal import columns, harmless, listed, padded, paragraph
 
 if TYPE_CHECKING:
     from lightning_pareto.pareto.result import ParetoVerdict

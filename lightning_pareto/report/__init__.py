@@ -1,6 +1,5 @@
 """What people see, from result objects only."""
 
-from lightning_pareto.report.comparison import ClasswiseComparison
 from lightning_pareto.report.figures import (
     plot_accuracy,
     plot_comparison,
@@ -16,7 +15,6 @@ from lightning_pareto.report.previews import SamplePreviews, preview_of
 from lightning_pareto.report.samples import SampleTable, suspected_samples, trade_off_samples
 
 __all__ = [
-    "ClasswiseComparison",
     "SamplePreviews",
     "SampleTable",
     "plot_accuracy",

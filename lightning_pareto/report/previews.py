@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
+from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
 
 LARGEST = 64
 """Pixels of a picture's longer side."""

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightning_pareto.display.notebook import data_frame, html_table, numbers
+from lightning_pareto.display.terminal import harmless
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
-from lightning_pareto.notebook import data_frame, html_table, numbers
-from lightning_pareto.terminal import harmless
 
 
 @dataclass(frozen=True, eq=False, repr=False)

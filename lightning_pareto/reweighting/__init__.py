@@ -1,7 +1,7 @@
-"""Sample weights by linear programming: an influence matrix in, weights out; and what came of them."""
+"""Sample weights by linear programming: an influence matrix in, weights out."""
 
 from lightning_pareto.reweighting.reweight import reweight
-from lightning_pareto.reweighting.search_result import ParetoResult, TrialSummary
+from lightning_pareto.reweighting.weighted_dataset import WeightedDataset
 from lightning_pareto.reweighting.weights import SampleWeights
 
-__all__ = ["ParetoResult", "SampleWeights", "TrialSummary", "reweight"]
+__all__ = ["SampleWeights", "WeightedDataset", "reweight"]

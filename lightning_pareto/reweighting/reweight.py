@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lightning_pareto.checked import checked_number
+from lightning_pareto.arguments import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import AdmissibleSet, check_budget, column_scale, predicted_gain

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
-from lightning_pareto.at_hand import fingerprint_of_labels
+from lightning_pareto.data.labels import fingerprint_of_labels
+from lightning_pareto.display.notebook import data_frame, html_table, numbers
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.notebook import data_frame, html_table, numbers
+from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
 
 LARGEST_SUM = 2.0**52
 """Above it, draws could not be counted in float64."""
@@ -70,7 +70,7 @@ class SampleWeights:
 
         Args:
             dataset: of length N. Its labels are compared with those of the dataset that influence was computed on,
-                where both are kept in one place (see :func:`lightning_pareto.at_hand.labels_at_hand`).
+                where both are kept in one place (see :func:`lightning_pareto.data.labels.labels_at_hand`).
 
         Raises:
             ValueError: for another length, or other labels.

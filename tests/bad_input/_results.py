@@ -16,14 +16,14 @@ from lightning_pareto import (
     ParetoVerdict,
     SampleWeights,
     WeightedDataset,
-    artifacts,
     average_influence,
     check_pareto,
     reweight,
     reweighted_dataloader,
     suspected_samples,
 )
-from lightning_pareto.at_hand import fingerprint_of_labels
+from lightning_pareto.data.labels import fingerprint_of_labels
+from lightning_pareto.storage import artifacts
 from tests.bad_input._case import Case
 
 NAN, INF = float("nan"), float("inf")

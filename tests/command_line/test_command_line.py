@@ -17,7 +17,7 @@ from lightning_pareto import InfluenceMatrix, ParetoVerdict, SampleWeights, chec
 from lightning_pareto.command_line import main
 from lightning_pareto.command_line.inputs import find
 from lightning_pareto.report.html.run import home_of
-from lightning_pareto.result_files import INFLUENCE_FILE, VERDICT_FILE, WEIGHTS_FILE
+from lightning_pareto.storage.run_folders import INFLUENCE_FILE, VERDICT_FILE, WEIGHTS_FILE
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["cat", "2", "c\x1b[31mow"]

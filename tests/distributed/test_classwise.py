@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics.classification import MulticlassAUROC, MulticlassSpecificity
 
 from lightning_pareto import ParetoCallback
-from lightning_pareto.integration.repeats import samples_before_repeats
+from lightning_pareto.integration.trainer.padding import samples_before_repeats
 from tests.distributed._two import two, untrained
 from tests.integration._models import Data, Inner, datasets, trainer
 

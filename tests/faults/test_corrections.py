@@ -11,12 +11,12 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCh
 from torch import nn
 
 from lightning_pareto import CourseCorrection, ParetoCallback, ReweightedDataModule, SampleWeights
-from lightning_pareto.artifacts import ArtifactError
 from lightning_pareto.influence.sharding import LostProcessError
 from lightning_pareto.integration.correction import callback as module_of_correction
+from lightning_pareto.integration.correction.epoch_rerun import SecondTake
 from lightning_pareto.integration.correction.record import Correction, Record
-from lightning_pareto.integration.correction.remedy import Remedy
-from lightning_pareto.integration.correction.second_take import SecondTake
+from lightning_pareto.integration.correction.weights import Remedy
+from lightning_pareto.storage.artifacts import ArtifactError
 from tests.faults._struck import before, ended, strike, striking
 from tests.integration._models import CLASSES, Plain, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData

@@ -17,7 +17,7 @@ from lightning_pareto import (
     ParetoVerdict,
     ReweightedDataModule,
 )
-from lightning_pareto.integration import analysis
+from lightning_pareto.integration.analysis import run as analysis
 from lightning_pareto.report.html.run import read_run
 from tests.faults._struck import HOWS, before, ended, strike, striking
 from tests.integration._models import CLASSES, Data, Plain, trainer

@@ -17,7 +17,7 @@ from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
 from lightning_pareto import ParetoCallback, Shard, estimate_influence
-from lightning_pareto.integration import analysis
+from lightning_pareto.integration.analysis import run as analysis
 from tests._asserts import assert_near
 from tests._oracles import loader
 from tests._tolerances import TWO_PROCESSES
@@ -107,7 +107,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from lightning_pareto import ParetoCallback
-from lightning_pareto.integration import analysis
+from lightning_pareto.integration.analysis import run as analysis
 from tests.faults.test_processes import killing
 from tests.integration._models import Data, Plain, trainer
 

@@ -9,10 +9,10 @@ from lightning.pytorch.callbacks import Callback
 
 from lightning_pareto import InfluenceMatrix, ParetoCallback, ParetoResult, ParetoTuner
 from lightning_pareto.influence import estimate
-from lightning_pareto.integration.tuner import folder as folders
-from lightning_pareto.integration.tuner import recorder
+from lightning_pareto.integration.tuner import search_folder as folders
+from lightning_pareto.integration.tuner import trial_recorder as recorder
 from lightning_pareto.integration.tuner.trial_result import TrialResult
-from lightning_pareto.reweighting.candidates import CandidateWeights
+from lightning_pareto.reweighting.proposals import CandidateWeights
 from tests.faults._struck import before, ended, striking
 from tests.integration._models import Data, Plain, datasets, trainer
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from lightning_pareto import InfluenceMatrix, SampleWeights, estimate_influence
-from lightning_pareto.artifacts import ArtifactError, load_artifact, save_artifact
 from lightning_pareto.influence.categories import deal_folds
+from lightning_pareto.storage.artifacts import ArtifactError, load_artifact, save_artifact
 from tests._asserts import assert_near
 from tests._oracles import loader
 
@@ -49,7 +49,7 @@ def test_another_kind_or_a_newer_format_is_refused(tmp_path, monkeypatch):
     path = SampleWeights([1.0]).save(tmp_path / "weights.safetensors")
     with pytest.raises(ArtifactError, match="holds 'weights', expected 'influence'"):
         InfluenceMatrix.load(path)
-    monkeypatch.setattr("lightning_pareto.artifacts.FORMAT_VERSION", 99)
+    monkeypatch.setattr("lightning_pareto.storage.artifacts.FORMAT_VERSION", 99)
     save_artifact(path, "weights", {}, {})
     monkeypatch.undo()
     with pytest.raises(ArtifactError, match="format version 99"):

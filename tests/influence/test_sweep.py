@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_pareto import sweep_damping
-from lightning_pareto.datasets import gaussian_classes
+from lightning_pareto.data.synthetic import gaussian_classes
 from tests._asserts import assert_near
 from tests._oracles import fit_logistic, loader
 

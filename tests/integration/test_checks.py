@@ -230,7 +230,7 @@ def test_says_which_of_several_validation_loaders_is_read(tmp_path, monkeypatch)
             return None
 
     said = []
-    monkeypatch.setattr("lightning_pareto.integration.checks.rank_zero_info", said.append)
+    monkeypatch.setattr("lightning_pareto.integration.analysis.checks.rank_zero_info", said.append)
     train, val = (DataLoader(part, batch_size=50) for part in datasets())
     for loaders in ([val], [val, val]):
         assert not said

@@ -17,7 +17,7 @@ from torchmetrics.classification import (
 )
 
 from lightning_pareto import CourseCorrection, ParetoCallback
-from lightning_pareto.integration.classwise import CHANGES_SHOWN
+from lightning_pareto.integration.validation.epoch_metrics import CHANGES_SHOWN
 from tests.integration._models import CLASSES, Data, Plain, datasets, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto import CourseCorrection, ParetoCallback, ParetoTuner, ReweightedDataModule, reweighted_dataloader
-from lightning_pareto.integration.namespaces import fitting, is_a
+from lightning_pareto.integration.trainer.namespaces import fitting, is_a
 from tests.integration import _models
 from tests.integration.correction._spoilt import SPOILT, spoilt_datasets
 

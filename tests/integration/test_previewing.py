@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lightning_pareto import InfluenceMatrix, ParetoCallback, SamplePreviews, suspected_samples, write_report
-from lightning_pareto.integration.previewing import save_previews
+from lightning_pareto.integration.analysis.previews import save_previews
 from tests.integration._models import Data, Plain, datasets, trainer
 
 

@@ -20,11 +20,11 @@ from lightning_pareto import (
     reweight,
     trade_off_samples,
 )
-from lightning_pareto.integration import analysis
+from lightning_pareto.integration.analysis import run as analysis
+from lightning_pareto.integration.analysis.resumption import how_to_go_on
 from lightning_pareto.integration.correction.record import Record, publish
-from lightning_pareto.integration.resumption import how_to_go_on
-from lightning_pareto.integration.run_folder import ResultsFolder
-from lightning_pareto.result_files import RECORD_FILE
+from lightning_pareto.integration.output.results_folder import ResultsFolder
+from lightning_pareto.storage.run_folders import RECORD_FILE
 from tests.integration._models import Data, Plain, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData
 

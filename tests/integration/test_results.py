@@ -12,10 +12,10 @@ from torch import nn
 
 from lightning_pareto import ClassificationTask, InfluenceMatrix, ParetoCallback
 from lightning_pareto.command_line.inputs import find
-from lightning_pareto.integration import analysis
-from lightning_pareto.integration.run_folder import why_not_writable
+from lightning_pareto.integration.analysis import run as analysis
+from lightning_pareto.integration.output.results_folder import why_not_writable
 from lightning_pareto.report.html.run import home_of
-from lightning_pareto.result_files import folders_of_run
+from lightning_pareto.storage.run_folders import folders_of_run
 from tests.integration._models import Data, Over, Plain, trainer
 
 

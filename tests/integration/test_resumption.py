@@ -12,8 +12,8 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_pareto import ParetoCallback
-from lightning_pareto.integration import analysis
-from lightning_pareto.integration.resumption import remove_stages
+from lightning_pareto.integration.analysis import run as analysis
+from lightning_pareto.integration.analysis.resumption import remove_stages
 from tests.integration._models import Data, Plain, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lightning_pareto import InfluenceMatrix, check_pareto
-from lightning_pareto.terminal import WIDTH, columns, harmless, listed, padded
+from lightning_pareto.display.terminal import WIDTH, columns, harmless, listed, padded
 
 
 def verdict_of(names, signal=0.5, size=20, folds=8, **options):

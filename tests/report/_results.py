@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from lightning_pareto import InfluenceMatrix, ParetoResult, check_pareto, reweight
-from lightning_pareto.reweighting import TrialSummary
+from lightning_pareto.evaluation.result import TrialSummary
 
 
 def influence(k=3, n=120, absent=(), names=None, folds=4, seed=0, drift=-0.05):

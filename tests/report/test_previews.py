@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lightning_pareto import ArtifactError, SamplePreviews
-from lightning_pareto.artifacts import save_artifact
 from lightning_pareto.report.previews import preview_of, previews_of
+from lightning_pareto.storage.artifacts import save_artifact
 
 
 def test_a_picture_takes_its_own_range():

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lightning_pareto import InfluenceMatrix, reweight
-from lightning_pareto.reweighting.candidates import SAME, Candidate, CandidateWeights, candidates
+from lightning_pareto.reweighting.proposals import SAME, Candidate, CandidateWeights, candidates
 
 RNG = np.random.default_rng(0)
 ALL = np.ones(3, dtype=bool)

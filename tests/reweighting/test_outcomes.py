@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lightning_pareto.reweighting.outcomes import TOSSES, Change, Outcome
+from lightning_pareto.evaluation.outcome import TOSSES, Change, Outcome
 
 NAMES = ("cat", "dog", "cow")
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from lightning_pareto import InfluenceMatrix, SampleWeights, check_pareto, reweight
-from lightning_pareto.at_hand import fingerprint_of_labels
+from lightning_pareto.data.labels import fingerprint_of_labels
 from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale
 from lightning_pareto.reweighting.mass_preserving import give_back
 from lightning_pareto.reweighting.paper import PaperProgram

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightning_pareto.reweighting.thresholds import ELITES, GeneticSearch, GridSearch, RandomSearch
+from lightning_pareto.reweighting.genetic_search import ELITES, GeneticSearch, GridSearch, RandomSearch
 
 KINDS = [GeneticSearch, RandomSearch, GridSearch]
 

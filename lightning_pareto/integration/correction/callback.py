@@ -13,23 +13,23 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import CurvatureName, InfluenceOptions, check_max_memory
 from lightning_pareto.influence.sharding import LostProcessError, OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.integration.analysis import influence_of
-from lightning_pareto.integration.checks import check_data, check_strategy
+from lightning_pareto.integration.analysis.checks import check_data, check_strategy
+from lightning_pareto.integration.analysis.resumption import back_on_device, fit_was_skipped
+from lightning_pareto.integration.analysis.run import influence_of
+from lightning_pareto.integration.correction.epoch_rerun import SecondTake
 from lightning_pareto.integration.correction.record import Correction, Record, end_record, publish
-from lightning_pareto.integration.correction.remedy import Remedy
+from lightning_pareto.integration.correction.requirements import check_fit, reweighted_take
 from lightning_pareto.integration.correction.rules import Rules, described
-from lightning_pareto.integration.correction.second_take import SecondTake
-from lightning_pareto.integration.correction.takes import check_fit, reweighted_take
 from lightning_pareto.integration.correction.tally import Tally, decoded, encoded
 from lightning_pareto.integration.correction.tally_callback import TallyCallback
 from lightning_pareto.integration.correction.training_state import TrainingState
-from lightning_pareto.integration.data import ParetoData
-from lightning_pareto.integration.processes import shard_of
-from lightning_pareto.integration.resumption import back_on_device, fit_was_skipped
-from lightning_pareto.integration.run_folder import ResultsFolder, results_folder
-from lightning_pareto.result_files import RECORD_FILE
+from lightning_pareto.integration.correction.weights import Remedy
+from lightning_pareto.integration.output.results_folder import ResultsFolder, results_folder
+from lightning_pareto.integration.trainer.data_source import ParetoData
+from lightning_pareto.integration.trainer.processes import shard_of
 from lightning_pareto.reweighting.mass_preserving import GiveBack
 from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.storage.run_folders import RECORD_FILE
 
 
 class CourseCorrection(TallyCallback):

@@ -11,12 +11,12 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_pareto.artifacts import ArtifactError, fitting_together, remove_temporaries, write_whole
-from lightning_pareto.integration.mailbox import Mailbox
-from lightning_pareto.integration.publishing import log_values
-from lightning_pareto.integration.run_folder import ResultsFolder
-from lightning_pareto.result_files import RECORD_FILE
+from lightning_pareto.integration.output.publish import log_values
+from lightning_pareto.integration.output.results_folder import ResultsFolder
+from lightning_pareto.integration.trainer.shared_message import Mailbox
 from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.storage.artifacts import ArtifactError, fitting_together, remove_temporaries, write_whole
+from lightning_pareto.storage.run_folders import RECORD_FILE
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_pareto.checked import checked_count, checked_number
+from lightning_pareto.arguments import checked_count, checked_number
 from lightning_pareto.integration.correction.record import Correction
 from lightning_pareto.integration.correction.tally import Tally, change
 

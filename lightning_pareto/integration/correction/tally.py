@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.integration.listening import Listener
+from lightning_pareto.integration.validation.logits import Listener
 
 Float = npt.NDArray[np.float64]
 

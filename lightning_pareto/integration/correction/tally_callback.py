@@ -5,9 +5,9 @@ from typing import Any
 import lightning.pytorch as pl
 
 from lightning_pareto.integration.correction.tally import Tally, Tallying
-from lightning_pareto.integration.data import ParetoData
-from lightning_pareto.integration.processes import shard_of
-from lightning_pareto.integration.repeats import samples_before_repeats
+from lightning_pareto.integration.trainer.data_source import ParetoData
+from lightning_pareto.integration.trainer.padding import samples_before_repeats
+from lightning_pareto.integration.trainer.processes import shard_of
 
 
 class TallyCallback(pl.Callback):

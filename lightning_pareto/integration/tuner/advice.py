@@ -1,8 +1,8 @@
 """What to do after a search."""
 
+from lightning_pareto.display.terminal import paragraph
+from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.pareto.verdict import ParetoVerdict
-from lightning_pareto.reweighting.search_result import ParetoResult
-from lightning_pareto.terminal import paragraph
 
 
 def next_step(result: ParetoResult, verdict: ParetoVerdict, include_validation: bool) -> str:

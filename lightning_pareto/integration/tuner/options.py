@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from lightning_pareto.checked import checked_count, checked_number
+from lightning_pareto.arguments import checked_count, checked_number
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.pareto.admissible import check_budget
 from lightning_pareto.pareto.demand import Targets

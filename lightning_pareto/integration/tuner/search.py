@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.tuner.trials import Trial, Trials
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import Float, predicted_gain
-from lightning_pareto.reweighting.candidates import Candidate, CandidateWeights, candidates
-from lightning_pareto.reweighting.outcomes import Outcome
+from lightning_pareto.reweighting.genetic_search import ThresholdSearch
 from lightning_pareto.reweighting.paper import PaperProgram
-from lightning_pareto.reweighting.thresholds import ThresholdSearch
+from lightning_pareto.reweighting.proposals import Candidate, CandidateWeights, candidates
 from lightning_pareto.reweighting.weights import SampleWeights, origin_of
 
 IDLE = 3

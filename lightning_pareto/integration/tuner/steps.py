@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.categories import deal_folds
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import InfluenceOptions
 from lightning_pareto.integration.callback import ParetoCallback
-from lightning_pareto.integration.tuner.choice import Tried
+from lightning_pareto.integration.tuner.judge import Tried
 from lightning_pareto.integration.tuner.options import TuningOptions
 from lightning_pareto.integration.tuner.search import Finalist, Half, PaperSearch, ScreeningSearch, Search, Situation
-from lightning_pareto.integration.tuner.starting_point import check_goes_on
+from lightning_pareto.integration.tuner.starting_checkpoint import check_goes_on
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.integration.tuner.trials import Trial, Trials
 from lightning_pareto.pareto.demand import chosen_categories
-from lightning_pareto.reweighting.outcomes import Outcome
-from lightning_pareto.reweighting.thresholds import GeneticSearch, GridSearch, RandomSearch, ThresholdSearch
+from lightning_pareto.reweighting.genetic_search import GeneticSearch, GridSearch, RandomSearch, ThresholdSearch
 from lightning_pareto.reweighting.weights import SampleWeights
 
 _FIRST = Trial("first fit", "initial", None, keeps=True)

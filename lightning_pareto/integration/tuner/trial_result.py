@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_pareto.artifacts import fitting_together, load_artifact, save_artifact
+from lightning_pareto.evaluation.outcome import Outcome
+from lightning_pareto.evaluation.result import TrialSummary
 from lightning_pareto.pareto.admissible import Float
-from lightning_pareto.reweighting.outcomes import Outcome
-from lightning_pareto.reweighting.search_result import TrialSummary
+from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
 
 
 @dataclass(frozen=True, eq=False)

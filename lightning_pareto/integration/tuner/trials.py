@@ -17,23 +17,23 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_pareto.artifacts import remove_temporaries, write_whole
 from lightning_pareto.influence.fingerprint import fingerprint_of
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
+from lightning_pareto.integration.analysis.resumption import STAGES
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
-from lightning_pareto.integration.resumption import STAGES
 from lightning_pareto.integration.tuner.described import code_of, plain
-from lightning_pareto.integration.tuner.factory import TrainerFactory, prepare
-from lightning_pareto.integration.tuner.joined import joined
-from lightning_pareto.integration.tuner.log import TrialLog
-from lightning_pareto.integration.tuner.recorder import TrialRecorder, best_epochs
-from lightning_pareto.integration.tuner.surroundings import quiet, seeded
+from lightning_pareto.integration.tuner.isolation import quiet, seeded
+from lightning_pareto.integration.tuner.messages import TrialLog
+from lightning_pareto.integration.tuner.trainer_factory import TrainerFactory, prepare
+from lightning_pareto.integration.tuner.trial_recorder import TrialRecorder, best_epochs
 from lightning_pareto.integration.tuner.trial_result import TrialResult
+from lightning_pareto.integration.tuner.validation_data import joined
 from lightning_pareto.pareto.demand import Targets
-from lightning_pareto.result_files import INFLUENCE_FILE
 from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.storage.artifacts import remove_temporaries, write_whole
+from lightning_pareto.storage.run_folders import INFLUENCE_FILE
 
 Start = Literal["initial", "weights", "checkpoint"]
 """Where a trial starts: at the module as it was given, at the weights of a checkpoint, or at all that it holds."""

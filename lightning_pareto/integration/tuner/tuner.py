@@ -8,24 +8,24 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
-from lightning_pareto.integration.namespaces import fitting, is_a
-from lightning_pareto.integration.run_folder import why_not_writable
+from lightning_pareto.integration.output.results_folder import why_not_writable
+from lightning_pareto.integration.trainer.namespaces import fitting, is_a
 from lightning_pareto.integration.tuner.advice import next_step
-from lightning_pareto.integration.tuner.choice import choose, epochs_for, with_validation
-from lightning_pareto.integration.tuner.folder import TRIALS, finish
-from lightning_pareto.integration.tuner.log import TrialLog
+from lightning_pareto.integration.tuner.judge import choose, epochs_for, with_validation
+from lightning_pareto.integration.tuner.messages import TrialLog
 from lightning_pareto.integration.tuner.options import Epochs, Mode, Refit, SearchName, TuningOptions
 from lightning_pareto.integration.tuner.search import Finalist
+from lightning_pareto.integration.tuner.search_folder import TRIALS, finish
 from lightning_pareto.integration.tuner.steps import LastFits, analyse, search_of, situation_of
 from lightning_pareto.integration.tuner.trials import Trials
 from lightning_pareto.pareto.demand import Targets
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
-from lightning_pareto.result_files import RESULT_FILE
-from lightning_pareto.reweighting.search_result import ParetoResult
+from lightning_pareto.storage.run_folders import RESULT_FILE
 
 
 class ParetoTuner:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.report.figures.canvas import (
     BLUE,
     GREY,
@@ -15,7 +16,6 @@ from lightning_pareto.report.figures.canvas import (
     legend_above,
     name_rows,
 )
-from lightning_pareto.reweighting.search_result import ParetoResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

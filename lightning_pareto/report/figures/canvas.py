@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_pareto.terminal import harmless
+from lightning_pareto.display.terminal import harmless
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

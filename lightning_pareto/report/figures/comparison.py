@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_pareto.report.comparison import ClasswiseComparison, standard_error
+from lightning_pareto.evaluation.comparison import ClasswiseComparison, standard_error
 from lightning_pareto.report.figures.canvas import (
     COLOURS,
     MARKERS,

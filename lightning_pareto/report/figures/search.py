@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.report.figures.canvas import BLUE, GREY, ORANGE, axes_to_draw_in, legend_above
-from lightning_pareto.reweighting.search_result import ParetoResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,15 +7,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lightning_pareto.display.terminal import harmless
+from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.report.html import tables, words
 from lightning_pareto.report.html.charts import charts
 from lightning_pareto.report.html.run import Run, home_of, read_run
 from lightning_pareto.report.previews import SamplePreviews
-from lightning_pareto.reweighting.search_result import ParetoResult
 from lightning_pareto.reweighting.weights import SampleWeights
-from lightning_pareto.terminal import harmless
 
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT_FILE = "report.html"

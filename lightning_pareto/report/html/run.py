@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from lightning_pareto.artifacts import ArtifactError
+from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.report.previews import SamplePreviews
-from lightning_pareto.result_files import (
+from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.storage.artifacts import ArtifactError
+from lightning_pareto.storage.run_folders import (
     INFLUENCE_FILE,
     RESULT_FILE,
     SAMPLES_FILE,
@@ -18,8 +20,6 @@ from lightning_pareto.result_files import (
     influence_of_search,
     runs_with,
 )
-from lightning_pareto.reweighting.search_result import ParetoResult
-from lightning_pareto.reweighting.weights import SampleWeights
 
 T = TypeVar("T")
 

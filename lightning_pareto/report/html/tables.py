@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from lightning_pareto.display.terminal import harmless
+from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.report.html.pictures import png_data
 from lightning_pareto.report.html.run import Run
 from lightning_pareto.report.samples import suspected_samples
-from lightning_pareto.reweighting.search_result import ParetoResult
-from lightning_pareto.terminal import harmless
 
 MOST_SUSPECTS = 48
 LONGEST_NAME = 60

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lightning_pareto.display.terminal import harmless, listed
+from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_FOLDS
 from lightning_pareto.pareto.wording import lacking
 from lightning_pareto.report.html.run import Run
-from lightning_pareto.reweighting.search_result import ParetoResult
-from lightning_pareto.terminal import harmless, listed
 
 ALONE = 0.05
 """p of a fall from which on a class is named, though it alone proves nothing among many."""

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from lightning_pareto.integration.correction.second_take import SecondTake, sees_validation_first
+from lightning_pareto.integration.correction.epoch_rerun import SecondTake, sees_validation_first
 from lightning_pareto.integration.correction.training_state import copied
 from tests.integration._models import Data, Plain, trainer
 

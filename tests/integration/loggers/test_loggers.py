@@ -13,9 +13,9 @@ from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 
 from lightning_pareto import InfluenceMatrix, ParetoCallback, check_pareto
-from lightning_pareto.integration.loggers import adapter_for
-from lightning_pareto.integration.publishing import FEW_CLASSES, MOST_CLASSES, figures_of, table_of
-from lightning_pareto.integration.results import Analysis
+from lightning_pareto.integration.output.last_fit import Analysis
+from lightning_pareto.integration.output.loggers import adapter_for
+from lightning_pareto.integration.output.publish import FEW_CLASSES, MOST_CLASSES, figures_of, table_of
 from tests.integration._models import Data, Plain, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(filesystem tracking|file store):FutureWarning")
@@ -225,7 +225,7 @@ def test_no_package_of_a_logger_is_imported_for_another():
     code = (
         "import sys, lightning_pareto\n"
         "from lightning.pytorch.loggers import CSVLogger\n"
-        "from lightning_pareto.integration.loggers import adapter_for\n"
+        "from lightning_pareto.integration.output.loggers import adapter_for\n"
         "adapter_for(CSVLogger('.'))\n"
         "assert not {'wandb', 'mlflow'} & set(sys.modules)\n"
     )

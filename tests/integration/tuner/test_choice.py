@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from lightning_pareto import SampleWeights
-from lightning_pareto.integration.tuner.choice import Tried, choose, epochs_for, with_validation
+from lightning_pareto.evaluation.outcome import Outcome
+from lightning_pareto.integration.tuner.judge import Tried, choose, epochs_for, with_validation
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.trial_result import TrialResult
-from lightning_pareto.reweighting.outcomes import Outcome
 
 SIZE = 400
 CATEGORY = np.arange(SIZE) % 2

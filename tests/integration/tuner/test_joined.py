@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_pareto.integration.tuner.joined import joined
+from lightning_pareto.integration.tuner.validation_data import joined
 
 
 def rows(loader):

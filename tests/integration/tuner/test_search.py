@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from lightning_pareto import InfluenceMatrix
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.integration.tuner.search import Half, PaperSearch, ScreeningSearch, Situation
-from lightning_pareto.reweighting.candidates import CandidateWeights, candidates
-from lightning_pareto.reweighting.outcomes import Outcome
-from lightning_pareto.reweighting.thresholds import ThresholdSearch
+from lightning_pareto.reweighting.genetic_search import ThresholdSearch
+from lightning_pareto.reweighting.proposals import CandidateWeights, candidates
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(60) % 2

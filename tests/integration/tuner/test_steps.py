@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_pareto import InfluenceMatrix, SampleWeights
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.categories import deal_folds
 from lightning_pareto.influence.options import InfluenceOptions
 from lightning_pareto.integration.tuner import steps
@@ -15,7 +16,6 @@ from lightning_pareto.integration.tuner.options import TuningOptions
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.steps import Analysis, LastFits, _halves, situation_of
 from lightning_pareto.integration.tuner.trial_result import TrialResult
-from lightning_pareto.reweighting.outcomes import Outcome
 
 FOLDS, SEED = 4, 5
 

@@ -22,12 +22,12 @@ from lightning_pareto import (
     ParetoVerdict,
     write_report,
 )
-from lightning_pareto.datasets import gaussian_classes
+from lightning_pareto.data.synthetic import gaussian_classes
 from lightning_pareto.integration.tuner import steps
 from lightning_pareto.integration.tuner.advice import next_step
-from lightning_pareto.integration.tuner.joined import joined
 from lightning_pareto.integration.tuner.trials import Trial, Trials
-from lightning_pareto.reweighting.candidates import CandidateWeights
+from lightning_pareto.integration.tuner.validation_data import joined
+from lightning_pareto.reweighting.proposals import CandidateWeights
 from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Plain, datasets, trainer
 
 EPOCHS = 3

@@ -1,0 +1,180 @@
+"""Several ways of training, compared class by class over seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from lightning_pareto.arguments import checked_names
+from lightning_pareto.display.notebook import data_frame, html_table
+from lightning_pareto.display.terminal import columns, harmless, harmless_line, listed, padded
+
+Float = npt.NDArray[np.float64]
+
+LEVEL = 0.05
+
+ROUNDING = 1e-6
+"""How far a mean of accuracies may lie outside [0, 1]."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClasswiseComparison:
+    """Accuracy per class of several arms over the same seeds, and paired tests against one of them.
+
+    The tests are two-sided paired t-tests over seeds, one per class, not corrected for the number of classes: with ten
+    classes and the level 0.05, expect one class in two comparisons to look changed by luck. They say nothing with one
+    seed and little with three.
+
+    Args:
+        accuracy: for every arm the accuracies, (S, K) in [0, 1], row s of every arm under the same seed. NaN for a
+            class without samples, in all arms and seeds.
+        class_names: K names.
+        baseline: the arm that the others are compared with.
+
+    Raises:
+        ValueError: if the shapes disagree, the baseline is not an arm, names are double, or an accuracy is not in
+            [0, 1].
+
+    Example:
+        >>> comparison = ClasswiseComparison(
+        ...     {"ordinary": [[0.5, 0.9], [0.6, 0.9], [0.5, 0.8]], "Pareto": [[0.7, 0.9], [0.8, 0.9], [0.7, 0.8]]},
+        ...     ["cat", "dog"],
+        ...     baseline="ordinary",
+        ... )
+        >>> comparison.change("Pareto").mean(axis=0).round(3)
+        array([0.2, 0. ])
+        >>> comparison.lost("Pareto")
+        ()
+    """
+
+    accuracy: Mapping[str, Float]
+    class_names: Sequence[str]
+    baseline: str
+
+    def __post_init__(self) -> None:
+        arms = {name: np.asarray(values, dtype=np.float64) for name, values in self.accuracy.items()}
+        if self.baseline not in arms:
+            raise ValueError(f"the baseline {self.baseline!r} is not one of the arms {list(arms)}")
+        expected = (len(arms[self.baseline]), len(self.class_names))
+        for name, values in arms.items():
+            if values.shape != expected:
+                raise ValueError(f"arm {name!r} must have shape {expected} (seeds, classes), found {values.shape}")
+        absent = np.isnan(np.concatenate(list(arms.values()))).all(axis=0)
+        for name, values in arms.items():
+            outside = values[~((values >= -ROUNDING) & (values <= 1 + ROUNDING) | absent)]
+            if len(outside):
+                raise ValueError(
+                    f"arm {name!r} holds {outside[0]:g}, and accuracies lie in [0, 1]: divide percentages by 100, "
+                    "leave out seeds without a result, and give a class without samples NaN in all arms and seeds"
+                )
+        object.__setattr__(self, "accuracy", arms)
+        object.__setattr__(self, "class_names", checked_names(self.class_names))
+
+    def change(self, arm: str) -> Float:
+        """Accuracy minus the baseline's under the same seed, (S, K)."""
+        return self.accuracy[arm] - self.accuracy[self.baseline]
+
+    def p_values(self, arm: str) -> Float:
+        """Two-sided paired p-value of every class and, last, of the mean over classes, (K + 1,); NaN for one seed."""
+        change = _with_mean(self.change(arm))
+        error = standard_error(change)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(change.any(axis=0), change.mean(axis=0) / error, 0.0)
+        p_values: Float = 2 * stats.t.sf(np.abs(t), max(len(change) - 1, 1))
+        return np.where(np.isnan(error), np.nan, p_values)
+
+    def lost(self, arm: str, level: float = LEVEL) -> tuple[str, ...]:
+        """Classes that an arm lost significantly."""
+        return self._significant(arm, level, sign=-1)
+
+    def gained(self, arm: str, level: float = LEVEL) -> tuple[str, ...]:
+        """Classes that an arm gained significantly."""
+        return self._significant(arm, level, sign=1)
+
+    def _significant(self, arm: str, level: float, sign: int) -> tuple[str, ...]:
+        found = (self.p_values(arm)[:-1] <= level) & (sign * self.change(arm).mean(axis=0) > 0)
+        return tuple(name for name, yes in zip(self.class_names, found, strict=True) if yes)
+
+    def __str__(self) -> str:
+        arms = list(self.accuracy)
+        others = [arm for arm in arms if arm != self.baseline]
+        seeds = len(self.accuracy[self.baseline])
+        lines = [f"Accuracy in %, mean ± standard error over {seeds} seed{'s' if seeds > 1 else ''}:"]
+        lines += self._table({arm: _cells(_with_mean(self.accuracy[arm])) for arm in arms})
+        lines += ["", f"Change against {self.baseline!r} under the same seed, in points (* p ≤ {LEVEL}):"]
+        lines += self._table({arm: self._change_cells(arm) for arm in others})
+        lines.append("")
+        for arm in others:
+            lost, p_value, name = self.lost(arm), self.p_values(arm)[-1], harmless_line(arm)
+            verdict = "no class significantly lost"
+            if lost:
+                verdict = f"classes significantly LOST: {listed(lost, len(lost))}"
+            tested = f"{name}: {verdict}; mean over classes p = {p_value:.3f}."
+            lines.append(tested if seeds > 1 else f"{name}: one seed, nothing can be tested. Fit with more of them.")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        arms, others = list(self.accuracy), [arm for arm in self.accuracy if arm != self.baseline]
+        columns: dict[str, Sequence[str]] = {"class": ["mean", *self.class_names]}
+        for head, cells in [
+            *((f"{arm}, %", _cells(_with_mean(self.accuracy[arm]))) for arm in arms),
+            *((f"change by {arm}, points", self._change_cells(arm)) for arm in others),
+        ]:
+            columns[head] = ["–" if cell.startswith(("nan", "+nan")) else cell for cell in (cells[-1], *cells[:-1])]
+        lost = [f"{arm}: classes significantly LOST: {', '.join(self.lost(arm))}" for arm in others if self.lost(arm)]
+        seeds = len(self.accuracy[self.baseline])
+        note = f"Changes are against {self.baseline} under the same seed (* p ≤ {LEVEL}); {seeds} seeds."
+        return html_table("Accuracy, mean ± standard error over seeds", columns, [note, *lost])
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each arm, seed and class.
+
+        Raises:
+            ImportError: without pandas, with the command that installs it.
+        """
+        seeds, classes = self.accuracy[self.baseline].shape
+        rows = [(arm, seed, name) for arm in self.accuracy for seed in range(seeds) for name in self.class_names]
+        arm, seed, name = zip(*rows, strict=True)
+        accuracy = np.concatenate([values.ravel() for values in self.accuracy.values()])
+        columns = {"arm": arm, "seed": seed, "class": name, "accuracy": accuracy}
+        return data_frame(columns, range(len(self.accuracy) * seeds * classes), "row")
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw every arm and class, see :func:`lightning_pareto.plot_comparison`."""
+        from lightning_pareto.report.figures import plot_comparison
+
+        return plot_comparison(self, ax)
+
+    def _table(self, cells: Mapping[str, Sequence[str]]) -> list[str]:
+        names = [*map(harmless, self.class_names), "mean"]
+        first = max(map(columns, names))
+        widths = {arm: max(len(arm), *map(len, column)) for arm, column in cells.items()}
+        lines = [" " * first + "".join(f"  {harmless_line(arm):>{widths[arm]}}" for arm in cells)]
+        for row, name in enumerate(names):
+            lines.append(padded(name, first) + "".join(f"  {cells[arm][row]:>{widths[arm]}}" for arm in cells))
+        return lines
+
+    def _change_cells(self, arm: str) -> list[str]:
+        stars = ["*" if p <= LEVEL else " " for p in self.p_values(arm)]
+        return [cell + star for cell, star in zip(_cells(_with_mean(self.change(arm)), "+"), stars, strict=True)]
+
+
+def standard_error(values: Float) -> Float:
+    """Standard error of the mean over the first axis; NaN for one value."""
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.nan)
+    error: Float = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    return error
+
+
+def _with_mean(values: Float) -> Float:
+    return np.column_stack([values, np.nanmean(values, axis=1)])
+
+
+def _cells(values: Float, sign: str = "") -> list[str]:
+    return [
+        f"{100 * m:{sign}.2f} ± {100 * e:.2f}" for m, e in zip(values.mean(axis=0), standard_error(values), strict=True)
+    ]

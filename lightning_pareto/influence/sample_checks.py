@@ -1,0 +1,100 @@
+"""Is a sample the same whenever it is read, and does the model treat it alone?"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_pareto.data.labels import first_out_of_range
+from lightning_pareto.influence.measures import Measure, logit_gradient
+from lightning_pareto.influence.passes import GradientPass
+
+SAME_LOGITS = 1e-2
+"""Largest change of a logit, relative to the largest one, that another company in the batch may make."""
+
+
+SAME_LOSS = 1e-3
+"""Largest change of a loss, relative to the largest one, that another company in the batch may make."""
+
+
+def check_labels(data: GradientPass, classes: int) -> None:
+    """Read the first sample whose label at hand is out of range.
+
+    A label at hand is only a suspicion, since a transform or the task may change it. The sample itself decides.
+
+    Raises:
+        BatchError: if it is out of range.
+    """
+    suspect = first_out_of_range(data.loader.dataset, classes)
+    if suspect is not None:
+        data.forward_of([suspect])
+
+
+def check_loss(loss: Measure, logits: Tensor, targets: Tensor) -> None:
+    """Look whether a loss has one value for each sample, of that sample alone.
+
+    Raises:
+        ValueError: if not, or if a value is not finite.
+    """
+    logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    logit_gradient(loss, logits, targets)
+    with torch.no_grad():
+        together = loss(logits, targets)
+        alone = torch.cat([loss(z, y).reshape(-1) for z, y in zip(logits.split(1), targets.split(1), strict=True)])
+    if float((together - alone).abs().max()) > SAME_LOSS * float(together.abs().max()):
+        raise ValueError(
+            "the loss of a sample changes with the other samples in its batch, and influence belongs to single ones: "
+            "ClassificationTask(loss=…) must compute each value from its own row, without a mean or a normalisation "
+            "over the batch"
+        )
+
+
+def check_samples(train: GradientPass, count: int) -> int:
+    """Warn of a dataset with random samples, and of a model that mixes the samples of a batch.
+
+    Args:
+        train: the training pass; its probe must be open.
+        count: how many samples to look at.
+
+    Returns:
+        The number of classes.
+
+    Raises:
+        BatchError: if the model takes no single sample.
+        ValueError: if the loss mixes samples.
+    """
+    probe, first, again = train.probe, train.first(count), train.first(count)
+    with train.named(train.indices):
+        forward = probe.forward(first)
+        check_loss(probe.task.loss, forward.logits, forward.targets)
+    classes, together = forward.logits.shape[1], forward.logits.detach()
+    if not all(torch.equal(a, b) for a, b in zip(_tensors(first), _tensors(again), strict=True)):
+        warnings.warn(
+            "the training dataset gives another sample each time the same index is read (a random transform?): the "
+            "influence is that of one random draw. Give a loader without augmentation: train_dataloader=…",
+            stacklevel=3,
+        )
+        return classes
+    alone = probe.forward(train.first(1)).logits.detach()
+    if float((together[:1] - alone).abs().max()) > SAME_LOGITS * float(together.abs().max()):
+        warnings.warn(
+            "the model's output for a sample changes with the other samples in its batch (padding that is not masked? "
+            "a BatchNorm without running statistics?): influence belongs to single samples, and is only as right as "
+            "this dependence is weak",
+            stacklevel=3,
+        )
+    return classes
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    """Every tensor of a nested batch."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, (tuple, list)):
+        for value in batch:
+            yield from _tensors(value)

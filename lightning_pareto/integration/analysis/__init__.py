@@ -1,0 +1,1 @@
+"""The analysis after a fit: checks, checkpoints, influence and verdict."""

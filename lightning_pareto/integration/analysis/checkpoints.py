@@ -1,0 +1,122 @@
+"""Which weights of the model influence is taken at."""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_pareto.influence.sharding import Shard
+from lightning_pareto.integration.trainer.namespaces import is_a
+
+Checkpoint = Literal["best", "last", "kept"] | Sequence[str | Path]
+"""Which weights: the best or all those kept by a monitoring ModelCheckpoint, the last, or a list of files."""
+
+
+def check_checkpoint(which: Any) -> None:
+    """Raise a ValueError for anything but a choice of weights."""
+    if isinstance(which, str) and which in ("best", "last", "kept"):
+        return
+    if isinstance(which, str) or not isinstance(which, Sequence) or not which:
+        raise ValueError(f"checkpoint must be 'best', 'last', 'kept' or a list of checkpoint files, found {which!r}")
+
+
+def monitoring_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint | None:
+    """The first callback that keeps the best weights by a monitored quantity, if there is one."""
+    for callback in trainer.checkpoint_callbacks:
+        if is_a(callback, ModelCheckpoint) and callback.monitor:
+            return callback
+    return None
+
+
+def checkpoints(trainer: pl.Trainer, which: Checkpoint) -> list[str | None]:
+    """Paths of the chosen checkpoints, as rank zero has them; ``[None]`` for the last weights.
+
+    A collective operation: without ``sync_dist`` each process may monitor a value of its own.
+
+    Args:
+        trainer: after its fit.
+        which: ``"best"`` and ``"kept"`` are those of the first ModelCheckpoint that monitors something.
+    """
+    callback = monitoring_checkpoint(trainer)
+    if which == "kept" and callback is None:
+        rank_zero_warn(
+            "checkpoint='kept' needs a ModelCheckpoint that monitors something, and there is none: influence is taken "
+            "at the last weights. For instance ModelCheckpoint(monitor='val_accuracy_macro', mode='max', save_top_k=4)"
+        )
+    paths: list[str] = []
+    if not isinstance(which, str):
+        paths = [str(path) for path in which]
+    elif callback is not None and which == "best":
+        paths = [callback.best_model_path]
+    elif callback is not None and which == "kept":
+        paths = sorted(callback.best_k_models)
+    return [path for path in trainer.strategy.broadcast(paths) if path] or [None]
+
+
+@contextlib.contextmanager
+def weights_of(module: pl.LightningModule, checkpoint: str | None, shard: Shard) -> Iterator[str | None]:
+    """Give the module the weights of ``checkpoint`` for a while, and its own back afterwards.
+
+    Args:
+        module: the trained module.
+        checkpoint: a Lightning checkpoint, or None to leave the module as it is. The same on all processes.
+        shard: this process; every process has to call it.
+
+    Yields:
+        The checkpoint whose weights are in force; None for the module's own. Where one process cannot read the file,
+        or it holds more than plain weights and so cannot be read safely, all keep their own (with a warning).
+    """
+    if checkpoint is None:
+        yield None
+        return
+    with shard.agreement("copy of the last weights"):
+        own = {name: _copied(value) for name, value in module.state_dict().items()}
+    try:
+        used = _load(module, checkpoint, shard)
+        if used is None:
+            module.load_state_dict(own, strict=False)
+        yield used
+    finally:
+        module.load_state_dict(own, strict=False)
+
+
+def _load(module: pl.LightningModule, checkpoint: str, shard: Shard) -> str | None:
+    """Load the checkpoint and return it, or None if any process failed, which may then hold a mixture of weights."""
+    reason: Exception | None = None
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        module.load_state_dict(state, strict=module.strict_loading)
+    except Exception as error:  # a file can be broken in any way, and the last weights are as good a model
+        reason = error
+    if int(shard.sum(torch.tensor([int(reason is not None)]))) == 0:
+        return checkpoint
+    if isinstance(reason, UnpicklingError):
+        advice = "It holds objects that are not loaded safely: keep them out of save_hyperparameters (ignore=[…])"
+    else:
+        advice = "It has to be a local file of this module's weights, on every machine"
+    found = "another process could not" if reason is None else f"{type(reason).__name__}: {str(reason)[:120]}"
+    warnings.warn(
+        f"the checkpoint {checkpoint} cannot be read ({found}): influence is taken at the last weights instead. "
+        f"{advice}, or say ParetoCallback(checkpoint='last')",
+        stacklevel=2,
+    )
+    return None
+
+
+def _copied(value: Any) -> Any:
+    """A copy of an entry of a state dict, which is a tensor or a module's extra state."""
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def name_of(checkpoint: str | None) -> str:
+    """What to call these weights in a result."""
+    return "last weights" if checkpoint is None else Path(checkpoint).name

@@ -1,0 +1,165 @@
+"""What would make the analysis fail or mislead, found before the first training step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch import callbacks
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.xla import XLAStrategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_pareto.arguments import checked_names
+from lightning_pareto.data.labels import first_out_of_range
+from lightning_pareto.data.loaders import fetch
+from lightning_pareto.influence.categories import Categories, read_categories
+from lightning_pareto.influence.layers import select_layers
+from lightning_pareto.influence.sample_checks import check_loss
+from lightning_pareto.influence.task import BatchError
+from lightning_pareto.integration.analysis.checkpoints import Checkpoint, monitoring_checkpoint
+from lightning_pareto.integration.trainer.batches import only_reading, transfer_of, validating
+from lightning_pareto.integration.trainer.data_source import ParetoData, validation_loaders
+from lightning_pareto.integration.trainer.namespaces import is_a
+from lightning_pareto.integration.trainer.processes import shard_of
+
+_AVERAGING = tuple(  # the second came with lightning 2.6
+    getattr(callbacks, name) for name in ("StochasticWeightAveraging", "WeightAveraging") if hasattr(callbacks, name)
+)
+
+
+def check_strategy(trainer: pl.Trainer, callback: str = "ParetoCallback", otherwise: str = "") -> None:
+    """Refuse a strategy under which no process can run the model by itself.
+
+    Args:
+        trainer: before its fit.
+        callback: who needs it.
+        otherwise: what else can be done.
+
+    Raises:
+        TypeError: if the model is spread over the devices, or they are not reached through ``torch.distributed``.
+    """
+    whole = is_a(trainer.strategy, SingleDeviceStrategy, DDPStrategy)
+    if not whole or is_a(trainer.strategy, DeepSpeedStrategy, XLAStrategy):  # subclasses of DDPStrategy
+        raise TypeError(
+            f"{callback} needs the whole model on every device and torch.distributed between them, which "
+            f'{type(trainer.strategy).__name__} does not offer: use strategy="ddp" or a single device{otherwise}'
+        )
+
+
+def check_data(
+    trainer: pl.Trainer, module: pl.LightningModule, data: ParetoData, layers: Sequence[str] | None
+) -> Sequence[str] | None:
+    """Find what would make the analysis fail, on a few samples and without a trace in any random state.
+
+    Every process has to call it, and all fail if one does.
+
+    Args:
+        trainer: before its first training step.
+        module: as it will be trained.
+        data: the samples.
+        layers: shell patterns of the parameters that influence is taken of.
+
+    Returns:
+        The names of the categories, as far as they are known.
+
+    Raises:
+        BatchError: if a batch cannot be read, or a label that the dataset has at hand is out of range.
+        ValueError: if there is no validation set, a dataset is empty, class names or categories do not fit, the loss
+            mixes samples, or the module has no trainable parameter.
+        TypeError: if a loader's samples have no index.
+        OtherProcessError: if another process found one of these.
+    """
+    _set_up_validation(trainer)
+    with shard_of(trainer, module).agreement("check before the fit"):
+        select_layers(module, layers)
+        train, validation = data.train(trainer), data.validation(trainer)
+        with only_reading(trainer, module):
+            _check_samples(train, "training", _reader(trainer, module, data, 0))
+            read = _reader(trainer, module, data, data.val_dataloader_idx, data.categories)
+            classes = _check_samples(validation, "validation", read)
+        names = data.names_of_classes(trainer, classes)
+    loaders = validation_loaders(trainer)
+    if data.val_dataloader_idx == 0 and len(loaders) > 1:
+        rank_zero_info(f"{data.owner} reads the first of {len(loaders)} validation dataloaders (val_dataloader_idx=0)")
+    return names if data.categories is None else data.category_names
+
+
+def warn_of_averaging(trainer: pl.Trainer, callback: pl.Callback, checkpoint: Checkpoint) -> None:
+    """Say so if the weights are averaged only after the analysis has read them."""
+    if not isinstance(checkpoint, str) or (checkpoint != "last" and monitoring_checkpoint(trainer) is not None):
+        return
+    after = trainer.callbacks[trainer.callbacks.index(callback) + 1 :]  # type: ignore[attr-defined]
+    for other in after:
+        if is_a(other, *_AVERAGING):
+            name = type(other).__name__
+            rank_zero_warn(
+                f"{name} comes after ParetoCallback and averages the weights at the end of the fit, so influence would "
+                f"be that of the weights before averaging. Put ParetoCallback after it: callbacks=[{name}(…), "
+                "ParetoCallback(…)]"
+            )
+
+
+def warn_of_unaveraged(trainer: pl.Trainer) -> None:
+    """Say so if the weights of a fit that was over already would have been averaged at its end."""
+    if any(is_a(callback, callbacks.StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        rank_zero_warn(
+            "the fit was over already, so StochasticWeightAveraging has averaged nothing this time: influence is taken "
+            "at the weights of the checkpoint"
+        )
+
+
+def _set_up_validation(trainer: pl.Trainer) -> None:
+    """Ask for the validation loaders now; without a sanity check Lightning may wait for the first validation epoch."""
+    if trainer.enable_validation:
+        with isolate_rng(), validating(trainer):
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()
+
+
+def _reader(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: ParetoData,
+    dataloader_idx: int,
+    categories: Categories | None = None,
+) -> Callable[[Any], int]:
+    """Function of a batch that returns its number of classes, or raises an error if something in it cannot be read."""
+    transfer = transfer_of(trainer, module, dataloader_idx)
+
+    def read(batch: Any) -> int:
+        batch = transfer(batch)
+        targets = data.task.read_targets(batch)
+        logits = data.task.read_logits(module, batch, targets)
+        check_loss(data.task.loss, logits, targets)
+        if categories is not None:
+            _check_categories(read_categories(categories, batch, targets), data.category_names)
+        return int(logits.shape[1])
+
+    return read
+
+
+def _check_categories(found: Tensor, names: Sequence[str] | None) -> None:
+    count = None if names is None else len(checked_names(names, "category_names"))
+    if int(found.min()) < 0 or (count is not None and int(found.max()) >= count):
+        raise ValueError(
+            f"categories(batch) must lie in [0, {'K' if count is None else count}), found {int(found.min())} to "
+            f"{int(found.max())}: number them from 0, and give one of category_names for each"
+        )
+
+
+def _check_samples(loader: "DataLoader[Any]", name: str, read: Callable[[Any], int]) -> int:
+    """Read two samples, one alone, and the first whose label at hand is out of range; returns the number of classes.
+
+    A label at hand is only a suspicion, since a transform or the task may change it. The sample itself decides.
+    """
+    read(fetch(loader, [0]))
+    classes = read(fetch(loader, range(min(2, len(loader.dataset)))))  # type: ignore[arg-type]
+    suspect = first_out_of_range(loader.dataset, classes)
+    if suspect is not None:
+        try:
+            read(fetch(loader, [suspect]))
+        except BatchError as error:
+            raise BatchError(f"{name} sample {suspect}: {error}") from error
+    return classes

@@ -1,0 +1,75 @@
+"""Weights that raise the categories that fell in an epoch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lightning_pareto.arguments import checked_number
+from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.pareto.admissible import check_budget, column_scale
+from lightning_pareto.reweighting.mass_preserving import GiveBack
+from lightning_pareto.reweighting.reweight import reweight
+from lightning_pareto.reweighting.weights import SampleWeights
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """See :class:`CourseCorrection` for the fields.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    budget: float
+    keep: float
+    method: Literal["mass_preserving", "paper"]
+    return_mass: GiveBack
+
+    def __post_init__(self) -> None:
+        check_budget(self.budget)
+        if not 0 <= checked_number(self.keep, "keep must be a share in [0, 1]") <= 1:
+            raise ValueError(f"keep must be a share in [0, 1], found {self.keep}")
+        if self.method not in ("mass_preserving", "paper"):
+            raise ValueError(f"method must be 'mass_preserving' or 'paper', found {self.method!r}")
+        if self.return_mass not in ("additive", "multiplicative"):
+            raise ValueError(f"return_mass must be 'additive' or 'multiplicative', found {self.return_mass!r}")
+
+    def weights(self, influence: InfluenceMatrix, targets: Sequence[int]) -> SampleWeights:
+        """Solve for the weights.
+
+        Raises:
+            InfeasibleError: if the paper's linear program has no solution.
+        """
+        floors = floors_of_others(influence, targets, self.keep) if self.method == "mass_preserving" else self.keep
+        return reweight(
+            influence,
+            targets=targets,
+            thresholds=floors,
+            budget=self.budget,
+            method=self.method,
+            return_mass=self.return_mass,
+        )
+
+
+def floors_of_others(influence: InfluenceMatrix, targets: Sequence[int], keep: float) -> list[float]:
+    """Least relative gain of every category, (K,), so that each but the targets keeps its share of the ordinary epoch.
+
+    To first order an ordinary epoch changes category k by (1/N) Σ_i P_ik and one with weights w by (1/N) Σ_i w_i P_ik.
+    Where the first is a gain, the second is to be at least its share α, the paper's Σ_i w_i P_ik ≥ α Σ_i P_ik; with
+    α = 0 a category may lose what the ordinary epoch would give it, but nothing of what it had before. Where the first
+    is a loss, it may not grow.
+
+    Args:
+        influence: at the state before the epoch.
+        targets: numbers of the categories to raise, whose floor is 0.
+        keep: α in [0, 1].
+    """
+    present = influence.present
+    floors = np.zeros(len(present))
+    scores = influence.scores[:, present].astype(np.float64)
+    floors[present] = np.minimum((keep - 1) * scores.mean(axis=0) / column_scale(scores), 0)
+    floors[list(targets)] = 0
+    found: list[float] = floors.tolist()
+    return found

@@ -1,0 +1,1 @@
+"""What the package needs to know about a Lightning Trainer."""

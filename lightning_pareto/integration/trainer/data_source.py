@@ -1,0 +1,105 @@
+"""Where the callback's samples come from."""
+
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader
+
+from lightning_pareto.arguments import checked_names
+from lightning_pareto.data.labels import class_names_at_hand
+from lightning_pareto.data.loaders import check_map_style
+from lightning_pareto.influence.categories import Categories
+from lightning_pareto.influence.task import ClassificationTask
+
+
+@dataclass(frozen=True)
+class ParetoData:
+    """Where the samples come from and how they are read; see :class:`ParetoCallback` for the fields.
+
+    Attributes:
+        owner: the callback that they are for, as errors call it.
+    """
+
+    task: ClassificationTask
+    class_names: Sequence[str] | None
+    categories: Categories | None
+    category_names: Sequence[str] | None
+    train_dataloader: Any
+    val_dataloader_idx: int
+    preview: Callable[[Any], Any] | None = None
+    owner: str = "ParetoCallback"
+
+    def train(self, trainer: pl.Trainer) -> "DataLoader[Any]":
+        """The loader of the training samples.
+
+        Raises:
+            TypeError: if its samples have no index.
+            ValueError: if the callback's own loader has another number of samples than the trainer's.
+        """
+        own = check_map_style(self._train(trainer), "the train dataloader")
+        fitted = getattr(trainer.train_dataloader, "dataset", None)
+        size = len(own.dataset)  # type: ignore[arg-type]
+        if self.train_dataloader is not None and isinstance(fitted, Sized) and len(fitted) != size:
+            raise ValueError(
+                f"{self.owner}(train_dataloader=…) reads {size} samples, the fit {len(fitted)}: it must be over the "
+                "same samples in the same order, since influence and weights belong to dataset indices"
+            )
+        return own
+
+    def validation(self, trainer: pl.Trainer) -> "DataLoader[Any]":
+        """The chosen validation loader.
+
+        Raises:
+            ValueError: if there is none.
+            TypeError: if its samples have no index.
+        """
+        loaders = validation_loaders(trainer)
+        if not loaders:
+            raise ValueError(
+                "there is no validation set, and without it nothing is known of any class: "
+                "trainer.fit(model, train_dataloader, val_dataloader) or a "
+                "val_dataloader() in the DataModule or LightningModule, a validation_step() in the LightningModule (it "
+                "may do nothing), and limit_val_batches other than 0"
+            )
+        if not 0 <= self.val_dataloader_idx < len(loaders):
+            raise ValueError(f"val_dataloader_idx={self.val_dataloader_idx}, but there are {len(loaders)} loaders")
+        return check_map_style(self.watched(trainer), "the validation dataloader")
+
+    def watched(self, trainer: pl.Trainer) -> Any:
+        """The validation loader whose class-wise accuracy is logged, whatever kind it is; None if it is not there."""
+        return dict(enumerate(validation_loaders(trainer))).get(self.val_dataloader_idx)
+
+    def names_of_classes(self, trainer: pl.Trainer, count: int) -> Sequence[str]:
+        """Names of the classes as given, else ``dataset.classes`` if they fit, else numbers.
+
+        Raises:
+            ValueError: if the names given are not one per class.
+        """
+        if self.class_names is not None:
+            names = checked_names(self.class_names)
+            if len(names) != count:
+                raise ValueError(f"{len(names)} class names for a model with {count} logits: give one for each")
+            return names
+        for loader in (self._train(trainer), self.watched(trainer)):
+            at_hand = class_names_at_hand(getattr(loader, "dataset", None), count)
+            if at_hand is not None:
+                return at_hand
+        return [str(k) for k in range(count)]
+
+    def _train(self, trainer: pl.Trainer) -> Any:
+        return trainer.train_dataloader if self.train_dataloader is None else self.train_dataloader
+
+
+def validation_loaders(trainer: pl.Trainer) -> list[Any]:
+    """All validation loaders that the trainer has set up, in the order of their numbers."""
+    loaders = trainer.val_dataloaders
+    if trainer.state.fn == "validate":  # there Lightning's property may give those of the fit before
+        combined = getattr(trainer.validate_loop, "_combined_loader", None)
+        loaders = loaders if combined is None else combined.iterables
+    if loaders is None:
+        return []
+    if isinstance(loaders, dict):
+        return list(loaders.values())
+    return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
