@@ -21,7 +21,7 @@ from lightning_pareto import ParetoCallback, ParetoTuner
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--search", default="screening", choices=["screening", "genetic", "random", "grid"])
+    parser.add_argument("--search", default="screening", choices=["screening", "genetic"])
     parser.add_argument("--include-validation", action="store_true", help="fit the chosen model on both in the end")
     parser.add_argument("--epochs", type=int, default=15, help="epochs of every whole fit")
     parser.add_argument("--seed", type=int, default=0)

@@ -9,13 +9,11 @@ if TYPE_CHECKING:
         BatchError,
         ClassificationTask,
         CurvatureError,
-        DampingSweep,
         InfluenceMatrix,
         Shard,
         StagesError,
         average_influence,
         estimate_influence,
-        sweep_damping,
     )
     from lightning_pareto.integration import (
         Correction,
@@ -79,7 +77,6 @@ __all__ = [
     "Correction",
     "CourseCorrection",
     "CurvatureError",
-    "DampingSweep",
     "InfeasibleError",
     "InfluenceMatrix",
     "LinearProgramError",
@@ -110,7 +107,6 @@ __all__ = [
     "reweight",
     "reweighted_dataloader",
     "suspected_samples",
-    "sweep_damping",
     "trade_off_samples",
     "write_report",
 ]

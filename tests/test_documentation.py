@@ -11,7 +11,7 @@ import lightning_pareto
 
 PUBLIC = {name: getattr(lightning_pareto, name) for name in lightning_pareto.__all__}
 ERRORS = {name for name, value in PUBLIC.items() if inspect.isclass(value) and issubclass(value, Exception)}
-RESULTS = {"Correction", "DampingSweep", "ParetoResult", "ParetoVerdict", "SamplePreviews", "SampleTable"}
+RESULTS = {"Correction", "ParetoResult", "ParetoVerdict", "SamplePreviews", "SampleTable"}
 """Classes that users are handed and do not make; their attributes are described."""
 
 

@@ -12,7 +12,6 @@ from torch import nn
 from lightning_pareto import (
     ClasswiseComparison,
     Correction,
-    DampingSweep,
     InfeasibleError,
     InfluenceMatrix,
     ParetoCallback,
@@ -82,7 +81,6 @@ TEXTS = {
     "comparison": comparison,
     "correction that is kept": lambda: correction(True),
     "correction that is not": lambda: correction(False),
-    "sweep": lambda: DampingSweep(EVIL, (0.1, 1.0), (1.0, 1.0), np.zeros((2, 3)), np.zeros((2, 3))),
 }
 
 

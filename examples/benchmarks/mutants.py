@@ -116,9 +116,6 @@ influence/matrix.py: influence/test_matrix.py
     scores[:, support.sum(axis=0) == 0] = np.nan  →  pass
 influence/stages.py: influence/test_stages.py
     if metadata.get("key") != self._key:  →  if False:
-influence/sweep.py: influence/test_sweep.py
-    (total / support)[count:]  →  (total / support)[:count]
-    drops: Float = -torch.stack  →  drops: Float = torch.stack
 influence/layouts.py: influence/test_routing.py
     return found == 1 or (found > 0 and found in known)  →  return found > 0
 influence/verification.py: influence/test_routing.py influence/test_gradients.py

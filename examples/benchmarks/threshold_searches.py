@@ -11,9 +11,12 @@ Expected in about five minutes on one core.
 """
 
 import argparse
+import itertools
+import math
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +26,11 @@ import torch
 
 from lightning_pareto import ParetoCallback
 from lightning_pareto.integration.tuner.options import TuningOptions
-from lightning_pareto.integration.tuner.search import Situation
-from lightning_pareto.integration.tuner.steps import analyse, search_of, situation_of
+from lightning_pareto.integration.tuner.search import PaperSearch, ScreeningSearch, Search, Situation
+from lightning_pareto.integration.tuner.steps import analyse, situation_of
 from lightning_pareto.integration.tuner.trials import Trial, Trials
 from lightning_pareto.reweighting import SampleWeights
+from lightning_pareto.reweighting.genetic_search import GeneticSearch, ThresholdSearch
 from lightning_pareto.reweighting.proposals import Candidate, CandidateWeights
 
 sys.path.append(str(Path(__file__).parents[1]))  # the other examples
@@ -45,6 +49,59 @@ class Constant(Classifier):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
+class RandomThresholds:
+    """Uniform thresholds, generation by generation."""
+
+    def __init__(self, categories: int, population: int, seed: int) -> None:
+        self._shape = population, categories
+        self._rng = np.random.default_rng(seed)
+
+    def ask(self) -> list[np.ndarray]:
+        return list(self._rng.uniform(size=self._shape))
+
+    def tell(self, thresholds: Sequence[np.ndarray], fitness: Sequence[float]) -> None:
+        """Learn nothing."""
+
+
+class GridThresholds:
+    """Ever finer grids in random order: 2 levels for every category, then 3, 5, 9, and so on.
+
+    A grid of more than 4,096 points is sampled instead.
+    """
+
+    def __init__(self, categories: int, population: int, seed: int) -> None:
+        self._categories, self._population = categories, population
+        self._rng = np.random.default_rng(seed)
+        self._intervals = 1
+        self._queue: list[np.ndarray] = []
+
+    def ask(self) -> list[np.ndarray]:
+        while len(self._queue) < self._population:
+            self._queue += self._grid(np.linspace(0, 1, self._intervals + 1))
+            self._intervals *= 2
+        generation, self._queue = self._queue[: self._population], self._queue[self._population :]
+        return generation
+
+    def tell(self, thresholds: Sequence[np.ndarray], fitness: Sequence[float]) -> None:
+        """Learn nothing."""
+
+    def _grid(self, levels: np.ndarray) -> list[np.ndarray]:
+        if math.log2(len(levels)) * self._categories > 12:
+            return list(self._rng.choice(levels, size=(4 * self._population, self._categories)))
+        points = np.array(list(itertools.product(levels, repeat=self._categories)))
+        return list(self._rng.permutation(points))
+
+
+def search_called(name: str, situation: Situation, seed: int) -> Search:
+    options = TuningOptions(seed=seed)
+    if name == "screening":
+        return ScreeningSearch(options.measures, options.budgets)
+    categories = int(situation.halves[0].influences["loss"].present.sum())
+    kinds = {"genetic": GeneticSearch, "random": RandomThresholds, "grid": GridThresholds}
+    thresholds: ThresholdSearch = kinds[name](categories, options.population, seed)
+    return PaperSearch(thresholds, options.max_weight, options.epsilon)
+
+
 def weights_of(search: str, situation: Situation, trials: Trials, seed: int, epochs: int) -> SampleWeights | None:
     """The best weights that a search finds; None for the ordinary epoch, or if it finds nothing."""
     if search == ORDINARY:
@@ -53,8 +110,7 @@ def weights_of(search: str, situation: Situation, trials: Trials, seed: int, epo
     if search == CLASSES:
         maker = CandidateWeights(half.influences, situation.targets, half.accuracy)
         return maker.weights(Candidate("loss", 0.0, 0.0, "additive", 0.5))
-    options = TuningOptions(search=search, refit="epoch", seed=seed)  # type: ignore[arg-type]
-    found = search_of(options, situation).find(situation, trials, epochs)
+    found = search_called(search, situation, seed).find(situation, trials, epochs)
     return found[0].fits[0][0] if found else None
 
 

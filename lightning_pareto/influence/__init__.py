@@ -6,18 +6,15 @@ from lightning_pareto.influence.estimate import estimate_influence
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import StagesError
-from lightning_pareto.influence.sweep import DampingSweep, sweep_damping
 from lightning_pareto.influence.task import BatchError, ClassificationTask
 
 __all__ = [
     "BatchError",
     "ClassificationTask",
     "CurvatureError",
-    "DampingSweep",
     "InfluenceMatrix",
     "Shard",
     "StagesError",
     "average_influence",
     "estimate_influence",
-    "sweep_damping",
 ]

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
-
 from lightning_pareto.arguments import checked_count, checked_number
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.measures import MeasureName, get_measure
@@ -73,15 +71,6 @@ def check_damping(damping: float) -> None:
     what = "damping must be > 0 (a share of the mean eigenvalue)"
     if not checked_number(damping, what) > 0:
         raise ValueError(f"{what}, found {damping}")
-
-
-def checked_dampings(dampings: Sequence[float]) -> tuple[float, ...]:
-    """The dampings as numbers; ValueError for anything else, or none."""
-    if isinstance(dampings, str) or not isinstance(dampings, (Sequence, np.ndarray)) or not len(dampings):
-        raise ValueError(f"dampings is a list of at least one number > 0, for instance [0.1, 1.0], found {dampings!r}")
-    for damping in dampings:
-        check_damping(damping)
-    return tuple(map(float, dampings))
 
 
 def check_max_memory(max_memory: float | None) -> None:

@@ -1,13 +1,7 @@
-"""Searches over the thresholds α ∈ [0, 1]^K of the paper's LP: the genetic algorithm, and what it should beat.
+"""The genetic algorithm of PARETO-LP-GA over the thresholds α ∈ [0, 1]^K of the paper's LP."""
 
-A search proposes thresholds and is told how fit each of them was; it knows nothing of models or training. Fitness is
-maximised, and −∞ says that the thresholds gave no improvement at all.
-"""
-
-import itertools
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -19,58 +13,55 @@ MUTATION_RATE = 0.3
 MUTATION_SCALE = 0.15
 
 
-class ThresholdSearch(ABC):
-    """Proposes generations of thresholds.
+class ThresholdSearch(Protocol):
+    """Proposes thresholds and learns how fit they were. It knows nothing of models or training."""
 
-    Args:
-        categories: K.
-        population: thresholds of one generation.
-        seed: of all that is random.
-    """
-
-    def __init__(self, categories: int, population: int = 8, seed: int = 0) -> None:
-        if categories < 1 or population < 2:
-            raise ValueError(
-                f"a search takes a category and a population of 2 at least, found {categories}, {population}"
-            )
-        self.categories = categories
-        self.population = population
-        self.rng = np.random.default_rng(seed)
-
-    @abstractmethod
     def ask(self) -> list[Float]:
-        """The next generation, each (K,) in [0, 1]; empty when there is nothing more to try."""
+        """The next generation of thresholds, each (K,) in [0, 1]; empty if there is nothing left to try."""
 
-    @abstractmethod
     def tell(self, thresholds: Sequence[Float], fitness: Sequence[float]) -> None:
-        """Learn how fit the last generation was.
+        """Report the fitness of the last generation.
 
         Args:
-            thresholds: as they were asked.
-            fitness: of each, larger is better, −∞ for no improvement.
+            thresholds: the generation that :meth:`ask` returned.
+            fitness: one value each; larger is better, −∞ means no improvement at all.
         """
 
 
-class GeneticSearch(ThresholdSearch):
-    """Tournament selection, uniform crossover, Gaussian mutation and elites that live on.
+class GeneticSearch:
+    """A :class:`ThresholdSearch` with tournament selection, uniform crossover, Gaussian mutation and elites.
 
-    The first generation holds the even thresholds 0.9 and random ones. Elites are proposed again, so that whoever
-    evaluates them can answer from memory.
+    The first generation holds the constant thresholds 0.9 and random ones. Elites are proposed again, so a caller that
+    caches fitness values can answer for them at no cost.
+
+    Args:
+        categories: K.
+        population: number of thresholds in a generation, at least 2.
+        seed: seed of all randomness.
+
+    Raises:
+        ValueError: if there is no category or the population is too small.
 
     Source: arXiv:2510.03950, Algorithm 1.
     """
 
     def __init__(self, categories: int, population: int = 8, seed: int = 0) -> None:
-        super().__init__(categories, population, seed)
-        self._parents: list[tuple[float, Float]] = []
+        if categories < 1 or population < 2:
+            raise ValueError(
+                f"a search needs at least one category and a population of 2, found {categories} and {population}"
+            )
+        self._categories = categories
+        self._population = population
+        self._rng = np.random.default_rng(seed)
+        self._parents: list[tuple[float, Float]] = []  # sorted, the fittest first
 
     def ask(self) -> list[Float]:
         """See :class:`ThresholdSearch`."""
         if not self._parents:
-            drawn = self.rng.uniform(size=(self.population - 1, self.categories))
-            return [np.full(self.categories, 0.9), *drawn]
+            drawn = self._rng.uniform(size=(self._population - 1, self._categories))
+            return [np.full(self._categories, 0.9), *drawn]
         elites = [alpha for _, alpha in self._parents[:ELITES]]
-        return elites + [self._child() for _ in range(self.population - len(elites))]
+        return elites + [self._child() for _ in range(self._population - len(elites))]
 
     def tell(self, thresholds: Sequence[Float], fitness: Sequence[float]) -> None:
         """See :class:`ThresholdSearch`."""
@@ -79,53 +70,13 @@ class GeneticSearch(ThresholdSearch):
 
     def _child(self) -> Float:
         mother, father = self._selected(), self._selected()
-        child = np.where(self.rng.uniform(size=self.categories) < 0.5, mother, father)
-        mutated = self.rng.uniform(size=self.categories) < MUTATION_RATE
-        noise = self.rng.normal(scale=MUTATION_SCALE, size=self.categories)
+        child = np.where(self._rng.uniform(size=self._categories) < 0.5, mother, father)
+        mutated = self._rng.uniform(size=self._categories) < MUTATION_RATE
+        noise = self._rng.normal(scale=MUTATION_SCALE, size=self._categories)
         inside: Float = np.clip(child + mutated * noise, 0, 1)
         return inside
 
     def _selected(self) -> Float:
-        """The fittest of a few drawn at random; the parents are sorted."""
-        fittest: Float = self._parents[self.rng.integers(len(self._parents), size=TOURNAMENT).min()][1]
+        """The fittest of a few parents drawn at random."""
+        fittest: Float = self._parents[self._rng.integers(len(self._parents), size=TOURNAMENT).min()][1]
         return fittest
-
-
-class RandomSearch(ThresholdSearch):
-    """Uniform thresholds, generation by generation."""
-
-    def ask(self) -> list[Float]:
-        """See :class:`ThresholdSearch`."""
-        return list(self.rng.uniform(size=(self.population, self.categories)))
-
-    def tell(self, thresholds: Sequence[Float], fitness: Sequence[float]) -> None:
-        """Learn nothing."""
-
-
-class GridSearch(ThresholdSearch):
-    """Grids that grow finer: 2 levels for every category, then 3, 5, 9, …, each grid in a random order.
-
-    Above 12 categories a whole grid is out of reach, and the same levels are drawn at random instead.
-    """
-
-    def __init__(self, categories: int, population: int = 8, seed: int = 0) -> None:
-        super().__init__(categories, population, seed)
-        self._intervals = 1
-        self._queue: list[Float] = []
-
-    def ask(self) -> list[Float]:
-        """See :class:`ThresholdSearch`."""
-        while len(self._queue) < self.population:
-            self._queue += self._grid(np.linspace(0, 1, self._intervals + 1))
-            self._intervals *= 2
-        generation, self._queue = self._queue[: self.population], self._queue[self.population :]
-        return generation
-
-    def tell(self, thresholds: Sequence[Float], fitness: Sequence[float]) -> None:
-        """Learn nothing."""
-
-    def _grid(self, levels: Float) -> list[Float]:
-        if math.log2(len(levels)) * self.categories > 12:
-            return list(self.rng.choice(levels, size=(4 * self.population, self.categories)))
-        points = np.array(list(itertools.product(levels, repeat=self.categories)))
-        return list(self.rng.permutation(points))

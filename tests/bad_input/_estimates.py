@@ -1,11 +1,10 @@
-"""Wrong data, models, tasks and options of ``estimate_influence`` and ``sweep_damping``."""
+"""Wrong data, models, tasks and options of ``estimate_influence``."""
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from lightning_pareto import BatchError, ClassificationTask, CurvatureError, estimate_influence, sweep_damping
+from lightning_pareto import BatchError, ClassificationTask, CurvatureError, estimate_influence
 from tests._oracles import loader
 from tests.bad_input._case import Case
 
@@ -121,10 +120,6 @@ def late(module=net, train=GOOD, val=GOOD, **options):
     return lambda _folder: estimate_influence(module() if module is net else module, train, val, **options)
 
 
-def sweep(*arguments, val=GOOD, **options):
-    return lambda _folder: sweep_damping(net(), GOOD, val, *arguments, **options)
-
-
 def without_last(samples):
     return torch.utils.data.default_collate(samples[1:])
 
@@ -165,7 +160,6 @@ DATA = [
     Case("NaN in training inputs", late(train=loader(with_input(37, torch.nan), Y)), BatchError, "training sample 37: .*not finite", "NaN or inf"),
     Case("NaN in validation inputs", estimate(val=loader(with_input(37, torch.nan), Y)), BatchError, "validation sample 37: ", "NaN or inf"),
     Case("infinite inputs", late(train=loader(with_input(50, torch.inf), Y)), BatchError, "training sample 50: ", "NaN or infinity"),
-    Case("too few samples for a sweep", sweep(val=DataLoader(ONE)), ValueError, "no category has validation samples in both", "add"),
 ]  # fmt: skip
 MODELS = [
     Case("NaN weights", estimate(broken_net(torch.nan)), BatchError, "outputs are not finite", "diverged"),
@@ -230,12 +224,6 @@ OPTIONS = [
     Case("a text for layers", estimate(layers="0.*"), ValueError, "single text", r"layers=\['0\.\*'\]"),
     Case("layers that match nothing", estimate(layers=["hed.*"]), ValueError, r"matches \['hed", "their names are"),
     Case("no layers", estimate(layers=[]), ValueError, "no trainable parameter", "its parameters are"),
-    Case("no dampings", sweep([]), ValueError, r"found \[\]", "at least one"),
-    Case("one damping", sweep(0.1), ValueError, "found 0.1", r"for instance \[0.1, 1.0\]"),
-    Case("a damping of 0 in a sweep", sweep([0.1, 0.0]), ValueError, "found 0.0", "> 0"),
-    Case("a damping of NaN in a sweep", sweep(np.array([np.nan])), ValueError, "found .*nan", "> 0"),
-    Case("a sweep that moves nothing", sweep([0.1], budget=0.0), ValueError, "found 0.0", r"in \(0, 1\)"),
-    Case("a sweep that moves all", sweep([0.1], budget=1.0), ValueError, "found 1.0", r"in \(0, 1\)"),
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_pareto import estimate_influence, sweep_damping
+from lightning_pareto import estimate_influence
 from lightning_pareto.influence.gradients import LOOPED
 from tests._asserts import assert_near
 from tests._oracles import flat_sample_gradients, loader
@@ -198,12 +198,6 @@ def test_a_layer_found_out_late_makes_batches_small_and_goes_on_after_an_interru
     found = estimate_influence(module, data, data, stages_dir=tmp_path / "s")
     assert_near(found.scores, estimate_influence(module, data, data).scores, RELATIVE[torch.float32])
     assert not (tmp_path / "s").exists()
-
-
-def test_a_sweep_starts_again_too():
-    (x, y), module = uneven(), Packed().double()
-    data = loader(x, y, batch_size=16)
-    assert sweep_damping(module, data, data, [1.0]).best == 1.0
 
 
 def test_lengths_that_agree_where_it_was_verified_only():

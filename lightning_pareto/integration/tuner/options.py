@@ -10,7 +10,7 @@ from lightning_pareto.pareto.admissible import check_budget
 from lightning_pareto.pareto.demand import Targets
 
 Mode = Literal["direct", "course_correction"]
-SearchName = Literal["screening", "genetic", "random", "grid"]
+SearchName = Literal["screening", "genetic"]
 Refit = Literal["scratch", "continue", "epoch"]
 
 FINALISTS = 2

@@ -1,6 +1,6 @@
 """The steps of a search for a better second fit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from lightning_pareto.integration.tuner.starting_checkpoint import check_goes_on
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.integration.tuner.trials import Trial, Trials
 from lightning_pareto.pareto.demand import chosen_categories
-from lightning_pareto.reweighting.genetic_search import GeneticSearch, GridSearch, RandomSearch, ThresholdSearch
+from lightning_pareto.reweighting.genetic_search import GeneticSearch
 from lightning_pareto.reweighting.weights import SampleWeights
 
 _FIRST = Trial("first fit", "initial", None, keeps=True)
@@ -112,13 +112,8 @@ def search_of(options: TuningOptions, situation: Situation) -> Search:
     """The search that the options name."""
     if options.search == "screening":
         return ScreeningSearch(options.measures, options.budgets)
-    kinds: dict[str, Callable[[int, int, int], ThresholdSearch]] = {
-        "genetic": GeneticSearch,
-        "random": RandomSearch,
-        "grid": GridSearch,
-    }
     present = int(situation.halves[0].influences[options.measures[0]].present.sum())
-    thresholds = kinds[options.search](present, options.population, options.seed)
+    thresholds = GeneticSearch(present, options.population, options.seed)
     return PaperSearch(thresholds, options.max_weight, options.epsilon)
 
 

@@ -23,7 +23,6 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.analysis.resumption import STAGES
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
-from lightning_pareto.integration.tuner.described import code_of, plain
 from lightning_pareto.integration.tuner.isolation import quiet, seeded
 from lightning_pareto.integration.tuner.messages import TrialLog
 from lightning_pareto.integration.tuner.trainer_factory import TrainerFactory, prepare
@@ -92,6 +91,7 @@ class Trials:
         seed: of every trial, so that they differ in nothing but what is tried.
         targets: categories that there have to be, checked before the first trial trains.
         include_validation: whether the last trial will train on all validation data.
+        fingerprint: tells this search from others that only differ in code or data.
     """
 
     def __init__(
@@ -104,7 +104,9 @@ class Trials:
         seed: int,
         targets: Targets = None,
         include_validation: bool = False,
+        fingerprint: str = "",
     ) -> None:
+        self._fingerprint = fingerprint
         self._targets = targets
         self._include_validation = include_validation
         self.factory = TrainerFactory(trainer_factory)
@@ -248,9 +250,9 @@ class Trials:
         limits = (trainer.max_epochs, trainer.accumulate_grad_batches, trainer.limit_train_batches, trainer.precision)
         shapes = [tuple(value.shape) for value in values if isinstance(value, torch.Tensor)]
         names = [type(self._module).__qualname__, type(self._datamodule).__qualname__, str(self._module)]
-        hparams = plain(dict(self._module.hparams)), plain(dict(self._datamodule.hparams))
+        hparams = [_as_text(holder.hparams) for holder in (self._module, self._datamodule)]
         read = (data.class_names, data.val_dataloader_idx, self._callback.budget, asdict(self._callback.options))
-        return repr((names, shapes, hparams, limits, read, code_of(data.categories)))
+        return repr((names, shapes, hparams, limits, read, self._fingerprint))
 
     def _restore_initial(self) -> bool:
         """Begin where an interrupted search began, as a script that is started again makes another random start."""
@@ -260,6 +262,11 @@ class Trials:
             return True
         _write(self._module.state_dict(), path)
         return False
+
+
+def _as_text(hparams: Any) -> str:
+    """Hyper-parameters as a text that is the same in every process; only the type of unusual values."""
+    return json.dumps(dict(hparams), default=lambda value: type(value).__qualname__, skipkeys=True, sort_keys=True)
 
 
 INITIAL_FILE = "initial.pt"

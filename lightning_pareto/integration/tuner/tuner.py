@@ -60,8 +60,8 @@ class ParetoTuner:
         mode: compare with the epoch before (``"direct"``), or with the ordinary next epoch (``"course_correction"``).
         targets: categories to raise, by name or number. By default all for ``"screening"``, those below the mean
             accuracy for a direct search over thresholds, and those that fell for a course correction.
-        search: ``"screening"`` of weights within the classes and of more weight for weak classes; ``"genetic"``,
-            ``"random"`` or ``"grid"`` over the thresholds of the paper's LP.
+        search: ``"screening"`` of weights within the classes and of more weight for weak classes; ``"genetic"`` over
+            the thresholds of the paper's LP.
         refit: what is compared in the end: fits from ``"scratch"``, fits that ``"continue"`` at the best weights with
             a new optimizer, or the weighted ``"epoch"`` itself. By default from scratch after a screening, else the
             epoch.
@@ -81,6 +81,8 @@ class ParetoTuner:
             last fit, which a warning says before the first.
         callback: how batches are read and influence is estimated; ``ParetoCallback()`` by default.
         dirpath: the folder of all trials, which every process must see.
+        fingerprint: any text that changes when something changes that the tuner cannot see: the code of ``categories``, of
+            the model or of the data. A search resumes only under the same fingerprint.
         seed: of all trials and of the search.
         verbose: print a line for every trial, and the result.
 
@@ -115,6 +117,7 @@ class ParetoTuner:
         include_validation: bool = False,
         callback: ParetoCallback | None = None,
         dirpath: str | Path = "pareto_tuner",
+        fingerprint: str = "",
         seed: int = 0,
         verbose: bool = True,
     ) -> None:
@@ -145,6 +148,7 @@ class ParetoTuner:
         if self._callback.options.folds < 2:
             raise ValueError("the tuner splits the validation set: ParetoCallback(folds=8)")
         self._folder = Path(dirpath)
+        self._fingerprint = fingerprint
         self._verbose = verbose
 
     def fit(
@@ -184,6 +188,7 @@ class ParetoTuner:
             options.seed,
             options.targets,
             options.include_validation,
+            self._fingerprint,
         )
         epochs = options.divide(int(trials.factory().max_epochs or 0), checkpoint is not None)
         trials.log = log = TrialLog(self._verbose, epochs.limit)

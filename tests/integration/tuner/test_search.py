@@ -9,7 +9,6 @@ import pytest
 from lightning_pareto import InfluenceMatrix
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.integration.tuner.search import Half, PaperSearch, ScreeningSearch, Situation
-from lightning_pareto.reweighting.genetic_search import ThresholdSearch
 from lightning_pareto.reweighting.proposals import CandidateWeights, candidates
 
 RNG = np.random.default_rng(0)
@@ -89,11 +88,10 @@ def test_the_weights_of_a_last_fit_are_made_in_the_same_way_from_all_of_the_vali
         np.testing.assert_array_equal(finalist.whole.values, maker.weights(ways[finalist.name]).values)
 
 
-class Scripted(ThresholdSearch):
+class Scripted:
     """Proposes one generation, and keeps what it is told of it."""
 
     def __init__(self, *thresholds):
-        super().__init__(categories=2)
         self.thresholds, self.asked, self.told = [np.array(alpha) for alpha in thresholds], 0, []
 
     def ask(self):

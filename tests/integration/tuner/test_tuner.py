@@ -201,12 +201,6 @@ def test_the_genetic_search_of_the_paper(tmp_path):
         assert "paper's LP" in result.weights.metadata["candidate"]
 
 
-@pytest.mark.parametrize("search", ["random", "grid"])
-def test_other_searches_over_thresholds(tmp_path, search):
-    result = tuner_in(tmp_path, search=search, max_epochs_spent=EPOCHS + 8).fit(module(), Crowded(val=300))
-    assert EPOCHS < result.epochs_spent <= EPOCHS + 8
-
-
 def test_equal_weights_are_not_trained_twice(tmp_path, monkeypatch):
     """A search that proposes the same thresholds for ever ends, at one epoch."""
 
@@ -220,8 +214,8 @@ def test_equal_weights_are_not_trained_twice(tmp_path, monkeypatch):
         def tell(self, thresholds, fitness):
             pass
 
-    monkeypatch.setattr(steps, "RandomSearch", Stubborn)
-    result = tuner_in(tmp_path, search="random", max_epochs_spent=EPOCHS + 20).fit(module(), Crowded(val=300))
+    monkeypatch.setattr(steps, "GeneticSearch", Stubborn)
+    result = tuner_in(tmp_path, search="genetic", max_epochs_spent=EPOCHS + 20).fit(module(), Crowded(val=300))
     assert [trial.name for trial in result.trials].count("epoch of the paper's LP") == 1
 
 
