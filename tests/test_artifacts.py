@@ -61,7 +61,7 @@ def influence():
 
 def result():
     return ParetoResult(
-        class_names=NAMES,
+        category_names=NAMES,
         before=np.full(3, 0.5),
         after=np.full(3, 0.6),
         support=np.full(3, 10),

@@ -223,7 +223,7 @@ def test_many_categories_few_samples(k):
 @given(matrices(), st.integers(0, 2**16))
 def test_the_order_of_samples_and_categories_changes_no_verdict(matrix, seed):
     rng = np.random.default_rng(seed)
-    rows, columns = rng.permutation(len(matrix.labels)), rng.permutation(len(matrix.names))
+    rows, columns = rng.permutation(len(matrix.labels)), rng.permutation(len(matrix.category_names))
     turned = InfluenceMatrix(matrix.scores[rows][:, columns], matrix.labels[rows])
     found, expected = check_pareto(turned), check_pareto(matrix)
     assert found.headroom == pytest.approx(expected.headroom, abs=SLACK)

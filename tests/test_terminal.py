@@ -104,7 +104,7 @@ def test_a_searchs_log(capsys):
 def test_warnings(tmp_path, recwarn):
     warnings.simplefilter("always")
     data = loader(torch.randn(20, 3), torch.zeros(20).long())
-    estimate_influence(nn.Linear(3, 3), data, data, class_names=EVIL)
+    estimate_influence(nn.Linear(3, 3), data, data, category_names=EVIL)
     train, val = (Named(x, y % 2) for x, y in (part.tensors for part in datasets()))
     trainer(tmp_path, ParetoCallback(class_names=[*EVIL, "d"], verbose=False), max_epochs=1).fit(
         Plain(), datamodule=Data(train, val)

@@ -124,7 +124,7 @@ def corrected_fit(case: Case, split: Split, seed: int, first: int, budget: float
     again = [accuracy for epoch, accuracy in watch.takes if epoch == done.epoch][-1]
     return {
         "epoch": done.epoch,
-        "targets": [name in done.fallen for name in done.class_names],
+        "targets": [name in done.fallen for name in done.category_names],
         "accepted": done.accepted,
         "validation": [done.before, done.ordinary, done.again],
         "again": again.tolist(),

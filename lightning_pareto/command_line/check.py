@@ -24,7 +24,7 @@ def run(options: Any) -> int:
         budget=asked_or_own(options.budget, "budget", source, 0.2),
         level=asked_or_own(options.level, "level", source, 0.05),
         min_gain=options.min_gain,
-        targets=chosen(influence.names, options.targets),
+        targets=chosen(influence.category_names, options.targets),
         floors=limits(options.floors),
     )
     if options.json:
@@ -82,5 +82,5 @@ def rows(verdict: ParetoVerdict) -> list[dict[str, Any]]:
     return [
         {"category": name, "target": bool(verdict.targets[k]), "present": bool(verdict.present[k])}
         | {column: float(array[k]) for column, array in values.items()}
-        for k, name in enumerate(verdict.class_names)
+        for k, name in enumerate(verdict.category_names)
     ]

@@ -79,14 +79,14 @@ def _of_samples(influence: InfluenceMatrix, index: np.ndarray, weights: SampleWe
         "influence": influence.scores[index],
         "weight": None if weights is None else weights.values[index],
     }
-    return Table({name: column for name, column in columns.items() if column is not None}, influence.names)
+    return Table({name: column for name, column in columns.items() if column is not None}, influence.category_names)
 
 
 def _label_names(influence: InfluenceMatrix, index: np.ndarray) -> np.ndarray | None:
     """Names of the labels, where the categories are the classes."""
-    if influence.metadata.get("categories") == "own" or influence.labels.max() >= len(influence.names):
+    if influence.metadata.get("categories") == "own" or influence.labels.max() >= len(influence.category_names):
         return None
-    names: np.ndarray = np.array(influence.names)[influence.labels[index]]
+    names: np.ndarray = np.array(influence.category_names)[influence.labels[index]]
     return names
 
 

@@ -19,7 +19,7 @@ def run(options: Any) -> int:
     influence = InfluenceMatrix.load(source)
     weights = reweight(
         influence,
-        targets=chosen(influence.names, options.targets),
+        targets=chosen(influence.category_names, options.targets),
         thresholds=limits(options.thresholds),
         budget=asked_or_own(options.budget, "budget", source, 0.2),
         method=options.method,
@@ -45,7 +45,7 @@ def described(weights: SampleWeights, path: Path) -> dict[str, Any]:
         "left_out": int((weights.values == 0).sum()),
         "least": weights.values.min(),
         "largest": weights.values.max(),
-        "predicted_gain": dict(zip(weights.class_names, weights.predicted_gain, strict=True)),
+        "predicted_gain": dict(zip(weights.category_names, weights.predicted_gain, strict=True)),
         "options": weights.metadata,
     }
 
@@ -53,7 +53,7 @@ def described(weights: SampleWeights, path: Path) -> dict[str, Any]:
 def summary(weights: SampleWeights, path: Path) -> str:
     """The same in words."""
     assert weights.predicted_gain is not None
-    names = [harmless(name) for name in weights.class_names]
+    names = [harmless(name) for name in weights.category_names]
     width = max(8, *map(columns, names))
     gains = [
         f"{padded(name, width)}  " + ("no validation samples" if np.isnan(gain) else f"{gain:+.3g}")

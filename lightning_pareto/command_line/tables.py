@@ -18,11 +18,11 @@ class Table:
 
     Attributes:
         columns: arrays (n,), or (n, K) with one value for each category.
-        class_names: names of the K categories.
+        category_names: names of the K categories.
     """
 
     columns: Mapping[str, np.ndarray]
-    class_names: tuple[str, ...] = ()
+    category_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -33,7 +33,7 @@ class Table:
         return [
             name
             for column, values in self.columns.items()
-            for name in ([column] if values.ndim == 1 else [f"{column}/{each}" for each in self.class_names])
+            for name in ([column] if values.ndim == 1 else [f"{column}/{each}" for each in self.category_names])
         ]
 
     def flat_rows(self) -> Iterator[list[Any]]:
@@ -45,7 +45,7 @@ class Table:
         """Every row as a mapping, the values of the categories in one of their own."""
         for row in zip(*self.columns.values(), strict=True):
             yield {
-                name: plain(cell) if np.ndim(cell) == 0 else dict(zip(self.class_names, plain(cell), strict=True))
+                name: plain(cell) if np.ndim(cell) == 0 else dict(zip(self.category_names, plain(cell), strict=True))
                 for name, cell in zip(self.columns, row, strict=True)
             }
 
@@ -63,10 +63,10 @@ def write_json(table: Table, path: Path) -> None:
 
 
 def write_npz(table: Table, path: Path) -> None:
-    """The columns as arrays, with ``class_names``; ``numpy.load(path)`` reads it without pickle."""
+    """The columns as arrays, with ``category_names``; ``numpy.load(path)`` reads it without pickle."""
     arrays: dict[str, Any] = dict(table.columns)
-    if table.class_names:
-        arrays["class_names"] = np.array(table.class_names)
+    if table.category_names:
+        arrays["category_names"] = np.array(table.category_names)
     with path.open("wb") as file:
         np.savez(file, **arrays)
 

@@ -41,7 +41,7 @@ class ParetoResult:
     handed back, so that its own accuracy is a little less certain. Measure it on data that no decision has seen.
 
     Attributes:
-        class_names: the K categories.
+        category_names: the K categories.
         before: validation accuracy of every category of the model to start with, (K,).
         after: of the model handed back, (K,).
         support: validation samples of every category that were measured on, (K,).
@@ -61,7 +61,7 @@ class ParetoResult:
         trials: all of them, in order.
     """
 
-    class_names: tuple[str, ...]
+    category_names: tuple[str, ...]
     before: Float
     after: Float
     support: np.ndarray = field(repr=False)
@@ -79,8 +79,8 @@ class ParetoResult:
 
     def __post_init__(self) -> None:
         for name in _ARRAYS:
-            if np.shape(getattr(self, name)) != (len(self.class_names),):
-                raise ValueError(f"{name} must have {len(self.class_names)} values, one for each category")
+            if np.shape(getattr(self, name)) != (len(self.category_names),):
+                raise ValueError(f"{name} must have {len(self.category_names)} values, one for each category")
 
     def __repr__(self) -> str:
         return (
@@ -90,7 +90,7 @@ class ParetoResult:
 
     def __str__(self) -> str:
         told = not np.isnan(self.refused).all()
-        names = [harmless(name, 21 if told else 30) for name in self.class_names]
+        names = [harmless(name, 21 if told else 30) for name in self.category_names]
         width = max(8, *map(columns, names))
         refused = "  refused" if told else ""
         rows = [f"{'category':<{width}}  before   after  change  p of a fall  samples{refused}"]
@@ -125,7 +125,7 @@ class ParetoResult:
 
     def _repr_html_(self) -> str:
         columns = {
-            "category": self.class_names,
+            "category": self.category_names,
             "before": numbers(self.before, "{:.1%}"),
             "after": numbers(self.after, "{:.1%}"),
             "change": numbers(100 * (self.after - self.before), "{:+.1f}"),
@@ -144,7 +144,7 @@ class ParetoResult:
             ImportError: without pandas, with the command that installs it.
         """
         columns = {name: getattr(self, name) for name in _ARRAYS if not np.isnan(getattr(self, name)).all()}
-        return data_frame(columns | {"change": self.after - self.before}, self.class_names, "category")
+        return data_frame(columns | {"change": self.after - self.before}, self.category_names, "category")
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the accuracy of every category before and after, see :func:`lightning_pareto.plot_accuracy`."""
@@ -160,7 +160,7 @@ class ParetoResult:
         fields = {name: getattr(self, name) for name in _FIELDS}
         trials = [[trial.name, trial.epochs, trial.macro, trial.worst] for trial in self.trials]
         about = {} if self.weights is None else dict(self.weights.metadata)
-        metadata = {**fields, "class_names": list(self.class_names), "trials": trials, "weights": about}
+        metadata = {**fields, "category_names": list(self.category_names), "trials": trials, "weights": about}
         return save_artifact(path, "result", arrays, metadata)
 
     @classmethod
@@ -172,14 +172,14 @@ class ParetoResult:
         """
         arrays, metadata = load_artifact(path, "result")
         with fitting_together(path):
-            names = tuple(map(str, metadata["class_names"]))
+            names = tuple(map(str, metadata["category_names"]))
             weights = None
             if "weights" in arrays:
                 weights = SampleWeights(arrays["weights"], arrays["predicted_gain"], names, {**metadata["weights"]})
             fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
             fields |= {name: kind(metadata[name]) for name, kind in _FIELDS.items()}
             trials = tuple(TrialSummary(*row) for row in metadata["trials"])
-            return cls(class_names=names, weights=weights, trials=trials, **fields)
+            return cls(category_names=names, weights=weights, trials=trials, **fields)
 
 
 _ARRAYS = ("before", "after", "support", "p_values", "refused")

@@ -75,7 +75,7 @@ def _mean(arrays: list[npt.NDArray[np.float32]], factors: list[npt.NDArray[np.fl
 def _check_same(first: InfluenceMatrix, other: InfluenceMatrix, number: int) -> None:
     pairs = {
         "training labels": (first.labels, other.labels),
-        "class names": (first.names, other.names),
+        "class names": (first.category_names, other.category_names),
         "validation support": (first.support, other.support),
         "folds": (first.fold_support, other.fold_support),
     }

@@ -36,7 +36,7 @@ def scan(
     validation: GradientPass,
     measure: Measure,
     categories: Categories | None,
-    class_names: Sequence[str] | None,
+    category_names: Sequence[str] | None,
     folds: int,
     seed: int,
 ) -> Cells:
@@ -49,14 +49,14 @@ def scan(
         validation: the validation pass.
         measure: the per-sample measure, checked to be finite.
         categories: function of a batch; the labels by default.
-        class_names: K names; by default as many as there are logits (labels) or categories seen, numbered.
+        category_names: K names; by default as many as there are logits (labels) or categories seen, numbered.
         folds: number of folds F. Each category is spread over them as evenly as its size allows.
         seed: of the deal.
 
     Raises:
         ValueError: if a category is out of range.
     """
-    given = None if class_names is None else checked_names(class_names)
+    given = None if category_names is None else checked_names(category_names)
     found, classes = validation.completed("validation scan", lambda: _categories(validation, measure, categories))
     found = validation.shard.sum(found)
     if categories is None:

@@ -44,7 +44,7 @@ def estimate_influence(
     measure: MeasureName = "loss",
     damping: float = 0.1,
     categories: Categories | None = None,
-    class_names: Sequence[str] | None = None,
+    category_names: Sequence[str] | None = None,
     folds: int = 8,
     seed: int = 0,
     layers: Sequence[str] | None = None,
@@ -83,7 +83,7 @@ def estimate_influence(
         measure: ``"loss"`` or ``"soft_error"`` (one minus the probability of the true class).
         damping: λ of each layer, as a share of the mean eigenvalue of its block of H.
         categories: function of a validation batch returning (B,) integers; the labels by default.
-        class_names: names of the K categories.
+        category_names: names of the K categories.
         folds: parts of the validation set whose scores are kept apart, for cross-fitting the verdict; a proof takes at
             least 3, 1 is none.
         seed: of the Fisher labels and of the folds.
@@ -139,7 +139,7 @@ def estimate_influence(
         progress=progress,
     ) as setup:
         loss, shard = setup.train.probe.task.loss, setup.train.shard
-        cells = scan(setup.validation, get_measure(measure, loss), categories, class_names, folds, seed)
+        cells = scan(setup.validation, get_measure(measure, loss), categories, category_names, folds, seed)
         with shard.agreement("fingerprint"):
             fingerprints = {
                 "model": fingerprint_of_model(module),

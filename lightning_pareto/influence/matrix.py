@@ -32,7 +32,7 @@ class InfluenceMatrix:
         scores: (N, K) array or tensor, kept as float32. Row i is dataset index i. A category without validation samples
             is a column of NaN.
         labels: (N,) integer training labels.
-        class_names: K names of the categories; numbers by default.
+        category_names: K names of the categories; numbers by default.
         support: (K,) number of validation samples of each category.
         fold_scores: (F, N, K) the same scores from F disjoint parts of the validation set, for cross-fitting.
         fold_support: (F, K) number of validation samples behind each of them.
@@ -51,7 +51,7 @@ class InfluenceMatrix:
 
     scores: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
-    class_names: Sequence[str] | None = None
+    category_names: tuple[str, ...] = ()
     support: npt.NDArray[np.int64] | None = None
     fold_scores: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     fold_support: npt.NDArray[np.int64] | None = field(default=None, repr=False)
@@ -67,11 +67,11 @@ class InfluenceMatrix:
         if not np.isfinite(scores[:, ~absent]).all():
             row, column = np.argwhere(~np.isfinite(scores) & ~absent)[0]
             raise ValueError(f"scores[{row}, {column}] is {scores[row, column]}: every score must be finite")
-        names = tuple(str(i) for i in range(k)) if self.class_names is None else tuple(map(str, self.class_names))
-        if len(names) != k or len(set(names)) != k or isinstance(self.class_names, str):
+        names = tuple(map(str, self.category_names if len(self.category_names) else range(k)))
+        if len(names) != k or len(set(names)) != k or isinstance(self.category_names, str):
             raise ValueError(f"expected {k} different class names, one per column of the scores, found {names}")
         object.__setattr__(self, "scores", scores)
-        object.__setattr__(self, "class_names", names)
+        object.__setattr__(self, "category_names", names)
         object.__setattr__(self, "labels", _checked(self.labels, np.int64, (n,), "labels"))
         if self.support is not None:
             object.__setattr__(self, "support", _counted(self.support, (k,), "support"))
@@ -93,7 +93,7 @@ class InfluenceMatrix:
         for fold, (scores, support) in enumerate(zip(self.fold_scores, self.fold_support, strict=True)):
             bad = ~np.isfinite(scores).all(axis=0) & (support > 0)
             if bad.any():
-                name = harmless(self.names[int(np.argmax(bad))])
+                name = harmless(self.category_names[int(np.argmax(bad))])
                 raise ValueError(
                     f"fold_scores[{fold}] of category {name} are not finite, though fold_support says that "
                     f"{support[np.argmax(bad)]} validation samples stand behind them"
@@ -107,9 +107,9 @@ class InfluenceMatrix:
     def _repr_html_(self) -> str:
         share = np.where(self.present, (self.scores > 0).mean(axis=0), np.nan)
         scale = np.abs(self.scores).mean(axis=0, dtype=np.float64)
-        support = np.full(len(self.names), np.nan) if self.support is None else self.support
+        support = np.full(len(self.category_names), np.nan) if self.support is None else self.support
         columns = {
-            "category": self.names,
+            "category": self.category_names,
             "validation samples": numbers(support, "{:.0f}"),
             "beneficial training samples": numbers(share, "{:.0%}"),
             "mean absolute influence": numbers(scale, "{:.3g}"),
@@ -127,7 +127,7 @@ class InfluenceMatrix:
         columns: dict[str, Any] = {"given": self.labels}
         if self.predicted is not None:
             columns["predicted"] = self.predicted
-        for k, name in enumerate(self.names):
+        for k, name in enumerate(self.category_names):
             columns[f"influence on {name}" if name in ("given", "predicted") else name] = self.scores[:, k]
         return data_frame(columns, range(len(self.labels)), "index")
 
@@ -136,12 +136,6 @@ class InfluenceMatrix:
         from lightning_pareto.report.figures import plot_influence
 
         return plot_influence(self, class_a, class_b, ax)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The K names of the categories."""
-        assert self.class_names is not None
-        return tuple(self.class_names)
 
     @property
     def present(self) -> npt.NDArray[np.bool_]:
@@ -170,7 +164,7 @@ class InfluenceMatrix:
         return InfluenceMatrix(
             scores,
             self.labels,
-            self.class_names,
+            self.category_names,
             support=support.sum(axis=0),
             predicted=self.predicted,
             metadata={**self.metadata, "of_folds": list(folds)},
@@ -194,7 +188,7 @@ class InfluenceMatrix:
             if getattr(self, name) is not None:
                 arrays[name] = getattr(self, name)
         return save_artifact(
-            path, "influence", arrays, {"class_names": list(self.names), "metadata": dict(self.metadata)}
+            path, "influence", arrays, {"category_names": list(self.category_names), "metadata": dict(self.metadata)}
         )
 
     @classmethod
@@ -206,7 +200,7 @@ class InfluenceMatrix:
         """
         arrays, metadata = load_artifact(path, "influence")
         with fitting_together(path):
-            return cls(**arrays, class_names=[*metadata["class_names"]], metadata={**metadata["metadata"]})
+            return cls(**arrays, category_names=tuple(metadata["category_names"]), metadata={**metadata["metadata"]})
 
 
 def check_type(influence: Any) -> None:

@@ -92,11 +92,11 @@ def read_demand(influence: InfluenceMatrix, targets: Targets, floors: Limits) ->
             without targets.
     """
     check_floors(floors, targets)
-    chosen = chosen_categories(influence.names, targets)
-    demand = Demand(chosen, per_category(floors, influence.names, 0.0, "floors"))
+    chosen = chosen_categories(influence.category_names, targets)
+    demand = Demand(chosen, per_category(floors, influence.category_names, 0.0, "floors"))
     if not (chosen & influence.present).any():
         raise ValueError("none of the targets has validation samples")
-    absent = [name for name, yes in zip(influence.names, chosen & ~influence.present, strict=True) if yes]
+    absent = [name for name, yes in zip(influence.category_names, chosen & ~influence.present, strict=True) if yes]
     if targets is not None and absent:
         raise ValueError(f"no validation samples of {listed(absent)}: nothing can be said about these targets")
     return demand

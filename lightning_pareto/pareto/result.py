@@ -43,7 +43,7 @@ class ParetoVerdict:
     0.011.
 
     Attributes:
-        class_names: the K categories.
+        category_names: the K categories.
         headroom: in-sample h, the largest relative gain that all targets can have at once. Nearly always above zero and
             proof of nothing alone.
         held_out_gain: cross-fitted relative gain of each category, (K,); NaN with fewer than three folds or without
@@ -77,7 +77,7 @@ class ParetoVerdict:
         ValueError: if the arrays do not fit together.
     """
 
-    class_names: tuple[str, ...]
+    category_names: tuple[str, ...]
     headroom: float
     held_out_gain: Float
     standard_error: Float
@@ -101,7 +101,7 @@ class ParetoVerdict:
     floors: Float = field(repr=False)
 
     def __post_init__(self) -> None:
-        k = len(self.class_names)
+        k = len(self.category_names)
         for name in _ARRAYS:
             found, kind = np.asarray(getattr(self, name)), bool if name in _FLAGS else np.floating
             shape = {"correlation": (k, k), "explained_variance_ratio": (int(np.sum(self.present)),)}.get(name, (k,))
@@ -191,7 +191,7 @@ class ParetoVerdict:
 
     def _repr_html_(self) -> str:
         columns = {
-            "category": self.class_names,
+            "category": self.category_names,
             "held-out gain": numbers(self.held_out_gain, "{:+.3f}"),
             "± error": numbers(self.standard_error, "{:.3f}"),
             "alone, in sample": numbers(self.alone, "{:+.2f}"),
@@ -210,7 +210,7 @@ class ParetoVerdict:
         """
         names = ("held_out_gain", "standard_error", "lower_bound", "together", "alone", "prices", "scale", "drift")
         columns = {name: getattr(self, name) for name in (*names, "support", "samples_needed", "targets", "floors")}
-        return data_frame(columns, self.class_names, "category")
+        return data_frame(columns, self.category_names, "category")
 
     def plot(self, ax: Any = None) -> Any:
         """Draw gains and prices, see :func:`lightning_pareto.plot_headroom`."""
@@ -222,7 +222,7 @@ class ParetoVerdict:
         """Write the verdict to ``path`` (safetensors), whole or not at all."""
         numbers = {name: getattr(self, name) for name in _NUMBERS}
         arrays = {name: getattr(self, name) for name in _ARRAYS} | {"regions": self.regions.sign}
-        return save_artifact(path, "verdict", arrays, {"class_names": list(self.class_names), **numbers})
+        return save_artifact(path, "verdict", arrays, {"category_names": list(self.category_names), **numbers})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ParetoVerdict":
@@ -237,9 +237,9 @@ class ParetoVerdict:
             raise ArtifactError(f"{path} was written by another version, it lacks {sorted(missing)}: check again")
         with fitting_together(path):
             sign = arrays.pop("regions")
-            names = tuple(map(str, metadata.pop("class_names")))
+            names = tuple(map(str, metadata.pop("category_names")))
             fields: dict[str, Any] = {**arrays, **metadata}
-            return cls(class_names=names, regions=Regions(sign), **fields)
+            return cls(category_names=names, regions=Regions(sign), **fields)
 
 
 _ARRAYS = (

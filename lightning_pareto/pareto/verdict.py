@@ -87,7 +87,7 @@ def check_pareto(
         gain, error, p_value = held_out.mean, held_out.standard_error, held_out.p_value
         degrees = held_out.degrees_of_freedom
     return ParetoVerdict(
-        class_names=influence.names,
+        category_names=influence.category_names,
         headroom=solved.value,
         held_out_gain=_spread(gain, present),
         standard_error=_spread(error, present),
@@ -119,7 +119,7 @@ def _solved(
         return headroom(scores, scale, admissible, demand)
     except FloorsError as error:
         number, largest = floor_out_of_reach(scores, scale, admissible, demand)
-        name = influence.names[int(np.flatnonzero(influence.present)[number])]
+        name = influence.category_names[int(np.flatnonzero(influence.present)[number])]
         raise InfeasibleError(
             f"the floors cannot be held together: category {name!r} is to gain {demand.floors[number]:.4g} and can "
             f"gain at most {largest:.4g} beside the floors of the others. Lower its floor or raise the budget"
@@ -128,7 +128,7 @@ def _solved(
 
 def _support(influence: InfluenceMatrix) -> Float:
     """Validation samples of every category, as far as the matrix says, (K,)."""
-    support = np.full(len(influence.names), np.nan)
+    support = np.full(len(influence.category_names), np.nan)
     if influence.fold_support is not None:
         support[:] = influence.fold_support.sum(axis=0)
     if influence.support is not None:

@@ -53,7 +53,7 @@ def _all_asked(verdict: ParetoVerdict) -> bool:
 def _reason(verdict: ParetoVerdict) -> list[str]:
     text = f"Moving at most {verdict.budget:.0%} of the training mass: headroom {verdict.headroom:.3f} in sample."
     if not _all_asked(verdict):
-        chosen = [name for name, target in zip(verdict.class_names, verdict.targets, strict=True) if target]
+        chosen = [name for name, target in zip(verdict.category_names, verdict.targets, strict=True) if target]
         text = f"Asked for {listed(chosen)}; the others are to hold their floors. {text}"
     lines = paragraph(text)
     if np.isnan(verdict.p_value):
@@ -80,7 +80,7 @@ def _held_out(verdict: ParetoVerdict) -> str:
     low, high = verdict.worst_interval
     return (
         f"Held out, the worst {'category' if _all_asked(verdict) else 'target'} "
-        f"({harmless(verdict.class_names[worst])}) gains {verdict.held_out_gain[worst]:+.3f}, "
+        f"({harmless(verdict.category_names[worst])}) gains {verdict.held_out_gain[worst]:+.3f}, "
         f"{1 - 2 * verdict.level:.0%} interval {low:+.3f} to {high:+.3f}; p = {verdict.p_value:.2g} at level "
         f"{verdict.level:g}{'' if _all_asked(verdict) else ', the floors of the others included'}."
     )
@@ -102,7 +102,7 @@ def lacking(verdict: ParetoVerdict) -> list[tuple[int, str]]:
 
 
 def _not_proven(verdict: ParetoVerdict) -> list[str]:
-    rows = [f"  {harmless(verdict.class_names[k])}: {what}" for k, what in lacking(verdict)]
+    rows = [f"  {harmless(verdict.category_names[k])}: {what}" for k, what in lacking(verdict)]
     if not rows:
         return []
     more = [f"  … and {len(rows) - 6} more"] if len(rows) > 6 else []
@@ -111,7 +111,7 @@ def _not_proven(verdict: ParetoVerdict) -> list[str]:
 
 def _rows(verdict: ParetoVerdict) -> list[str]:
     """A row for each category, of many the worst ones."""
-    shown, more = np.arange(len(verdict.class_names)), []
+    shown, more = np.arange(len(verdict.category_names)), []
     if len(shown) > MOST_ROWS:
         bound = np.where(np.isfinite(verdict.standard_error), verdict.lower_bound - verdict.bar, -np.inf)
         bound = np.where(np.isfinite(bound), bound, -np.inf)
@@ -122,7 +122,7 @@ def _rows(verdict: ParetoVerdict) -> list[str]:
             more.append(f"… and {known - MOST_ROWS} more, all of them surer to gain")
         if known < len(ranked):
             more.append(f"… and {len(ranked) - known} without validation samples")
-    names = {k: harmless(verdict.class_names[k]) for k in shown}
+    names = {k: harmless(verdict.category_names[k]) for k in shown}
     width = max(8, *(columns(name) for name in names.values()))
     asked = "" if _all_asked(verdict) else "   asked"
     rows = [f"{'category':<{width}}  held-out gain ± error   alone   price{asked}"]

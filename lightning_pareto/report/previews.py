@@ -34,11 +34,11 @@ class SamplePreviews:
 
     Attributes:
         of: preview by dataset index; samples that nothing could be shown of are not in it.
-        label_names: names of the labels; empty if they have none.
+        class_names: names of the labels; empty if they have none.
     """
 
     of: Mapping[int, Preview]
-    label_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         texts = sum(isinstance(preview, str) for preview in self.of.values())
@@ -48,7 +48,7 @@ class SamplePreviews:
         """Write the previews to ``path`` (safetensors), whole or not at all."""
         pictures = {str(index): preview for index, preview in self.of.items() if not isinstance(preview, str)}
         texts = {str(index): preview for index, preview in self.of.items() if isinstance(preview, str)}
-        return save_artifact(path, "samples", pictures, {"texts": texts, "label_names": list(self.label_names)})
+        return save_artifact(path, "samples", pictures, {"texts": texts, "class_names": list(self.class_names)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SamplePreviews":
@@ -60,7 +60,7 @@ class SamplePreviews:
         pictures, metadata = load_artifact(path, "samples")
         with fitting_together(path):
             found: dict[str, Preview] = {**pictures, **metadata["texts"]}
-            names = tuple(map(str, metadata["label_names"]))
+            names = tuple(map(str, metadata["class_names"]))
             return cls({int(index): _checked(preview) for index, preview in found.items()}, names)
 
 

@@ -27,7 +27,7 @@ class SampleTable:
         predicted: the model's own prediction, (n,); None if the influence matrix does not hold it.
         total: influence on the validation set as a whole, see :meth:`InfluenceMatrix.total`, (n,).
         influence: on each category, in units of its mean absolute influence, (n, K).
-        class_names: the K categories.
+        category_names: the K categories.
         shown: the categories whose influence is printed; all are in the rows and the CSV file.
     """
 
@@ -37,7 +37,7 @@ class SampleTable:
     predicted: npt.NDArray[np.int64] | None
     total: npt.NDArray[np.float64]
     influence: npt.NDArray[np.float64]
-    class_names: tuple[str, ...]
+    category_names: tuple[str, ...]
     shown: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class SampleTable:
             if self.predicted is not None:
                 row["predicted"] = int(self.predicted[number])
             row["total"] = float(self.total[number])
-            yield row | dict(zip(self.class_names, map(float, self.influence[number]), strict=True))
+            yield row | dict(zip(self.category_names, map(float, self.influence[number]), strict=True))
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write the rows to a CSV file, with a header; influence on a category is relative, see :attr:`influence`."""
@@ -78,12 +78,12 @@ class SampleTable:
             columns["predicted"] = self.predicted
         columns |= {"total": numbers(self.total, "{:+.3g}"), "harms": (self.influence < 0).sum(axis=1)}
         for name in self.shown:
-            columns[f"on {name}"] = numbers(self.influence[:, self.class_names.index(name)], "{:+.2f}")
+            columns[f"on {name}"] = numbers(self.influence[:, self.category_names.index(name)], "{:+.2f}")
         return html_table(self.title, columns)
 
     def _columns(self) -> list[str]:
         predicted = [] if self.predicted is None else ["predicted"]
-        return ["index", "given", *predicted, "total", *self.class_names]
+        return ["index", "given", *predicted, "total", *self.category_names]
 
     def __str__(self) -> str:
         heads = "".join(f"  on {harmless(name):<8.8}" for name in self.shown)
@@ -91,10 +91,10 @@ class SampleTable:
         for number in range(min(len(self), 20)):
             predicted = "" if self.predicted is None else self.predicted[number]
             harmed = int((self.influence[number] < 0).sum())
-            named = [self.influence[number, self.class_names.index(name)] for name in self.shown]
+            named = [self.influence[number, self.category_names.index(name)] for name in self.shown]
             lines.append(
                 f"{self.index[number]:9d}  {self.given[number]:6d}  {predicted:>9}  {self.total[number]:+7.3g}   "
-                f"{harmed} of {len(self.class_names):<2}" + "".join(f"  {value:+11.2f}" for value in named)
+                f"{harmed} of {len(self.category_names):<2}" + "".join(f"  {value:+11.2f}" for value in named)
             )
         rest = f"… {len(self) - 20} more: .to_csv(path), .to_pandas() or .rows()"
         return "\n".join(lines + ([rest] if len(self) > 20 else []))
@@ -169,9 +169,9 @@ def column_of(influence: InfluenceMatrix, name: str) -> int:
     Raises:
         ValueError: for any other name.
     """
-    if name not in influence.names or not influence.present[influence.names.index(name)]:
-        raise ValueError(f"{name!r} is not a category with validation samples; they are {influence.names}")
-    return influence.names.index(name)
+    if name not in influence.category_names or not influence.present[influence.category_names.index(name)]:
+        raise ValueError(f"{name!r} is not a category with validation samples; they are {influence.category_names}")
+    return influence.category_names.index(name)
 
 
 def relative_scores(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:
@@ -186,4 +186,6 @@ def _table(
 ) -> SampleTable:
     predicted = None if influence.predicted is None else influence.predicted[order]
     total = influence.total()[order]
-    return SampleTable(title, order, influence.labels[order], predicted, total, relative[order], influence.names)
+    return SampleTable(
+        title, order, influence.labels[order], predicted, total, relative[order], influence.category_names
+    )

@@ -117,7 +117,7 @@ class CandidateWeights:
         gain = np.full(len(influence.present), np.nan)
         gain[influence.present] = predicted_gain(influence.scores[:, influence.present], values)
         return SampleWeights(
-            values, gain, influence.names, metadata={"candidate": str(candidate), **origin_of(influence)}
+            values, gain, influence.category_names, metadata={"candidate": str(candidate), **origin_of(influence)}
         )
 
     def distinct(self, given: Sequence[Candidate]) -> list[tuple[Candidate, SampleWeights]]:

@@ -73,14 +73,14 @@ def reweight(
         raise ValueError(f"return_mass must be one of {get_args(GiveBack)}, found {return_mass!r}")
     present = influence.present
     scores = influence.scores[:, present]
-    chosen = chosen_categories(influence.names, targets)[present]
+    chosen = chosen_categories(influence.category_names, targets)[present]
     if not chosen.any():
         raise ValueError("none of the targets has validation samples")
     if method == "mass_preserving":
         admissible, scale = AdmissibleSet(influence.labels, budget), column_scale(scores)
         if thresholds is None and targets is None:
             thresholds = HEADROOM_SHARE * headroom(scores, scale, admissible).value
-        limits = per_category(thresholds, influence.names, 0.0)[present]
+        limits = per_category(thresholds, influence.category_names, 0.0)[present]
         program = MassPreservingProgram(scores, scale, admissible, chosen)
         try:
             removed = program.solve(limits)
@@ -93,7 +93,7 @@ def reweight(
             ) from error
         values = give_back(removed, admissible, return_mass)
     elif method == "paper":
-        limits = per_category(thresholds, influence.names, 0.9)[present]
+        limits = per_category(thresholds, influence.category_names, 0.9)[present]
         if not checked_number(max_weight, "max_weight must be at least 1") >= 1:
             raise ValueError(f"max_weight must be at least 1, found {max_weight}")
         if (limits < 0).any() or (limits > 1).any():
@@ -113,9 +113,9 @@ def reweight(
     gain = np.full(len(present), np.nan)
     gain[present] = predicted_gain(scores, values)
     options = {"method": method, "budget": budget, "return_mass": return_mass, "max_weight": max_weight}
-    return SampleWeights(values, gain, influence.names, metadata={**options, **origin_of(influence)})
+    return SampleWeights(values, gain, influence.category_names, metadata={**options, **origin_of(influence)})
 
 
 def _name(influence: InfluenceMatrix, number: int) -> str:
     """Name of a category, counted over those with validation samples."""
-    return influence.names[int(np.flatnonzero(influence.present)[number])]
+    return influence.category_names[int(np.flatnonzero(influence.present)[number])]

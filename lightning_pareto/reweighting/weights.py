@@ -27,7 +27,7 @@ class SampleWeights:
         values: (N,) weights ≥ 0, one for each dataset index; 1 leaves a sample as it is.
         predicted_gain: first-order drop of the validation measure on each category, (K,); NaN where unknown. It holds
             for a small step towards the weights, not for a whole fit.
-        class_names: the K categories; numbers by default.
+        category_names: the K categories; numbers by default.
         metadata: how they were computed, JSON-serialisable.
 
     Raises:
@@ -41,7 +41,7 @@ class SampleWeights:
 
     values: npt.NDArray[np.float64]
     predicted_gain: npt.NDArray[np.float64] | None = None
-    class_names: tuple[str, ...] = ()
+    category_names: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -53,10 +53,10 @@ class SampleWeights:
             raise ValueError("all weights are zero: there would be nothing to train on")
         if values.sum() > LARGEST_SUM:
             raise ValueError(f"the weights sum to {values.sum():.3g}, which no epoch can draw: scale them to mean 1")
-        gain, names = _described(self.predicted_gain, self.class_names)
+        gain, names = _described(self.predicted_gain, self.category_names)
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "predicted_gain", gain)
-        object.__setattr__(self, "class_names", names)
+        object.__setattr__(self, "category_names", names)
 
     def __repr__(self) -> str:
         low, high = self.values.min(), self.values.max()
@@ -95,7 +95,7 @@ class SampleWeights:
             f"moved; effective size {self.effective_size:.0f}."
         ]
         assert self.predicted_gain is not None
-        gains = {"category": self.class_names, "predicted gain": numbers(self.predicted_gain, "{:+.3g}")}
+        gains = {"category": self.category_names, "predicted gain": numbers(self.predicted_gain, "{:+.3g}")}
         return html_table("Sample weights", gains, notes)
 
     def to_pandas(self) -> Any:
@@ -129,7 +129,7 @@ class SampleWeights:
             path,
             "weights",
             {"values": self.values, "predicted_gain": self.predicted_gain},
-            {"class_names": list(self.class_names), "metadata": dict(self.metadata)},
+            {"category_names": list(self.category_names), "metadata": dict(self.metadata)},
         )
 
     @classmethod
@@ -141,7 +141,7 @@ class SampleWeights:
         """
         arrays, metadata = load_artifact(path, "weights")
         with fitting_together(path):
-            return cls(**arrays, class_names=tuple(metadata["class_names"]), metadata={**metadata["metadata"]})
+            return cls(**arrays, category_names=tuple(metadata["category_names"]), metadata={**metadata["metadata"]})
 
 
 def origin_of(influence: InfluenceMatrix) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _vector(values: Any) -> npt.NDArray[np.float64]:
 def _described(gain: npt.ArrayLike | None, names: Sequence[str]) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
     """Gains and names of the same K categories: without gains they are unknown, without names numbered."""
     if isinstance(names, str):
-        raise ValueError(f"class_names must be a sequence of names, found the single string {names!r}: [{names!r}]")
+        raise ValueError(f"category_names must be a sequence of names, found the single string {names!r}: [{names!r}]")
     names = tuple(map(str, names))
     if gain is None:
         return np.full(len(names), np.nan), names
@@ -175,5 +175,5 @@ def _described(gain: npt.ArrayLike | None, names: Sequence[str]) -> tuple[npt.ND
         raise ValueError(f"predicted_gain must be a vector (K,), one for each category, found shape {gain.shape}")
     names = names or tuple(map(str, range(len(gain))))
     if len(names) != len(gain):
-        raise ValueError(f"predicted_gain has {len(gain)} categories and class_names {len(names)}: {list(names)}")
+        raise ValueError(f"predicted_gain has {len(gain)} categories and category_names {len(names)}: {list(names)}")
     return gain, names

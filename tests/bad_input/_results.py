@@ -68,7 +68,7 @@ def into(loader, values=None):
 
 
 def named(**changes):
-    return InfluenceMatrix(**{"scores": SCORES, "labels": np.arange(60) % 3, "class_names": NAMES, **changes})
+    return InfluenceMatrix(**{"scores": SCORES, "labels": np.arange(60) % 3, "category_names": NAMES, **changes})
 
 
 TWO = [[1.0], [2.0]]
@@ -87,12 +87,12 @@ MATRICES = [
     Case("names for other columns", matrix(TWO, [0, 0], ["a", "b"]), ValueError, r"found \('a', 'b'\)", "expected 1 different"),
     Case("one name twice", matrix([[1.0, 1.0]], [0], ["a", "a"]), ValueError, r"found \('a', 'a'\)", "expected 2 different"),
     Case("a text for names", matrix([[1.0, 1.0]], [0], "ab"), ValueError, "found", "expected 2 different class names"),
-    Case("support for other columns", matrix(TWO, [0, 0], None, [1, 2]), ValueError, r"found \(2,\)", r"shape \(1,\)"),
-    Case("negative support", matrix(TWO, [0, 0], None, [-1]), ValueError, "found -1", "counts validation samples"),
-    Case("half a sample", matrix(TWO, [0, 0], None, [1.5]), ValueError, "support must be integers", "astype"),
-    Case("folds without support", matrix(TWO, [0, 0], None, None, np.ones((1, 2, 1))), ValueError, "belong together", "both or neither"),
-    Case("folds of half a sample", matrix(TWO, [0, 0], None, None, np.ones((1, 2, 1)), [[0.5]]), ValueError, "fold_support must be integers", "astype"),
-    Case("folds of negative support", matrix(TWO, [0, 0], None, None, np.ones((1, 2, 1)), [[-2]]), ValueError, "found -2", "cannot be negative"),
+    Case("support for other columns", matrix(TWO, [0, 0], (), [1, 2]), ValueError, r"found \(2,\)", r"shape \(1,\)"),
+    Case("negative support", matrix(TWO, [0, 0], (), [-1]), ValueError, "found -1", "counts validation samples"),
+    Case("half a sample", matrix(TWO, [0, 0], (), [1.5]), ValueError, "support must be integers", "astype"),
+    Case("folds without support", matrix(TWO, [0, 0], (), None, np.ones((1, 2, 1))), ValueError, "belong together", "both or neither"),
+    Case("folds of half a sample", matrix(TWO, [0, 0], (), None, np.ones((1, 2, 1)), [[0.5]]), ValueError, "fold_support must be integers", "astype"),
+    Case("folds of negative support", matrix(TWO, [0, 0], (), None, np.ones((1, 2, 1)), [[-2]]), ValueError, "found -2", "cannot be negative"),
     Case("NaN in a fold with samples", matrix(TWO, [0, 0], ["a"], None, [[[1.0], [NAN]]], [[3]]), ValueError, r"fold_scores\[0\] of category a", "3 validation"),
     Case("folds of a matrix without", lambda _: MATRIX.of_folds([0]), ValueError, "has no folds", "folds=8"),
     Case("an average of one matrix", lambda _: average_influence(MATRIX), TypeError, "takes a list", r"\[first, second\]"),
@@ -115,8 +115,8 @@ WEIGHTS = [
     Case("weights as text", weights("abc"), ValueError, "found str", r"reweight\(influence\)"),
     Case("a verdict for weights", weights(check_pareto(MATRIX)), ValueError, "found ParetoVerdict", "reweight"),
     Case("weights beyond any epoch", weights([1e300, 1e300]), ValueError, "sum to 2e", "scale them"),
-    Case("gains for other names", weights([1.0], [0.1, 0.2], ("cat",)), ValueError, "2 categories and class_names 1", r"\['cat'\]"),
-    Case("names for other gains", weights([1.0], [0.1], ("cat", "dog")), ValueError, "1 categories", "class_names 2"),
+    Case("gains for other names", weights([1.0], [0.1, 0.2], ("cat",)), ValueError, "2 categories and category_names 1", r"\['cat'\]"),
+    Case("names for other gains", weights([1.0], [0.1], ("cat", "dog")), ValueError, "1 categories", "category_names 2"),
     Case("gains in a table", weights([1.0], [[0.1]], ("cat",)), ValueError, r"shape \(1, 1\)", r"vector \(K,\)"),
     Case("a text for names of gains", weights([1.0], [0.1], "cat"), ValueError, "single string", r"\['cat'\]"),
     Case("weights of another length", into(DataLoader(TEN), np.ones(9)), ValueError, "9 weights for a training dataset of 10", "one for each index"),
@@ -192,7 +192,7 @@ def made(kind="influence", metadata=None, read=InfluenceMatrix, **arrays):
     """A call that reads a whole file of parts that do not fit together."""
 
     def call(folder):
-        about = {"class_names": NAMES, "metadata": {}} if metadata is None else metadata
+        about = {"category_names": NAMES, "metadata": {}} if metadata is None else metadata
         read.load(artifacts.save_artifact(folder / "made", kind, arrays, about))
 
     return call
@@ -237,13 +237,13 @@ FILES = [
     Case("JSON nested without end", described("[" * 10**5), ArtifactError, "RecursionError", AGAIN),
     Case("objects nested without end", described('{"a":' * 10**5), ArtifactError, "RecursionError", AGAIN),
     Case("a list for metadata", described("[]"), ArtifactError, "not fit together", AGAIN),
-    Case("no names in the metadata", described("{}"), ArtifactError, "class_names", AGAIN),
-    Case("a number for names", described(json.dumps({"class_names": 5, "metadata": {}})), ArtifactError, "iterable", AGAIN),
-    Case("a number of many digits", described('{"class_names": ' + "1" * 6000 + "}"), ArtifactError, "ValueError", AGAIN),
-    Case("a text for metadata", described(json.dumps({"class_names": ["a"], "metadata": "x"})), ArtifactError, "not fit", AGAIN),
+    Case("no names in the metadata", described("{}"), ArtifactError, "category_names", AGAIN),
+    Case("a number for names", described(json.dumps({"category_names": 5, "metadata": {}})), ArtifactError, "iterable", AGAIN),
+    Case("a number of many digits", described('{"category_names": ' + "1" * 6000 + "}"), ArtifactError, "ValueError", AGAIN),
+    Case("a text for metadata", described(json.dumps({"category_names": ["a"], "metadata": "x"})), ArtifactError, "not fit", AGAIN),
     Case("an array missing", made(scores=whole()["scores"]), ArtifactError, "labels", AGAIN),
     Case("an array too many", made(**whole(other=SCORES)), ArtifactError, "'other'", AGAIN),
-    Case("an array for names", made(**whole(class_names=SCORES)), ArtifactError, "class_names", AGAIN),
+    Case("an array for names", made(**whole(category_names=SCORES)), ArtifactError, "category_names", AGAIN),
     Case("arrays of two lengths", made(**whole(labels=np.arange(5))), ArtifactError, r"\(60,\)", AGAIN),
     Case("floating labels in a file", made(**whole(labels=np.ones(60))), ArtifactError, "integers", AGAIN),
     Case("weights below zero in a file", made("weights", read=SampleWeights, values=-np.ones(3), predicted_gain=np.ones(3)), ArtifactError, "weight 0 is -1", AGAIN),

@@ -198,7 +198,7 @@ def test_export_as_arrays(run_folder, tmp_path, capsys):
     with np.load(path, allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["influence"], matrix().scores)
         np.testing.assert_array_equal(arrays["label"], matrix().labels)
-        assert arrays["class_names"].tolist() == NAMES
+        assert arrays["category_names"].tolist() == NAMES
 
 
 def test_export_of_what_a_file_holds(run_folder, capsys):

@@ -158,9 +158,9 @@ def test_the_soft_error_is_another_measure(network):
 
 def test_categories_may_be_any_groups(network):
     x_val = network[3]
-    found = estimate(network, categories=lambda b: (b[0].mean((1, 2, 3)) > 0).long(), class_names=["dark", "light"])
+    found = estimate(network, categories=lambda b: (b[0].mean((1, 2, 3)) > 0).long(), category_names=["dark", "light"])
     assert found.scores.shape == (50, 2)
-    assert found.names == ("dark", "light")
+    assert found.category_names == ("dark", "light")
     assert found.support.tolist() == [int((x_val.mean((1, 2, 3)) <= 0).sum()), int((x_val.mean((1, 2, 3)) > 0).sum())]
 
 
@@ -201,7 +201,7 @@ def test_an_absent_class_is_named_and_left_out(network):
     module, x, y, x_val, y_val = network
     keep = y_val != 1
     with pytest.warns(UserWarning, match="no validation samples of dog"):
-        found = estimate((module, x, y, x_val[keep], y_val[keep]), class_names=["cat", "dog", "cow", "hen"])
+        found = estimate((module, x, y, x_val[keep], y_val[keep]), category_names=["cat", "dog", "cow", "hen"])
     assert found.present.tolist() == [True, False, True, True]
     assert np.isnan(found.scores[:, 1]).all()
     assert found.support[1] == 0

@@ -25,7 +25,7 @@ def test_saves_and_loads_every_field(tmp_path):
     again = InfluenceMatrix.load(matrix.save(tmp_path / "deep" / "influence.safetensors"))
     for name in ("scores", "labels", "support", "fold_scores", "fold_support"):
         np.testing.assert_array_equal(getattr(again, name), getattr(matrix, name))
-    assert (again.names, again.metadata) == (matrix.names, matrix.metadata)
+    assert (again.category_names, again.metadata) == (matrix.category_names, matrix.metadata)
 
 
 def test_takes_integers_of_any_width_and_gaps_in_empty_folds():

@@ -26,7 +26,7 @@ def test_after_fit_there_is_influence_and_a_verdict_in_memory_and_on_disk(tmp_pa
     callback = ParetoCallback()
     trainer(tmp_path, callback, max_epochs=5).fit(Plain(), datamodule=Data())
     assert callback.influence.scores.shape == (240, CLASSES)
-    assert callback.influence.names == ("east", "north", "west", "south")
+    assert callback.influence.category_names == ("east", "north", "west", "south")
     np.testing.assert_array_equal(callback.influence.labels, datasets()[0].tensors[1])
     output = capsys.readouterr().out
     assert str(callback.verdict) in output

@@ -181,7 +181,7 @@ def test_names_of_classes_are_found_in_subsets_and_in_validation(tmp_path):
         callback = ParetoCallback(verbose=False)
         fitted = trainer(tmp_path, callback, max_epochs=1)
         fitted.fit(Plain(), datamodule=data)
-        assert callback.influence.names == ("east", "north", "west", "south")
+        assert callback.influence.category_names == ("east", "north", "west", "south")
         assert "val_accuracy/north" in fitted.callback_metrics
 
 
@@ -190,4 +190,4 @@ def test_names_that_do_not_tell_classes_apart_are_not_used(tmp_path):
     train.classes = ("a", "a", "b", "c")
     callback = ParetoCallback(verbose=False)
     trainer(tmp_path, callback, max_epochs=1).fit(Plain(), DataLoader(train), DataLoader(TensorDataset(*val.tensors)))
-    assert callback.influence.names == tuple("0123")
+    assert callback.influence.category_names == tuple("0123")

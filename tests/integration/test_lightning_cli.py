@@ -239,7 +239,7 @@ def test_the_configs_of_the_example_run_one_after_the_other(example, tmp_path, m
     monkeypatch.chdir(tmp_path)
     fit(example, monkeypatch, "first_fit.yaml")
     assert "Pareto improvement possible: YES" in capsys.readouterr().out
-    assert InfluenceMatrix.load("results/first_fit/pareto/influence.safetensors").names[0] == "east"
+    assert InfluenceMatrix.load("results/first_fit/pareto/influence.safetensors").category_names[0] == "east"
     assert main(["reweight", "results/first_fit", "--budget", "0.3"]) == 0
     second = fit(example, monkeypatch, "second_fit.yaml")
     assert isinstance(second.trainer.train_dataloader.sampler, ParetoSampler)

@@ -77,7 +77,7 @@ def test_pictures_of_the_suspects_lie_beside_the_results(tmp_path):
         pixels = np.repeat(x[index].numpy(), 2)
         expected = np.round(255 * (pixels - pixels.min()) / (pixels.max() - pixels.min()))
         np.testing.assert_allclose(preview, np.tile(expected, (4, 1)), atol=1)
-    assert found.label_names == Items.classes
+    assert found.class_names == Items.classes
     page = write_report(tmp_path).read_text("utf-8")
     assert page.count("<img ") == len(found.of)
     assert page.count("north") > 2
@@ -144,9 +144,9 @@ def test_a_folder_that_cannot_be_written_costs_the_previews_only(tmp_path):
 def test_labels_keep_their_names_where_the_categories_are_others(tmp_path):
     options = {"categories": lambda batch: batch[1] % 2, "category_names": ["even", "odd"], "preview": str}
     _, path = fitted(tmp_path / "a", Plain(), Data(), **options)
-    assert SamplePreviews.load(path).label_names == ()
+    assert SamplePreviews.load(path).class_names == ()
     _, path = fitted(tmp_path / "b", Plain(), Data(), class_names=["a", "b", "c", "d"], **options)
-    assert SamplePreviews.load(path).label_names == ("a", "b", "c", "d")
+    assert SamplePreviews.load(path).class_names == ("a", "b", "c", "d")
 
 
 def test_previews_leave_the_random_numbers_as_they_were(tmp_path):

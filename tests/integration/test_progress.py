@@ -115,10 +115,10 @@ def fits(text):
 def test_what_is_printed_fits_a_terminal_of_eighty_columns():
     generator = np.random.default_rng(0)
     scores = generator.normal(size=(3000, 12)).astype(np.float32) * 1e-7
-    influence = InfluenceMatrix(scores, generator.integers(0, 12, 3000), class_names=NAMES)
+    influence = InfluenceMatrix(scores, generator.integers(0, 12, 3000), category_names=NAMES)
     values = generator.random((3, 12))
     result = ParetoResult(
-        class_names=NAMES,
+        category_names=NAMES,
         before=values[0],
         after=values[1],
         support=np.full(12, 100_000),

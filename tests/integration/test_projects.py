@@ -40,7 +40,7 @@ def analysed(tmp_path, model, **fit):
     assert np.isfinite(influence.scores).all()
     assert len(influence.labels) == len(fitted.train_dataloader.dataset)
     assert np.isfinite(callback.verdict.p_value)
-    assert {f"val_accuracy/{name}" for name in influence.names} <= fitted.callback_metrics.keys()
+    assert {f"val_accuracy/{name}" for name in influence.category_names} <= fitted.callback_metrics.keys()
     return callback
 
 
@@ -368,7 +368,7 @@ def test_an_image_classifier_with_batch_norm_augmentation_and_a_schedule(tmp_pat
     val = DataLoader(Augmented(100, 1, False), batch_size=64)
     options = {"gradient_clip_val": 1.0, "accumulate_grad_batches": 2}
     callback = analysed(tmp_path, ImageModule(), train_dataloaders=train, val_dataloaders=val, trainer=options)
-    assert callback.influence.names == ("aeroplane", "bird", "car", "deer")
+    assert callback.influence.category_names == ("aeroplane", "bird", "car", "deer")
 
 
 class TabularNet(pl.LightningModule):

@@ -111,7 +111,7 @@ def test_says_which_category_does_not_gain():
     worst = int(verdict.held_out_gain.argmin())
     assert verdict.held_out_gain[worst] < 0
     assert np.isinf(verdict.samples_needed[worst])
-    assert f"{verdict.class_names[worst]}: does not gain held out" in str(verdict)
+    assert f"{verdict.category_names[worst]}: does not gain held out" in str(verdict)
 
 
 def test_what_is_unknown_stays_unknown():

@@ -85,7 +85,7 @@ def test_an_absent_category_is_left_out_of_everything():
     support = influence.fold_support.copy()
     support[:, 1] = 0
     found = check_pareto(
-        InfluenceMatrix(scores, influence.labels, influence.names, fold_scores=folds, fold_support=support)
+        InfluenceMatrix(scores, influence.labels, influence.category_names, fold_scores=folds, fold_support=support)
     )
     expected = check_pareto(
         InfluenceMatrix(

@@ -35,11 +35,11 @@ def influence(k=3, n=120, absent=(), names=None, folds=4, seed=0, drift=-0.05):
 
 def result(matrix, seed=0, accepted=True, trials=((15, 0.8, 0.6), (0, 0.8, 0.6), (1, 0.7, 0.3), (15, 0.9, 0.7))):
     rng = np.random.default_rng(seed)
-    k = len(matrix.names)
+    k = len(matrix.category_names)
     before = np.where(matrix.present, rng.integers(30, 50, k) / 60, np.nan)
     after = np.where(matrix.present, rng.integers(35, 55, k) / 60, np.nan)
     return ParetoResult(
-        class_names=matrix.names,
+        category_names=matrix.category_names,
         before=before,
         after=after,
         support=matrix.support,

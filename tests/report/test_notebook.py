@@ -30,7 +30,7 @@ class Reader(HTMLParser):
 
 def shown(k=3, n=120, absent=(), names=None):
     matrix, verdict, weights, result = everything(k, n, absent, names)
-    comparison = ClasswiseComparison({"a": [result.before] * 2, "b": [result.after] * 2}, matrix.names, "a")
+    comparison = ClasswiseComparison({"a": [result.before] * 2, "b": [result.after] * 2}, matrix.category_names, "a")
     return {
         "InfluenceMatrix": matrix,
         "ParetoVerdict": verdict,
@@ -81,12 +81,12 @@ def test_data_frames_hold_every_number():
     results = shown(3, absent=(1,))
     frames = {kind: value.to_pandas() for kind, value in results.items()}
     verdict, result, matrix = (results[kind] for kind in ("ParetoVerdict", "ParetoResult", "InfluenceMatrix"))
-    assert frames["ParetoVerdict"].index.tolist() == list(verdict.class_names)
+    assert frames["ParetoVerdict"].index.tolist() == list(verdict.category_names)
     for name in ("held_out_gain", "lower_bound", "prices", "samples_needed", "targets"):
         np.testing.assert_array_equal(frames["ParetoVerdict"][name], getattr(verdict, name))
     np.testing.assert_array_equal(frames["ParetoResult"]["change"], result.after - result.before)
     np.testing.assert_array_equal(frames["SampleWeights"]["weight"], results["SampleWeights"].values)
-    np.testing.assert_array_equal(frames["InfluenceMatrix"][list(matrix.names)], matrix.scores)
+    np.testing.assert_array_equal(frames["InfluenceMatrix"][list(matrix.category_names)], matrix.scores)
     np.testing.assert_array_equal(frames["InfluenceMatrix"]["given"], matrix.labels)
     assert frames["SampleTable"].index.tolist() == results["SampleTable"].index.tolist()
     comparison = frames["ClasswiseComparison"]

@@ -80,13 +80,13 @@ def test_previews_come_back_from_disk(tmp_path):
     assert again.of[7] == "a text <b>"
     for index in (3, 11):
         np.testing.assert_array_equal(again.of[index], pictures[index])
-    assert again.label_names == ("cat", "dog")
+    assert again.class_names == ("cat", "dog")
     assert repr(again) == "SamplePreviews(2 pictures, 1 texts)"
     (tmp_path / "samples.safetensors").write_bytes(b"half")
     with pytest.raises(ArtifactError):
         SamplePreviews.load(tmp_path / "samples.safetensors")
     for broken in (np.zeros((8, 8)), np.zeros((8, 8, 2), np.uint8), np.zeros(8, np.uint8)):
-        save_artifact(tmp_path / "samples.safetensors", "samples", {"3": broken}, {"texts": {}, "label_names": []})
+        save_artifact(tmp_path / "samples.safetensors", "samples", {"3": broken}, {"texts": {}, "class_names": []})
         with pytest.raises(ArtifactError, match="do not fit together"):
             SamplePreviews.load(tmp_path / "samples.safetensors")
     save_artifact(tmp_path / "samples.safetensors", "samples", {}, {})

@@ -181,8 +181,8 @@ def test_absent_categories_take_no_part():
 
 
 def test_gains_without_names_are_numbered_and_names_without_gains_unknown():
-    assert SampleWeights([1.0], [0.1, 0.2]).class_names == ("0", "1")
-    np.testing.assert_array_equal(SampleWeights([1.0], class_names=["cat", "dog"]).predicted_gain, [np.nan, np.nan])
+    assert SampleWeights([1.0], [0.1, 0.2]).category_names == ("0", "1")
+    np.testing.assert_array_equal(SampleWeights([1.0], category_names=["cat", "dog"]).predicted_gain, [np.nan, np.nan])
     assert len(SampleWeights([1.0]).predicted_gain) == 0
 
 
@@ -202,4 +202,4 @@ def test_weights_save_and_load(influence, tmp_path):
     again = SampleWeights.load(weights.save(tmp_path / "weights.safetensors"))
     np.testing.assert_array_equal(again.values, weights.values)
     np.testing.assert_array_equal(again.predicted_gain, weights.predicted_gain)
-    assert (again.class_names, again.metadata) == (weights.class_names, weights.metadata)
+    assert (again.category_names, again.metadata) == (weights.category_names, weights.metadata)

@@ -27,7 +27,7 @@ def save_previews(trainer: pl.Trainer, data: ParetoData, influence: InfluenceMat
         suspects = suspected_samples(influence, MOST)
         with isolate_rng():
             found, failed = previews_of(data.train(trainer).dataset, suspects.index[suspects.total < 0], data.preview)
-        names = influence.names if data.categories is None else tuple(map(str, data.class_names or ()))
+        names = influence.category_names if data.categories is None else tuple(map(str, data.class_names or ()))
         if found:
             SamplePreviews(found, names).save(path)
         if failed:

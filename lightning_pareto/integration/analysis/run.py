@@ -72,7 +72,7 @@ def influence_of(
                 validation,
                 task=data.task,
                 categories=data.categories,
-                class_names=category_names,
+                category_names=category_names,
                 max_memory=max_memory,
                 stages_dir=None if stages is None else stages / str(number),
                 shard=shard,

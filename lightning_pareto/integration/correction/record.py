@@ -26,7 +26,7 @@ class Correction:
     Attributes:
         epoch: number of the epoch, from 0, as ``trainer.current_epoch`` had it.
         fallen: the categories that fell, which the weights were to raise.
-        class_names: all categories.
+        category_names: all categories.
         before: validation accuracy of every category at the end of the epoch before; NaN without samples.
         ordinary: at the end of the epoch as it was first taken.
         again: at the end of the epoch taken again with weights; empty if it was not run to its end.
@@ -35,16 +35,16 @@ class Correction:
 
     epoch: int
     fallen: tuple[str, ...]
-    class_names: tuple[str, ...]
+    category_names: tuple[str, ...]
     before: tuple[float, ...]
     ordinary: tuple[float, ...]
     again: tuple[float, ...]
     accepted: bool
 
     def __str__(self) -> str:
-        where = [self.class_names.index(name) for name in self.fallen]
+        where = [self.category_names.index(name) for name in self.fallen]
         told = ", ".join(
-            f"{self.class_names[k]!r} from {self.before[k]:.3f} to {self.ordinary[k]:.3f}"
+            f"{self.category_names[k]!r} from {self.before[k]:.3f} to {self.ordinary[k]:.3f}"
             + (f" (with weights {self.again[k]:.3f})" if self.again else "")
             for k in where
         )
@@ -58,7 +58,7 @@ class Correction:
         change = [b - a if b == b and a == a else 0.0 for a, b in zip(self.ordinary, self.again, strict=True)]
         low = [k for k in where if change[k] <= 0]
         worst = min(low or range(len(change)), key=lambda k: change[k])
-        return f"as {self.class_names[worst]!r} is at {self.again[worst]:.3f}, ordinarily {self.ordinary[worst]:.3f}"
+        return f"as {self.category_names[worst]!r} is at {self.again[worst]:.3f}, ordinarily {self.ordinary[worst]:.3f}"
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Correction":
@@ -169,7 +169,7 @@ def publish(
         _saved(record, folder, weights)
         if verbose:
             print(f"\n{textwrap.fill(f'CourseCorrection: {done}', 80)}\n", flush=True)  # noqa: T201
-    gains = zip(done.class_names, done.ordinary, done.again or done.ordinary, strict=True)
+    gains = zip(done.category_names, done.ordinary, done.again or done.ordinary, strict=True)
     values = {f"pareto/correction/gain/{name}": again - ordinary for name, ordinary, again in gains}
     log_values(trainer, {"pareto/correction/accepted": float(done.accepted), **values}, "a correction's figures")
 

@@ -56,11 +56,11 @@ def described(
     targets: list[int],
     takes: tuple[Tally, Tally, Tally | None],
     accepted: bool,
-    class_names: Sequence[str] | None,
+    category_names: Sequence[str] | None,
 ) -> Correction:
     """What was done, in accuracies before, after the ordinary take and after the second one."""
-    count = _count(class_names, *(tally for tally in takes if tally is not None))
-    names = tuple(map(str, class_names or range(count)))
+    count = _count(category_names, *(tally for tally in takes if tally is not None))
+    names = tuple(map(str, category_names or range(count)))
     before, ordinary, again = (() if tally is None else tuple(tally.accuracy(count).tolist()) for tally in takes)
     return Correction(epoch, tuple(names[k] for k in targets), names, before, ordinary, again, accepted)
 

@@ -91,7 +91,7 @@ def log(trainer: pl.Trainer, verdict: ParetoVerdict) -> list[Any]:
         "pareto/p_value": verdict.p_value,
         **{
             f"pareto/held_out_gain/{name}": float(gain)
-            for name, gain in zip(verdict.class_names, verdict.held_out_gain, strict=True)
+            for name, gain in zip(verdict.category_names, verdict.held_out_gain, strict=True)
         },
     }
     return log_values(trainer, values, "the verdict's figures")
@@ -145,7 +145,7 @@ def show(trainer: pl.Trainer, analysis: Analysis, folder: Path, failed: Sequence
 
 def figures_of(analysis: Analysis) -> "dict[str, Figure]":
     """The figures of an analysis by name, none without matplotlib."""
-    count = len(analysis.verdict.class_names)
+    count = len(analysis.verdict.category_names)
     if importlib.util.find_spec("matplotlib") is None or count > MOST_CLASSES:
         return {}
     from lightning_pareto.report.figures import plot_exchange_rates, plot_headroom
@@ -170,7 +170,7 @@ def table_of(verdict: ParetoVerdict) -> tuple[list[str], list[list[Cell]]]:
     values = np.stack(list(columns.values()), axis=1)
     rows: list[list[Cell]] = [
         [name, *(float(value) if np.isfinite(value) else None for value in row)]
-        for name, row in zip(verdict.class_names, values, strict=True)
+        for name, row in zip(verdict.category_names, values, strict=True)
     ]
     return ["class", *columns], rows
 

@@ -233,7 +233,7 @@ def _result(
         weights = one.finalist.fits[number][0]
     summaries = tuple(summary_of(result) for result in trials)
     return ParetoResult(
-        class_names=given.outcome.names,
+        category_names=given.outcome.names,
         before=change.before.accuracy,
         after=change.after.accuracy,
         support=change.before.support,

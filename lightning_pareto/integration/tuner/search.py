@@ -225,7 +225,7 @@ def _solve(program: PaperProgram, influence: InfluenceMatrix, alpha: Float) -> S
     if not values.any():
         return None
     values = values * len(values) / values.sum()
-    gain = np.full(len(influence.names), np.nan)
+    gain = np.full(len(influence.category_names), np.nan)
     gain[influence.present] = predicted_gain(influence.scores[:, influence.present], values)
     name = "paper's LP, thresholds " + ", ".join(f"{a:.2f}" for a in alpha)
-    return SampleWeights(values, gain, influence.names, metadata={"candidate": name, **origin_of(influence)})
+    return SampleWeights(values, gain, influence.category_names, metadata={"candidate": name, **origin_of(influence)})

@@ -83,7 +83,7 @@ def situation_of(trials: Trials, options: TuningOptions, analysis: Analysis, cal
         situation = replace(situation, reference=trials.run(step).outcome, chosen=True)
     if options.targets is not None:
         situation = replace(situation, chosen=True)
-        targets = chosen_categories(analysis.influence.names, options.targets)
+        targets = chosen_categories(analysis.influence.category_names, options.targets)
     elif options.mode == "course_correction":
         targets = situation.reference.accuracy < before.accuracy - options.epsilon
     elif options.search == "screening":

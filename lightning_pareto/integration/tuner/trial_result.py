@@ -47,7 +47,7 @@ class TrialResult:
         metadata = {
             "key": key,
             "name": self.name,
-            "class_names": list(outcome.names),
+            "category_names": list(outcome.names),
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
             "data": self.data,
@@ -68,7 +68,7 @@ class TrialResult:
         with fitting_together(folder / RESULT_FILE):
             if metadata["key"] != key:
                 return None
-            names = tuple(map(str, metadata["class_names"]))
+            names = tuple(map(str, metadata["category_names"]))
             outcome = Outcome(arrays["category"], arrays["correct"].astype(bool), arrays["probability"], names)
             best, following = (_within(folder, name) for name in metadata["checkpoints"])
             epochs, best_epoch, data = int(metadata["epochs"]), int(metadata["best_epoch"]), str(metadata["data"])

@@ -81,8 +81,8 @@ class ParetoTuner:
             last fit, which a warning says before the first.
         callback: how batches are read and influence is estimated; ``ParetoCallback()`` by default.
         dirpath: the folder of all trials, which every process must see.
-        fingerprint: any text that changes when something changes that the tuner cannot see: the code of ``categories``, of
-            the model or of the data. A search resumes only under the same fingerprint.
+        fingerprint: any text that changes when something changes that the tuner cannot see: the code of ``categories``,
+            the model or the data. A search resumes only under the same fingerprint.
         seed: of all trials and of the search.
         verbose: print a line for every trial, and the result.
 

@@ -29,7 +29,7 @@ COVERAGE = 0.95
 def plot_accuracy(
     before: "ParetoResult | npt.ArrayLike",
     after: npt.ArrayLike | None = None,
-    class_names: Sequence[str] | None = None,
+    category_names: Sequence[str] | None = None,
     support: npt.ArrayLike | None = None,
     ax: "Axes | None" = None,
 ) -> "tuple[Figure, Axes]":
@@ -41,7 +41,7 @@ def plot_accuracy(
     Args:
         before: accuracy of every class, (K,) in [0, 1], NaN without samples; or a ``ParetoResult``, which says all.
         after: likewise, (K,).
-        class_names: K names; numbers by default.
+        category_names: K names; numbers by default.
         support: number of samples behind each accuracy, (K,).
         ax: where to draw; a new figure by default.
 
@@ -53,9 +53,9 @@ def plot_accuracy(
         ImportError: without matplotlib.
     """
     if isinstance(before, ParetoResult):
-        return plot_accuracy(before.before, before.after, before.class_names, before.support, ax)
+        return plot_accuracy(before.before, before.after, before.category_names, before.support, ax)
     arms = {"before": np.asarray(before, dtype=np.float64), "after": np.asarray(after, dtype=np.float64)}
-    names = tuple(map(str, range(len(arms["before"])) if class_names is None else class_names))
+    names = tuple(map(str, range(len(arms["before"])) if category_names is None else category_names))
     counts = None if support is None else np.asarray(support)
     _check_shapes([*arms.values(), *([] if counts is None else [counts])], len(names))
     figure, ax = axes_to_draw_in(ax, height_of_rows(len(names)))

@@ -54,8 +54,8 @@ def plot_exchange_rates(verdict: ParetoVerdict, ax: "Axes | None" = None) -> "tu
         for a, b in np.argwhere(np.isfinite(rates)):
             colour = "white" if rates[a, b] < 1 else "black"
             ax.text(b, a, _number(rates[a, b]), ha="center", va="center", fontsize=font, color=colour, zorder=3)
-    _name_both(figure, ax, [verdict.class_names[k] for k in shown], ~verdict.present[shown])
-    left_out = len(verdict.class_names) - count
+    _name_both(figure, ax, [verdict.category_names[k] for k in shown], ~verdict.present[shown])
+    left_out = len(verdict.category_names) - count
     rest = f"{left_out} classes without a price left out" if left_out else "hatched: nothing yet"
     ax.set_xlabel(f"… costs this class so much ({rest})")
     ax.set_ylabel("a unit more of this class …")
@@ -67,7 +67,7 @@ def plot_exchange_rates(verdict: ParetoVerdict, ax: "Axes | None" = None) -> "tu
 
 def trading_classes(verdict: ParetoVerdict) -> npt.NDArray[np.int64]:
     """Numbers of the classes that are shown: all, or of many those that have a price."""
-    count = len(verdict.class_names)
+    count = len(verdict.category_names)
     return np.flatnonzero(verdict.prices > 0) if count > MOST_CLASSES else np.arange(count)
 
 

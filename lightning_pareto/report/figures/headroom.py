@@ -39,7 +39,7 @@ def plot_headroom(verdict: ParetoVerdict, ax: "Axes | None" = None) -> "tuple[Fi
     Raises:
         ImportError: without matplotlib.
     """
-    count = len(verdict.class_names)
+    count = len(verdict.category_names)
     figure, ax = axes_to_draw_in(ax, height_of_rows(count))
     rows = np.arange(count)
     ax.axvline(0, color=GREY, linewidth=1)
@@ -54,7 +54,7 @@ def plot_headroom(verdict: ParetoVerdict, ax: "Axes | None" = None) -> "tuple[Fi
         ax.errorbar(
             verdict.held_out_gain, rows, xerr=error, fmt="o", color=BLUE, markersize=5, elinewidth=1.4, label=label
         )
-    name_rows(ax, verdict.class_names, ~verdict.present)
+    name_rows(ax, verdict.category_names, ~verdict.present)
     ax.set_xlabel("relative gain, in units of mean absolute influence")
     legend_above(ax, columns=2)
     _prices(ax, verdict, rows)

@@ -19,7 +19,7 @@ _PLACES: tuple[tuple[float, float], ...] = ((5, 3), (5, -9), (-5, 3), (-5, -9))
 def plot_predicted(
     predicted: npt.ArrayLike,
     measured: npt.ArrayLike,
-    class_names: Sequence[str] | None = None,
+    category_names: Sequence[str] | None = None,
     ax: "Axes | None" = None,
 ) -> "tuple[Figure, Axes]":
     """Draw the predicted gain of every class against the measured one.
@@ -30,7 +30,7 @@ def plot_predicted(
     Args:
         predicted: predicted gain of every class, (K,), for instance ``weights.predicted_gain``; NaN where unknown.
         measured: measured gain in the same units, (K,): the drop of the measure, positive where the class improved.
-        class_names: K names; numbers by default. Names that would cover others are left out.
+        category_names: K names; numbers by default. Names that would cover others are left out.
         ax: where to draw; a new figure by default.
 
     Returns:
@@ -41,7 +41,7 @@ def plot_predicted(
         ImportError: without matplotlib.
     """
     x, y = np.asarray(predicted, dtype=np.float64), np.asarray(measured, dtype=np.float64)
-    names = list(map(str, range(len(x)) if class_names is None else class_names))
+    names = list(map(str, range(len(x)) if category_names is None else category_names))
     if x.shape != (len(names),) or y.shape != x.shape:
         raise ValueError(
             f"predicted and measured must be one number for each of the {len(names)} classes, found shapes {x.shape} "

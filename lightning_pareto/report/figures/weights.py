@@ -44,7 +44,7 @@ def plot_weights(
     given = np.asarray(labels)
     if given.shape != (len(weights),):
         raise ValueError(f"expected one label for each of the {len(weights)} weights, found shape {given.shape}")
-    names = list(weights.class_names if class_names is None else class_names)
+    names = list(weights.category_names if class_names is None else class_names)
     if len(names) <= int(given.max()):
         names = list(map(str, range(int(given.max()) + 1)))
     shares = shares_of(weights.values, given, len(names))

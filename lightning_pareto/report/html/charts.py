@@ -32,7 +32,7 @@ class Chart:
 def charts(run: Run) -> dict[str, Chart]:
     """Every figure that there are results for, by name."""
     found = dict[str, Chart]()
-    rows, tall = height_of_rows(len(run.class_names)), len(run.class_names) > 30
+    rows, tall = height_of_rows(len(run.category_names)), len(run.category_names) > 30
     verdict, influence, weights, result = run.verdict, run.influence, run.weights, run.result
     if verdict is not None:
         text = (
@@ -62,7 +62,7 @@ def charts(run: Run) -> dict[str, Chart]:
         )
         found["influence"] = _chart("influence", lambda ax: figures.plot_influence(influence, *pair, ax=ax), text, 4.8)
     if influence is not None and weights is not None and len(weights) == len(influence.labels):
-        names, count = run.label_names or None, int(influence.labels.max()) + 1
+        names, count = run.class_names or None, int(influence.labels.max()) + 1
         text = "How much of each class the weights take away (orange), and how much more the rest of it counts (blue)."
         found["weights"] = _chart(
             "weights",
@@ -82,8 +82,8 @@ def _chart(
 
 def _strongest_trade_off(verdict: ParetoVerdict) -> tuple[str, str] | None:
     """The two classes whose influence is most opposed; None with fewer than two of them."""
-    opposed = np.where(np.eye(len(verdict.class_names), dtype=bool), np.nan, verdict.correlation)
+    opposed = np.where(np.eye(len(verdict.category_names), dtype=bool), np.nan, verdict.correlation)
     if np.isnan(opposed).all():
         return None
     a, b = np.unravel_index(np.nanargmin(opposed), opposed.shape)
-    return verdict.class_names[a], verdict.class_names[b]
+    return verdict.category_names[a], verdict.category_names[b]

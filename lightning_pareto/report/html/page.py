@@ -109,7 +109,7 @@ def _page(run: Run, title: str) -> str:
         columns=columns,
         rows=list(zip(*(column.cells for column in columns), strict=True)),
         suspects=suspects,
-        classes=len(run.class_names),
+        classes=len(run.category_names),
         trials=() if run.result is None else run.result.trials,
         charts=charts(run),
         how=tables.how_computed(run),
@@ -124,7 +124,7 @@ def _lines(run: Run) -> list[str]:
 
 def _data(run: Run, suspects: list[tables.Suspect]) -> dict[str, Any]:
     """The figures again, for programs that read the page."""
-    found: dict[str, Any] = {"class_names": list(run.class_names)}
+    found: dict[str, Any] = {"category_names": list(run.category_names)}
     if run.verdict is not None:
         found["answer"] = run.verdict.answer
         found["headroom"] = run.verdict.headroom

@@ -49,25 +49,29 @@ class Run:
         if self.verdict is None and self.result is None:
             raise ValueError("there is nothing to report: give a verdict (check_pareto(influence)), a result, or both")
         parts = {"verdict": self.verdict, "result": self.result, "influence": self.influence}
-        names = {what: tuple(part.class_names or ()) for what, part in parts.items() if part is not None}
+        names = {what: tuple(part.category_names or ()) for what, part in parts.items() if part is not None}
         if len(set(names.values())) > 1:
             raise ValueError(f"results of different runs, their categories are not the same: {names}")
 
     @property
-    def class_names(self) -> tuple[str, ...]:
+    def category_names(self) -> tuple[str, ...]:
         """The K categories."""
         of = self.verdict or self.result
         assert of is not None
-        return of.class_names
+        return of.category_names
 
     @property
-    def label_names(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:
         """Names of the training labels; empty where the categories are not the classes."""
-        if self.previews is not None and self.previews.label_names:
-            return self.previews.label_names
+        if self.previews is not None and self.previews.class_names:
+            return self.previews.class_names
         if self.influence is None or self.influence.metadata.get("categories") == "own":
             return ()
-        return self.influence.names if int(self.influence.labels.max()) < len(self.influence.names) else ()
+        return (
+            self.influence.category_names
+            if int(self.influence.labels.max()) < len(self.influence.category_names)
+            else ()
+        )
 
 
 def read_run(folder: Path) -> Run:
@@ -87,7 +91,12 @@ def read_run(folder: Path) -> Run:
     analysed = home if of_search is None or (home / INFLUENCE_FILE).is_file() else of_search.parent
     verdict = _read(home / VERDICT_FILE, ParetoVerdict.load)
     result = _read(search / RESULT_FILE, ParetoResult.load)
-    if search != home and result is not None and verdict is not None and result.class_names != verdict.class_names:
+    if (
+        search != home
+        and result is not None
+        and verdict is not None
+        and result.category_names != verdict.category_names
+    ):
         result = None
     weights = _read(home / WEIGHTS_FILE, SampleWeights.load) or (result.weights if result else None)
     try:

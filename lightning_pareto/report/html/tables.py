@@ -71,7 +71,7 @@ class Suspect:
 
 def class_columns(run: Run) -> list[Column]:
     """The columns of the table of classes, as far as there is something in them."""
-    names = [harmless(name, LONGEST_NAME) for name in run.class_names]
+    names = [harmless(name, LONGEST_NAME) for name in run.category_names]
     columns = [Column("Class", "Name of the class or category.", [Cell(name, name) for name in names])]
     if run.verdict is not None:
         columns += _of_verdict(run.verdict)
@@ -143,7 +143,7 @@ def suspects(run: Run) -> list[Suspect]:
 
 
 def _label(run: Run, label: int) -> str:
-    names = run.label_names
+    names = run.class_names
     return harmless(names[label], LONGEST_NAME) if 0 <= label < len(names) else str(label)
 
 

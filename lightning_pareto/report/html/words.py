@@ -36,7 +36,7 @@ def verdict_line(verdict: ParetoVerdict) -> str:
     asked = ~(verdict.targets | ~verdict.present)
     who = "every class"
     if asked.any():
-        chosen = [name for name, target in zip(verdict.class_names, verdict.targets, strict=True) if target]
+        chosen = [name for name, target in zip(verdict.category_names, verdict.targets, strict=True) if target]
         who = f"{listed(chosen)} (the others holding their floors)"
     if np.isnan(verdict.p_value) and verdict.answer != "no":
         return f"Nothing is proven: without held-out folds nobody can say whether {who} can still gain."
@@ -82,9 +82,9 @@ def evidence(verdict: ParetoVerdict) -> Iterator[Fact]:
         yield Fact(
             "Least held-out gain",
             f"{verdict.held_out_gain[worst]:+.3f}",
-            f"{harmless(verdict.class_names[worst])} gains least on validation samples that the weights were not made "
-            f"from; {1 - 2 * verdict.level:.0%} interval {low:+.3f} to {high:+.3f}. A proof takes an interval above "
-            f"zero, and a gain above {verdict.min_gain:g} to matter.",
+            f"{harmless(verdict.category_names[worst])} gains least on validation samples that the weights were not "
+            f"made from; {1 - 2 * verdict.level:.0%} interval {low:+.3f} to {high:+.3f}. A proof takes an interval "
+            f"above zero, and a gain above {verdict.min_gain:g} to matter.",
         )
         yield Fact(
             "p-value",
@@ -127,7 +127,7 @@ def _about_falls(result: ParetoResult) -> Iterator[str]:
     falls = np.flatnonzero(result.p_values <= ALONE)
     if len(falls):
         listed_falls = ", ".join(
-            f"{harmless(result.class_names[k])} ({100 * (result.after[k] - result.before[k]):+.1f} points)"
+            f"{harmless(result.category_names[k])} ({100 * (result.after[k] - result.before[k]):+.1f} points)"
             for k in falls[:6]
         )
         yield (
@@ -141,11 +141,11 @@ def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
         yield "The model is underfitted: what looks like a gain by reweighting may be no more than more training."
     if np.isnan(verdict.p_value):
         yield f"Without {LEAST_FOLDS} validation folds nothing is proven: estimate_influence(…, folds=8)."
-    absent = [name for name, there in zip(verdict.class_names, verdict.present, strict=True) if not there]
+    absent = [name for name, there in zip(verdict.category_names, verdict.present, strict=True) if not there]
     if absent:
         yield f"Nothing is said about classes without validation samples: {listed(absent)}."
     if np.isinf(verdict.standard_error).any():
-        few = [name for name, e in zip(verdict.class_names, verdict.standard_error, strict=True) if np.isinf(e)]
+        few = [name for name, e in zip(verdict.category_names, verdict.standard_error, strict=True) if np.isinf(e)]
         yield f"Too few validation samples to prove anything about {listed(few)}."
     if np.isfinite(verdict.support).all() and verdict.support.sum() < ENOUGH_SAMPLES:
         yield f"Fewer than {ENOUGH_SAMPLES} validation samples in all prove nothing."
@@ -158,7 +158,7 @@ def distance_from_proof(verdict: ParetoVerdict) -> list[tuple[str, str]]:
     """Classes that stand in the way of a proof and what they lack, the worst first; empty where there is no test."""
     if verdict.answer != "not proven" or np.isnan(verdict.p_value):
         return []
-    return [(harmless(verdict.class_names[k], 60), what) for k, what in lacking(verdict)]
+    return [(harmless(verdict.category_names[k], 60), what) for k, what in lacking(verdict)]
 
 
 def _sentence(text: str) -> str:

@@ -122,7 +122,7 @@ def test_an_epoch_that_harms_a_class_is_taken_again(tmp_path, capsys):
     fitted = fit(tmp_path, callback, corrected)
     (done,) = callback.corrections
     assert (done.epoch, done.fallen, done.accepted) == (SPOILT, ("east",), True)
-    assert done.class_names == ("east", "north", "west", "south")
+    assert done.category_names == ("east", "north", "west", "south")
     assert done.ordinary[0] < done.before[0] - 0.3
     assert done.again[0] > done.ordinary[0] + 0.3
     np.testing.assert_allclose(done.ordinary, plain.accuracies[SPOILT], rtol=1e-6)

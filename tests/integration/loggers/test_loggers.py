@@ -36,7 +36,7 @@ def fit(tmp_path, *loggers, **options):
 
 
 def gains(verdict):
-    return {name: float(gain) for name, gain in zip(verdict.class_names, verdict.held_out_gain, strict=True)}
+    return {name: float(gain) for name, gain in zip(verdict.category_names, verdict.held_out_gain, strict=True)}
 
 
 def read_table(text):

@@ -256,7 +256,7 @@ def parity(batch):
 def test_dict_batches_and_categories_of_the_users_own(tmp_path):
     callback = ParetoCallback(categories=parity, category_names=["even", "odd"])
     result = tuner_in(tmp_path, callback=callback).fit(module(DictBatches), SomeDicts())
-    assert result.class_names == ("even", "odd")
+    assert result.category_names == ("even", "odd")
     assert result.support.tolist() == [(SomeDicts().val.y % 2 == k).sum() for k in range(2)]
 
 
@@ -278,7 +278,7 @@ def test_the_result_is_written_and_read(undisturbed):
 
 def test_the_folder_of_a_search_makes_a_report(undisturbed, tmp_path):
     result, folder = undisturbed
-    assert ParetoVerdict.load(folder / "verdict.safetensors").class_names == result.class_names
+    assert ParetoVerdict.load(folder / "verdict.safetensors").category_names == result.category_names
     page = write_report(folder, tmp_path / "report.html").read_text("utf-8")
     assert f"{np.nanmean(result.after):.1%}" in page or not result.accepted
     assert all(trial.name in page for trial in result.trials)

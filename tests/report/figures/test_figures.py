@@ -29,15 +29,15 @@ LONG = "an unusually long name of a category, number "
 def drawings(k, absent=(), names=None):
     """Every figure as a function of an axes."""
     matrix, verdict, weights, found = everything(k, 40 * k, absent, names)
-    comparison = ClasswiseComparison({"a": [found.before] * 2, "b": [found.after] * 2}, matrix.names, "a")
-    present = [name for name, there in zip(matrix.names, matrix.present, strict=True) if there]
+    comparison = ClasswiseComparison({"a": [found.before] * 2, "b": [found.after] * 2}, matrix.category_names, "a")
+    present = [name for name, there in zip(matrix.category_names, matrix.present, strict=True) if there]
     return {
         "accuracy": lambda ax: plot_accuracy(found, ax=ax),
         "comparison": lambda ax: plot_comparison(comparison, ax),
         "exchange_rates": lambda ax: plot_exchange_rates(verdict, ax),
         "headroom": lambda ax: plot_headroom(verdict, ax),
         "influence": lambda ax: plot_influence(matrix, present[0], present[1], ax),
-        "predicted": lambda ax: plot_predicted(found.before, found.after, matrix.names, ax),
+        "predicted": lambda ax: plot_predicted(found.before, found.after, matrix.category_names, ax),
         "search": lambda ax: plot_search(found, ax),
         "weights": lambda ax: plot_weights(weights, matrix.labels, ax=ax),
     }
@@ -176,7 +176,7 @@ def test_exchange_rates_are_ratios_of_prices():
 def test_of_many_categories_those_with_a_price_trade():
     verdict = check_pareto(influence(40, 1000))
     _, ax = plot_exchange_rates(verdict)
-    priced = [name for name, price in zip(verdict.class_names, verdict.prices, strict=True) if price > 0]
+    priced = [name for name, price in zip(verdict.category_names, verdict.prices, strict=True) if price > 0]
     assert [label.get_text() for label in ax.get_xticklabels()] == priced
     assert f"{40 - len(priced)} classes without a price left out" in ax.get_xlabel()
 

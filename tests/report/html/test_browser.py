@@ -57,7 +57,9 @@ def visit(browser, tmp_path):
 def report(k=3, absent=(1,), names=NAMES, text=None):
     matrix, verdict, weights, found = everything(k, 40 * k, absent, names)
     picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    previews = SamplePreviews({int(i): text or picture for i in suspected_samples(matrix, 48).index}, matrix.names)
+    previews = SamplePreviews(
+        {int(i): text or picture for i in suspected_samples(matrix, 48).index}, matrix.category_names
+    )
     page = render_report(verdict, influence=matrix, weights=weights, result=found, previews=previews)
     return page, verdict
 

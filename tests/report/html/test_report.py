@@ -32,7 +32,7 @@ NAMES = ["cat", "dog", "cow"]
 
 def previews(matrix, text=None):
     picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    return SamplePreviews({int(i): text or picture for i in suspected_samples(matrix, 48).index}, matrix.names)
+    return SamplePreviews({int(i): text or picture for i in suspected_samples(matrix, 48).index}, matrix.category_names)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_names_and_texts_stay_text_everywhere():
     tree = parse(text)
     scripts = list(tree.all("script"))
     assert len(scripts) == 2
-    assert json.loads("".join(scripts[0].children))["class_names"] == [EVIL, "dog", "{{ 7 * 7 }}"]
+    assert json.loads("".join(scripts[0].children))["category_names"] == [EVIL, "dog", "{{ 7 * 7 }}"]
     assert "alert(" not in "".join(scripts[1].children)
     assert not [element for element in tree.all() if "onclick" in element.attributes or "onerror" in element.attributes]
     assert all(img["src"].startswith("data:") for img in tree.all("img"))
@@ -203,7 +203,7 @@ def test_not_proven_says_what_is_missing():
     assert tree.one("p", class_="badge not-proven").text == "not proven"
     assert tree.one("h1").text.startswith("Not proven")
     lacking = [li.text for li in tree.one("ul", class_="lacking").all("li")]
-    needed = [name for name, n in zip(verdict.class_names, verdict.samples_needed, strict=True) if n > 80]
+    needed = [name for name, n in zip(verdict.category_names, verdict.samples_needed, strict=True) if n > 80]
     assert {line.split(":")[0].strip() for line in lacking} == set(needed) != set()
     assert any("leave the weights alone" in li.text for li in tree.one("ul", class_="cautions").all("li"))
 
