@@ -17,7 +17,8 @@ from lightning_pareto import (
     estimate_influence,
     reweight,
 )
-from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale, predicted_gain
+from lightning_pareto.influence.gains import column_scale, predicted_gain
+from lightning_pareto.pareto.admissible import AdmissibleSet
 from tests._asserts import assert_near
 from tests._tolerances import RELATIVE
 

@@ -15,8 +15,9 @@ import time
 import numpy as np
 
 from lightning_pareto import InfluenceMatrix, check_pareto
+from lightning_pareto.influence.gains import column_scale
 from lightning_pareto.linprog import INFINITY, LinearProgram
-from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale
+from lightning_pareto.pareto.admissible import AdmissibleSet
 from lightning_pareto.pareto.sifting import MaxMinProgram, upper_bound
 
 CASES = ((50_000, 10), (1_000_000, 10), (1_000_000, 100))
@@ -88,13 +89,13 @@ def main() -> None:
         admissible = AdmissibleSet(labels, 0.2)
         slopes = admissible.slopes(found) / column_scale(found)
         start = time.perf_counter()
-        answer = MaxMinProgram(slopes, admissible.largest_sum).solve()
+        answer = MaxMinProgram(slopes, admissible.capacity).solve()
         cold = time.perf_counter() - start
-        gap = upper_bound(slopes, admissible.largest_sum, answer.prices) / answer.value - 1
+        gap = upper_bound(slopes, admissible.capacity, answer.prices) / answer.value - 1
         print(f"{samples:9,d}  {classes:7d}   {cold:7.2f}   {answer.value / samples:8.4f}   {gap:12.1e}", end="")
-        seconds, gap = warm(slopes, admissible.largest_sum)
+        seconds, gap = warm(slopes, admissible.capacity)
         print(f"   {seconds:7.3f}   {gap:7.1e}", end="", flush=True)
-        whole_value = whole(slopes, admissible.largest_sum) if options.whole and samples <= 50_000 else None
+        whole_value = whole(slopes, admissible.capacity) if options.whole and samples <= 50_000 else None
         if not options.no_verdict and samples * classes <= 10_000_000:
             del slopes
             print(f"   {verdict(found, labels):10.2f}", end="")

@@ -26,7 +26,8 @@ from refits import fashion, fit, influence_of
 from scipy import stats
 
 from lightning_pareto import InfluenceMatrix, check_pareto, reweight
-from lightning_pareto.pareto.admissible import AdmissibleSet, Float, column_scale
+from lightning_pareto.influence.gains import column_scale
+from lightning_pareto.pareto.admissible import AdmissibleSet, Float
 from lightning_pareto.pareto.headroom import headroom
 
 

@@ -42,9 +42,8 @@ def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
     for number, matrix in enumerate(matrices):
         check_type(matrix)
         _check_same(first, matrix, number)
-    scales = [np.abs(matrix.scores).mean(axis=0, dtype=np.float64) for matrix in matrices]
-    unit = np.mean(scales, axis=0)
-    factors = [np.divide(unit, scale, out=np.zeros_like(unit), where=scale > 0) for scale in scales]
+    unit = np.mean([np.where(matrix.scores.any(axis=0), matrix.scale, 0) for matrix in matrices], axis=0)
+    factors = [np.nan_to_num(unit / matrix.scale) for matrix in matrices]
     folds = [matrix.fold_scores for matrix in matrices if matrix.fold_scores is not None]
     return replace(
         first,

@@ -1,5 +1,6 @@
 """The influence matrix: the effect of every training sample on every category of the validation set."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 
 from lightning_pareto.display.notebook import data_frame, html_table, numbers
 from lightning_pareto.display.terminal import harmless
+from lightning_pareto.influence.gains import column_scale, predicted_gain
 from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
 
 
@@ -106,13 +108,12 @@ class InfluenceMatrix:
 
     def _repr_html_(self) -> str:
         share = np.where(self.present, (self.scores > 0).mean(axis=0), np.nan)
-        scale = np.abs(self.scores).mean(axis=0, dtype=np.float64)
         support = np.full(len(self.category_names), np.nan) if self.support is None else self.support
         columns = {
             "category": self.category_names,
             "validation samples": numbers(support, "{:.0f}"),
             "beneficial training samples": numbers(share, "{:.0%}"),
-            "mean absolute influence": numbers(scale, "{:.3g}"),
+            "mean absolute influence": numbers(self.scale, "{:.3g}"),
         }
         return html_table(repr(self), columns)
 
@@ -142,6 +143,27 @@ class InfluenceMatrix:
         """Which categories have validation samples, (K,)."""
         absent: npt.NDArray[np.bool_] = np.asarray(np.isnan(self.scores).all(axis=0))
         return ~absent
+
+    @functools.cached_property
+    def scale(self) -> npt.NDArray[np.float64]:
+        """Mean absolute influence s_k on each category, (K,): the unit of relative gains.
+
+        1 for a category that no sample influences, NaN for a category without validation samples.
+        """
+        return column_scale(self.scores)
+
+    def predicted_gain(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """First-order drop of the measure on each category under sample weights, (K,).
+
+        It holds for a small step towards the weights. A whole second fit keeps the order of the categories at best.
+
+        Args:
+            weights: one weight for each training sample, (N,); 1 leaves a sample as it is.
+
+        Returns:
+            ``mean_i (w_i − 1) scores[i, k]``, positive is better; NaN for a category without validation samples.
+        """
+        return predicted_gain(self.scores, weights)
 
     def of_folds(self, folds: Sequence[int]) -> "InfluenceMatrix":
         """The influence on a part of the validation set, without folds of its own.

@@ -17,26 +17,11 @@ from lightning_pareto.arguments import checked_number
 Float = npt.NDArray[np.float64]
 
 
-def predicted_gain(scores: npt.NDArray[np.floating], weights: Float) -> Float:
-    """First-order drop of the measure of every category, ``mean_i (w_i − 1) P_ik``, (K,); positive is better."""
-    gain: Float = (weights - 1) @ scores.astype(np.float64) / len(scores)
-    return gain
-
-
 def check_budget(budget: float) -> None:
     """Raise a ValueError for a budget out of range."""
     what = "budget is the share of the training mass that may move, in (0, 1]"
     if not 0 < checked_number(budget, what) <= 1:
         raise ValueError(f"{what}, found {budget}")
-
-
-def column_scale(scores: npt.NDArray[np.floating]) -> Float:
-    """Mean absolute influence s_k on every category, (K,): the unit of relative gains.
-
-    A column of zeros gets the scale 1, so that its relative gain is 0 and not undefined.
-    """
-    scale = np.abs(scores).mean(axis=0, dtype=np.float64)
-    return np.where(scale > 0, scale, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +37,8 @@ class AdmissibleSet:
     budget: float
 
     @property
-    def largest_sum(self) -> float:
-        """Upper bound of Σ d."""
+    def capacity(self) -> float:
+        """Upper bound of Σ_i d_i, the budget as a number of samples."""
         return self.budget * len(self.labels)
 
     def slopes(self, scores: npt.NDArray[np.floating]) -> Float:

@@ -54,14 +54,14 @@ def headroom(
     """
     n, k = scores.shape
     demand = Demand.of_all(k) if demand is None else demand
-    program = MaxMinProgram(admissible.slopes(scores) / scale, admissible.largest_sum, demand.targets, start)
+    program = MaxMinProgram(admissible.slopes(scores) / scale, admissible.capacity, demand.targets, start)
     found = program.solve(n * demand.floors)
     free = not (demand.floors[~demand.targets] > 0).any()  # then no change at all is feasible: h ≥ 0
     return Headroom(
         value=max(found.value / n, 0.0) if free else found.value / n,
         weights=admissible.weights(found.removed),
         prices=found.prices,
-        budget_price=found.budget_price,
+        budget_price=found.capacity_price,
     )
 
 
@@ -81,7 +81,7 @@ def floor_out_of_reach(
     held = np.full(k, -np.inf)
     others = [category for category in np.argsort(demand.floors, kind="stable") if not demand.targets[category]]
     for category in others:
-        program = MaxMinProgram(slopes, admissible.largest_sum, np.arange(k) == category)
+        program = MaxMinProgram(slopes, admissible.capacity, np.arange(k) == category)
         largest = program.solve(n * held).value / n
         if largest < demand.floors[category]:
             return int(category), largest

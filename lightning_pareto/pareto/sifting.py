@@ -46,13 +46,13 @@ class MaxMin:
         value: t.
         removed: d, (N,).
         prices: λ, (K,): with sum 1 over T; elsewhere what a unit less of ``least`` would add to t.
-        budget_price: μ, what a unit more of the budget B would add to t.
+        capacity_price: μ, what a unit more of the budget B would add to t.
     """
 
     value: float
     removed: Float
     prices: Float
-    budget_price: float
+    capacity_price: float
 
 
 class FloorsError(InfeasibleError):
@@ -72,7 +72,7 @@ class MaxMinProgram:
 
     Args:
         slopes: (N, K), finite, of the order of one: the solver's tolerances are absolute.
-        budget: B ≥ 0.
+        capacity: B ≥ 0.
         targets: which rows are in T, (K,) bool; all by default.
         start: prices to begin with, (K,), for instance those of a similar program; by default those of a random tenth.
     """
@@ -80,37 +80,37 @@ class MaxMinProgram:
     def __init__(
         self,
         slopes: Float,
-        budget: float,
+        capacity: float,
         targets: npt.NDArray[np.bool_] | None = None,
         start: Float | None = None,
     ) -> None:
         n, k = slopes.shape
-        self._slopes, self._budget, self._start = slopes, budget, start
+        self._slopes, self._capacity, self._start = slopes, capacity, start
         self._targets = np.ones(k, dtype=bool) if targets is None else targets
         self._unit = max(float(np.abs(slopes).mean()), 1.0)
         self._guess: Float = np.zeros(n)
         self._free: npt.NDArray[np.bool_] = np.zeros(n, dtype=bool)
         self._program: LinearProgram | None = None
 
-    def solve(self, least: Float | None = None, budget: float | None = None) -> MaxMin:
+    def solve(self, least: Float | None = None, capacity: float | None = None) -> MaxMin:
         """Solve for these floors.
 
         Args:
             least: the floors of the rows that are not in T, (K,), ``-inf`` for none; the entries of T are not read.
-            budget: another B ≥ 0, which stays.
+            capacity: another B ≥ 0, which stays.
 
         Raises:
             FloorsError: if no d reaches the floors.
             LinearProgramError: if the solver fails, or its prices do not prove the value.
         """
         least = np.full(len(self._targets), -INFINITY) if least is None else np.where(self._targets, 0.0, least)
-        self._budget = self._budget if budget is None else budget
-        again = bool(self._free.any() and self._fixed.sum() <= self._budget)
+        self._capacity = self._capacity if capacity is None else capacity
+        again = bool(self._free.any() and self._fixed.sum() <= self._capacity)
         if not again:
             self._begin(self._prices_of_a_tenth(least) if self._start is None else self._start)
         while True:
             found, reached = self._solve_free(least)
-            reduced = self._slopes @ found.prices - found.budget_price
+            reduced = self._slopes @ found.prices - found.capacity_price
             wrong = np.where(self._fixed > 0, -reduced, reduced) > WRONG_SIDE * self._tolerated(found)
             wrong &= ~self._free
             if not wrong.any():
@@ -123,7 +123,7 @@ class MaxMinProgram:
         if not reached:
             raise FloorsError(-found.value, found.removed)
         self._start = found.prices
-        gap = upper_bound(self._slopes, self._budget, found.prices) - _priced(found.prices, self._floors(least))
+        gap = upper_bound(self._slopes, self._capacity, found.prices) - _priced(found.prices, self._floors(least))
         if gap - found.value > CERTIFIED * self._tolerated(found) * len(reduced):
             raise LinearProgramError(
                 f"the prices leave a gap of {(gap - found.value) / len(reduced):.1e} per sample: the LP is "
@@ -149,14 +149,14 @@ class MaxMinProgram:
 
     def _reduced(self, prices: Float) -> Float:
         values: Float = self._slopes @ prices
-        return values - _threshold(values, self._budget)
+        return values - _threshold(values, self._capacity)
 
     def _prices_of_a_tenth(self, least: Float) -> Float:
         n, k = self._slopes.shape
         if n <= DIRECT:
             return np.zeros(k)
         sample = np.random.default_rng(0).choice(n, n // 10, replace=False)
-        tenth = MaxMinProgram(self._slopes[sample], self._budget / 10, self._targets)
+        tenth = MaxMinProgram(self._slopes[sample], self._capacity / 10, self._targets)
         try:
             return tenth.solve(least / 10).prices
         except FloorsError:  # the floors are tight: chance decides whether a tenth can reach them
@@ -171,7 +171,7 @@ class MaxMinProgram:
     def _solve_free(self, least: Float) -> tuple[MaxMin, bool]:
         """Solve over the free columns, the others staying where they are; say whether they reach the floors."""
         lower = np.append(self._floors(least) - self._offset, -INFINITY)
-        upper = np.append(np.full(len(least), INFINITY), self._budget - self._fixed.sum())
+        upper = np.append(np.full(len(least), INFINITY), self._capacity - self._fixed.sum())
         if self._program is None:
             self._program = self._program_over(self._targets, INFINITY, lower, upper)
         else:
@@ -215,16 +215,16 @@ class MaxMinProgram:
         )
 
 
-def solve_max_min(slopes: Float, budget: float) -> MaxMin:
+def solve_max_min(slopes: Float, capacity: float) -> MaxMin:
     """Solve the LP above with all rows in T, once; see :class:`MaxMinProgram`."""
-    return MaxMinProgram(slopes, budget).solve()
+    return MaxMinProgram(slopes, capacity).solve()
 
 
-def upper_bound(slopes: Float, budget: float, prices: Float) -> float:
+def upper_bound(slopes: Float, capacity: float, prices: Float) -> float:
     """What no admissible d exceeds: the λ-weighted slopes of the best B columns, the smallest of them in part."""
     values = slopes @ prices
-    threshold = _threshold(values, budget)
-    return float(budget * threshold + np.maximum(values - threshold, 0).sum())
+    threshold = _threshold(values, capacity)
+    return float(capacity * threshold + np.maximum(values - threshold, 0).sum())
 
 
 def _priced(prices: Float, floors: Float) -> float:
@@ -240,9 +240,9 @@ def _nearest(distance: Float, count: int) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def _threshold(values: Float, budget: float) -> float:
+def _threshold(values: Float, capacity: float) -> float:
     """The price μ ≥ 0 at which no more than B columns pay."""
-    whole = int(budget)
+    whole = int(capacity)
     if whole >= len(values):
         return 0.0
     return max(float(np.partition(values, len(values) - 1 - whole)[len(values) - 1 - whole]), 0.0)

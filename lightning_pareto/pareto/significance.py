@@ -49,7 +49,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from lightning_pareto.pareto.admissible import AdmissibleSet, Float, predicted_gain
+from lightning_pareto.influence.gains import predicted_gain
+from lightning_pareto.pareto.admissible import AdmissibleSet, Float
 from lightning_pareto.pareto.demand import Demand
 from lightning_pareto.pareto.headroom import headroom
 from lightning_pareto.pareto.sifting import FloorsError

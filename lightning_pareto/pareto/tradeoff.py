@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lightning_pareto.influence.gains import predicted_gain
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float
 from lightning_pareto.pareto.headroom import Headroom
 from lightning_pareto.pareto.sifting import upper_bound
@@ -35,8 +36,8 @@ def compromise(scores: np.ndarray, scale: Float, admissible: AdmissibleSet, solv
     """
     n, k = scores.shape
     slopes = admissible.slopes(scores) / scale
-    alone = np.array([upper_bound(slopes, admissible.largest_sum, unit) / n for unit in np.eye(k)])
-    together: Float = (solved.weights - 1) @ scores.astype(np.float64) / n / scale
+    alone = np.array([upper_bound(slopes, admissible.capacity, unit) / n for unit in np.eye(k)])
+    together = predicted_gain(scores, solved.weights) / scale
     return Compromise(alone, together)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from lightning_pareto.arguments import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.linprog import InfeasibleError
-from lightning_pareto.pareto.admissible import AdmissibleSet, Float, check_budget, column_scale
+from lightning_pareto.pareto.admissible import AdmissibleSet, Float, check_budget
 from lightning_pareto.pareto.demand import Demand, Limits, Targets, read_demand
 from lightning_pareto.pareto.headroom import Headroom, floor_out_of_reach, headroom
 from lightning_pareto.pareto.hyperplane import correlation, explained_variance_ratio, hyperplane_distance, regions
@@ -76,7 +76,7 @@ def check_pareto(
     asked = read_demand(influence, targets, floors)
     demand = asked.over(present)
     scores = influence.scores[:, present]
-    scale = column_scale(scores)
+    scale = influence.scale[present]
     admissible = AdmissibleSet(influence.labels, budget)
     solved = _solved(influence, scores, scale, admissible, demand)
     gains = compromise(scores, scale, admissible, solved)

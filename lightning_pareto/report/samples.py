@@ -176,9 +176,8 @@ def column_of(influence: InfluenceMatrix, name: str) -> int:
 
 def relative_scores(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:
     """Scores in units of each column's mean absolute value, (N, K)."""
-    scores = influence.scores.astype(np.float64)
-    scale = np.abs(scores).mean(axis=0)
-    return scores / np.where(scale > 0, scale, 1.0)
+    relative: npt.NDArray[np.float64] = influence.scores / influence.scale
+    return relative
 
 
 def _table(

@@ -30,7 +30,7 @@ class MassPreservingProgram:
         slopes[:, :-1] = admissible.slopes(scores)
         slopes[:, :-1] /= scale
         slopes[:, -1] = slopes[:, :-1] @ (targets / targets.sum())
-        self._program = MaxMinProgram(slopes, admissible.largest_sum, np.arange(categories + 1) == categories)
+        self._program = MaxMinProgram(slopes, admissible.capacity, np.arange(categories + 1) == categories)
 
     def solve(self, floors: Float, budget: float | None = None) -> Float:
         """Return the mass d taken from every sample, in [0, 1], (N,).
@@ -42,9 +42,9 @@ class MassPreservingProgram:
         Raises:
             InfeasibleError: if the floors cannot be met together.
         """
-        largest_sum = None if budget is None else budget * self._samples
+        capacity = None if budget is None else budget * self._samples
         try:
-            return self._program.solve(np.append(floors * self._samples, 0.0), largest_sum).removed
+            return self._program.solve(np.append(floors * self._samples, 0.0), capacity).removed
         except InfeasibleError as error:
             raise InfeasibleError(
                 f"no admissible weights reach relative gains of {floors.round(4).tolist()}: lower the thresholds "

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lightning_pareto.influence.gains import column_scale
 from lightning_pareto.linprog import INFINITY, LinearProgram
 from lightning_pareto.pareto.admissible import Float
 
@@ -23,10 +24,10 @@ class PaperProgram:
 
     def __init__(self, scores: np.ndarray, targets: np.ndarray, max_weight: float) -> None:
         scores = scores.astype(np.float64)
-        scale = np.abs(scores).mean(axis=0)
-        scaled = scores / np.where(scale > 0, scale, 1.0)
+        scale = column_scale(scores)
+        scaled = scores / scale
         self._scaled, self._sums, self._max_weight = scaled, scaled.sum(axis=0), max_weight
-        objective = scaled[:, targets] @ scale[targets] / max(scale[targets].mean(), np.finfo(float).tiny)
+        objective = scaled[:, targets] @ scale[targets] / scale[targets].mean()
         self._program = self._over(objective, scaled)
 
     def solve(self, thresholds: Float) -> Float:

@@ -8,10 +8,10 @@ import numpy as np
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
-from lightning_pareto.pareto.admissible import AdmissibleSet, Float, column_scale, predicted_gain
+from lightning_pareto.pareto.admissible import AdmissibleSet, Float
 from lightning_pareto.pareto.headroom import headroom
 from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
-from lightning_pareto.reweighting.weights import SampleWeights, origin_of
+from lightning_pareto.reweighting.weights import SampleWeights, weights_from
 
 SHARES = (0.6, 0.0, 0.3)
 
@@ -114,11 +114,7 @@ class CandidateWeights:
         influence = self._influences[candidate.measure]
         values = self._within_classes(candidate) * self._of_classes(influence.labels, candidate.tilt)
         values *= len(values) / values.sum()
-        gain = np.full(len(influence.present), np.nan)
-        gain[influence.present] = predicted_gain(influence.scores[:, influence.present], values)
-        return SampleWeights(
-            values, gain, influence.category_names, metadata={"candidate": str(candidate), **origin_of(influence)}
-        )
+        return weights_from(influence, values, candidate=str(candidate))
 
     def distinct(self, given: Sequence[Candidate]) -> list[tuple[Candidate, SampleWeights]]:
         """The candidates that promise something and have not the weights of another."""
@@ -137,9 +133,8 @@ class CandidateWeights:
         if not candidate.budget:
             return True
         influence = self._influences[candidate.measure]
-        scores = influence.scores[:, influence.present]
-        gain = predicted_gain(scores, self._within_classes(candidate)) / column_scale(scores)
-        return bool(gain.min() > -TRIFLE and gain[self._targets[influence.present]].max() > TRIFLE)
+        gain = influence.predicted_gain(self._within_classes(candidate)) / influence.scale
+        return bool(np.nanmin(gain) > -TRIFLE and np.nanmax(gain[self._targets]) > TRIFLE)
 
     def _within_classes(self, candidate: Candidate) -> Float:
         """Weights that keep the mass of every class, (N,)."""
@@ -148,7 +143,7 @@ class CandidateWeights:
             return np.ones(len(influence.labels))
         present = influence.present
         scores = influence.scores[:, present]
-        scale, admissible = column_scale(scores), AdmissibleSet(influence.labels, candidate.budget)
+        scale, admissible = influence.scale[present], AdmissibleSet(influence.labels, candidate.budget)
         if candidate.measure not in self._programs:
             chosen = self._targets[present]
             self._programs[candidate.measure] = MassPreservingProgram(scores, scale, admissible, chosen)

@@ -7,12 +7,12 @@ import numpy as np
 from lightning_pareto.arguments import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.linprog import InfeasibleError
-from lightning_pareto.pareto.admissible import AdmissibleSet, check_budget, column_scale, predicted_gain
+from lightning_pareto.pareto.admissible import AdmissibleSet, check_budget
 from lightning_pareto.pareto.demand import Demand, Limits, Targets, chosen_categories, per_category
 from lightning_pareto.pareto.headroom import floor_out_of_reach, headroom
 from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
 from lightning_pareto.reweighting.paper import PaperProgram
-from lightning_pareto.reweighting.weights import SampleWeights, origin_of
+from lightning_pareto.reweighting.weights import SampleWeights, weights_from
 
 HEADROOM_SHARE = 0.6
 """Floor of every category's gain, as a share of what all can have at once, where no targets are chosen.
@@ -77,7 +77,7 @@ def reweight(
     if not chosen.any():
         raise ValueError("none of the targets has validation samples")
     if method == "mass_preserving":
-        admissible, scale = AdmissibleSet(influence.labels, budget), column_scale(scores)
+        admissible, scale = AdmissibleSet(influence.labels, budget), influence.scale[present]
         if thresholds is None and targets is None:
             thresholds = HEADROOM_SHARE * headroom(scores, scale, admissible).value
         limits = per_category(thresholds, influence.category_names, 0.0)[present]
@@ -110,10 +110,8 @@ def reweight(
             ) from error
     else:
         raise ValueError(f"method must be 'mass_preserving' or 'paper', found {method!r}")
-    gain = np.full(len(present), np.nan)
-    gain[present] = predicted_gain(scores, values)
     options = {"method": method, "budget": budget, "return_mass": return_mass, "max_weight": max_weight}
-    return SampleWeights(values, gain, influence.category_names, metadata={**options, **origin_of(influence)})
+    return weights_from(influence, values, **options)
 
 
 def _name(influence: InfluenceMatrix, number: int) -> str:

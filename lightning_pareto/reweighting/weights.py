@@ -144,10 +144,11 @@ class SampleWeights:
             return cls(**arrays, category_names=tuple(metadata["category_names"]), metadata={**metadata["metadata"]})
 
 
-def origin_of(influence: InfluenceMatrix) -> dict[str, Any]:
-    """What the metadata of weights say of the influence that they were made from: which model and data it is of."""
+def weights_from(influence: InfluenceMatrix, values: npt.NDArray[np.float64], **metadata: Any) -> SampleWeights:
+    """Weights made from an influence matrix, with the gain it predicts and the fingerprints of its model and data."""
     fingerprints = influence.metadata.get("fingerprints")
-    return {} if fingerprints is None else {"fingerprints": dict(fingerprints)}
+    origin = {} if fingerprints is None else {"fingerprints": dict(fingerprints)}
+    return SampleWeights(values, influence.predicted_gain(values), influence.category_names, {**metadata, **origin})
 
 
 def _vector(values: Any) -> npt.NDArray[np.float64]:

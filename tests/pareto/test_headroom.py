@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale, predicted_gain
+from lightning_pareto.influence.gains import column_scale, predicted_gain
+from lightning_pareto.pareto.admissible import AdmissibleSet
 from lightning_pareto.pareto.headroom import headroom
 from tests._tolerances import LINEAR_PROGRAM
 

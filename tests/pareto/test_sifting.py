@@ -43,8 +43,8 @@ def assert_max_min(found, slopes, budget, targets=None, least=None):
     assert_optimal(
         SimpleNamespace(
             x=np.append(found.removed, found.value),
-            row_duals=np.append(-found.prices, found.budget_price),
-            reduced_costs=np.append(slopes @ found.prices - found.budget_price, 0.0),
+            row_duals=np.append(-found.prices, found.capacity_price),
+            reduced_costs=np.append(slopes @ found.prices - found.capacity_price, 0.0),
         ),
         objective=np.append(np.zeros(n), 1.0),
         rows=np.block([[slopes.T, -1.0 * targets[:, None]], [np.ones((1, n)), np.zeros((1, 1))]]),

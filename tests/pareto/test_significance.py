@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from lightning_pareto import InfluenceMatrix, check_pareto
-from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale, predicted_gain
+from lightning_pareto.influence.gains import column_scale, predicted_gain
+from lightning_pareto.pareto.admissible import AdmissibleSet
 from lightning_pareto.pareto.demand import Demand
 from lightning_pareto.pareto.headroom import headroom
 from lightning_pareto.pareto.significance import _mean_and_variance, _test, _with_common_spread, cross_fit

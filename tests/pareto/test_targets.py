@@ -7,7 +7,8 @@ import pytest
 from scipy import optimize
 
 from lightning_pareto import InfeasibleError, InfluenceMatrix, ParetoVerdict, check_pareto, reweight
-from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale
+from lightning_pareto.influence.gains import column_scale
+from lightning_pareto.pareto.admissible import AdmissibleSet
 from lightning_pareto.pareto.demand import Demand
 from lightning_pareto.pareto.headroom import headroom
 from tests._tolerances import LINEAR_PROGRAM

@@ -5,7 +5,8 @@ import pytest
 from scipy import optimize, stats
 
 from lightning_pareto import InfluenceMatrix, ParetoVerdict, check_pareto
-from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale, predicted_gain
+from lightning_pareto.influence.gains import column_scale, predicted_gain
+from lightning_pareto.pareto.admissible import AdmissibleSet
 from lightning_pareto.pareto.headroom import headroom
 from lightning_pareto.pareto.tradeoff import compromise, exchange_rates
 from tests._tolerances import LINEAR_PROGRAM

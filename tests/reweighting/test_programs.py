@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
+from lightning_pareto.influence.gains import column_scale, predicted_gain
 from lightning_pareto.linprog import InfeasibleError
-from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale, predicted_gain
+from lightning_pareto.pareto.admissible import AdmissibleSet
 from lightning_pareto.reweighting.mass_preserving import MassPreservingProgram
 from lightning_pareto.reweighting.paper import PaperProgram
 

@@ -11,7 +11,8 @@ from torch.utils.data import TensorDataset
 
 from lightning_pareto import InfluenceMatrix, SampleWeights, check_pareto, reweight
 from lightning_pareto.data.labels import fingerprint_of_labels
-from lightning_pareto.pareto.admissible import AdmissibleSet, column_scale
+from lightning_pareto.influence.gains import column_scale
+from lightning_pareto.pareto.admissible import AdmissibleSet
 from lightning_pareto.reweighting.mass_preserving import give_back
 from lightning_pareto.reweighting.paper import PaperProgram
 from tests._asserts import assert_optimal

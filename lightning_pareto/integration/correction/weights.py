@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_pareto.arguments import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.pareto.admissible import check_budget, column_scale
+from lightning_pareto.pareto.admissible import check_budget
 from lightning_pareto.reweighting.mass_preserving import GiveBack
 from lightning_pareto.reweighting.reweight import reweight
 from lightning_pareto.reweighting.weights import SampleWeights
@@ -69,7 +69,7 @@ def floors_of_others(influence: InfluenceMatrix, targets: Sequence[int], keep: f
     present = influence.present
     floors = np.zeros(len(present))
     scores = influence.scores[:, present].astype(np.float64)
-    floors[present] = np.minimum((keep - 1) * scores.mean(axis=0) / column_scale(scores), 0)
+    floors[present] = np.minimum((keep - 1) * scores.mean(axis=0) / influence.scale[present], 0)
     floors[list(targets)] = 0
     found: list[float] = floors.tolist()
     return found

@@ -13,11 +13,11 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.tuner.trials import Trial, Trials
 from lightning_pareto.linprog import InfeasibleError
-from lightning_pareto.pareto.admissible import Float, predicted_gain
+from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.genetic_search import ThresholdSearch
 from lightning_pareto.reweighting.paper import PaperProgram
 from lightning_pareto.reweighting.proposals import Candidate, CandidateWeights, candidates
-from lightning_pareto.reweighting.weights import SampleWeights, origin_of
+from lightning_pareto.reweighting.weights import SampleWeights, weights_from
 
 IDLE = 3
 """Generations in a row that bring no new weights, after which a search over thresholds ends."""
@@ -225,7 +225,5 @@ def _solve(program: PaperProgram, influence: InfluenceMatrix, alpha: Float) -> S
     if not values.any():
         return None
     values = values * len(values) / values.sum()
-    gain = np.full(len(influence.category_names), np.nan)
-    gain[influence.present] = predicted_gain(influence.scores[:, influence.present], values)
     name = "paper's LP, thresholds " + ", ".join(f"{a:.2f}" for a in alpha)
-    return SampleWeights(values, gain, influence.category_names, metadata={"candidate": name, **origin_of(influence)})
+    return weights_from(influence, values, candidate=name)

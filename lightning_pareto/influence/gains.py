@@ -1,0 +1,26 @@
+"""First-order gains of sample weights, and the unit that makes them comparable between categories."""
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+
+
+def predicted_gain(scores: npt.NDArray[np.floating], weights: Float) -> Float:
+    """First-order drop of each category's validation measure, ``mean_i (w_i − 1) P_ik``, (K,); positive is better.
+
+    Args:
+        scores: influence P, (N, K).
+        weights: w, (N,).
+    """
+    gain: Float = (weights - 1) @ scores.astype(np.float64) / len(scores)
+    return gain
+
+
+def column_scale(scores: npt.NDArray[np.floating]) -> Float:
+    """Mean absolute influence s_k on each category, (K,): the unit of relative gains.
+
+    A column of zeros gets the scale 1, so its relative gain is 0 rather than undefined. A column of NaN gets NaN.
+    """
+    scale = np.abs(scores).mean(axis=0, dtype=np.float64)
+    return np.where(scale == 0, 1.0, scale)
