@@ -35,8 +35,9 @@ class Cells:
 def scan(
     validation: GradientPass,
     measure: Measure,
-    categories: Categories | None,
-    category_names: Sequence[str] | None,
+    *,
+    categories: Categories | None = None,
+    category_names: Sequence[str] | None = None,
     folds: int,
     seed: int,
 ) -> Cells:

@@ -20,6 +20,7 @@ from lightning_pareto.display.terminal import listed
 from lightning_pareto.influence.categories import Categories, Cells, scan
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, FisherName, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
+from lightning_pareto.influence.execution import Execution, Reading
 from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_of_data, fingerprint_of_model
 from lightning_pareto.influence.gradients import LOOPED
 from lightning_pareto.influence.layers import Layer
@@ -124,22 +125,65 @@ def estimate_influence(
 
     Source: PARETO-LP-GA (arXiv:2510.03950); EK-FAC influence (Grosse et al. 2023, arXiv:2308.03296).
     """
-    options = InfluenceOptions(curvature, measure, damping, folds, seed, layers, fisher, curvature_samples, tolerance)
-    with set_up(
+    return estimate(
         module,
         train_dataloader,
         val_dataloader,
-        task=task,
-        layers=layers,
-        max_memory=max_memory,
-        shard=shard,
-        transfer=transfer,
-        val_transfer=val_transfer,
-        context=context,
-        progress=progress,
+        reading=Reading(task=task or ClassificationTask(), categories=categories, category_names=category_names),
+        options=InfluenceOptions(
+            curvature=curvature,
+            measure=measure,
+            damping=damping,
+            folds=folds,
+            seed=seed,
+            layers=layers,
+            fisher=fisher,
+            curvature_samples=curvature_samples,
+            tolerance=tolerance,
+        ),
+        execution=Execution(
+            shard=shard or Shard(),
+            transfer=transfer,
+            val_transfer=val_transfer,
+            context=context,
+            progress=progress,
+            max_memory=max_memory,
+            stages_dir=stages_dir,
+        ),
+    )
+
+
+def estimate(
+    module: nn.Module,
+    train_dataloader: "DataLoader[Any]",
+    val_dataloader: "DataLoader[Any]",
+    *,
+    reading: Reading,
+    options: InfluenceOptions,
+    execution: Execution,
+) -> InfluenceMatrix:
+    """The same as :func:`estimate_influence`, with its options as objects.
+
+    Args:
+        module: the trained model, on its device.
+        train_dataloader: over the training set.
+        val_dataloader: over the validation set.
+        reading: how batches become samples with categories.
+        options: what to compute.
+        execution: how to run.
+    """
+    shard = execution.shard
+    with set_up(
+        module, train_dataloader, val_dataloader, task=reading.task, layers=options.layers, execution=execution
     ) as setup:
-        loss, shard = setup.train.probe.task.loss, setup.train.shard
-        cells = scan(setup.validation, get_measure(measure, loss), categories, category_names, folds, seed)
+        cells = scan(
+            setup.validation,
+            get_measure(options.measure, reading.task.loss),
+            categories=reading.categories,
+            category_names=reading.category_names,
+            folds=options.folds,
+            seed=options.seed,
+        )
         with shard.agreement("fingerprint"):
             fingerprints = {
                 "model": fingerprint_of_model(module),
@@ -147,14 +191,15 @@ def estimate_influence(
                 "labels": fingerprint_of_labels(train_dataloader.dataset),
                 "validation": fingerprint_of_data(setup.validation),
             }
-        key = json.dumps([asdict(options), max_memory, list(cells.names), fingerprint_of(cells.cell), fingerprints])
-        stages = Stages(stages_dir, key, shard)
+        bound, cell = execution.max_memory, fingerprint_of(cells.cell)
+        key = json.dumps([asdict(options), bound, list(cells.names), cell, fingerprints])
+        stages = Stages(execution.stages_dir, key, shard)
         stages.begin()
-        found, reached = settled(lambda: _scores(setup, cells, options, max_memory, stages))
-        if categories is None:
+        found, reached = settled(lambda: _scores(setup, cells, options, bound, stages))
+        if reading.categories is None:
             _warn_of_untrained(found["labels"], cells.names)
         metadata = _metadata(options, setup, reached, fingerprints)
-        metadata["categories"] = "classes" if categories is None else "own"
+        metadata["categories"] = "classes" if reading.categories is None else "own"
         result = _assemble(found, cells, metadata)
         stages.clear()
     return result
@@ -168,7 +213,9 @@ def _scores(
     fisher = Fisher.draw(options.information, train.size, options.seed, task.loss)
     part = train.drawn(options.curvature_samples, options.seed)
     stages.variant = f" {fingerprint_of(plan_as_text(setup.plan))}"
-    fitted = fit_curvature(options.curvature, part, options.damping, fisher, options.tolerance, stages)
+    fitted = fit_curvature(
+        options.curvature, part, damping=options.damping, fisher=fisher, tolerance=options.tolerance, stages=stages
+    )
 
     def scores_of(block: range) -> Tensors:
         gradients = category_gradients(setup.validation, get_measure(options.measure, task.loss), cells, block)
@@ -201,7 +248,7 @@ def _warn_of_untrained(labels: torch.Tensor, names: Sequence[str]) -> None:
         warnings.warn(
             f"no training samples of {listed(absent)}: weights can only change what other classes' samples do to them. "
             "Add training samples of these classes",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
+from lightning_pareto.data.labels import fingerprint_of_labels
 from lightning_pareto.influence.passes import GradientPass
 
 LOOKED_AT = 8
@@ -47,18 +47,7 @@ def fingerprint_of_data(data: GradientPass) -> str:
     batch = data.batch_of(indices)
     forward = data.probe.forward(batch)
     loss = data.probe.task.loss(forward.logits.detach().float(), forward.targets)
-    return fingerprint_of([size, _labels(data.loader.dataset), batch, forward.targets, loss])
-
-
-def _labels(dataset: Any) -> Any:
-    """The labels of a dataset where they are kept in one place; None elsewhere."""
-    if isinstance(dataset, Subset):
-        return [_labels(dataset.dataset), list(dataset.indices)]
-    for name in ("targets", "labels"):
-        if hasattr(dataset, name):
-            return getattr(dataset, name)
-    tensors = getattr(dataset, "tensors", None)
-    return tensors[-1] if isinstance(tensors, tuple) else None
+    return fingerprint_of([size, fingerprint_of_labels(data.loader.dataset), batch, forward.targets, loss])
 
 
 def _add(digest: "hashlib.blake2b", value: Any) -> None:

@@ -11,7 +11,7 @@ from lightning_pareto.influence.measures import MeasureName, get_measure
 CurvatureName = Literal["ekfac", "cg", "gauss_newton", "identity"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InfluenceOptions:
     """The options of :func:`estimate_influence` that change its numbers; kept in the result's metadata.
 
@@ -45,7 +45,9 @@ class InfluenceOptions:
             raise ValueError(f"fisher must be one of {get_args(FisherName)}, found {self.fisher!r}")
         if self.curvature in ("gauss_newton", "identity") and self.fisher is not None:
             raise ValueError(f'fisher is an option of "ekfac" and "cg", there is no choice with {self.curvature!r}')
-        check_damping(self.damping)
+        what = "damping must be > 0 (a share of the mean eigenvalue)"
+        if not checked_number(self.damping, what) > 0:
+            raise ValueError(f"{what}, found {self.damping}")
         checked_count(self.folds, "folds must be at least 1, a whole number", least=1)
         checked_count(self.seed, "seed must be a whole number ≥ 0")
         if self.curvature_samples is not None:
@@ -64,17 +66,3 @@ class InfluenceOptions:
         0.6, with the exact one 1.0.
         """
         return self.fisher or ("exact" if self.curvature == "cg" else "sampled")
-
-
-def check_damping(damping: float) -> None:
-    """Raise a ValueError for a damping out of range."""
-    what = "damping must be > 0 (a share of the mean eigenvalue)"
-    if not checked_number(damping, what) > 0:
-        raise ValueError(f"{what}, found {damping}")
-
-
-def check_max_memory(max_memory: float | None) -> None:
-    """Raise a ValueError for a bound out of range."""
-    what = "max_memory is a bound in GiB, > 0"
-    if max_memory is not None and not checked_number(max_memory, what) > 0:
-        raise ValueError(f"{what}, found {max_memory}")

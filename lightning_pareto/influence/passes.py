@@ -2,11 +2,12 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -38,7 +39,7 @@ def silent(_stage: str, _done: int, _total: int) -> None:
     """Show no progress."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GradientPass:
     """Goes over this process's part of a dataset in index order, whatever the user's loader shuffles or drops.
 
@@ -232,14 +233,13 @@ def _check_count(found: int, expected: int) -> None:
         )
 
 
+@runtime_checkable
+class _Movable(Protocol):
+    """A tensor, or anything else that knows how to go to a device."""
+
+    def to(self, device: torch.device) -> Any: ...
+
+
 def move(batch: Any, device: torch.device) -> Any:
     """Move every tensor of a nested batch to ``device``."""
-    if isinstance(batch, Tensor) or hasattr(batch, "to"):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {name: move(value, device) for name, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(move(value, device) for value in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(move(value, device) for value in batch)
-    return batch
+    return apply_to_collection(batch, _Movable, lambda value: value.to(device))

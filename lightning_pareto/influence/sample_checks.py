@@ -1,13 +1,13 @@
 """Is a sample the same whenever it is read, and does the model treat it alone?"""
 
 import warnings
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from lightning_pareto.data.labels import first_out_of_range
+from lightning_pareto.data.labels import first_label_out_of_range
 from lightning_pareto.influence.measures import Measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass
 
@@ -27,7 +27,7 @@ def check_labels(data: GradientPass, classes: int) -> None:
     Raises:
         BatchError: if it is out of range.
     """
-    suspect = first_out_of_range(data.loader.dataset, classes)
+    suspect = first_label_out_of_range(data.loader.dataset, classes)
     if suspect is not None:
         data.forward_of([suspect])
 
@@ -88,13 +88,8 @@ def check_samples(train: GradientPass, count: int) -> int:
     return classes
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
+def _tensors(batch: Any) -> list[Tensor]:
     """Every tensor of a nested batch."""
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _tensors(value)
-    elif isinstance(batch, (tuple, list)):
-        for value in batch:
-            yield from _tensors(value)
+    found: list[Tensor] = []
+    apply_to_collection(batch, Tensor, found.append)
+    return found

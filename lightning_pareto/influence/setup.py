@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.data.loaders import check_map_style
+from lightning_pareto.influence.execution import Execution
 from lightning_pareto.influence.gradients import GradientProbe, Plan
 from lightning_pareto.influence.layers import Selection, select_layers
 from lightning_pareto.influence.memory import Memory
-from lightning_pareto.influence.options import check_max_memory
-from lightning_pareto.influence.passes import GradientPass, PlanChangedError, Progress
+from lightning_pareto.influence.passes import GradientPass, PlanChangedError
 from lightning_pareto.influence.sample_checks import check_labels, check_samples
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
@@ -60,43 +60,39 @@ def set_up(
     train_dataloader: "DataLoader[Any]",
     val_dataloader: "DataLoader[Any]",
     *,
-    task: ClassificationTask | None,
+    task: ClassificationTask,
     layers: Sequence[str] | None,
-    max_memory: float | None,
-    shard: Shard | None,
-    transfer: Callable[[Any], Any] | None,
-    val_transfer: Callable[[Any], Any] | None,
-    context: Callable[[], AbstractContextManager[Any]],
-    progress: Progress,
+    execution: Execution,
 ) -> Iterator[Setup]:
     """Check the loaders, put the module into evaluation mode, and compare its layers' gradients with autograd.
 
     Args:
-        module: see :func:`estimate_influence`, as for all the others.
+        module: the trained model.
         train_dataloader: over the training set.
         val_dataloader: over the validation set.
         task: reads batches.
-        layers: which parameters.
-        max_memory: bound in GiB.
-        shard: this process's part.
-        transfer: moves a batch to the device.
-        val_transfer: the same for validation batches.
-        context: entered around every forward pass.
-        progress: told of every batch.
+        layers: shell patterns of the parameters to take; None for all.
+        execution: how the passes run.
     """
-    check_max_memory(max_memory)
-    shard = shard or Shard()
+    shard, bound = execution.shard, execution.max_memory
     _check_size(check_map_style(train_dataloader, "train_dataloader"), shard)
     _check_size(check_map_style(val_dataloader, "val_dataloader"), shard)
     selection = select_layers(module, layers)
-    memory = Memory() if max_memory is None else Memory(max(1, min(Memory().elements, int(max_memory * 2**25))))
-    context = _with_outer_autocast(context, next(module.parameters()).device.type)
-    probe = GradientProbe(module, selection.layers, task or ClassificationTask(), context, memory)
+    memory = Memory() if bound is None else Memory(max(1, min(Memory().elements, int(bound * 2**25))))
     device = next(module.parameters()).device
+    context = _with_outer_autocast(execution.context, device.type)
+    probe = GradientProbe(module, selection.layers, task, context=context, memory=memory)
     with probe.open(), _differentiable(device.type):
-        train = GradientPass(train_dataloader, probe, shard, device, transfer, progress)
-        to_device = val_transfer or transfer
-        validation = GradientPass(val_dataloader, probe, shard, device, to_device, progress, name="validation")
+        train = GradientPass(
+            loader=train_dataloader,
+            probe=probe,
+            shard=shard,
+            device=device,
+            transfer=execution.transfer,
+            progress=execution.progress,
+        )
+        to_device = execution.val_transfer or execution.transfer
+        validation = replace(train, loader=val_dataloader, transfer=to_device, name="validation")
         with shard.agreement("comparison with autograd"):
             some = train.drawn(VERIFIED, seed=0)
             classes = check_samples(some, VERIFIED)
@@ -149,5 +145,5 @@ def _warn_of_loops(plan: Plan) -> None:
         warnings.warn(
             f"{len(names)} parameter tensors are used in a way that has no fast per-sample gradient ({some}): they "
             f"take a backward pass for every sample, which is right but slow. Without them: layers={_others(plan)}",
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -9,9 +9,10 @@ import lightning.pytorch as pl
 
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.curvature import FisherName
+from lightning_pareto.influence.execution import Execution
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
-from lightning_pareto.influence.options import CurvatureName, InfluenceOptions, check_max_memory
+from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
 from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis.checkpoints import Checkpoint, check_checkpoint
@@ -157,8 +158,17 @@ class ParetoCallback(ClasswiseCallback):
         )
         super().__init__(data, metrics)
         check_checkpoint(checkpoint)
-        self.options = InfluenceOptions(curvature, measure, damping, folds, seed, layers, fisher, curvature_samples)
-        check_max_memory(max_memory)
+        self.options = InfluenceOptions(
+            curvature=curvature,
+            measure=measure,
+            damping=damping,
+            folds=folds,
+            seed=seed,
+            layers=layers,
+            fisher=fisher,
+            curvature_samples=curvature_samples,
+        )
+        Execution(max_memory=max_memory)
         check_options(budget, level)
         check_floors(floors, targets)
         self.budget = budget

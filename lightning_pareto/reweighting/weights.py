@@ -70,7 +70,7 @@ class SampleWeights:
 
         Args:
             dataset: of length N. Its labels are compared with those of the dataset that influence was computed on,
-                where both are kept in one place (see :func:`lightning_pareto.data.labels.labels_at_hand`).
+                where both are kept in one place (see :func:`lightning_pareto.data.labels.stored_labels`).
 
         Raises:
             ValueError: for another length, or other labels.

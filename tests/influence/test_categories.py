@@ -50,8 +50,8 @@ def scanned(y, folds):
     x = torch.randn(len(y), 4)
     module = nn.Linear(4, 3)
     probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
-    validation = GradientPass(loader(x, y, batch_size=7), probe, Shard(), torch.device("cpu"))
-    return scan(validation, ClassificationTask().loss, None, None, folds, seed=5)
+    validation = GradientPass(loader=loader(x, y, batch_size=7), probe=probe, shard=Shard(), device=torch.device("cpu"))
+    return scan(validation, ClassificationTask().loss, folds=folds, seed=5)
 
 
 def test_more_folds_than_samples_are_told_of():
@@ -77,7 +77,14 @@ def test_categories_beyond_the_names_would_fall_into_another_fold_and_are_refuse
     x, y = torch.randn(20, 4), torch.arange(20) % 2
     module = nn.Linear(4, 3)
     probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
-    validation = GradientPass(loader(x, y), probe, Shard(), torch.device("cpu"))
+    validation = GradientPass(loader=loader(x, y), probe=probe, shard=Shard(), device=torch.device("cpu"))
     groups = torch.where(torch.arange(20) == 7, category, y)
     with pytest.raises(ValueError, match=r"validation categories must lie in \[0, 2\), found"):
-        scan(validation, ClassificationTask().loss, lambda batch: groups, ["a", "b"], 4, seed=5)
+        scan(
+            validation,
+            ClassificationTask().loss,
+            categories=lambda batch: groups,
+            category_names=["a", "b"],
+            folds=4,
+            seed=5,
+        )

@@ -26,7 +26,7 @@ from tests.influence._networks import CLASSES, FAST, SLOW
 
 def training_pass(module, x, y, **options):
     probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
-    return GradientPass(loader(x, y, **options), probe, Shard(), torch.device("cpu"))
+    return GradientPass(loader=loader(x, y, **options), probe=probe, shard=Shard(), device=torch.device("cpu"))
 
 
 def drawn_labels(size, name="sampled", seed=0):
@@ -55,7 +55,7 @@ def test_sampled_signals_have_that_covariance_in_the_mean():
 
 def test_gauss_newton_is_the_hessian_of_logistic_regression(problem):
     module, x, y = problem
-    curvature = fit_curvature("gauss_newton", training_pass(module, x, y), 0.1, drawn_labels(50), 1e-3)
+    curvature = fit_curvature("gauss_newton", training_pass(module, x, y), damping=0.1, fisher=drawn_labels(50))
     hessian = exact_hessian(module, x, y)
     damped = hessian + 0.1 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
     right = torch.randn(2, 16).double()
@@ -106,7 +106,7 @@ def test_names_the_layer_whose_factors_are_not_finite(problem):
     x[7, 0] = 1e200  # squares overflow, logits do not
     module.weight.data.zero_()
     with pytest.raises(CurvatureError, match="layer '' are not finite"):
-        fit_curvature("ekfac", training_pass(module, x, y), 0.1, drawn_labels(50), 1e-3)
+        fit_curvature("ekfac", training_pass(module, x, y), damping=0.1, fisher=drawn_labels(50))
 
 
 def test_gauss_newton_refuses_a_large_model():
@@ -115,9 +115,8 @@ def test_gauss_newton_refuses_a_large_model():
         fit_curvature(
             "gauss_newton",
             training_pass(module, torch.randn(4, 2_000), torch.tensor([0, 1, 2, 0])),
-            0.1,
-            drawn_labels(4),
-            1e-3,
+            damping=0.1,
+            fisher=drawn_labels(4),
         )
 
 
@@ -132,8 +131,8 @@ def test_conjugate_gradients_reach_the_dense_solution(case, monkeypatch):
     train = training_pass(module, x, torch.randint(CLASSES, (40,)))
     with train.probe.open():
         verify(train.probe, train.first(3))
-        exact = fit_curvature("gauss_newton", train, 0.1, drawn_labels(40, "exact"), 1e-3)
-        iterative = fit_curvature("cg", train, 0.1, drawn_labels(40, "exact"), 1e-10)
+        exact = fit_curvature("gauss_newton", train, damping=0.1, fisher=drawn_labels(40, "exact"), tolerance=1e-3)
+        iterative = fit_curvature("cg", train, damping=0.1, fisher=drawn_labels(40, "exact"), tolerance=1e-10)
         right = {layer: torch.randn(3, *exact._shapes[layer]).double() for layer in exact._layers}
         expected, found, ekfac = (c.solve(right) for c in (exact, iterative, iterative.preconditioner))
     for layer, direction in expected.items():
@@ -144,7 +143,7 @@ def test_conjugate_gradients_reach_the_dense_solution(case, monkeypatch):
 def test_conjugate_gradients_say_when_they_stop_early(problem, monkeypatch):
     module, x, y = problem
     monkeypatch.setattr("lightning_pareto.influence.curvature.ITERATIONS", 1)
-    curvature = fit_curvature("cg", training_pass(module, x, y), 1e-4, drawn_labels(50), 1e-12)
+    curvature = fit_curvature("cg", training_pass(module, x, y), damping=1e-4, fisher=drawn_labels(50), tolerance=1e-12)
     with pytest.warns(UserWarning, match="stopped after 1 iterations with a residual of"):
         curvature.solve({curvature.train.probe.layers[0]: torch.randn(2, 1, 4, 4).double()})
 
@@ -152,12 +151,12 @@ def test_conjugate_gradients_say_when_they_stop_early(problem, monkeypatch):
 def test_the_exact_fisher_is_the_mean_of_the_sampled_one(problem):
     module, x, y = problem
     train = training_pass(module, x.repeat(200, 1), y.repeat(200))
-    exact = fit_curvature("ekfac", train, 0.1, drawn_labels(10_000, "exact"), 1e-3)
-    sampled = fit_curvature("ekfac", train, 0.1, drawn_labels(10_000), 1e-3)
+    exact = fit_curvature("ekfac", train, damping=0.1, fisher=drawn_labels(10_000, "exact"), tolerance=1e-3)
+    sampled = fit_curvature("ekfac", train, damping=0.1, fisher=drawn_labels(10_000), tolerance=1e-3)
     [layer] = exact.bases
     right = {layer: torch.randn(1, 1, 4, 4).double()}
     assert_near(sampled.solve(right)[layer], exact.solve(right)[layer], 0.1)
-    empirical = fit_curvature("ekfac", train, 0.1, drawn_labels(10_000, "empirical"), 1e-3)
+    empirical = fit_curvature("ekfac", train, damping=0.1, fisher=drawn_labels(10_000, "empirical"), tolerance=1e-3)
     loop = flat_sample_gradients(module, x, y).square().sum() / 50
     assert_near(empirical.eigenvalues[layer].sum(), loop, 1e-10)
 
@@ -235,10 +234,10 @@ def test_conjugate_gradients_hold_the_factors_of_a_part_at_a_time(monkeypatch):
 
     factors = Convolution.factors
     right = {layer: torch.randn(2, *shape).double() for layer, shape in zip(train.probe.layers, SHAPES, strict=True)}
-    whole = fit_curvature("cg", train, 10.0, drawn_labels(12, "exact"), 1e-10).solve(right)
+    whole = fit_curvature("cg", train, damping=10.0, fisher=drawn_labels(12, "exact"), tolerance=1e-10).solve(right)
     train.probe.memory.elements = 1
     monkeypatch.setattr(Convolution, "factors", watched)
-    parts = fit_curvature("cg", train, 10.0, drawn_labels(12, "exact"), 1e-10).solve(right)
+    parts = fit_curvature("cg", train, damping=10.0, fisher=drawn_labels(12, "exact"), tolerance=1e-10).solve(right)
     assert max(most) <= 2
     for layer, direction in whole.items():
         assert_near(parts[layer], direction, 1e-8)

@@ -27,6 +27,7 @@ ITERATIONS = 100
 def fit_curvature(
     name: str,
     train: GradientPass,
+    *,
     damping: float,
     fisher: Fisher,
     tolerance: float = 1e-3,
@@ -55,4 +56,8 @@ def fit_curvature(
     stages = stages or Stages(None, "", train.shard)
     tensors = stages.kept("curvature", lambda: EkfacCurvature.fit(train, damping, fisher).to_tensors(), train.device)
     ekfac = EkfacCurvature.from_tensors(tensors, train.probe.layers, damping)
-    return ekfac if name == "ekfac" else ConjugateGradientCurvature(train, fisher, ekfac, tolerance, ITERATIONS)
+    return (
+        ekfac
+        if name == "ekfac"
+        else ConjugateGradientCurvature(train, fisher, ekfac, tolerance=tolerance, iterations=ITERATIONS)
+    )

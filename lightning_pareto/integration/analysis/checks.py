@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_pareto.arguments import checked_names
-from lightning_pareto.data.labels import first_out_of_range
+from lightning_pareto.data.labels import first_label_out_of_range
 from lightning_pareto.data.loaders import fetch
 from lightning_pareto.influence.categories import Categories, read_categories
 from lightning_pareto.influence.layers import select_layers
@@ -156,7 +156,7 @@ def _check_samples(loader: "DataLoader[Any]", name: str, read: Callable[[Any], i
     """
     read(fetch(loader, [0]))
     classes = read(fetch(loader, range(min(2, len(loader.dataset)))))  # type: ignore[arg-type]
-    suspect = first_out_of_range(loader.dataset, classes)
+    suspect = first_label_out_of_range(loader.dataset, classes)
     if suspect is not None:
         try:
             read(fetch(loader, [suspect]))

@@ -9,8 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.curvature import FisherName
+from lightning_pareto.influence.execution import Execution
 from lightning_pareto.influence.measures import MeasureName
-from lightning_pareto.influence.options import CurvatureName, InfluenceOptions, check_max_memory
+from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
 from lightning_pareto.influence.sharding import LostProcessError, OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis.checks import check_data, check_strategy
@@ -150,8 +151,17 @@ class CourseCorrection(TallyCallback):
         )
         super().__init__(data)
         self.rules = Rules(threshold, level, least_gain, warmup_epochs, max_corrections)
-        self.options = InfluenceOptions(curvature, measure, damping, 1, seed, layers, fisher, curvature_samples)
-        check_max_memory(max_memory)
+        self.options = InfluenceOptions(
+            curvature=curvature,
+            measure=measure,
+            damping=damping,
+            folds=1,
+            seed=seed,
+            layers=layers,
+            fisher=fisher,
+            curvature_samples=curvature_samples,
+        )
+        Execution(max_memory=max_memory)
         self.remedy = Remedy(budget, keep, method, return_mass)
         self.max_memory = max_memory
         self.dirpath = None if dirpath is None else Path(dirpath)

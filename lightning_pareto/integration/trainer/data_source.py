@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from lightning_pareto.arguments import checked_names
-from lightning_pareto.data.labels import class_names_at_hand
+from lightning_pareto.data.labels import stored_class_names
 from lightning_pareto.data.loaders import check_map_style
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.task import ClassificationTask
@@ -83,7 +83,7 @@ class ParetoData:
                 raise ValueError(f"{len(names)} class names for a model with {count} logits: give one for each")
             return names
         for loader in (self._train(trainer), self.watched(trainer)):
-            at_hand = class_names_at_hand(getattr(loader, "dataset", None), count)
+            at_hand = stored_class_names(getattr(loader, "dataset", None), count)
             if at_hand is not None:
                 return at_hand
         return [str(k) for k in range(count)]
