@@ -27,8 +27,9 @@ import torch
 from lightning_pareto import ParetoCallback
 from lightning_pareto.integration.tuner.options import TuningOptions
 from lightning_pareto.integration.tuner.search import PaperSearch, ScreeningSearch, Search, Situation
-from lightning_pareto.integration.tuner.steps import analyse, situation_of
-from lightning_pareto.integration.tuner.trials import Trial, Trials
+from lightning_pareto.integration.tuner.starting_model import find_starting_model, situation_of
+from lightning_pareto.integration.tuner.trial import Trial
+from lightning_pareto.integration.tuner.trials import Project, Trials
 from lightning_pareto.reweighting import SampleWeights
 from lightning_pareto.reweighting.genetic_search import GeneticSearch, ThresholdSearch
 from lightning_pareto.reweighting.proposals import Candidate, CandidateWeights
@@ -137,16 +138,16 @@ def run_seed(seed: int, options: argparse.Namespace) -> tuple[dict[str, Arm], np
     pl.seed_everything(seed, verbose=False)
     callback, arms = ParetoCallback(class_names=split.class_names, verbose=False), {}
     with tempfile.TemporaryDirectory() as folder:
-        trials = Trials(
-            lambda: pl.Trainer(max_epochs=FIRST_EPOCHS, accelerator="cpu", enable_progress_bar=False),
-            Constant(network(), 3e-3),
-            Images(split.train, split.val, batch_size=64),
-            callback,
-            Path(folder),
-            seed,
+        project = Project(
+            trainer_factory=lambda: pl.Trainer(max_epochs=FIRST_EPOCHS, accelerator="cpu", enable_progress_bar=False),
+            module=Constant(network(), 3e-3),
+            datamodule=Images(split.train, split.val, batch_size=64),
+            callback=callback,
+            seed=seed,
         )
+        trials = Trials(project, Path(folder))
         paper = TuningOptions(search="genetic")
-        situation = situation_of(trials, paper, analyse(trials, paper, None), callback)
+        situation = situation_of(trials, paper, find_starting_model(trials, paper, None), callback)
         for search in (ORDINARY, CLASSES, *SEARCHES):
             before = trials.epochs_spent
             weights = weights_of(search, situation, trials, seed, options.epochs)

@@ -1,4 +1,4 @@
-"""``lightning-pareto export``: results for other tools."""
+"""``lightning-pareto export``: results for other tools, as CSV, JSON or npz."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -7,91 +7,89 @@ from typing import Any
 
 import numpy as np
 
-from lightning_pareto.command_line.check import rows as verdict_rows
 from lightning_pareto.command_line.inputs import FILES, find, read_kind
 from lightning_pareto.command_line.output import say_json
-from lightning_pareto.command_line.tables import WRITERS, Table, to_terminal
+from lightning_pareto.display.terminal import printable_line
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
+from lightning_pareto.report.samples import suspected_samples
 from lightning_pareto.reweighting.weights import SampleWeights
+
+FORMATS = ("csv", "json", "npz")
 
 
 def run(options: Any) -> int:
     """Write one table."""
-    what = options.what or ("influence" if options.path.is_dir() else kind_of(options.path))
-    table = _TABLES[what](options)
-    form = format_of(options)
+    what = options.what or ("influence" if options.path.is_dir() else _kind_of(options.path))
+    frame, form = _FRAMES[what](options), _format_of(options)
     if options.output is None:
         if form == "npz" or options.json:
             raise ValueError("npz and --json need a file to write: -o FILE")
-        to_terminal(table, form, sys.stdout)
+        text = _as_text(frame, form)
+        sys.stdout.write("\n".join(map(printable_line, text.split("\n"))) if sys.stdout.isatty() else text)
         return 0
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    WRITERS[form](table, options.output)
+    if form == "npz":
+        columns: dict[str, Any] = {name: np.asarray(frame[name]) for name in frame}
+        texts = {name: values.astype(str) for name, values in columns.items() if values.dtype == object}
+        np.savez(options.output, **{"index": frame.index.to_numpy(), **columns, **texts})
+    else:
+        options.output.write_text(_as_text(frame, form), encoding="utf-8")
     if options.json:
         found = {"written": str(options.output.resolve()), "what": what, "format": form}
-        say_json(found | {"rows": len(table), "columns": table.names})
+        say_json(found | {"rows": len(frame), "columns": [frame.index.name, *frame.columns]})
     return 0
 
 
-def format_of(options: Any) -> str:
+def _as_text(frame: Any, form: str) -> str:
+    """A data frame as CSV or JSON with its index as the first column; a missing value is empty or null."""
+    rows = frame.reset_index()
+    if form == "csv":
+        return str(rows.to_csv(index=False, lineterminator="\n"))
+    return str(rows.to_json(orient="records", double_precision=15)) + "\n"
+
+
+def _format_of(options: Any) -> str:
     """The format asked for, else that of the file's name, else CSV."""
-    if options.to:
-        return str(options.to)
-    if options.output is None:
-        return "csv"
+    if options.to or options.output is None:
+        return str(options.to or "csv")
     suffix = options.output.suffix.lstrip(".").lower()
-    if suffix not in WRITERS:
+    if suffix not in FORMATS:
         raise ValueError(f"what format is {options.output}? Name it: --to csv, --to json or --to npz")
     return str(suffix)
 
 
-def kind_of(path: Path) -> str:
+def _kind_of(path: Path) -> str:
     """What an artifact holds."""
     kind = read_kind(find(path, "influence"))
     if kind not in FILES:
-        raise ValueError(f"{path} holds {kind!r}; what can be written is {', '.join(FILES)}")
+        raise ValueError(f"{path} holds {kind!r}, which cannot be exported. These can: {', '.join(FILES)}")
     return kind
 
 
-def _influence(options: Any) -> Table:
-    source = find(options.path, "influence")
-    influence = InfluenceMatrix.load(source)
-    return _of_samples(influence, np.arange(len(influence.labels)), _weights_for(options, source, influence))
+def _influence(options: Any) -> Any:
+    return _of_samples(options, lambda influence: influence.to_pandas())
 
 
-def _suspects(options: Any) -> Table:
+def _suspects(options: Any) -> Any:
     if options.count < 1:
-        raise ValueError(f"--count is how many suspects to list, at least 1, found {options.count}")
+        raise ValueError(f"--count is the number of suspects to list, at least 1, found {options.count}")
+    return _of_samples(options, lambda influence: suspected_samples(influence, options.count).to_pandas())
+
+
+def _of_samples(options: Any, make: Callable[[InfluenceMatrix], Any]) -> Any:
+    """A row for each training sample, with the names of the labels and the weights if there are any."""
     source = find(options.path, "influence")
     influence = InfluenceMatrix.load(source)
-    worst = influence.total().argsort(kind="stable")[: options.count]
-    return _of_samples(influence, worst, _weights_for(options, source, influence))
-
-
-def _of_samples(influence: InfluenceMatrix, index: np.ndarray, weights: SampleWeights | None) -> Table:
-    columns = {
-        "index": index,
-        "label": influence.labels[index],
-        "label_name": _label_names(influence, index),
-        "predicted": None if influence.predicted is None else influence.predicted[index],
-        "total": influence.total()[index],
-        "influence": influence.scores[index],
-        "weight": None if weights is None else weights.values[index],
-    }
-    return Table({name: column for name, column in columns.items() if column is not None}, influence.category_names)
-
-
-def _label_names(influence: InfluenceMatrix, index: np.ndarray) -> np.ndarray | None:
-    """Names of the labels, where the categories are the classes."""
-    if influence.metadata.get("categories") == "own" or influence.labels.max() >= len(influence.category_names):
-        return None
-    names: np.ndarray = np.array(influence.category_names)[influence.labels[index]]
-    return names
+    frame = make(influence)
+    if influence.class_names:
+        frame.insert(1, "given_name", np.array(influence.class_names)[frame["given"]])
+    weights = _weights_for(options, source, influence)
+    return frame if weights is None else frame.assign(weight=weights.values[frame.index])
 
 
 def _weights_for(options: Any, source: Path, influence: InfluenceMatrix) -> SampleWeights | None:
-    """The weights given, or those beside the influence, if they are there."""
+    """The weights given, else those next to the influence, if there are any."""
     beside = source.parent / FILES["weights"]
     if options.weights is None and not beside.is_file():
         return None
@@ -105,19 +103,9 @@ def _weights_for(options: Any, source: Path, influence: InfluenceMatrix) -> Samp
     return weights
 
 
-def _weights(options: Any) -> Table:
-    weights = SampleWeights.load(find(options.path, "weights"))
-    return Table({"index": np.arange(len(weights)), "weight": weights.values})
-
-
-def _verdict(options: Any) -> Table:
-    rows = verdict_rows(ParetoVerdict.load(find(options.path, "verdict")))
-    return Table({name: np.array([row[name] for row in rows]) for name in rows[0]})
-
-
-_TABLES: Mapping[str, Callable[[Any], Table]] = {
+_FRAMES: Mapping[str, Callable[[Any], Any]] = {
     "influence": _influence,
     "suspects": _suspects,
-    "weights": _weights,
-    "verdict": _verdict,
+    "weights": lambda options: SampleWeights.load(find(options.path, "weights")).to_pandas(),
+    "verdict": lambda options: ParetoVerdict.load(find(options.path, "verdict")).to_pandas(),
 }

@@ -6,34 +6,17 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from lightning_pareto.command_line.output import tell
-from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.storage.artifacts import ArtifactError
 from lightning_pareto.storage.run_folders import (
     INFLUENCE_FILE,
     VERDICT_FILE,
     WEIGHTS_FILE,
     influence_of_search,
-    run_of,
     runs_with,
 )
 
 FILES = {"influence": INFLUENCE_FILE, "verdict": VERDICT_FILE, "weights": WEIGHTS_FILE}
 """Names of results in the folder of a run."""
-
-
-def asked_or_own(asked: float | None, option: str, source: Path, otherwise: float) -> float:
-    """An option as it is given, else that of the verdict of the same run, else another number.
-
-    Args:
-        asked: what was given; None for nothing.
-        option: its name in the verdict.
-        source: the file of the influence.
-        otherwise: what to take where there is no verdict.
-    """
-    own = run_of(source) / VERDICT_FILE
-    if asked is not None:
-        return asked
-    return float(getattr(ParetoVerdict.load(own), option)) if own.is_file() else otherwise
 
 
 def find(path: Path, kind: str) -> Path:

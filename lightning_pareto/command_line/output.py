@@ -42,6 +42,6 @@ def plain(value: Any) -> Any:
 
 def one_line(message: str) -> str:
     """A message in one line that a terminal shows and does not obey."""
-    from lightning_pareto.display.terminal import harmless  # only now, as it brings torch with it
+    from lightning_pareto.display.terminal import printable  # only now, as it brings torch with it
 
-    return harmless(" ".join(message.split()), longest=2000)
+    return printable(" ".join(message.split()), longest=2000)

@@ -64,7 +64,7 @@ def _check() -> tuple[Any, str]:
     _add_input(parser)
     _add_budget(parser)
     parser.add_argument(
-        "--level", type=float, default=None, help="level of the test; by default the run's own, else 0.05"
+        "--level", type=float, default=None, help="level of the test; by default that of the fit, else 0.05"
     )
     parser.add_argument("--min-gain", type=float, default=0.01, help="relative gain that counts as none")
     _add_targets(parser)
@@ -114,10 +114,9 @@ def _reweight() -> tuple[Any, str]:
 def _export() -> tuple[Any, str]:
     text = "write influence, suspects, weights or verdict as CSV, JSON or npz"
     parser = _parser(
-        "Write results for other tools. A row for each training sample: its dataset index, label, the model's own\n"
-        "prediction, influence on the validation set as a whole and on each category (above zero: more of the sample\n"
-        "helps; as in InfluenceMatrix.scores, where SampleTable.to_csv has shares of each category's mean), and its\n"
-        "weight if there is one. Of a verdict: a row for each category."
+        "Write results for other tools. A row for each training sample: dataset index, label, the model's own\n"
+        "prediction, influence on the validation set as a whole and on each category, and its weight if there is one.\n"
+        "Positive influence is beneficial. For a verdict: a row for each category."
     )
     _add_input(parser, "influence, weights or verdict file, or the folder of a run")
     parser.add_argument(
@@ -163,7 +162,7 @@ def _add_budget(parser: Any) -> None:
         "--budget",
         type=float,
         default=None,
-        help="share of the training mass that may move; by default that of the run's own verdict, else 0.2",
+        help="share of the training mass that may move; by default that of the fit, else 0.2",
     )
 
 

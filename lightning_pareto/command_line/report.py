@@ -3,7 +3,7 @@
 from typing import Any
 
 from lightning_pareto.command_line.output import say, say_json, tell
-from lightning_pareto.display.terminal import harmless_line
+from lightning_pareto.display.terminal import printable_line
 from lightning_pareto.storage.run_folders import runs_with
 
 
@@ -22,5 +22,5 @@ def run(options: Any) -> int:
     if options.json:
         say_json({"report": str(path.resolve())})
     else:
-        say(f"Written: {harmless_line(str(path))}")
+        say(f"Written: {printable_line(str(path))}")
     return 0

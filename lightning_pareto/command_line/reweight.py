@@ -5,37 +5,37 @@ from typing import Any
 
 import numpy as np
 
-from lightning_pareto.command_line.inputs import FILES, asked_or_own, chosen, find, limits
+from lightning_pareto.command_line.inputs import FILES, chosen, find, limits
 from lightning_pareto.command_line.output import say, say_json
-from lightning_pareto.display.terminal import columns, harmless, harmless_line, padded
+from lightning_pareto.display.terminal import printable, printable_line, text_table, wrapped
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.reweighting.reweight import reweight
 from lightning_pareto.reweighting.weights import SampleWeights
 
 
 def run(options: Any) -> int:
-    """Write the weights and say what they are."""
+    """Write the weights and describe them."""
     source = find(options.path, "influence")
     influence = InfluenceMatrix.load(source)
     weights = reweight(
         influence,
         targets=chosen(influence.category_names, options.targets),
         thresholds=limits(options.thresholds),
-        budget=asked_or_own(options.budget, "budget", source, 0.2),
+        budget=options.budget,
         method=options.method,
         return_mass=options.return_mass,
         max_weight=options.max_weight,
     )
     path = weights.save(options.output or source.parent / FILES["weights"])
     if options.json:
-        say_json(described(weights, path))
+        say_json(as_mapping(weights, path))
     else:
         say(summary(weights, path))
     return 0
 
 
-def described(weights: SampleWeights, path: Path) -> dict[str, Any]:
-    """What was written, as nested mappings."""
+def as_mapping(weights: SampleWeights, path: Path) -> dict[str, Any]:
+    """What was written, as nested mappings of plain values."""
     assert weights.predicted_gain is not None
     return {
         "weights": str(path.resolve()),
@@ -51,25 +51,25 @@ def described(weights: SampleWeights, path: Path) -> dict[str, Any]:
 
 
 def summary(weights: SampleWeights, path: Path) -> str:
-    """The same in words."""
+    """What was written, in words."""
     assert weights.predicted_gain is not None
-    names = [harmless(name) for name in weights.category_names]
-    width = max(8, *map(columns, names))
-    gains = [
-        f"{padded(name, width)}  " + ("no validation samples" if np.isnan(gain) else f"{gain:+.3g}")
-        for name, gain in zip(names, weights.predicted_gain, strict=True)
-    ]
-    return "\n".join(
-        [
+    gains = ["no validation samples" if np.isnan(gain) else f"{gain:+.3g}" for gain in weights.predicted_gain]
+    columns = {"category": [printable(name) for name in weights.category_names], "predicted gain": gains}
+    budget = f" with a budget of {weights.metadata['budget']:.0%}" if "budget" in weights.metadata else ""
+    lines = [
+        *wrapped(
             f"{len(weights)} weights from {weights.values.min():.2f} to {weights.values.max():.2f}, "
-            f"{(weights.values == 0).sum()} of them zero: {weights.moved:.1%} of the training mass is moved,",
-            f"which leaves an effective size of {weights.effective_size:.0f} samples.",
-            "",
-            f"{'category':<{width}}  predicted drop of the validation measure, to first order",
-            *gains,
-            "in the units of the measure; the size is far too large on networks: trust order and sign",
-            "",
-            f"Written: {harmless_line(str(path))}",
-            f"Next: ReweightedDataModule(datamodule, {str(path)!r})",
-        ]
-    )
+            f"{(weights.values == 0).sum()} of them zero. They move {weights.moved:.1%} of the training mass{budget}, "
+            f"which leaves an effective size of {weights.effective_size:.0f} samples."
+        ),
+        "",
+        *text_table(columns),
+        *wrapped(
+            "The predicted gain is the first-order drop of the validation measure. On networks its size is far too "
+            "large: trust its order and sign."
+        ),
+        "",
+        f"Written: {printable_line(str(path))}",
+        f"Next: ReweightedDataModule(datamodule, {str(path)!r})",
+    ]
+    return "\n".join(lines)

@@ -1,56 +1,53 @@
-"""Text that fits a terminal and does nothing else to it."""
+"""Text for a terminal of 80 columns, in which names from a data set cannot do any harm."""
 
+import textwrap
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+
+from tqdm.utils import disp_len, disp_trim
 
 WIDTH = 80
 
 LONGEST_NAME = 24
 
 
-def harmless(name: str, longest: int = LONGEST_NAME) -> str:
-    """A name without anything that a terminal obeys (escape sequences, line breaks, marks of direction), and short.
+def printable(name: str, longest: int = LONGEST_NAME) -> str:
+    """A name without escape sequences, line breaks or direction marks, at most ``longest`` columns wide.
 
-    Every such character becomes ``?``; a name of more than ``longest`` columns ends in ``…``.
+    Each such character becomes ``?``. A longer name is cut and ends in ``…``.
     """
-    name = harmless_line(name)
-    if columns(name) <= longest:
-        return name
-    while columns(name) > longest - 1:
-        name = name[:-1]
-    return name + "…"
+    name = printable_line(name)
+    return name if disp_len(name) <= longest else disp_trim(name, longest - 1) + "…"
 
 
-def harmless_line(text: str) -> str:
-    """A text of any length without anything that a terminal obeys."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def printable_line(text: str) -> str:
+    """A text of any length with ``?`` for every character that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in unicodedata.normalize("NFC", text))
 
 
-def columns(text: str) -> int:
-    """Columns that a terminal gives to a text: two for wide letters, none for combining marks."""
-    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
-    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
-
-
-def padded(name: str, width: int) -> str:
-    """The name with spaces after it, to ``width`` columns."""
-    return name + " " * max(width - columns(name), 0)
-
-
-def paragraph(text: str, indent: str = "") -> list[str]:
-    """The text in lines of at most 80 columns, those after the first one indented."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines[-1].strip() else lines[-1] + word
-        if columns(longer) <= WIDTH or not lines[-1].strip():
-            lines[-1] = longer
-        else:
-            lines.append(indent + word)
-    return lines
+def wrapped(text: str) -> list[str]:
+    """The text in lines of at most 80 columns."""
+    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:
     """The first names, and how many more there are."""
-    names = [harmless(name) for name in names]
+    names = [printable(name) for name in names]
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def text_table(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """Lines of a table: a heading and a line for each row.
+
+    Args:
+        columns: cells by heading. The first column is aligned to the left, the others to the right.
+    """
+    cells = [[heading, *map(str, column)] for heading, column in columns.items()]
+    widths = [max(map(disp_len, column)) for column in cells]
+    lines = []
+    for row in zip(*cells, strict=True):
+        gaps = [" " * (width - disp_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        first, *others = zip(row, gaps, strict=True)
+        lines.append("  ".join(["".join(first), *(gap + cell for cell, gap in others)]).rstrip())
+    return lines

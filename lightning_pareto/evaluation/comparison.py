@@ -10,7 +10,7 @@ from scipy import stats
 
 from lightning_pareto.arguments import checked_names
 from lightning_pareto.display.notebook import data_frame, html_table
-from lightning_pareto.display.terminal import columns, harmless, harmless_line, listed, padded
+from lightning_pareto.display.terminal import listed, printable, printable_line, text_table
 
 Float = npt.NDArray[np.float64]
 
@@ -108,7 +108,7 @@ class ClasswiseComparison:
         lines += self._table({arm: self._change_cells(arm) for arm in others})
         lines.append("")
         for arm in others:
-            lost, p_value, name = self.lost(arm), self.p_values(arm)[-1], harmless_line(arm)
+            lost, p_value, name = self.lost(arm), self.p_values(arm)[-1], printable_line(arm)
             verdict = "no class significantly lost"
             if lost:
                 verdict = f"classes significantly LOST: {listed(lost, len(lost))}"
@@ -149,13 +149,8 @@ class ClasswiseComparison:
         return plot_comparison(self, ax)
 
     def _table(self, cells: Mapping[str, Sequence[str]]) -> list[str]:
-        names = [*map(harmless, self.class_names), "mean"]
-        first = max(map(columns, names))
-        widths = {arm: max(len(arm), *map(len, column)) for arm, column in cells.items()}
-        lines = [" " * first + "".join(f"  {harmless_line(arm):>{widths[arm]}}" for arm in cells)]
-        for row, name in enumerate(names):
-            lines.append(padded(name, first) + "".join(f"  {cells[arm][row]:>{widths[arm]}}" for arm in cells))
-        return lines
+        names = {"": [*map(printable, self.class_names), "mean"]}
+        return text_table(names | {printable_line(arm): column for arm, column in cells.items()})
 
     def _change_cells(self, arm: str) -> list[str]:
         stars = ["*" if p <= LEVEL else " " for p in self.p_values(arm)]

@@ -1,15 +1,15 @@
-"""What a search for a better second fit came to."""
+"""The result of a search for a better second fit."""
 
 import os
-import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lightning_pareto.display.notebook import data_frame, html_table, numbers
-from lightning_pareto.display.terminal import columns, harmless, harmless_line, padded
+from lightning_pareto.display.columns import Column, Columns, chosen_cells
+from lightning_pareto.display.notebook import data_frame, html_table
+from lightning_pareto.display.terminal import printable, printable_line, text_table, wrapped
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
@@ -17,13 +17,13 @@ from lightning_pareto.storage.artifacts import fitting_together, load_artifact, 
 
 @dataclass(frozen=True)
 class TrialSummary:
-    """A line about one trial.
+    """One trial of a search.
 
     Attributes:
         name: what was tried.
-        epochs: trained in it.
-        macro: mean validation accuracy over the categories; NaN where it trained on all of the validation data.
-        worst: the lowest validation accuracy of a category.
+        epochs: epochs trained in it.
+        macro: mean validation accuracy over the categories; NaN where all validation data were trained on.
+        worst: lowest validation accuracy of a category; NaN likewise.
     """
 
     name: str
@@ -34,31 +34,31 @@ class TrialSummary:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ParetoResult:
-    """What :class:`ParetoTuner` hands back.
+    """What :class:`ParetoTuner` returns.
 
-    A model is measured on validation samples that its weights know nothing of. Where both halves of the validation set
-    made weights in the same way, ``after`` is that of both models, each on the other half; the one that did better is
-    handed back, so that its own accuracy is a little less certain. Measure it on data that no decision has seen.
+    Models are measured on validation samples that their weights have not seen. Where weights were made from both halves
+    of the validation set, ``after`` pools both models, each on the other half, and the better one of them is returned.
+    Its own accuracy is therefore a little less certain. Measure it on data that no decision has seen.
 
     Attributes:
-        category_names: the K categories.
-        before: validation accuracy of every category of the model to start with, (K,).
-        after: of the model handed back, (K,).
-        support: validation samples of every category that were measured on, (K,).
+        category_names: names of the K categories.
+        before: validation accuracy of the first model in each category, (K,).
+        after: validation accuracy of the returned model in each category, (K,).
+        support: validation samples of each category behind these accuracies, (K,).
         p_values: one-sided exact p-value of H0 "this category does not fall" from before to after, (K,).
-        refused: where none was accepted, ``after`` of the best reweighted model in its place, (K,): ``after`` and the
-            change from it to that model on the samples that its weights have not seen. NaN if there is none.
+        refused: if no reweighted model was accepted, accuracy that the best of them would have had, (K,): ``after``
+            plus its change on the samples that its weights have not seen. NaN if there was none.
         gain: change of the mean accuracy from the best ordinary model to the best reweighted one, or to the fits with
-            validation data and no weights where one of those is handed back.
-        gain_error: its standard error for the sampling of validation data.
-        accepted: whether reweighting made a model that is better than every ordinary one beyond chance, and worse on no
-            category beyond chance. If not, the best ordinary model is handed back.
-        reason: why it was accepted, or not.
-        weights: the weights of the model handed back; None if it is an ordinary one.
-        ckpt_path: the checkpoint of the model handed back.
-        best_epoch: epochs trained when validation chose it.
-        epochs_spent: epochs trained by all trials.
-        trials: all of them, in order.
+            validation data but without weights if one of those is returned.
+        gain_error: standard error of the gain for the sampling of validation data.
+        accepted: whether a reweighted model is better than every ordinary one beyond chance, and worse on no category
+            beyond chance. Otherwise the best ordinary model is returned.
+        reason: why it was accepted, or why not.
+        weights: sample weights of the returned model; None if it is an ordinary one.
+        ckpt_path: checkpoint of the returned model.
+        best_epoch: number of epochs trained when validation chose it.
+        epochs_spent: epochs trained in all trials.
+        trials: all trials, in order.
     """
 
     category_names: tuple[str, ...]
@@ -88,57 +88,42 @@ class ParetoResult:
             f"{np.nanmean(self.after):.1%}, {self.epochs_spent} epochs spent)"
         )
 
+    @property
+    def headline(self) -> str:
+        """Whether a reweighted model was accepted."""
+        return f"Reweighted model {'accepted' if self.accepted else 'not accepted'}"
+
+    @property
+    def shown_columns(self) -> list[str]:
+        """Names of the columns that have something to show."""
+        return [name for name in COLUMNS if not np.isnan(COLUMNS[name].values(self)).all()]
+
     def __str__(self) -> str:
-        told = not np.isnan(self.refused).all()
-        names = [harmless(name, 21 if told else 30) for name in self.category_names]
-        width = max(8, *map(columns, names))
-        refused = "  refused" if told else ""
-        rows = [f"{'category':<{width}}  before   after  change  p of a fall  samples{refused}"]
-        for k in np.argsort(self.before):
-            change = self.after[k] - self.before[k]
-            rows.append(
-                f"{padded(names[k], width)}  {self.before[k]:6.1%}  {self.after[k]:6.1%}  "
-                f"{100 * change:+6.1f}  {self.p_values[k]:11.2g}  {self.support[k]:7d}"
-                + (f"  {self.refused[k]:7.1%}" if told else "")
-            )
-        mean = np.nanmean(self.before), np.nanmean(self.after)
-        rows.append(f"{'mean':<{width}}  {mean[0]:6.1%}  {mean[1]:6.1%}  {100 * (mean[1] - mean[0]):+6.1f}")
-        if told:
-            rows[-1] += f"{np.nanmean(self.refused):31.1%}"
-        verb = "accepted" if self.accepted else "not accepted"
-        column = ["", "Column refused: what the reweighted model that was refused would have had in", "place of after."]
-        return "\n".join(
-            [
-                f"Reweighted model {verb}:",
-                *map(harmless_line, textwrap.wrap(self.reason, 80)),
-                "",
-                *rows,
-                *(column if told else []),
-                "",
-                "Accuracy on validation samples that the weights have not seen; as they chose",
-                "the model, measure it on others. Each p is of one category alone; a fall",
-                "counts as beyond chance where it is for all of them together (Holm).",
-                f"{self.epochs_spent} epochs spent in {len(self.trials)} trials.",
-                f"Model: {harmless_line(self.ckpt_path)}",
-            ]
-        )
+        shown = self.shown_columns
+        order = np.argsort(self.before)
+        longest = 20 if "refused" in shown else 30
+        columns = {"category": [*(printable(self.category_names[k], longest) for k in order), "mean"]}
+        for name in shown:
+            cells, column = COLUMNS[name].cells(self), COLUMNS[name]
+            mean = column.form.format(np.nanmean(column.values(self))) if name in _AVERAGED else ""
+            columns[column.heading] = [*(cells[k] for k in order), mean]
+        notes = [
+            "Accuracy in % on validation samples that the weights have not seen. These samples chose the model: "
+            "measure it on others. Each p is for one category alone. A fall counts as beyond chance if it is so for "
+            "all categories together (Holm).",
+            *([COLUMNS["refused"].meaning] if "refused" in shown else []),
+            f"{self.epochs_spent} epochs spent in {len(self.trials)} trials.",
+        ]
+        lines = [f"{self.headline}:", *map(printable_line, wrapped(self.reason)), "", *text_table(columns), ""]
+        lines += [line for note in notes for line in wrapped(note)]
+        return "\n".join([*lines, f"Model: {printable_line(self.ckpt_path)}"])
 
     def _repr_html_(self) -> str:
-        columns = {
-            "category": self.category_names,
-            "before": numbers(self.before, "{:.1%}"),
-            "after": numbers(self.after, "{:.1%}"),
-            "change": numbers(100 * (self.after - self.before), "{:+.1f}"),
-            "p of a fall": numbers(self.p_values, "{:.2g}"),
-            "samples": numbers(self.support, "{:.0f}"),
-        }
-        if not np.isnan(self.refused).all():
-            columns["refused"] = numbers(self.refused, "{:.1%}")
-        verb = "accepted" if self.accepted else "not accepted"
-        return html_table(f"Reweighted model {verb}", columns, [self.reason, f"Model: {self.ckpt_path}"])
+        columns = {"category": self.category_names, **chosen_cells(COLUMNS, self.shown_columns, self)}
+        return html_table(self.headline, columns, [self.reason, f"Model: {self.ckpt_path}"])
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with a row for each category.
+        """A ``pandas.DataFrame`` with a row for each category; accuracies in [0, 1].
 
         Raises:
             ImportError: without pandas, with the command that installs it.
@@ -147,7 +132,7 @@ class ParetoResult:
         return data_frame(columns | {"change": self.after - self.before}, self.category_names, "category")
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the accuracy of every category before and after, see :func:`lightning_pareto.plot_accuracy`."""
+        """Draw the accuracy of each category before and after, see :func:`lightning_pareto.plot_accuracy`."""
         from lightning_pareto.report.figures import plot_accuracy
 
         return plot_accuracy(self, ax=ax)
@@ -168,7 +153,7 @@ class ParetoResult:
         """Read a result written by :meth:`save`.
 
         Raises:
-            ArtifactError: if the file is not a whole result.
+            ArtifactError: if the file is not a complete result.
         """
         arrays, metadata = load_artifact(path, "result")
         with fitting_together(path):
@@ -192,3 +177,24 @@ _FIELDS: dict[str, type] = {
     "best_epoch": int,
     "epochs_spent": int,
 }
+_AVERAGED = ("before", "after", "change", "refused")
+
+COLUMNS: Columns[ParetoResult] = {
+    "before": Column("before", "{:.1f}", "Accuracy in % of the first model.", lambda r: 100 * r.before),
+    "after": Column("after", "{:.1f}", "Accuracy in % of the returned model.", lambda r: 100 * r.after),
+    "change": Column("change", "{:+.1f}", "Change in points.", lambda r: 100 * (r.after - r.before)),
+    "p_values": Column(
+        "p of a fall",
+        "{:.2g}",
+        "One-sided exact p-value of no fall, for each category alone.",
+        lambda r: np.where(np.isnan(r.before), np.nan, r.p_values),
+    ),
+    "support": Column("samples", "{:.0f}", "Validation samples behind the accuracies.", lambda r: r.support),
+    "refused": Column(
+        "refused",
+        "{:.1f}",
+        "Refused: accuracy in % that the best reweighted model, which was refused, would have had.",
+        lambda r: 100 * r.refused,
+    ),
+}
+"""What a result says about each category, for text, HTML, notebooks and reports."""

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightning_pareto.display.notebook import data_frame, html_table, numbers
-from lightning_pareto.display.terminal import harmless
+from lightning_pareto.display.columns import number
+from lightning_pareto.display.notebook import data_frame, html_table
+from lightning_pareto.display.terminal import printable
 from lightning_pareto.influence.gains import column_scale, predicted_gain
 from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
 
@@ -95,7 +96,7 @@ class InfluenceMatrix:
         for fold, (scores, support) in enumerate(zip(self.fold_scores, self.fold_support, strict=True)):
             bad = ~np.isfinite(scores).all(axis=0) & (support > 0)
             if bad.any():
-                name = harmless(self.category_names[int(np.argmax(bad))])
+                name = printable(self.category_names[int(np.argmax(bad))])
                 raise ValueError(
                     f"fold_scores[{fold}] of category {name} are not finite, though fold_support says that "
                     f"{support[np.argmax(bad)]} validation samples stand behind them"
@@ -111,25 +112,21 @@ class InfluenceMatrix:
         support = np.full(len(self.category_names), np.nan) if self.support is None else self.support
         columns = {
             "category": self.category_names,
-            "validation samples": numbers(support, "{:.0f}"),
-            "beneficial training samples": numbers(share, "{:.0%}"),
-            "mean absolute influence": numbers(self.scale, "{:.3g}"),
+            "validation samples": [number(value, "{:.0f}") for value in support],
+            "beneficial training samples": [number(value, "{:.0%}") for value in share],
+            "mean absolute influence": [number(value, "{:.3g}") for value in self.scale],
         }
         return html_table(repr(self), columns)
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` of labels and scores, the dataset index as its index.
+        """A ``pandas.DataFrame`` of labels, predictions, totals and scores, indexed by dataset index.
 
-        A category that is called like another column gets "influence on" before its name.
+        A category whose name is that of another column gets the prefix "influence on".
 
         Raises:
             ImportError: without pandas, with the command that installs it.
         """
-        columns: dict[str, Any] = {"given": self.labels}
-        if self.predicted is not None:
-            columns["predicted"] = self.predicted
-        for k, name in enumerate(self.category_names):
-            columns[f"influence on {name}" if name in ("given", "predicted") else name] = self.scores[:, k]
+        columns = sample_columns(self.labels, self.predicted, self.total(), self.scores, self.category_names)
         return data_frame(columns, range(len(self.labels)), "index")
 
     def plot(self, class_a: str, class_b: str, ax: Any = None) -> Any:
@@ -137,6 +134,12 @@ class InfluenceMatrix:
         from lightning_pareto.report.figures import plot_influence
 
         return plot_influence(self, class_a, class_b, ax)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the label classes; empty if the categories are not the classes."""
+        own = self.metadata.get("categories") == "own"
+        return () if own or int(self.labels.max()) >= len(self.category_names) else self.category_names
 
     @property
     def present(self) -> npt.NDArray[np.bool_]:
@@ -192,6 +195,10 @@ class InfluenceMatrix:
             metadata={**self.metadata, "of_folds": list(folds)},
         )
 
+    def asked(self, option: str, default: float) -> float:
+        """What the fit's callback was asked for, ``"budget"`` or ``"level"``; the default for any other influence."""
+        return float(self.metadata.get(option, default))
+
     def total(self) -> npt.NDArray[np.float64]:
         """Each sample's influence on the validation set as a whole, (N,). The lowest are suspected wrong labels.
 
@@ -223,6 +230,24 @@ class InfluenceMatrix:
         arrays, metadata = load_artifact(path, "influence")
         with fitting_together(path):
             return cls(**arrays, category_names=tuple(metadata["category_names"]), metadata={**metadata["metadata"]})
+
+
+def sample_columns(
+    given: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64] | None,
+    total: npt.NDArray[np.float64],
+    scores: npt.NDArray[np.floating],
+    category_names: Sequence[str],
+) -> dict[str, npt.NDArray[Any]]:
+    """Columns of a table of training samples by name; a category called like another column gets a prefix."""
+    columns: dict[str, npt.NDArray[Any]] = {"given": given}
+    if predicted is not None:
+        columns["predicted"] = predicted
+    columns["total"] = total
+    for k, name in enumerate(category_names):
+        taken = name in ("index", "given", "given_name", "predicted", "total", "weight")
+        columns[f"influence on {name}" if taken else name] = scores[:, k]
+    return columns
 
 
 def check_type(influence: Any) -> None:

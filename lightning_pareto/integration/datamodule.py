@@ -1,4 +1,4 @@
-"""Weights into the user's data: a DataModule around theirs, or one DataLoader."""
+"""Puts weights into the user's data: a wrapper around a DataModule, or one DataLoader."""
 
 import functools
 import os
@@ -15,8 +15,8 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Rando
 
 from lightning_pareto.data.loaders import check_map_style, size_of_batches, with_sampler
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.integration.trainer.namespaces import fitting, is_a
-from lightning_pareto.integration.trainer.train_loaders import change_one, with_dataset
+from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
+from lightning_pareto.integration.trainer.train_loaders import replace_loader, with_dataset
 from lightning_pareto.reweighting.weighted_dataset import WeightedDataset
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.sampling import ParetoSampler
@@ -41,22 +41,22 @@ _DELEGATED = (
 
 
 def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, seed: int = 0) -> "DataLoader[Any]":
-    """Return a DataLoader like ``dataloader`` whose samples are drawn by weight.
+    """Return a DataLoader like ``dataloader`` that draws its samples by weight.
 
-    Batch size, collate function, workers, pinning, generator and ``drop_last`` are kept. Pass it to ``trainer.fit`` in
-    place of the original, on one process or several.
+    Batch size, collate function, workers, pinning, generator and ``drop_last`` are kept. Pass it to ``trainer.fit``
+    instead of the original, on one process or several.
 
     Args:
         dataloader: a training loader over a map-style dataset.
         weights: one weight per dataset index, or the path of saved weights.
-        seed: of the draws; the same on all processes.
+        seed: seed of the draws, the same on all processes.
 
     Returns:
         A new loader over the same dataset.
 
     Raises:
-        TypeError: if the loader's samples have no index, or it batches by a sampler of its own.
-        ValueError: if there are not as many weights as samples, or the weights were made for other labels.
+        TypeError: if the loader's samples have no index, or it has a batch sampler of its own.
+        ValueError: if there is not one weight for each sample, or the weights were made for other labels.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -69,8 +69,8 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
     weights.check_dataset(dataloader.dataset)
     if type(dataloader.batch_sampler) is not BatchSampler:
         raise TypeError(
-            f"the train dataloader batches with {type(dataloader.batch_sampler).__name__}, which would not see the "
-            "weights. Use batch_size=…, or build your batch sampler over ParetoSampler(weights)"
+            f"the train dataloader has a {type(dataloader.batch_sampler).__name__}, which would ignore the weights. "
+            "Use batch_size=…, or build your batch sampler on ParetoSampler(weights)"
         )
     if not isinstance(dataloader.sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
         warnings.warn(f"the weights replace your {type(dataloader.sampler).__name__}", stacklevel=2)
@@ -83,28 +83,27 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
 
 
 class ReweightedDataModule(pl.LightningDataModule):
-    """The user's DataModule with its training samples drawn by weight; everything else is the user's own.
+    """The user's DataModule with its training samples drawn by weight. Everything else is the user's own.
 
-    Its other attributes are read and set through this one, hyper-parameters among them; only those given here are its
-    own.
+    All other attributes, hyper-parameters included, are read from and written to the user's DataModule.
 
-    A resumed fit goes on with the order of the epoch it was in, also from the middle of one, where Lightning by itself
-    would begin the epoch's order again (it warns of that, since it cannot know). Under ``overfit_batches``, which wants
-    the same few batches in every epoch, they are those of one weighted draw.
+    A resumed fit continues with the order of the epoch it was in, even in the middle of that epoch. (Lightning alone
+    would start the order again, and warns about that because it cannot know.) Under ``overfit_batches``, which needs
+    the same few batches in every epoch, these come from one weighted draw.
 
     Args:
         datamodule: the user's DataModule. Hooks that it does not define stay undefined.
         weights: one weight per training index, or the path of saved weights.
-        seed: of the draws.
+        seed: seed of the draws.
         loader: which of several train loaders the weights are for: its key in a dict, its number in a list.
-        apply: ``"resampling"`` draws by weight. ``"loss"`` draws as the user does and hands every sample its weight
-            instead, as ``batch["weight"]`` or the last element of the batch (see :class:`WeightedDataset`), for a
-            ``training_step`` that multiplies its losses by it.
+        apply: ``"resampling"`` draws samples by weight. ``"loss"`` draws them as usual and adds the weight to every
+            sample, as ``batch["weight"]`` or the last element of the batch (see :class:`WeightedDataset`). The
+            ``training_step`` then has to multiply its losses by it.
 
     Raises:
         TypeError: if it is not a LightningDataModule.
-        ValueError: for another ``apply``; from ``train_dataloader``, if there are not as many weights as samples, they
-            were made for other labels, or ``loader`` does not choose one of several.
+        ValueError: for another ``apply``; from ``train_dataloader``, if there is not one weight for each sample, the
+            weights were made for other labels, or ``loader`` does not choose one of several loaders.
 
     Example:
         >>> import torch
@@ -120,14 +119,6 @@ class ReweightedDataModule(pl.LightningDataModule):
     seed: int
     loader: str | int | None
     apply: Literal["resampling", "loss"]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle by the namespace, whose class has no name of its own."""
-        return (
-            _empty,
-            (vars(type(self)).get("_named", type(self)), fitting(pl.LightningDataModule, self)),
-            self.__dict__,
-        )
 
     def __init__(
         self,
@@ -145,15 +136,21 @@ class ReweightedDataModule(pl.LightningDataModule):
             )
         if apply not in ("resampling", "loss"):
             raise ValueError(f"apply must be 'resampling' or 'loss', found {apply!r}")
-        # in the namespace of the user's, lightning or pytorch_lightning; command lines would read a __new__ instead
-        own, base = type(self), fitting(pl.LightningDataModule, datamodule)
-        object.__setattr__(self, "__class__", _of_namespace(own, base))  # type: ignore[arg-type]  # they are hashable
         super().__init__()
-        self.__dict__.clear()  # trainer, prepare_data_per_node and their like are the user's DataModule's
+        self.__dict__.clear()  # trainer, prepare_data_per_node and others belong to the user's DataModule
         self.__dict__.update(datamodule=datamodule, weights=_read(weights), seed=seed, loader=loader, apply=apply)
         for name in _DELEGATED:
-            if is_overridden(name, datamodule, fitting(pl.LightningDataModule, datamodule)):
+            if is_overridden(name, datamodule, counterpart(pl.LightningDataModule, datamodule)):
                 setattr(self, name, getattr(datamodule, name))
+
+    def __new__(cls, datamodule: Any, *_args: Any, **_options: Any) -> "ReweightedDataModule":
+        """An instance that Lightning recognises under the name from which the user's DataModule was imported."""
+        return _empty(cls, counterpart(pl.LightningDataModule, datamodule))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle without the class made for ``pytorch_lightning``, which cannot be imported by name."""
+        cls = ReweightedDataModule if type(self).__qualname__ == "ReweightedDataModule" else type(self)
+        return _empty, (cls, counterpart(pl.LightningDataModule, self)), self.__dict__
 
     def __getattr__(self, name: str) -> Any:
         """Read what is not defined here from the user's DataModule."""
@@ -181,8 +178,8 @@ class ReweightedDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> Any:
         """The user's training loader, or loaders, one of them with the weights."""
-        change = self._resampled if self.apply == "resampling" else self._weighted
-        return change_one(self.datamodule.train_dataloader(), self.loader, change)
+        replacement = self._resampled if self.apply == "resampling" else self._weighted
+        return replace_loader(self.datamodule.train_dataloader(), self.loader, replacement)
 
     def _weighted(self, loader: Any) -> "DataLoader[Any]":
         """The loader with a weight in every sample."""
@@ -190,7 +187,7 @@ class ReweightedDataModule(pl.LightningDataModule):
         return with_dataset(loader, WeightedDataset(loader.dataset, self.weights))
 
     def _resampled(self, loader: Any) -> "DataLoader[Any]":
-        """The loader drawing by weight, from where the trainer is when a fit is resumed."""
+        """The loader drawing by weight, from the current position of a resumed fit."""
         twin = reweighted_dataloader(loader, self.weights, seed=self.seed)
         sampler = twin.sampler
         assert isinstance(sampler, ParetoSampler)
@@ -204,25 +201,27 @@ class ReweightedDataModule(pl.LightningDataModule):
         return twin
 
 
+# Command lines read the signature of __new__ rather than that of __init__.
+functools.update_wrapper(ReweightedDataModule.__new__, ReweightedDataModule.__init__)
+
+
 @functools.cache
 def _of_namespace(cls: Any, base: Any) -> Any:
-    """``cls`` itself, or as a subclass of the other namespace's DataModule that keeps the latter's hooks."""
+    """``cls`` itself, or a subclass of it and of the other namespace's DataModule, with the latter's hooks."""
     if issubclass(cls, base):
         return cls
     hooks = {name: getattr(base, name) for name in _DELEGATED}
-    return type(
-        cls.__name__, (cls, base), {"_named": cls, "__module__": cls.__module__, "__doc__": cls.__doc__, **hooks}
-    )
+    return type(cls.__name__, (cls, base), {"__module__": cls.__module__, "__doc__": cls.__doc__, **hooks})
 
 
 def _empty(cls: type[ReweightedDataModule], base: type[pl.LightningDataModule]) -> ReweightedDataModule:
-    """An instance without attributes, for a copy."""
+    """An instance without attributes."""
     kind: type[ReweightedDataModule] = _of_namespace(cls, base)  # type: ignore[arg-type]  # classes are hashable
     return object.__new__(kind)
 
 
 def _of_one_draw(loader: "DataLoader[Any]", sampler: ParetoSampler) -> "DataLoader[Any]":
-    """The loader over the samples of one draw, in a fixed order, which Lightning leaves as it is."""
+    """The loader over the samples of one draw in a fixed order, which Lightning leaves as it is."""
     drawn = Subset(loader.dataset, list(sampler))
     fixed = with_sampler(loader, SequentialSampler(drawn), drop_last=loader.drop_last, generator=loader.generator)
     return with_dataset(fixed, drawn)
@@ -231,9 +230,8 @@ def _of_one_draw(loader: "DataLoader[Any]", sampler: ParetoSampler) -> "DataLoad
 def _position(trainer: pl.Trainer) -> tuple[int, int]:
     """The epoch that the next training batch belongs to, and how many batches of it are done.
 
-    Lightning tells the epoch to the sampler itself, but only when workers have drawn their first indices. In a
-    checkpoint from the end of an epoch that epoch may be counted as processed, as completed, or only as having seen its
-    last batch.
+    Lightning sets the sampler's epoch too, but only after workers have drawn their first indices. In a checkpoint from
+    the end of an epoch, that epoch may count as processed, as completed, or only as having seen its last batch.
     """
     loop = trainer.fit_loop
     epoch: Any = loop.epoch_progress.current

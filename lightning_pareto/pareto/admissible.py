@@ -17,6 +17,9 @@ from lightning_pareto.arguments import checked_number
 Float = npt.NDArray[np.float64]
 
 
+DEFAULT_BUDGET = 0.2
+
+
 def check_budget(budget: float) -> None:
     """Raise a ValueError for a budget out of range."""
     what = "budget is the share of the training mass that may move, in (0, 1]"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_pareto.display.terminal import harmless, listed
+from lightning_pareto.display.terminal import listed, printable
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.admissible import Float
 
@@ -79,7 +79,7 @@ def per_category(value: Limits, names: Sequence[str], default: float, what: str 
     if limits.ndim and limits.shape != (k,):
         raise ValueError(f"{what} must be one number or {k}, one per category, found {limits.shape}")
     if not np.isfinite(limits).all():
-        name = harmless(names[int(np.argmax(~np.isfinite(limits)))]) if limits.ndim else "all categories"
+        name = printable(names[int(np.argmax(~np.isfinite(limits)))]) if limits.ndim else "all categories"
         raise ValueError(f"{what} must be finite, that of {name} is {limits[~np.isfinite(limits)][0]}")
     return np.full(k, limits)
 

@@ -1,4 +1,4 @@
-"""The verdict as a result: what was found, what follows from it, in words and on disk."""
+"""The verdict: what was found, what follows from it, in words and on disk."""
 
 import os
 from dataclasses import dataclass, field
@@ -8,70 +8,75 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from lightning_pareto.display.notebook import data_frame, html_table, numbers
+from lightning_pareto.display.columns import chosen_cells
+from lightning_pareto.display.notebook import data_frame, html_table
 from lightning_pareto.pareto.admissible import Float
+from lightning_pareto.pareto.columns import COLUMNS
 from lightning_pareto.pareto.hyperplane import Regions
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_SAMPLES
 from lightning_pareto.pareto.tradeoff import exchange_rates
-from lightning_pareto.pareto.wording import describe
+from lightning_pareto.pareto.wording import TEXT, UNDERFITTED, describe
 from lightning_pareto.storage.artifacts import ArtifactError, fitting_together, load_artifact, save_artifact
 
 Answer = Literal["yes", "no", "not proven"]
 
-UNDERFITTED = 0.15
-"""Mean drift over the categories above which a model counts as underfitted, if none drifts down.
+LEAST_DRIFT = 0.15
+"""Mean drift over the categories above which a model counts as underfitted, if no category drifts down.
 
-On three classes it was 0.24 and more for random networks, 0.16 after one epoch, 0.12 after two and below 0.1 later on;
-on noisy digits at the best epoch by validation 0.17 at most, with some class below zero.
+On three classes it was 0.24 and more for random networks, 0.16 after one epoch, 0.12 after two and below 0.1 later.
+On noisy digits at the best epoch by validation it was 0.17 at most, with some class below zero.
 """
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ParetoVerdict:
-    """Whether the categories asked for can still gain from reweighting the training data, to first order.
+    """Whether reweighting the training data can still improve the categories asked for, to first order.
 
-    By default every category has to gain. With targets only they do, while the others hold their floors.
+    By default every category has to gain. With targets, only those have to gain while the others hold their floors.
 
     Gains are relative: in units of each category's mean absolute influence ``scale``. Multiply by ``scale`` for the
     predicted drop of the measure.
 
-    Do not trust it where the model is far from a minimum of its training loss, or beyond small changes: it is first
-    order at one model. A *yes* says that a small step helps; only a second fit shows what a large one does.
+    Do not trust it where the model is far from a minimum of its training loss, or for large changes: it is a
+    first-order statement about one model. A *yes* says that a small step helps. Only a second fit shows what a large
+    step does.
 
-    Where nothing is proven, leave the weights alone: on clean Fashion-MNIST (five draws, 20 refits) those of the
-    headroom raised the loss of refits by 0.024, the same weights shuffled within each class, which know nothing, by
-    0.011.
+    Where nothing is proven, leave the weights alone. On clean Fashion-MNIST (five draws, 20 refits) the weights of the
+    headroom raised the loss of refits by 0.024. The same weights shuffled within each class, which know nothing, raised
+    it by 0.011.
 
     Attributes:
-        category_names: the K categories.
-        headroom: in-sample h, the largest relative gain that all targets can have at once. Nearly always above zero and
-            proof of nothing alone.
+        category_names: names of the K categories.
+        headroom: in-sample h, the largest relative gain that all targets can have at once. It is nearly always above
+            zero and proves nothing alone.
         held_out_gain: cross-fitted relative gain of each category, (K,); NaN with fewer than three folds or without
             validation samples.
-        standard_error: of the held-out gain, with the correlation of the folds, (K,); infinite where a category is in
-            fewer than three folds. With few samples it is at least what the other categories' spread makes it.
-        p_value: of H0 "some target does not gain, or another category falls below its floor by ``min_gain``"; NaN with
-            fewer than three folds, 1 where a category has fewer than 10 validation samples or all have fewer than 60.
-            A loss that hits fewer than one sample in twenty can be missed below some 60 samples of a category.
-        prices: trade-off prices λ of the categories, ≥ 0 with sum 1 over the targets, (K,): the categories that hold
-            the targets back. Of a category with a floor: what a unit less of it would add to the headroom.
-        degrees_of_freedom: of each category's error, (K,); NaN where there is none.
+        standard_error: standard error of the held-out gain, allowing for the correlation of the folds, (K,); infinite
+            where a category is in fewer than three folds. With few samples it is at least what the spread of the other
+            categories implies.
+        p_value: p-value of H0 "some target does not gain, or another category falls below its floor by ``min_gain``";
+            NaN with fewer than three folds, 1 where a category has fewer than 10 validation samples or all have fewer
+            than 60. Below some 60 samples of a category, a loss that hits one sample in twenty can be missed.
+        prices: shadow prices λ of the categories, ≥ 0 with sum 1 over the targets, (K,). They name the categories that
+            hold the targets back. For a category with a floor: what lowering the floor by 1 adds to the headroom.
+        degrees_of_freedom: degrees of freedom of each standard error, (K,); NaN where there is none.
         support: validation samples of each category, (K,); NaN if the influence matrix does not say.
-        alone: the largest relative gain, in sample, that each category could have if the others did not matter, (K,).
-        together: its relative gain, in sample, under the weights of the headroom, (K,).
-        correlation: of the influence on one category with that on another, (K, K); negative where they trade off.
-        scale: s_k, (K,).
+        alone: largest relative gain in sample that each category could have if the others did not matter, (K,).
+        together: relative gain in sample of each category under the weights of the headroom, (K,).
+        correlation: correlation between the influence on one category and on another, (K, K); negative where they trade
+            off.
+        scale: mean absolute influence s_k, (K,).
         drift: relative gain of plain further training, ``mean_i P_ik / s_k``, (K,). Near or below zero for some
             category once a model has converged; clearly above zero for all of them while it is underfitted.
-        explained_variance_ratio: principal axes of the influence vectors, falling, (K,).
-        hyperplane_distance: share of the influence vectors off the plane Σ_k P_ik = 0, in [0, 1].
+        explained_variance_ratio: share of variance along each principal axis of the influence vectors, falling, (K,).
+        hyperplane_distance: how far the influence vectors are off the plane Σ_k P_ik = 0, in [0, 1].
         regions: jointly beneficial, jointly harmful and trade-off samples.
         present: which categories have validation samples and take part, (K,).
         budget: share of the training mass that may move.
-        level: of the test.
+        level: significance level of the test.
         min_gain: relative gain below which an improvement is negligible, and so is a loss below a floor.
-        targets: the categories that are to gain, (K,).
-        floors: least relative gain that is asked of each of the others, (K,); NaN at the targets.
+        targets: which categories have to gain, (K,).
+        floors: least relative gain asked of each of the others, (K,); NaN for targets.
 
     Raises:
         ValueError: if the arrays do not fit together.
@@ -111,11 +116,11 @@ class ParetoVerdict:
             if not isinstance(getattr(self, name), (float, int)):
                 raise ValueError(f"{name} must be a number, found {getattr(self, name)!r:.40}")
         if self.regions.sign.ndim != 1 or not (self.present & self.targets).any():
-            raise ValueError("a verdict is about the regions of N samples and one target at least")
+            raise ValueError("a verdict needs regions of N samples and at least one target with validation samples")
 
     @property
     def improvable(self) -> bool:
-        """Significant, and the least held-out gain of a target is more than negligible."""
+        """Whether the test is significant and the least held-out gain of a target is more than negligible."""
         return bool(self.p_value <= self.level and np.nanmin(self.held_out_gain[self.targets]) > self.min_gain)
 
     @property
@@ -125,24 +130,29 @@ class ParetoVerdict:
 
     @property
     def underfitted(self) -> bool:
-        """Plain further training would help every category too: a *yes* may mean no more than that."""
-        return bool(np.nanmin(self.drift) > 0 and np.nanmean(self.drift) > UNDERFITTED)
+        """Whether plain further training would help every category too: a *yes* may mean no more than that."""
+        return bool(np.nanmin(self.drift) > 0 and np.nanmean(self.drift) > LEAST_DRIFT)
 
     @property
     def answer(self) -> Answer:
-        """``"yes"``; ``"no"`` if even the optimistic in-sample headroom is negligible; else ``"not proven"``."""
+        """``"yes"``; ``"no"`` if even the optimistic in-sample headroom is negligible; otherwise ``"not proven"``."""
         if self.improvable:
             return "yes"
         return "no" if self.headroom <= self.min_gain else "not proven"
 
     @property
+    def worst(self) -> int:
+        """Number of the target with the least held-out gain, which must be known."""
+        return int(np.nanargmin(np.where(self.targets, self.held_out_gain, np.nan)))
+
+    @property
     def cost_of_compromise(self) -> Float:
-        """In-sample relative gain that each category gives up for the others' sake, (K,)."""
+        """Relative gain in sample that each category gives up for the others, (K,)."""
         return self.alone - self.together
 
     @property
     def exchange_rates(self) -> Float:
-        """How much category b loses for a unit more of category a, at the margin, (K, K) as [a, b].
+        """How much category b loses for one more unit of category a, at the margin, (K, K) as [a, b].
 
         In relative gain, see :func:`lightning_pareto.pareto.tradeoff.exchange_rates`; NaN where b has gain to spare.
         """
@@ -150,7 +160,7 @@ class ParetoVerdict:
 
     @property
     def lower_bound(self) -> Float:
-        """One-sided lower confidence bound of every held-out gain at ``level``, (K,); NaN or −∞ where unknown."""
+        """One-sided lower confidence bound of each held-out gain at ``level``, (K,); NaN or −∞ where unknown."""
         proves = (self.support >= LEAST_SAMPLES) & (np.nansum(self.support) >= ENOUGH_SAMPLES)
         bound = self.held_out_gain - self._quantile * self.standard_error
         return np.where(proves | np.isnan(bound), bound, -np.inf)
@@ -159,18 +169,18 @@ class ParetoVerdict:
     def worst_interval(self) -> tuple[float, float]:
         """Confidence interval of the least held-out gain of a target, at ``level`` on either side.
 
-        The least lower bound is a valid bound for the least gain, as it is one for the category that has it; the least
-        upper bound likewise.
+        The least lower bound is a valid bound for the least gain, since it is one for the category that has it. The
+        same holds for the least upper bound.
         """
         upper = self.held_out_gain + self._quantile * self.standard_error
         return float(np.nanmin(self.lower_bound[self.targets])), float(np.nanmin(upper[self.targets]))
 
     @property
     def samples_needed(self) -> Float:
-        """About how many validation samples of each category would prove its part, were its gain what it seems, (K,).
+        """Roughly how many validation samples of each category would prove its gain, if it is what it seems, (K,).
 
-        The error falls with the square root of their number; fewer than ten never do. ∞ where the held-out gain is not
-        above its :attr:`bar`, NaN if unknown.
+        The error falls with the square root of the number of samples, and fewer than ten never prove anything. ∞ where
+        the held-out gain is not above its :attr:`bar`, NaN if unknown.
         """
         excess = self.held_out_gain - self.bar
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -190,17 +200,10 @@ class ParetoVerdict:
         return describe(self)
 
     def _repr_html_(self) -> str:
-        columns = {
-            "category": self.category_names,
-            "held-out gain": numbers(self.held_out_gain, "{:+.3f}"),
-            "± error": numbers(self.standard_error, "{:.3f}"),
-            "alone, in sample": numbers(self.alone, "{:+.2f}"),
-            "price": numbers(np.where(self.present, self.prices, np.nan), "{:.2f}"),
-        }
         notes = [f"Headroom {self.headroom:.3f} in sample; held out, p = {self.p_value:.2g} at level {self.level:g}."]
-        if self.underfitted:
-            notes.append("UNDERFITTED: plain further training would help every category. Train on first.")
-        return html_table(f"Pareto improvement possible: {self.answer.upper()}", columns, notes)
+        columns = {"category": self.category_names, **chosen_cells(COLUMNS, TEXT, self)}
+        title = f"Pareto improvement possible: {self.answer.upper()}"
+        return html_table(title, columns, [*notes, UNDERFITTED] if self.underfitted else notes)
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame`` with a row for each category.
@@ -208,8 +211,8 @@ class ParetoVerdict:
         Raises:
             ImportError: without pandas, with the command that installs it.
         """
-        names = ("held_out_gain", "standard_error", "lower_bound", "together", "alone", "prices", "scale", "drift")
-        columns = {name: getattr(self, name) for name in (*names, "support", "samples_needed", "targets", "floors")}
+        columns = {"target": self.targets, "present": self.present}
+        columns |= {name: column.values(self) for name, column in COLUMNS.items()}
         return data_frame(columns, self.category_names, "category")
 
     def plot(self, ax: Any = None) -> Any:
@@ -229,12 +232,12 @@ class ParetoVerdict:
         """Read a verdict written by :meth:`save`.
 
         Raises:
-            ArtifactError: if the file is not a whole verdict artifact.
+            ArtifactError: if the file is not a complete verdict.
         """
         arrays, metadata = load_artifact(path, "verdict")
         missing = {*_ARRAYS, "regions"} - arrays.keys()
         if missing:
-            raise ArtifactError(f"{path} was written by another version, it lacks {sorted(missing)}: check again")
+            raise ArtifactError(f"{path} was written by another version and lacks {sorted(missing)}: check again")
         with fitting_together(path):
             sign = arrays.pop("regions")
             names = tuple(map(str, metadata.pop("category_names")))
@@ -242,21 +245,9 @@ class ParetoVerdict:
             return cls(category_names=names, regions=Regions(sign), **fields)
 
 
-_ARRAYS = (
-    "held_out_gain",
-    "standard_error",
-    "degrees_of_freedom",
-    "support",
-    "prices",
-    "alone",
-    "together",
-    "correlation",
-    "scale",
-    "drift",
-    "explained_variance_ratio",
-    "present",
-    "targets",
-    "floors",
-)
 _FLAGS = ("present", "targets")
 _NUMBERS = ("headroom", "p_value", "hyperplane_distance", "budget", "level", "min_gain")
+_ARRAYS = (
+    *("held_out_gain", "standard_error", "degrees_of_freedom", "support", "prices", "alone", "together", "correlation"),
+    *("scale", "drift", "explained_variance_ratio", "floors", *_FLAGS),
+)

@@ -5,7 +5,7 @@ import numpy as np
 from lightning_pareto.arguments import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.linprog import InfeasibleError
-from lightning_pareto.pareto.admissible import AdmissibleSet, Float, check_budget
+from lightning_pareto.pareto.admissible import DEFAULT_BUDGET, AdmissibleSet, Float, check_budget
 from lightning_pareto.pareto.demand import Demand, Limits, Targets, read_demand
 from lightning_pareto.pareto.headroom import Headroom, floor_out_of_reach, headroom
 from lightning_pareto.pareto.hyperplane import correlation, explained_variance_ratio, hyperplane_distance, regions
@@ -16,12 +16,14 @@ from lightning_pareto.pareto.tradeoff import compromise
 
 __all__ = ["ParetoVerdict", "check_options", "check_pareto"]
 
+DEFAULT_LEVEL = 0.05
+
 
 def check_pareto(
     influence: InfluenceMatrix,
     *,
-    budget: float = 0.2,
-    level: float = 0.05,
+    budget: float | None = None,
+    level: float | None = None,
     min_gain: float = 0.01,
     targets: Targets = None,
     floors: Limits = None,
@@ -40,8 +42,9 @@ def check_pareto(
 
     Args:
         influence: the influence matrix; with at least three folds if anything is to be proven.
-        budget: share of the training mass that may move, in (0, 1].
-        level: of the test.
+        budget: share of the training mass that may move, in (0, 1]. By default the one that the fit's callback was
+            given, which the influence remembers, otherwise 0.2.
+        level: significance level of the test. By default that of the fit's callback, otherwise 0.05.
         min_gain: relative gain (in units of mean absolute influence) below which an improvement is negligible; for the
             categories that are no targets, the loss below their floor that is.
         targets: category or categories that are to gain, by name or number; all by default.
@@ -69,6 +72,8 @@ def check_pareto(
     package's.
     """
     check_type(influence)
+    budget = influence.asked("budget", DEFAULT_BUDGET) if budget is None else budget
+    level = influence.asked("level", DEFAULT_LEVEL) if level is None else level
     check_options(budget, level, min_gain)
     present = influence.present
     if not present.any():

@@ -1,8 +1,7 @@
-"""Which training samples: the suspects, and those that a pair of categories disagrees about."""
+"""Training samples worth a look: suspected wrong labels, and samples that two categories disagree about."""
 
 import csv
 import os
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,24 +10,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_pareto.display.notebook import data_frame, html_table, numbers
-from lightning_pareto.display.terminal import harmless
-from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.display.columns import number
+from lightning_pareto.display.notebook import data_frame, html_table
+from lightning_pareto.display.terminal import printable, text_table, wrapped
+from lightning_pareto.influence.matrix import InfluenceMatrix, check_type, sample_columns
+
+MOST_ROWS = 20
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SampleTable:
-    """Training samples in some order, by dataset index.
+    """Training samples in some order, by dataset index. Influence has the unit of :attr:`InfluenceMatrix.scores`.
 
     Attributes:
-        title: what they are.
+        title: what the samples are.
         index: dataset index, (n,).
-        given: their label, (n,).
+        given: label, (n,).
         predicted: the model's own prediction, (n,); None if the influence matrix does not hold it.
         total: influence on the validation set as a whole, see :meth:`InfluenceMatrix.total`, (n,).
-        influence: on each category, in units of its mean absolute influence, (n, K).
-        category_names: the K categories.
-        shown: the categories whose influence is printed; all are in the rows and the CSV file.
+        influence: influence on each category, (n, K).
+        category_names: names of the K categories.
+        shown: the categories whose influence is printed. The rows and the CSV file hold all of them.
     """
 
     title: str
@@ -36,81 +38,80 @@ class SampleTable:
     given: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64] | None
     total: npt.NDArray[np.float64]
-    influence: npt.NDArray[np.float64]
+    influence: npt.NDArray[np.float32]
     category_names: tuple[str, ...]
     shown: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Label, prediction, total and influence on each category by name, (n,) each."""
+        return sample_columns(self.given, self.predicted, self.total, self.influence, self.category_names)
+
+    @property
+    def harms(self) -> npt.NDArray[np.int64]:
+        """How many categories each sample harms, (n,)."""
+        count: npt.NDArray[np.int64] = (self.influence < 0).sum(axis=1)
+        return count
+
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Every sample as a row: index, given, predicted, total, and the influence on each category."""
-        for number, index in enumerate(self.index):
-            row: dict[str, Any] = {"index": int(index), "given": int(self.given[number])}
-            if self.predicted is not None:
-                row["predicted"] = int(self.predicted[number])
-            row["total"] = float(self.total[number])
-            yield row | dict(zip(self.category_names, map(float, self.influence[number]), strict=True))
+        """Each sample as a row: index, given, predicted, total, and the influence on each category."""
+        columns = {"index": self.index, **self.columns}
+        for row in zip(*columns.values(), strict=True):
+            yield {name: value.item() for name, value in zip(columns, row, strict=True)}
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write the rows to a CSV file, with a header; influence on a category is relative, see :attr:`influence`."""
+        """Write the rows to a CSV file with a header."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns())
+            writer = csv.DictWriter(file, ["index", *self.columns])
             writer.writeheader()
             writer.writerows(self.rows())
         return path
 
     def to_pandas(self) -> Any:
-        """The rows as a ``pandas.DataFrame`` with the dataset index as its index.
+        """The rows as a ``pandas.DataFrame``, indexed by dataset index.
 
         Raises:
             ImportError: without pandas, with the command that installs it.
         """
-        rows = list(self.rows())
-        columns = {name: [row[name] for row in rows] for name in self._columns()[1:]}
-        return data_frame(columns, self.index, "index")
+        return data_frame(self.columns, self.index, "index")
 
     def _repr_html_(self) -> str:
-        columns: dict[str, Any] = {"index": self.index, "given": self.given}
-        if self.predicted is not None:
-            columns["predicted"] = self.predicted
-        columns |= {"total": numbers(self.total, "{:+.3g}"), "harms": (self.influence < 0).sum(axis=1)}
-        for name in self.shown:
-            columns[f"on {name}"] = numbers(self.influence[:, self.category_names.index(name)], "{:+.2f}")
-        return html_table(self.title, columns)
-
-    def _columns(self) -> list[str]:
-        predicted = [] if self.predicted is None else ["predicted"]
-        return ["index", "given", *predicted, "total", *self.category_names]
+        return html_table(self.title, self._shown_cells(len(self)))
 
     def __str__(self) -> str:
-        heads = "".join(f"  on {harmless(name):<8.8}" for name in self.shown)
-        lines = [*textwrap.wrap(self.title, 80), "", f"    index   given  predicted   total   harms{heads}"]
-        for number in range(min(len(self), 20)):
-            predicted = "" if self.predicted is None else self.predicted[number]
-            harmed = int((self.influence[number] < 0).sum())
-            named = [self.influence[number, self.category_names.index(name)] for name in self.shown]
-            lines.append(
-                f"{self.index[number]:9d}  {self.given[number]:6d}  {predicted:>9}  {self.total[number]:+7.3g}   "
-                f"{harmed} of {len(self.category_names):<2}" + "".join(f"  {value:+11.2f}" for value in named)
-            )
-        rest = f"… {len(self) - 20} more: .to_csv(path), .to_pandas() or .rows()"
-        return "\n".join(lines + ([rest] if len(self) > 20 else []))
+        rest = f"… {len(self) - MOST_ROWS} more: .to_csv(path), .to_pandas() or .rows()"
+        table = text_table(self._shown_cells(MOST_ROWS))
+        return "\n".join([*wrapped(self.title), "", *table, *([rest] if len(self) > MOST_ROWS else [])])
+
+    def _shown_cells(self, most: int) -> dict[str, list[str]]:
+        """Cells by heading of the first samples."""
+        cells = {"index": list(map(str, self.index[:most])), "given": list(map(str, self.given[:most]))}
+        if self.predicted is not None:
+            cells["predicted"] = list(map(str, self.predicted[:most]))
+        cells["total"] = [number(value, "{:+.3g}") for value in self.total[:most]]
+        cells["harms"] = [f"{harmed} of {len(self.category_names)}" for harmed in self.harms[:most]]
+        for name in self.shown:
+            influence = self.influence[:most, self.category_names.index(name)]
+            cells[f"on {printable(name, 12)}"] = [number(value, "{:+.3g}") for value in influence]
+        return cells
 
 
 def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTable:
     """The training samples that harm most over all categories: suspected wrong labels, the worst first.
 
-    Look at them before you believe it: a rare but right sample can harm on average too.
+    Look at them before you believe it. A rare but correct sample can harm on average too.
 
     Args:
         influence: the influence matrix.
-        count: how many, at most.
+        count: largest number of samples.
 
     Returns:
-        The table; it prints, and has ``to_csv``, ``to_pandas`` and ``rows``.
+        A table that prints itself and has ``to_csv``, ``to_pandas`` and ``rows``.
 
     Raises:
         ValueError: for a count below 1.
@@ -122,7 +123,7 @@ def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTab
     check_type(influence)
     _check_count(count)
     order = influence.total().argsort(kind="stable")[:count]
-    return _table("Suspected wrong labels: the samples that harm most", influence, relative_scores(influence), order)
+    return _table("Suspected wrong labels: the samples that harm most", influence, order)
 
 
 def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, count: int = 100) -> SampleTable:
@@ -132,16 +133,16 @@ def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, coun
         influence: the influence matrix.
         helped: name of the category that they help.
         harmed: name of the category that they harm.
-        count: how many, at most.
-
-    Raises:
-        ValueError: for a name that is not a category with validation samples, the same one twice, or a count below 1.
+        count: largest number of samples.
 
     Returns:
-        The table, its two categories printed.
+        A table that prints the influence on both categories.
+
+    Raises:
+        ValueError: for a name that is not a category with validation samples, the same name twice, or a count below 1.
 
     Example:
-        >>> influence = InfluenceMatrix([[1.0, 1.0], [2.0, -1.0], [-1.0, 1.0]], [0, 1, 0], ["cat", "dog"])
+        >>> influence = InfluenceMatrix([[1.0, 1.0], [2.0, -1.0], [-1.0, 1.0]], [0, 1, 0], ("cat", "dog"))
         >>> trade_off_samples(influence, helped="cat", harmed="dog").index
         array([1])
     """
@@ -149,18 +150,18 @@ def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, coun
     _check_count(count)
     if helped == harmed:
         raise ValueError(f"a trade-off is between two categories, found {helped!r} twice")
-    relative = relative_scores(influence)
-    columns = [relative[:, column_of(influence, name)] for name in (helped, harmed)]
-    strength = np.minimum(columns[0], -columns[1])
+    relative = influence.scores / influence.scale
+    gain, loss = (relative[:, column_of(influence, name)] for name in (helped, harmed))
+    strength = np.minimum(gain, -loss)
     order = np.argsort(-strength, kind="stable")
     order = order[strength[order] > 0][:count]
-    table = _table(f"Samples that help {helped!r} and harm {harmed!r}", influence, relative, order)
+    table = _table(f"Samples that help {helped!r} and harm {harmed!r}", influence, order)
     return replace(table, shown=(helped, harmed))
 
 
 def _check_count(count: int) -> None:
     if count < 1:
-        raise ValueError(f"count is how many samples to list, at least 1, found {count}")
+        raise ValueError(f"count is the number of samples to list, at least 1, found {count}")
 
 
 def column_of(influence: InfluenceMatrix, name: str) -> int:
@@ -169,22 +170,13 @@ def column_of(influence: InfluenceMatrix, name: str) -> int:
     Raises:
         ValueError: for any other name.
     """
-    if name not in influence.category_names or not influence.present[influence.category_names.index(name)]:
-        raise ValueError(f"{name!r} is not a category with validation samples; they are {influence.category_names}")
-    return influence.category_names.index(name)
+    names = influence.category_names
+    if name not in names or not influence.present[names.index(name)]:
+        raise ValueError(f"{name!r} is not a category with validation samples; they are {names}")
+    return names.index(name)
 
 
-def relative_scores(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:
-    """Scores in units of each column's mean absolute value, (N, K)."""
-    relative: npt.NDArray[np.float64] = influence.scores / influence.scale
-    return relative
-
-
-def _table(
-    title: str, influence: InfluenceMatrix, relative: npt.NDArray[np.float64], order: npt.NDArray[np.intp]
-) -> SampleTable:
+def _table(title: str, influence: InfluenceMatrix, order: npt.NDArray[np.intp]) -> SampleTable:
     predicted = None if influence.predicted is None else influence.predicted[order]
-    total = influence.total()[order]
-    return SampleTable(
-        title, order, influence.labels[order], predicted, total, relative[order], influence.category_names
-    )
+    total, scores = influence.total()[order], influence.scores[order]
+    return SampleTable(title, order, influence.labels[order], predicted, total, scores, influence.category_names)

@@ -7,7 +7,7 @@ import numpy as np
 from lightning_pareto.arguments import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.linprog import InfeasibleError
-from lightning_pareto.pareto.admissible import AdmissibleSet, check_budget
+from lightning_pareto.pareto.admissible import DEFAULT_BUDGET, AdmissibleSet, check_budget
 from lightning_pareto.pareto.demand import Demand, Limits, Targets, chosen_categories, per_category
 from lightning_pareto.pareto.headroom import floor_out_of_reach, headroom
 from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
@@ -29,7 +29,7 @@ def reweight(
     *,
     targets: Targets = None,
     thresholds: Limits = None,
-    budget: float = 0.2,
+    budget: float | None = None,
     method: Literal["mass_preserving", "paper"] = "mass_preserving",
     return_mass: GiveBack = "additive",
     max_weight: float = 2.0,
@@ -49,7 +49,8 @@ def reweight(
         thresholds: for ``"mass_preserving"`` the least relative gain (in units of mean absolute influence) of each
             category; for ``"paper"`` the share α_k ∈ [0, 1] of its influence that each keeps, 0.9 by
             default. One number, K, or some by name as ``{"shirt": -0.02}``.
-        budget: share of the training mass that may move, in (0, 1]; ``"mass_preserving"`` only.
+        budget: share of the training mass that may move, in (0, 1]; ``"mass_preserving"`` only. By default the one that
+            the fit's callback was given, which the influence remembers, otherwise 0.2. The weights print it.
         method: which LP.
         return_mass: ``"additive"`` gives mass back evenly to the class, ``"multiplicative"`` only to samples kept;
             ``"mass_preserving"`` only.
@@ -68,6 +69,7 @@ def reweight(
         array([1.5, 0.5, 1. , 1. ])
     """
     check_type(influence)
+    budget = influence.asked("budget", DEFAULT_BUDGET) if budget is None else budget
     check_budget(budget)
     if return_mass not in get_args(GiveBack):
         raise ValueError(f"return_mass must be one of {get_args(GiveBack)}, found {return_mass!r}")

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 
 from lightning_pareto.data.labels import fingerprint_of_labels
-from lightning_pareto.display.notebook import data_frame, html_table, numbers
+from lightning_pareto.display.columns import number
+from lightning_pareto.display.notebook import data_frame, html_table
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
 
@@ -60,7 +61,10 @@ class SampleWeights:
 
     def __repr__(self) -> str:
         low, high = self.values.min(), self.values.max()
-        return f"SampleWeights({len(self)} samples, {low:.2f} to {high:.2f}, {self.moved:.1%} of the mass moved)"
+        budget = f", budget {self.metadata['budget']:g}" if "budget" in self.metadata else ""
+        return (
+            f"SampleWeights({len(self)} samples, {low:.2f} to {high:.2f}, {self.moved:.1%} of the mass moved{budget})"
+        )
 
     def __len__(self) -> int:
         return len(self.values)
@@ -95,7 +99,8 @@ class SampleWeights:
             f"moved; effective size {self.effective_size:.0f}."
         ]
         assert self.predicted_gain is not None
-        gains = {"category": self.category_names, "predicted gain": numbers(self.predicted_gain, "{:+.3g}")}
+        shown = [number(gain, "{:+.3g}") for gain in self.predicted_gain]
+        gains = {"category": self.category_names, "predicted gain": shown}
         return html_table("Sample weights", gains, notes)
 
     def to_pandas(self) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lightning_pareto.display.terminal import harmless
+from lightning_pareto.display.terminal import printable
 
 FORMAT_VERSION = 1
 
@@ -147,7 +147,7 @@ def load_artifact(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np
             _check_kind(path, header, kind)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, TypeError, KeyError) as error:  # the latter for types of numbers that numpy lacks
-        told = harmless(str(error), 200)
+        told = printable(str(error), 200)
         raise ArtifactError(f"{path} is not a whole safetensors file ({told}); compute it again") from error
     digest = header.pop("digest", None)
     if digest != _digest(arrays, header):
@@ -171,7 +171,7 @@ def fitting_together(path: str | os.PathLike[str]) -> Iterator[None]:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError) as error:
         raise ArtifactError(
             f"{path} was damaged, or written by another version: its parts do not fit together "
-            f"({type(error).__name__}: {harmless(str(error), 200)}); compute it again"
+            f"({type(error).__name__}: {printable(str(error), 200)}); compute it again"
         ) from error
 
 

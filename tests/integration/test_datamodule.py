@@ -246,7 +246,7 @@ def test_a_batch_sampler_of_the_users_own_is_refused_and_a_sampler_replaced_alou
     class Buckets(BatchSampler):
         pass
 
-    with pytest.raises(TypeError, match=r"batches with Buckets(.|\n)*ParetoSampler\(weights\)"):
+    with pytest.raises(TypeError, match=r"has a Buckets(.|\n)*ParetoSampler\(weights\)"):
         reweighted_dataloader(DataLoader(TEN, batch_sampler=Buckets(RandomSampler(TEN), 2, False)), np.ones(10))
     with pytest.warns(UserWarning, match="replace your WeightedRandomSampler"):
         reweighted_dataloader(DataLoader(TEN, sampler=WeightedRandomSampler([1.0] * 10, 10)), np.ones(10))

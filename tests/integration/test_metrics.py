@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning_pareto.integration.validation.epoch_metrics import CHANGES_SHOWN
 from sklearn.metrics import precision_recall_fscore_support
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -17,7 +18,6 @@ from torchmetrics.classification import (
 )
 
 from lightning_pareto import CourseCorrection, ParetoCallback
-from lightning_pareto.integration.validation.epoch_metrics import CHANGES_SHOWN
 from tests.integration._models import CLASSES, Data, Plain, datasets, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto import CourseCorrection, ParetoCallback, ParetoTuner, ReweightedDataModule, reweighted_dataloader
-from lightning_pareto.integration.trainer.namespaces import fitting, is_a
+from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
 from tests.integration import _models
 from tests.integration.correction._spoilt import SPOILT, spoilt_datasets
 
@@ -189,7 +189,7 @@ def test_both_names_are_known_and_others_are_not():
     assert is_a(other, lightning.LightningModule)
     assert not is_a(nn.Linear(1, 1), lightning.LightningModule)
     assert not is_a(Data(), lightning.LightningModule, nn.Module)
-    assert fitting(lightning.Trainer, module) is pl.Trainer
-    assert fitting(lightning.Trainer, other) is lightning.Trainer
+    assert counterpart(lightning.Trainer, module) is pl.Trainer
+    assert counterpart(lightning.Trainer, other) is lightning.Trainer
     with pytest.raises(TypeError, match="expected a LightningDataModule"):
         ReweightedDataModule(module, half())

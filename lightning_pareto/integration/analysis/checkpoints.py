@@ -1,4 +1,4 @@
-"""Which weights of the model influence is taken at."""
+"""The model weights at which influence is computed."""
 
 import contextlib
 import copy
@@ -18,7 +18,7 @@ from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.integration.trainer.namespaces import is_a
 
 Checkpoint = Literal["best", "last", "kept"] | Sequence[str | Path]
-"""Which weights: the best or all those kept by a monitoring ModelCheckpoint, the last, or a list of files."""
+"""Which weights: the best or all of those kept by a monitoring ModelCheckpoint, the last, or a list of files."""
 
 
 def check_checkpoint(which: Any) -> None:
@@ -30,7 +30,7 @@ def check_checkpoint(which: Any) -> None:
 
 
 def monitoring_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint | None:
-    """The first callback that keeps the best weights by a monitored quantity, if there is one."""
+    """The first callback that keeps the best weights by a monitored quantity; None if there is none."""
     for callback in trainer.checkpoint_callbacks:
         if is_a(callback, ModelCheckpoint) and callback.monitor:
             return callback
@@ -38,19 +38,20 @@ def monitoring_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint | None:
 
 
 def checkpoints(trainer: pl.Trainer, which: Checkpoint) -> list[str | None]:
-    """Paths of the chosen checkpoints, as rank zero has them; ``[None]`` for the last weights.
+    """Paths of the chosen checkpoints as rank zero knows them; ``[None]`` for the last weights.
 
     A collective operation: without ``sync_dist`` each process may monitor a value of its own.
 
     Args:
         trainer: after its fit.
-        which: ``"best"`` and ``"kept"`` are those of the first ModelCheckpoint that monitors something.
+        which: the choice. ``"best"`` and ``"kept"`` refer to the first ModelCheckpoint that monitors something.
     """
     callback = monitoring_checkpoint(trainer)
     if which == "kept" and callback is None:
         rank_zero_warn(
-            "checkpoint='kept' needs a ModelCheckpoint that monitors something, and there is none: influence is taken "
-            "at the last weights. For instance ModelCheckpoint(monitor='val_accuracy_macro', mode='max', save_top_k=4)"
+            "checkpoint='kept' needs a ModelCheckpoint that monitors something, but there is none. Influence is "
+            "computed at the last weights. For example: ModelCheckpoint(monitor='val_accuracy_macro', mode='max', "
+            "save_top_k=4)"
         )
     paths: list[str] = []
     if not isinstance(which, str):
@@ -64,16 +65,16 @@ def checkpoints(trainer: pl.Trainer, which: Checkpoint) -> list[str | None]:
 
 @contextlib.contextmanager
 def weights_of(module: pl.LightningModule, checkpoint: str | None, shard: Shard) -> Iterator[str | None]:
-    """Give the module the weights of ``checkpoint`` for a while, and its own back afterwards.
+    """Load the weights of ``checkpoint`` into the module for a while, and restore its own afterwards.
 
     Args:
         module: the trained module.
-        checkpoint: a Lightning checkpoint, or None to leave the module as it is. The same on all processes.
-        shard: this process; every process has to call it.
+        checkpoint: a Lightning checkpoint, the same on all processes; None to leave the module as it is.
+        shard: this process. Every process has to call it.
 
     Yields:
-        The checkpoint whose weights are in force; None for the module's own. Where one process cannot read the file,
-        or it holds more than plain weights and so cannot be read safely, all keep their own (with a warning).
+        The checkpoint whose weights are loaded; None for the module's own. If one process cannot read the file, or the
+        file holds more than plain weights and so cannot be read safely, all processes keep their own weights and warn.
     """
     if checkpoint is None:
         yield None
@@ -90,33 +91,33 @@ def weights_of(module: pl.LightningModule, checkpoint: str | None, shard: Shard)
 
 
 def _load(module: pl.LightningModule, checkpoint: str, shard: Shard) -> str | None:
-    """Load the checkpoint and return it, or None if any process failed, which may then hold a mixture of weights."""
+    """Load the checkpoint and return it; None if any process failed, which may then hold a mixture of weights."""
     reason: Exception | None = None
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
         module.load_state_dict(state, strict=module.strict_loading)
-    except Exception as error:  # a file can be broken in any way, and the last weights are as good a model
+    except Exception as error:  # a file can be broken in any way, and the last weights serve as well
         reason = error
     if int(shard.sum(torch.tensor([int(reason is not None)]))) == 0:
         return checkpoint
     if isinstance(reason, UnpicklingError):
-        advice = "It holds objects that are not loaded safely: keep them out of save_hyperparameters (ignore=[…])"
+        advice = "It holds objects that cannot be loaded safely: leave them out, save_hyperparameters(ignore=[…])"
     else:
-        advice = "It has to be a local file of this module's weights, on every machine"
-    found = "another process could not" if reason is None else f"{type(reason).__name__}: {str(reason)[:120]}"
+        advice = "It must be a local file with this module's weights on every machine"
+    found = "another process could not read it" if reason is None else f"{type(reason).__name__}: {str(reason)[:120]}"
     warnings.warn(
-        f"the checkpoint {checkpoint} cannot be read ({found}): influence is taken at the last weights instead. "
-        f"{advice}, or say ParetoCallback(checkpoint='last')",
+        f"the checkpoint {checkpoint} cannot be loaded ({found}): influence is computed at the last weights instead. "
+        f"{advice}, or choose ParetoCallback(checkpoint='last')",
         stacklevel=2,
     )
     return None
 
 
 def _copied(value: Any) -> Any:
-    """A copy of an entry of a state dict, which is a tensor or a module's extra state."""
+    """A copy of an entry of a state dict: a tensor or a module's extra state."""
     return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def name_of(checkpoint: str | None) -> str:
-    """What to call these weights in a result."""
+    """How a result names these weights."""
     return "last weights" if checkpoint is None else Path(checkpoint).name

@@ -1,4 +1,4 @@
-"""What would make the analysis fail or mislead, found before the first training step."""
+"""Checks before the first training step: whatever would make the analysis fail or mislead."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,26 +20,27 @@ from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.sample_checks import check_loss
 from lightning_pareto.influence.task import BatchError
 from lightning_pareto.integration.analysis.checkpoints import Checkpoint, monitoring_checkpoint
-from lightning_pareto.integration.trainer.batches import only_reading, transfer_of, validating
-from lightning_pareto.integration.trainer.data_source import ParetoData, validation_loaders
+from lightning_pareto.integration.trainer.batches import read_only, transfer_of, validating
+from lightning_pareto.integration.trainer.data_source import DataSource, validation_loaders
+from lightning_pareto.integration.trainer.internals import set_up_validation
 from lightning_pareto.integration.trainer.namespaces import is_a
 from lightning_pareto.integration.trainer.processes import shard_of
 
-_AVERAGING = tuple(  # the second came with lightning 2.6
+_AVERAGING = tuple(  # WeightAveraging came with Lightning 2.6
     getattr(callbacks, name) for name in ("StochasticWeightAveraging", "WeightAveraging") if hasattr(callbacks, name)
 )
 
 
 def check_strategy(trainer: pl.Trainer, callback: str = "ParetoCallback", otherwise: str = "") -> None:
-    """Refuse a strategy under which no process can run the model by itself.
+    """Refuse a strategy under which no process holds the whole model.
 
     Args:
         trainer: before its fit.
-        callback: who needs it.
-        otherwise: what else can be done.
+        callback: who needs the whole model.
+        otherwise: what else can be done, appended to the error.
 
     Raises:
-        TypeError: if the model is spread over the devices, or they are not reached through ``torch.distributed``.
+        TypeError: if the model is spread over the devices, or ``torch.distributed`` does not connect them.
     """
     whole = is_a(trainer.strategy, SingleDeviceStrategy, DDPStrategy)
     if not whole or is_a(trainer.strategy, DeepSpeedStrategy, XLAStrategy):  # subclasses of DDPStrategy
@@ -50,33 +51,32 @@ def check_strategy(trainer: pl.Trainer, callback: str = "ParetoCallback", otherw
 
 
 def check_data(
-    trainer: pl.Trainer, module: pl.LightningModule, data: ParetoData, layers: Sequence[str] | None
+    trainer: pl.Trainer, module: pl.LightningModule, data: DataSource, layers: Sequence[str] | None
 ) -> Sequence[str] | None:
-    """Find what would make the analysis fail, on a few samples and without a trace in any random state.
-
-    Every process has to call it, and all fail if one does.
+    """Try a few samples, without a trace in any random state. Every process has to call it, and all fail if one does.
 
     Args:
         trainer: before its first training step.
-        module: as it will be trained.
+        module: the module to be trained.
         data: the samples.
-        layers: shell patterns of the parameters that influence is taken of.
+        layers: shell patterns of the parameters that influence covers.
 
     Returns:
-        The names of the categories, as far as they are known.
+        The names of the categories; None for numbers.
 
     Raises:
-        BatchError: if a batch cannot be read, or a label that the dataset has at hand is out of range.
+        BatchError: if a batch cannot be read, or a stored label is out of range.
         ValueError: if there is no validation set, a dataset is empty, class names or categories do not fit, the loss
             mixes samples, or the module has no trainable parameter.
-        TypeError: if a loader's samples have no index.
+        TypeError: if the samples of a loader have no index.
         OtherProcessError: if another process found one of these.
     """
-    _set_up_validation(trainer)
+    with isolate_rng(), validating(trainer):
+        set_up_validation(trainer)
     with shard_of(trainer, module).agreement("check before the fit"):
         select_layers(module, layers)
         train, validation = data.train(trainer), data.validation(trainer)
-        with only_reading(trainer, module):
+        with read_only(trainer, module):
             _check_samples(train, "training", _reader(trainer, module, data, 0))
             read = _reader(trainer, module, data, data.val_dataloader_idx, data.categories)
             classes = _check_samples(validation, "validation", read)
@@ -88,7 +88,7 @@ def check_data(
 
 
 def warn_of_averaging(trainer: pl.Trainer, callback: pl.Callback, checkpoint: Checkpoint) -> None:
-    """Say so if the weights are averaged only after the analysis has read them."""
+    """Warn if the weights are averaged only after the analysis has read them."""
     if not isinstance(checkpoint, str) or (checkpoint != "last" and monitoring_checkpoint(trainer) is not None):
         return
     after = trainer.callbacks[trainer.callbacks.index(callback) + 1 :]  # type: ignore[attr-defined]
@@ -97,35 +97,27 @@ def warn_of_averaging(trainer: pl.Trainer, callback: pl.Callback, checkpoint: Ch
             name = type(other).__name__
             rank_zero_warn(
                 f"{name} comes after ParetoCallback and averages the weights at the end of the fit, so influence would "
-                f"be that of the weights before averaging. Put ParetoCallback after it: callbacks=[{name}(…), "
-                "ParetoCallback(…)]"
+                f"be computed before averaging. Put ParetoCallback after it: callbacks=[{name}(…), ParetoCallback(…)]"
             )
 
 
-def warn_of_unaveraged(trainer: pl.Trainer) -> None:
-    """Say so if the weights of a fit that was over already would have been averaged at its end."""
+def warn_of_missing_average(trainer: pl.Trainer) -> None:
+    """Warn if a fit that was skipped has not averaged the weights as it would have at its end."""
     if any(is_a(callback, callbacks.StochasticWeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         rank_zero_warn(
-            "the fit was over already, so StochasticWeightAveraging has averaged nothing this time: influence is taken "
-            "at the weights of the checkpoint"
+            "the fit was already finished, so StochasticWeightAveraging has averaged nothing this time: influence is "
+            "computed at the weights of the checkpoint"
         )
-
-
-def _set_up_validation(trainer: pl.Trainer) -> None:
-    """Ask for the validation loaders now; without a sanity check Lightning may wait for the first validation epoch."""
-    if trainer.enable_validation:
-        with isolate_rng(), validating(trainer):
-            trainer.fit_loop.epoch_loop.val_loop.setup_data()
 
 
 def _reader(
     trainer: pl.Trainer,
     module: pl.LightningModule,
-    data: ParetoData,
+    data: DataSource,
     dataloader_idx: int,
     categories: Categories | None = None,
 ) -> Callable[[Any], int]:
-    """Function of a batch that returns its number of classes, or raises an error if something in it cannot be read."""
+    """Function that reads a batch and returns its number of classes, or raises an error if it cannot be read."""
     transfer = transfer_of(trainer, module, dataloader_idx)
 
     def read(batch: Any) -> int:
@@ -150,9 +142,9 @@ def _check_categories(found: Tensor, names: Sequence[str] | None) -> None:
 
 
 def _check_samples(loader: "DataLoader[Any]", name: str, read: Callable[[Any], int]) -> int:
-    """Read two samples, one alone, and the first whose label at hand is out of range; returns the number of classes.
+    """Read one sample alone, two together, and the first whose stored label is out of range; return the class count.
 
-    A label at hand is only a suspicion, since a transform or the task may change it. The sample itself decides.
+    A stored label only raises suspicion, since a transform or the task may change it. The sample itself decides.
     """
     read(fetch(loader, [0]))
     classes = read(fetch(loader, range(min(2, len(loader.dataset)))))  # type: ignore[arg-type]

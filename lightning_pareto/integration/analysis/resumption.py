@@ -1,4 +1,4 @@
-"""An analysis that was interrupted after its fit had ended, taken up again by fitting once more from a checkpoint."""
+"""Resume an analysis that was interrupted after its fit, by fitting again from a checkpoint."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ STAGES = "stages"
 
 
 def fit_was_skipped(trainer: pl.Trainer) -> bool:
-    """Whether a checkpoint of a finished fit was loaded and there was nothing left to train; after the fit."""
+    """Whether the fit loaded a checkpoint of a finished fit, so nothing was left to train. Call it after the fit."""
     finished = trainer.fit_loop.done and trainer.global_step > 0
     return bool(trainer.ckpt_path and finished and trainer.train_dataloader is not None and not trainer.interrupted)
 
 
 @contextlib.contextmanager
 def back_on_device(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
-    """Bring the module, which the strategy has put down on the CPU by now, to its device for a while."""
+    """Move the module back to its device for a while, after the strategy has moved it to the CPU."""
     before = module.device
     module.to(trainer.strategy.root_device)
     try:
@@ -33,22 +33,22 @@ def stages_kept(folder: Path | None) -> bool:
     return folder is not None and any((folder / STAGES).glob("*/*.safetensors"))
 
 
-def how_to_go_on(trainer: pl.Trainer, folder: Path | None) -> str:
-    """What to do about an analysis that was interrupted just now."""
+def how_to_resume(trainer: pl.Trainer, folder: Path | None) -> str:
+    """Advice after an analysis was interrupted."""
     kept = stages_kept(folder)
-    told = f"What is finished is kept in {folder}; to go on" if kept else "To begin it again from the last checkpoint"
+    advice = f"Finished stages are kept in {folder}. To resume" if kept else "To start over from the last checkpoint"
     path = last_checkpoint(trainer)
     if path is None:
-        path, told = "last.ckpt", f"{told}, next time with a ModelCheckpoint(save_last=True)"
+        path, advice = "last.ckpt", f"{advice}, next time with a ModelCheckpoint(save_last=True)"
     return (
-        f"The analysis was interrupted. {told}:\n"
+        f"The analysis was interrupted. {advice}:\n"
         f"    trainer.fit(model, datamodule=datamodule, ckpt_path={path!r})"
-        + ("" if kept else "\nWith ParetoCallback(dirpath=…) it keeps what is finished.")
+        + ("" if kept else "\nWith ParetoCallback(dirpath=…) finished stages are kept.")
     )
 
 
 def last_checkpoint(trainer: pl.Trainer) -> str | None:
-    """Path of the newest checkpoint that the fit has kept, the last one by preference; None if there is none."""
+    """Path of the newest checkpoint that the fit has kept, preferably the last one; None if there is none."""
     callbacks = trainer.checkpoint_callbacks
     last = [path for each in callbacks if (path := getattr(each, "last_model_path", "")) and Path(path).is_file()]
     best = [path for each in callbacks for path in getattr(each, "best_k_models", ()) if Path(path).is_file()]
@@ -56,12 +56,12 @@ def last_checkpoint(trainer: pl.Trainer) -> str | None:
 
 
 def remove_stages(folder: Path) -> None:
-    """Remove what an analysis of an earlier fit left behind, and nothing else."""
+    """Remove the stages that an earlier analysis left behind, and nothing else."""
     for kept in (folder / STAGES).glob("*/"):
         remove_temporaries(kept, "*.safetensors")
         for path in kept.glob("*.safetensors"):
-            with contextlib.suppress(OSError):  # they are told from others by their contents
+            with contextlib.suppress(OSError):  # a leftover stage is recognised by its contents
                 path.unlink(missing_ok=True)
     for each in (*(folder / STAGES).glob("*/"), folder / STAGES):
-        with contextlib.suppress(OSError):  # it is not there, or holds something else
+        with contextlib.suppress(OSError):  # it does not exist, or holds something else
             each.rmdir()

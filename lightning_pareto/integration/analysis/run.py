@@ -1,8 +1,7 @@
 """From a trainer that has just fitted a model to the influence of its training samples."""
 
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +9,71 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_pareto.influence.averaging import average_influence
-from lightning_pareto.influence.estimate import estimate_influence
+from lightning_pareto.influence.estimate import estimate
+from lightning_pareto.influence.execution import Execution, Reading
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.options import InfluenceOptions
 from lightning_pareto.influence.stages import StagesError
-from lightning_pareto.integration.analysis.checkpoints import Checkpoint, checkpoints, name_of, weights_of
+from lightning_pareto.integration.analysis.checkpoints import (
+    Checkpoint,
+    check_checkpoint,
+    checkpoints,
+    name_of,
+    weights_of,
+)
 from lightning_pareto.integration.analysis.resumption import STAGES, remove_stages, stages_kept
 from lightning_pareto.integration.trainer.batches import transfer_of, validating
-from lightning_pareto.integration.trainer.data_source import ParetoData
-from lightning_pareto.integration.trainer.processes import shard_of, warnings_of_one
+from lightning_pareto.integration.trainer.data_source import DataSource
+from lightning_pareto.integration.trainer.processes import shard_of, warnings_on_rank_zero
 from lightning_pareto.integration.trainer.progress import progress_bar
+from lightning_pareto.pareto.demand import Limits, Targets
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisOptions:
+    """How a callback estimates influence.
+
+    Attributes:
+        influence: what to compute.
+        checkpoint: which weights to compute it at.
+        max_memory: bound in GiB; None for no bound.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    influence: InfluenceOptions
+    checkpoint: Checkpoint = "best"
+    max_memory: float | None = None
+
+    def __post_init__(self) -> None:
+        check_checkpoint(self.checkpoint)
+        Execution(max_memory=self.max_memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a callback asks the checker; see :func:`check_pareto` for the fields."""
+
+    budget: float
+    level: float
+    targets: Targets = None
+    floors: Limits = None
 
 
 def influence_of(
     trainer: pl.Trainer,
     module: pl.LightningModule,
-    data: ParetoData,
-    category_names: Sequence[str] | None,
-    options: InfluenceOptions,
-    max_memory: float | None,
-    checkpoint: Checkpoint,
-    folder: Path | None,
+    data: DataSource,
+    options: AnalysisOptions,
+    *,
+    category_names: Sequence[str] | None = None,
+    folder: Path | None = None,
     say: Callable[[str], None] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> InfluenceMatrix:
     """Estimate influence at the chosen weights, all processes together.
 
@@ -42,13 +81,12 @@ def influence_of(
         trainer: after its fit.
         module: the trained module.
         data: the samples.
-        category_names: names of the categories, as far as they are known.
-        options: of the estimate.
-        max_memory: bound in GiB.
-        checkpoint: which weights.
-        folder: where finished stages are kept until all is done, None for nowhere; of several checkpoints those of
-            the one under way.
-        say: takes a line for the user on rank zero, when an interrupted analysis goes on.
+        options: how to estimate.
+        category_names: names of the categories; None for numbers.
+        folder: where finished stages are kept until all are done; None for nowhere. With several checkpoints, those of
+            the current one are kept.
+        say: takes a line for the user on rank zero when an interrupted analysis resumes.
+        metadata: entries to add to the result's metadata.
 
     Raises:
         Exception: whatever the estimate raises, on every process.
@@ -56,61 +94,54 @@ def influence_of(
     shard = shard_of(trainer, module)
     with shard.agreement("preparation of the analysis"):
         train, validation = data.train(trainer), data.validation(trainer)
-        select_layers(module, options.layers)
+        select_layers(module, options.influence.layers)
 
     tell = say if say is not None and trainer.is_global_zero else lambda _: None
     if stages_kept(folder):
-        tell(f"An interrupted analysis goes on in {folder}.")
-    stages = None if folder is None else folder / STAGES
+        tell(f"Resuming the interrupted analysis in {folder}.")
 
     def influence_at(number: int, path: str | None) -> InfluenceMatrix:
         with weights_of(module, path, shard) as used, progress_bar(trainer) as progress:
-            estimate = functools.partial(
-                estimate_influence,
-                module,
-                train,
-                validation,
-                task=data.task,
-                categories=data.categories,
-                category_names=category_names,
-                max_memory=max_memory,
-                stages_dir=None if stages is None else stages / str(number),
+            execution = Execution(
                 shard=shard,
                 transfer=transfer_of(trainer, module),
                 val_transfer=transfer_of(trainer, module, data.val_dataloader_idx),
                 context=trainer.precision_plugin.forward_context,
                 progress=progress,
-                **asdict(options),
+                max_memory=options.max_memory,
+                stages_dir=None if folder is None else folder / STAGES / str(number),
             )
+            reading = Reading(task=data.task, categories=data.categories, category_names=category_names)
+            objects: dict[str, Any] = {"reading": reading, "options": options.influence, "execution": execution}
             try:
-                influence = estimate()
-            except StagesError:  # of a model before this one; every process sees the same files
+                influence = estimate(module, train, validation, **objects)
+            except StagesError:  # they belong to an earlier model; every process sees the same files
                 assert folder is not None
-                tell("It was of another model or other options, and is made anew.")
+                tell("Its stages belong to another model or other options: the analysis starts over.")
                 if trainer.is_global_zero:
                     remove_stages(folder)
                 trainer.strategy.barrier()
-                influence = estimate()
-        return replace(influence, metadata={**influence.metadata, "checkpoint": name_of(used)})
+                influence = estimate(module, train, validation, **objects)
+        return replace(influence, metadata={**influence.metadata, **(metadata or {}), "checkpoint": name_of(used)})
 
-    with warnings_of_one(trainer), isolate_rng(), validating(trainer):
-        paths = checkpoints(trainer, checkpoint)
+    with warnings_on_rank_zero(trainer), isolate_rng(), validating(trainer):
+        paths = checkpoints(trainer, options.checkpoint)
         return average_influence([influence_at(number, path) for number, path in enumerate(paths)])
 
 
-def verdict_on(influence: InfluenceMatrix, folder: Path | None, options: dict[str, Any]) -> ParetoVerdict:
-    """The verdict; if there is none, the error says where the influence is.
+def verdict_on(influence: InfluenceMatrix, question: Question, folder: Path | None) -> ParetoVerdict:
+    """The verdict. If the check fails, the error says where the influence is.
 
     Args:
-        influence: what it is on.
-        folder: where that was written; None if it is in memory only.
-        options: of :func:`check_pareto`.
+        influence: the influence.
+        question: what to ask.
+        folder: where the influence was written; None if it is in memory only.
 
     Raises:
         RuntimeError: for whatever :func:`check_pareto` raises.
     """
     try:
-        return check_pareto(influence, **options)
+        return check_pareto(influence, **asdict(question))
     except Exception as error:
         where = "callback.influence" if folder is None else f"InfluenceMatrix.load({str(folder / INFLUENCE_FILE)!r})"
         raise RuntimeError(f"{error}. The influence is kept: {where}") from error

@@ -1,102 +1,107 @@
-"""The callback that goes back when classes fall, and takes the epoch again with weights."""
+"""The callback that reruns an epoch with weights when classes fall."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.curvature import FisherName
-from lightning_pareto.influence.execution import Execution
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
 from lightning_pareto.influence.sharding import LostProcessError, OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis.checks import check_data, check_strategy
 from lightning_pareto.integration.analysis.resumption import back_on_device, fit_was_skipped
-from lightning_pareto.integration.analysis.run import influence_of
-from lightning_pareto.integration.correction.epoch_rerun import SecondTake
-from lightning_pareto.integration.correction.record import Correction, Record, end_record, publish
-from lightning_pareto.integration.correction.requirements import check_fit, reweighted_take
-from lightning_pareto.integration.correction.rules import Rules, described
-from lightning_pareto.integration.correction.tally import Tally, decoded, encoded
-from lightning_pareto.integration.correction.tally_callback import TallyCallback
+from lightning_pareto.integration.analysis.run import AnalysisOptions, influence_of
+from lightning_pareto.integration.correction.epoch_rerun import EpochRerun
+from lightning_pareto.integration.correction.record import Correction, Record, publish, save_resumed_record
+from lightning_pareto.integration.correction.requirements import check_fit, rerun_loader
+from lightning_pareto.integration.correction.rules import Rules, correction_of
 from lightning_pareto.integration.correction.training_state import TrainingState
-from lightning_pareto.integration.correction.weights import Remedy
-from lightning_pareto.integration.output.results_folder import ResultsFolder, results_folder
-from lightning_pareto.integration.trainer.data_source import ParetoData
+from lightning_pareto.integration.correction.weights import CorrectiveWeights
+from lightning_pareto.integration.output.results_folder import ResultsFolder, prepare_results_folder
+from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.processes import shard_of
+from lightning_pareto.integration.validation.callback import ValidationCallback
+from lightning_pareto.integration.validation.collector import Consumer
+from lightning_pareto.integration.validation.outcomes import OutcomeRecorder
 from lightning_pareto.reweighting.mass_preserving import GiveBack
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.storage.run_folders import RECORD_FILE
 
 
-class CourseCorrection(TallyCallback):
-    """Takes an epoch again, with weights, after which some classes were worse than before it.
+class CourseCorrection(ValidationCallback):
+    """Reruns an epoch with sample weights if some classes are worse after it than before.
 
-    At the end of every epoch it compares the validation accuracy of every class with that of the epoch before. If some
-    fell by more than ``threshold`` and beyond chance, it goes back to the state before the epoch, estimates the
-    influence of the training samples there, solves for weights that raise the fallen classes and lower no other below
-    what it was, to first order, and takes the epoch again, drawing by those weights. The second take is kept if every
-    fallen class is then better than after the first one by more than ``least_gain`` and no other is worse beyond
-    chance; otherwise the state after the first take comes back, and the fit goes on as if nothing had been tried.
-    Either way it goes on with ordinary sampling. A fit without a fall is, bit for bit, the fit without this callback.
+    At the end of every epoch it compares the validation accuracy of every class with that of the previous epoch. If
+    some class fell by more than ``threshold`` and beyond chance, it restores the state before the epoch and estimates
+    the influence of the training samples there. It solves for weights that raise the fallen classes and, to first
+    order, lower no other class below its earlier value. Then it reruns the epoch, sampling by these weights.
 
-    Chance: of the validation samples that changed, as many are lost as gained (an exact sign test on the same samples,
-    or Fisher's test of the counts where a validation loader shuffles), each p-value times the number of classes, at
-    ``level``.
+    The rerun is kept if every fallen class is better than after the ordinary epoch by more than ``least_gain``, and no
+    other class is worse beyond chance. Otherwise the state after the ordinary epoch is restored, and the fit continues
+    as if nothing had been tried. Either way, the following epochs sample ordinarily. A fit without a fall is bit for
+    bit the fit without this callback.
 
-    Lightning takes the epoch again with its own loop, so that gradient accumulation, schedulers, precision, hooks and
-    ``training_step`` are those of any epoch, and ``global_step``, schedules and ``max_epochs`` count it once. Loggers,
-    ModelCheckpoint and EarlyStopping see one take only: at the end of the epoch that which is kept. (A checkpoint from
-    within the epoch, ``every_n_train_steps``, is of the ordinary take. Loggers have heard the ordinary take's steps and
-    validation by then, and are given the validation of the kept take at the same step.) It puts itself first among the
-    callbacks. Costs: a copy of weights and optimizer state in host memory on every process, two during a correction;
-    for a correction one epoch and the influence (three to four more).
+    *Beyond chance*: an exact sign test on the validation samples whose correctness changed, or Fisher's test on the
+    counts if a validation loader shuffles, at ``level`` over all classes together (Holm).
 
-    It takes one training loader with a map-style dataset and validation at the end of each epoch, and refuses what it
-    cannot do before the fit starts. Attributes of the module that are neither parameters nor in its ``state_dict`` are
-    not taken back.
+    Lightning reruns the epoch with its own loop, so gradient accumulation, schedulers, precision, hooks and
+    ``training_step`` are those of any epoch. ``global_step``, schedules and ``max_epochs`` count it once. Loggers,
+    ModelCheckpoint and EarlyStopping only see the epoch that is kept, at its end. There are two exceptions: a
+    checkpoint from within the epoch (``every_n_train_steps``) is of the ordinary epoch, and loggers have already seen
+    the steps and the validation of the ordinary epoch; they get the validation of the kept one at the same step.
 
-    A fit that is stopped and goes on from a checkpoint, ``trainer.fit(…, ckpt_path=…)``, decides as it would have
-    without the stop: one stopped in a correction or a second take takes that epoch from its beginning, ordinarily and
-    then with weights, if the checkpoint is of the end of the epoch before. The numbers are the same where nothing hangs
-    on the process's random state, which checkpoints lack: not with dropout, or an order drawn from it. A checkpoint
-    that is saved on the stop itself is of the ordinary take, and the fit goes on from that. An epoch resumed in its
-    middle is not corrected.
+    The callback moves itself to the front of the callbacks. It costs a copy of weights and optimizer state in host
+    memory on every process, and two copies during a correction. Each correction costs one epoch plus the influence
+    (three to four more).
+
+    It needs one training loader with a map-style dataset and a validation at the end of each epoch, and refuses
+    anything else before the fit starts. Attributes of the module that are neither parameters nor in its ``state_dict``
+    are not restored.
+
+    A fit that is resumed from a checkpoint decides as it would have without the interruption. If it was stopped during
+    a correction, it runs that epoch from its beginning, ordinarily and then with weights, provided that the checkpoint
+    is from the end of the previous epoch. The numbers are the same unless they depend on the process's random state,
+    which checkpoints lack: dropout, or an order drawn from it. A checkpoint saved by the interruption itself is of the
+    ordinary epoch, and the fit continues from there. An epoch that is resumed in its middle is not corrected.
 
     Args:
-        threshold: how far an accuracy has to fall.
-        level: of the tests against chance.
+        threshold: how far an accuracy has to fall, in [0, 1).
+        level: significance level of the tests against chance.
         least_gain: how much better than after the ordinary epoch every fallen class has to be.
-        warmup_epochs: epochs at the beginning that are never taken again; the first one cannot be.
-        max_corrections: how many epochs of a fit are taken again at most, kept or not.
+        warmup_epochs: number of epochs at the beginning that are never rerun. The first epoch cannot be.
+        max_corrections: largest number of epochs of a fit that are rerun, kept or not.
         task: see :class:`ParetoCallback`, as for all that follow.
         class_names: names of the classes.
         categories: function of a validation batch returning (B,) integers, to watch groups other than the classes.
-        category_names: their names.
+        category_names: names of these groups.
         budget: share of the training mass that may move, see :func:`reweight`.
-        keep: share of what the ordinary epoch would give every other class, to first order, that the weights leave it;
-            at 0 it may lose that gain, but nothing of what it had before. Often one class rises because the other
-            falls, and then nothing can be mended at 1.
-        method: see :func:`reweight`; for ``"paper"``, ``keep`` is the threshold of every class.
-        return_mass: see :func:`reweight`; ``"multiplicative"`` takes samples that harm out altogether.
+        keep: share of what the ordinary epoch would give each other class, to first order, that the weights leave it.
+            With 0 a class may lose that gain, but nothing of what it had before. Often one class rises because another
+            falls, and then nothing can be corrected with 1.
+        method: see :func:`reweight`. For ``"paper"``, ``keep`` is the threshold of every class.
+        return_mass: see :func:`reweight`. ``"multiplicative"`` removes harmful samples altogether.
         curvature: see :func:`estimate_influence`.
         measure: ``"loss"`` or ``"soft_error"``.
         damping: λ as a share of each layer's mean eigenvalue.
-        layers: take only parameters whose names match one of these shell patterns.
+        layers: use only parameters whose names match one of these shell patterns.
         fisher: see :func:`estimate_influence`.
-        curvature_samples: fit the curvature to so many random training samples, None for all.
+        curvature_samples: number of random training samples that the curvature is fitted to; None for all.
         max_memory: bound in GiB, see :func:`estimate_influence`.
         train_dataloader: estimate influence on this loader's samples, for instance without augmentation.
         val_dataloader_idx: which of several validation loaders to watch.
-        dirpath: where the record and the weights are written, in place of those that lie there. By default ``pareto``
-            under the trainer's log directory or, where an earlier fit has left results there, ``pareto_1`` and so on.
-            A fit from a checkpoint goes on in the last one if the corrections there are those of the checkpoint.
-        seed: of the draws and of the Fisher labels.
-        verbose: print a line for every epoch taken again.
+        dirpath: folder for the record and the weights, which replaces those already there. By default ``pareto`` under
+            the trainer's log directory, or ``pareto_1`` and so on if an earlier fit has left results there. A fit from
+            a checkpoint continues in the last one if the corrections there are those of the checkpoint.
+        seed: seed of the draws and of the Fisher labels.
+        verbose: print a line for every epoch that is rerun.
 
     Raises:
         ValueError: for options out of range.
@@ -104,11 +109,11 @@ class CourseCorrection(TallyCallback):
     Example:
         >>> correction = CourseCorrection(threshold=0.05)
         >>> trainer = pl.Trainer(max_epochs=10, callbacks=[correction], logger=False, accelerator="cpu")
-        >>> correction.corrections  # every epoch that was taken again
+        >>> correction.corrections  # every epoch that was rerun
         ()
 
-    Source: mode "Course Correction" of PARETO-LP-GA, arXiv:2510.03950, with weights of mass-preserving linear
-    programming in place of its genetic search.
+    Source: mode "Course Correction" of PARETO-LP-GA, arXiv:2510.03950, with weights from a mass-preserving linear
+    program instead of a genetic search.
     """
 
     def __init__(
@@ -140,18 +145,25 @@ class CourseCorrection(TallyCallback):
         seed: int = 0,
         verbose: bool = True,
     ) -> None:
-        data = ParetoData(
-            task or ClassificationTask(),
-            class_names,
-            categories,
-            category_names,
-            train_dataloader,
-            val_dataloader_idx,
-            owner="CourseCorrection",
+        super().__init__(
+            DataSource(
+                task=task or ClassificationTask(),
+                class_names=class_names,
+                categories=categories,
+                category_names=category_names,
+                train_dataloader=train_dataloader,
+                val_dataloader_idx=val_dataloader_idx,
+                owner="CourseCorrection",
+            )
         )
-        super().__init__(data)
-        self.rules = Rules(threshold, level, least_gain, warmup_epochs, max_corrections)
-        self.options = InfluenceOptions(
+        self.rules = Rules(
+            threshold=threshold,
+            level=level,
+            least_gain=least_gain,
+            warmup_epochs=warmup_epochs,
+            max_corrections=max_corrections,
+        )
+        influence = InfluenceOptions(
             curvature=curvature,
             measure=measure,
             damping=damping,
@@ -161,148 +173,165 @@ class CourseCorrection(TallyCallback):
             fisher=fisher,
             curvature_samples=curvature_samples,
         )
-        Execution(max_memory=max_memory)
-        self.remedy = Remedy(budget, keep, method, return_mass)
-        self.max_memory = max_memory
+        self.options = AnalysisOptions(influence=influence, checkpoint="last", max_memory=max_memory)
+        self.weights = CorrectiveWeights(budget=budget, keep=keep, method=method, return_mass=return_mass)
         self.dirpath = None if dirpath is None else Path(dirpath)
         self.seed = seed
         self.verbose = verbose
-        self._place: ResultsFolder | None = None  # of the record of this fit
-        self._categories: Sequence[str] | None = None
+        self.results_folder: ResultsFolder | None = None  # of the current fit
+        self._category_names: Sequence[str] | None = None
         self._record = Record()
-        self._able = True  # whether influence could be had so far
-        self._before: Tally | None = None  # of the epoch before
-        self._take: SecondTake | None = None
-        self._start: TrainingState | None = None  # of the epoch under way
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the logging functions that Lightning attaches, and with them the whole module."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
+        self._able = True  # False once influence or weights could not be computed
+        self._before: Outcome | None = None  # after the previous epoch
+        self._after: Outcome | None = None  # after the current epoch
+        self._recorder: OutcomeRecorder | None = None
+        self._rerun: EpochRerun | None = None
+        self._start: TrainingState | None = None  # of the current epoch
 
     @property
     def corrections(self) -> tuple[Correction, ...]:
-        """Every epoch of the last fit that was taken again, kept or not, also those before the fit was resumed."""
+        """Every epoch of the last fit that was rerun, kept or not, also from before the fit was resumed."""
         return self._record.corrections
 
     def state_dict(self) -> dict[str, Any]:
-        """The record, the last predictions and whether it has given up, for a checkpoint."""
-        kept = self._after or self._before
-        predictions = None if kept is None else encoded(kept)
-        made = [vars(each) for each in self.corrections]
-        return {"corrections": made, "predictions": predictions, "able": self._able}
+        """The record, the last outcome and whether corrections are still possible, for a checkpoint."""
+        last = self._after or self._before
+        outcome = None if last is None else {name: _plain(value) for name, value in vars(last).items()}
+        return {"corrections": [vars(each) for each in self.corrections], "outcome": outcome, "able": self._able}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the checkpoint was written."""
+        """Continue where the checkpoint was written."""
         self._record.replace([Correction.of(state) for state in state_dict["corrections"]])
-        codes = state_dict["predictions"]
-        self._before = None if codes is None else decoded(codes)
-        self._able = state_dict.get("able", True)  # which older checkpoints lack
+        outcome = state_dict["outcome"]
+        self._before = None if outcome is None else Outcome(**{name: _array(v) for name, v in outcome.items()})
+        self._able = state_dict["able"]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget the fit before, and come first among the callbacks."""
+        """Forget the previous fit, and move to the front of the callbacks."""
         if stage != "fit":
             return
         self._record.begin_fit(first=trainer.local_rank == 0)
-        self._before = self._after = self._tallying = self._take = self._start = self._place = None
+        self._before = self._after = self._recorder = self._rerun = self._start = self.results_folder = None
         self._able = True
         if _wanted(trainer):
             check_strategy(trainer, "CourseCorrection")
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         trainer.callbacks = [self, *(each for each in callbacks if each is not self)]  # type: ignore[attr-defined]
 
+    def consumers(self, trainer: pl.Trainer) -> Sequence[Consumer]:
+        """See :class:`ValidationCallback`."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return ()
+        self._recorder = OutcomeRecorder(self.data)
+        return (self._recorder,)
+
+    def on_collected(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Keep the outcome of the epoch."""
+        assert self._recorder is not None
+        self._after, self._recorder = self._recorder.outcome(trainer, module), None
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check data, labels and everything that a second take needs before any training."""
+        """Check data, labels and everything that a rerun needs before any training."""
         if _wanted(trainer):
-            self._place = results_folder(trainer, pl_module, self.dirpath, (RECORD_FILE,))
+            self.results_folder = prepare_results_folder(trainer, pl_module, self.dirpath, (RECORD_FILE,))
             check_fit(trainer)
-            self._categories = check_data(trainer, pl_module, self.data, self.options.layers)
+            self._category_names = check_data(trainer, pl_module, self.data, self.options.influence.layers)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the corrections of a resumed fit that has made no other."""
-        if self._place is not None:
-            end_record(trainer, self._record, self._place)
+        if self.results_folder is not None:
+            save_resumed_record(trainer, self._record, self.results_folder)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The same where nothing was left to train, so that what else is written then lies with them."""
-        if _wanted(trainer) and self._place is None and fit_was_skipped(trainer):
+        """The same if nothing was left to train, so that later results are written next to them."""
+        if _wanted(trainer) and self.results_folder is None and fit_was_skipped(trainer):
             with back_on_device(trainer, pl_module):
-                self._place = results_folder(trainer, pl_module, self.dirpath, (RECORD_FILE,))
-            end_record(trainer, self._record, self._place)
+                self.results_folder = prepare_results_folder(trainer, pl_module, self.dirpath, (RECORD_FILE,))
+            save_resumed_record(trainer, self._record, self.results_folder)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the counters of an epoch that may be taken again."""
-        self._take = self._start = self._after = None
+        """Save the counters of an epoch that may be rerun."""
+        self._rerun = self._start = self._after = None
         allowed = self._able and self.rules.allow(trainer.current_epoch, len(self.corrections))
-        if allowed and self._before is not None and self._place is not None:
-            self._take = SecondTake(trainer)
+        if allowed and self._before is not None and self.results_folder is not None:
+            self._rerun = EpochRerun(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Copy the state before the first batch, when every hook of the epoch's start has run."""
-        if batch_idx == 0 and self._take is not None and self._start is None:
+        """Copy the state before the first batch, after all hooks of the epoch's start."""
+        if batch_idx == 0 and self._rerun is not None and self._start is None:
             self._start = TrainingState.of(trainer, besides=self)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the epoch again if classes fell in it."""
-        before, ordinary, start, take = self._before, self._after, self._start, self._take
-        self._before, self._start, self._take = ordinary or before, None, None
+        """Rerun the epoch if classes fell in it."""
+        before, ordinary, start, rerun = self._before, self._after, self._start, self._rerun
+        self._before, self._start, self._rerun = ordinary or before, None, None
         whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and not trainer.should_stop
-        if before is None or ordinary is None or start is None or take is None or not whole:
+        if before is None or ordinary is None or start is None or rerun is None or not whole:
             return
-        fallen = self.rules.fallen(before, ordinary, self._categories)
+        fallen = self.rules.fallen(before, ordinary)
         if fallen:
-            self._correct(trainer, pl_module, fallen, (before, ordinary), start, take)
+            self._correct(trainer, pl_module, fallen, before=before, ordinary=ordinary, start=start, rerun=rerun)
 
     def _correct(
         self,
         trainer: pl.Trainer,
         module: pl.LightningModule,
         targets: list[int],
-        tallies: tuple[Tally, Tally],
+        *,
+        before: Outcome,
+        ordinary: Outcome,
         start: TrainingState,
-        take: SecondTake,
+        rerun: EpochRerun,
     ) -> None:
-        """Take the epoch again and keep the better one."""
-        ordinary, accepted, state_of_ordinary = tallies[1], False, TrainingState.of(trainer, besides=self)
+        """Rerun the epoch and keep the better one."""
+        accepted, state_of_ordinary = False, TrainingState.of(trainer, besides=self)
         try:
             start.restore(trainer)
-            weights = self._weights(trainer, module, targets)
-            again = None if weights is None else self._taken_again(trainer, weights, take)
-            accepted = again is not None and self.rules.better(ordinary, again, targets, self._categories)
-        finally:  # also when it is interrupted: a checkpoint that is saved then is of the ordinary take
+            weights = self._solve(trainer, module, targets)
+            again = None if weights is None else self._run_again(trainer, weights, rerun)
+            accepted = again is not None and self.rules.better(ordinary, again, targets)
+        finally:  # also after an interruption: a checkpoint saved then is of the ordinary epoch
             self._before = self._after = again if accepted else ordinary
             if not accepted:
                 state_of_ordinary.restore(trainer)
-                take.undo()
+                rerun.undo()
         if accepted:
-            take.tell_loggers()
+            rerun.replay_validation()
         if weights is None:
             return
-        assert self._place is not None
-        done = described(trainer.current_epoch, targets, (*tallies, again), accepted, self._categories)
-        publish(trainer, self._record, done, weights, self._place, self.verbose)
+        assert self.results_folder is not None
+        done = correction_of(trainer.current_epoch, targets, before, ordinary, again, accepted)
+        publish(trainer, self._record, done, weights, self.results_folder, verbose=self.verbose)
 
-    def _taken_again(self, trainer: pl.Trainer, weights: SampleWeights, take: SecondTake) -> Tally | None:
-        """The validation of the second take; None if it was not run to its end."""
+    def _run_again(self, trainer: pl.Trainer, weights: SampleWeights, rerun: EpochRerun) -> Outcome | None:
+        """The outcome of the rerun; None if it did not run to its end."""
         self._after = None
-        return self._after if take.run(reweighted_take(trainer, weights, self.seed)) else None
+        return self._after if rerun.run(rerun_loader(trainer, weights, self.seed)) else None
 
-    def _weights(self, trainer: pl.Trainer, module: pl.LightningModule, targets: list[int]) -> SampleWeights | None:
-        """Weights for the fallen categories; None, with a warning, if they cannot be had, then for all the fit."""
+    def _solve(self, trainer: pl.Trainer, module: pl.LightningModule, targets: list[int]) -> SampleWeights | None:
+        """Weights for the fallen categories. None, with a warning, if there are none; then there are no more reruns."""
         try:
-            influence = influence_of(
-                trainer, module, self.data, self._categories, self.options, self.max_memory, "last", None
-            )
+            influence = influence_of(trainer, module, self.data, self.options, category_names=self._category_names)
             with shard_of(trainer, module).agreement("search for weights"):
-                return self.remedy.weights(influence, targets)
-        except LostProcessError:  # without it the fit cannot go on either
+                return self.weights.solve(influence, targets)
+        except LostProcessError:  # the fit cannot continue without that process either
             raise
         except Exception as error:
             self._able = False
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
-                rank_zero_warn(f"CourseCorrection found no weights and the fit goes on without it: {error}")
+                rank_zero_warn(f"CourseCorrection found no weights, and the fit continues without it: {error}")
             return None
+
+
+def _plain(value: Any) -> Any:
+    """A value that a checkpoint can hold and load safely."""
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _array(value: Any) -> Any:
+    return value.numpy() if isinstance(value, torch.Tensor) else tuple(value)
 
 
 def _wanted(trainer: pl.Trainer) -> bool:

@@ -1,4 +1,4 @@
-"""What an epoch has to be like to be taken again, and the loader that it is taken again with."""
+"""What a fit needs so that its epochs can be rerun, and the loader for a rerun."""
 
 import math
 from typing import Any
@@ -10,21 +10,21 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 from lightning_pareto.data.loaders import check_map_style, with_sampler
-from lightning_pareto.integration.correction.epoch_rerun import sees_validation_first
+from lightning_pareto.integration.trainer.internals import acts_on_validation_at_once
 from lightning_pareto.integration.trainer.namespaces import is_a
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.sampling import ParetoSampler
 
-_OWN = (RandomSampler, SequentialSampler, DistributedSampler, ParetoSampler)
+_REPLACEABLE = (RandomSampler, SequentialSampler, DistributedSampler, ParetoSampler)
 
 
 def check_fit(trainer: pl.Trainer) -> None:
-    """Refuse a fit whose epochs cannot be taken again.
+    """Refuse a fit whose epochs cannot be rerun.
 
     Raises:
         ValueError: if epochs do not end with a validation, or the trainer does not sample.
-        TypeError: if there are several training loaders, the one cannot draw by weight without losing what is the
-            user's own, or a callback changes the schedulers under way.
+        TypeError: if there are several training loaders, the loader has a sampler of the user's own, or a callback
+            changes the schedulers during the fit.
     """
     options: Any = trainer
     interval = options.val_check_interval
@@ -34,36 +34,37 @@ def check_fit(trainer: pl.Trainer) -> None:
             "val_check_interval=1.0, the defaults"
         )
     if options.overfit_batches > 0:
-        raise ValueError("CourseCorrection cannot draw by weight under overfit_batches: leave one of them out")
+        raise ValueError("CourseCorrection cannot sample by weight under overfit_batches: remove one of them")
     for callback in options.callbacks:
         if is_a(callback, StochasticWeightAveraging):
             raise TypeError(
-                "CourseCorrection cannot go back over the start of StochasticWeightAveraging: use WeightAveraging or "
+                "CourseCorrection cannot undo the start of StochasticWeightAveraging: use WeightAveraging or "
                 "EMAWeightAveraging"
             )
-        if sees_validation_first(callback):
+        if acts_on_validation_at_once(callback):
             rank_zero_warn(
                 f"{type(callback).__name__} acts on the validation of an epoch before CourseCorrection has decided "
                 "whether to keep it: leave save_on_train_epoch_end and check_on_train_epoch_end at their defaults"
             )
     if isinstance(trainer.train_dataloader, (dict, list, tuple)):
         raise TypeError(
-            f"CourseCorrection takes an epoch again with one training loader, the fit has a "
-            f"{type(trainer.train_dataloader).__name__} of {len(trainer.train_dataloader)}: use one, or leave it out"
+            f"CourseCorrection reruns an epoch with one training loader, but the fit has a "
+            f"{type(trainer.train_dataloader).__name__} of {len(trainer.train_dataloader)}: use one loader, or remove "
+            "the callback"
         )
     loader = check_map_style(trainer.train_dataloader, "the train dataloader")
-    if type(loader.batch_sampler) is not BatchSampler or type(loader.sampler) not in _OWN:
+    if type(loader.batch_sampler) is not BatchSampler or type(loader.sampler) not in _REPLACEABLE:
         own = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler
         raise TypeError(
-            f"CourseCorrection would take an epoch again without your {type(own).__name__}: use shuffle=True or "
+            f"CourseCorrection would rerun an epoch without your {type(own).__name__}: use shuffle=True or "
             "ParetoSampler(weights)"
         )
 
 
-def reweighted_take(trainer: pl.Trainer, weights: SampleWeights, seed: int) -> "DataLoader[Any]":
-    """The trainer's own training loader drawing by weight, as many samples as it has in an ordinary epoch.
+def rerun_loader(trainer: pl.Trainer, weights: SampleWeights, seed: int) -> "DataLoader[Any]":
+    """The trainer's training loader sampling by weight, with as many samples as in an ordinary epoch.
 
-    Weights that the loader draws by already are multiplied with these.
+    If the loader samples by weight already, both weights are multiplied.
     """
     loader = check_map_style(trainer.train_dataloader, "the train dataloader")
     values, usual = weights.values, loader.sampler
@@ -74,5 +75,5 @@ def reweighted_take(trainer: pl.Trainer, weights: SampleWeights, seed: int) -> "
     sampler = ParetoSampler(np.asarray(values * (draws / values.sum())), seed=seed)
     sampler.set_epoch(trainer.current_epoch)
     twin = with_sampler(loader, sampler, drop_last=loader.drop_last, generator=None)
-    twin.__dict__["persistent_workers"] = False  # this loader is read once
+    twin.__dict__["persistent_workers"] = False  # the loader is read once
     return twin

@@ -1,16 +1,17 @@
-"""When an epoch is taken again, and when the second take is kept."""
+"""When an epoch is rerun, and when the rerun is kept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lightning_pareto.arguments import checked_count, checked_number
+from lightning_pareto.evaluation.change import fallen
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.integration.correction.record import Correction
-from lightning_pareto.integration.correction.tally import Tally, change
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rules:
     """See :class:`CourseCorrection` for the fields.
 
@@ -35,38 +36,43 @@ class Rules:
             checked_count(getattr(self, name), f"{name} must be a whole number ≥ 0")
 
     def allow(self, epoch: int, corrections: int) -> bool:
-        """Whether an epoch may be taken again after so many corrections."""
+        """Whether an epoch may be rerun after so many corrections."""
         return epoch >= self.warmup_epochs and corrections < self.max_corrections
 
-    def fallen(self, before: Tally, ordinary: Tally, names: Sequence[str] | None) -> list[int]:
-        """Numbers of the categories that fell."""
-        found = change(before, ordinary, _count(names, before, ordinary)).fallen(self.threshold, self.level)
+    def fallen(self, before: Outcome, ordinary: Outcome) -> list[int]:
+        """Numbers of the categories that fell in an epoch."""
+        before, ordinary = _with_same_names(before, ordinary)
+        found = fallen(before, ordinary, level=self.level, threshold=self.threshold)
         return [int(k) for k in np.flatnonzero(found)]
 
-    def better(self, ordinary: Tally, again: Tally, targets: list[int], names: Sequence[str] | None) -> bool:
-        """Whether every target rose and no other category fell beyond chance."""
-        found = change(ordinary, again, _count(names, ordinary, again))
-        fallen = found.fallen(0.0, self.level)
-        rises = found.after[targets] - found.before[targets]
-        return bool((rises > self.least_gain).all() and not fallen.any())
+    def better(self, ordinary: Outcome, rerun: Outcome, targets: Sequence[int]) -> bool:
+        """Whether the rerun raises every target and lets no category fall beyond chance."""
+        ordinary, rerun = _with_same_names(ordinary, rerun)
+        rises = (rerun.accuracy - ordinary.accuracy)[list(targets)]
+        return bool((rises > self.least_gain).all() and not fallen(ordinary, rerun, level=self.level).any())
 
 
-def described(
-    epoch: int,
-    targets: list[int],
-    takes: tuple[Tally, Tally, Tally | None],
-    accepted: bool,
-    category_names: Sequence[str] | None,
+def correction_of(
+    epoch: int, targets: Sequence[int], before: Outcome, ordinary: Outcome, rerun: Outcome | None, accepted: bool
 ) -> Correction:
-    """What was done, in accuracies before, after the ordinary take and after the second one."""
-    count = _count(category_names, *(tally for tally in takes if tally is not None))
-    names = tuple(map(str, category_names or range(count)))
-    before, ordinary, again = (() if tally is None else tuple(tally.accuracy(count).tolist()) for tally in takes)
-    return Correction(epoch, tuple(names[k] for k in targets), names, before, ordinary, again, accepted)
+    """The record of a correction, in accuracies.
+
+    Args:
+        epoch: number of the epoch.
+        targets: the categories that fell.
+        before: at the end of the epoch before.
+        ordinary: at the end of the ordinary epoch.
+        rerun: at the end of the rerun; None if it did not run to its end.
+        accepted: whether the rerun was kept.
+    """
+    outcomes = _with_same_names(*(outcome for outcome in (before, ordinary, rerun) if outcome is not None))
+    names = outcomes[0].category_names
+    first, second, *third = (tuple(outcome.accuracy.tolist()) for outcome in outcomes)
+    fallen_names = tuple(names[k] for k in targets)
+    return Correction(epoch, fallen_names, names, first, second, third[0] if third else (), accepted)
 
 
-def _count(names: Sequence[str] | None, *tallies: Tally) -> int:
-    """Number of categories: those named, or as many as were seen."""
-    if names is not None:
-        return len(names)
-    return max(int(tally.category.max()) + 1 for tally in tallies)
+def _with_same_names(*outcomes: Outcome) -> list[Outcome]:
+    """The outcomes over the same categories. Categories without given names are numbered as far as they were seen."""
+    names = max((outcome.category_names for outcome in outcomes), key=len)
+    return [replace(outcome, category_names=names) for outcome in outcomes]

@@ -1,4 +1,4 @@
-"""What training changes, in a copy that it can go back to."""
+"""A copy of everything that training changes, to restore it later."""
 
 import copy
 import random
@@ -19,10 +19,10 @@ from lightning_pareto.integration.callback import ParetoCallback
 class TrainingState:
     """A copy of everything that training has changed, in host memory.
 
-    Weights and buffers, also those that are not persistent; states of metrics; optimizers, learning rate schedulers and
-    precision plugin; random states; what the other callbacks save of themselves, and modules that they hold, such as
-    averaged weights; the metrics logged. Each process keeps its own copy, about the size of a checkpoint. Attributes of
-    the user's module or callbacks that their ``state_dict`` does not have are not in it.
+    It holds weights and buffers (persistent or not), states of metrics, optimizers, learning rate schedulers, precision
+    plugin, random states, the states of the other callbacks and modules that they hold (such as averaged weights), and
+    the logged metrics. Each process keeps its own copy, about the size of a checkpoint. It lacks attributes of the
+    user's module or callbacks that are not in their ``state_dict``.
     """
 
     module: "ModuleState"
@@ -37,7 +37,7 @@ class TrainingState:
 
     @classmethod
     def of(cls, trainer: pl.Trainer, besides: pl.Callback) -> "TrainingState":
-        """Copy the state of ``trainer``; the callback ``besides`` looks after itself."""
+        """Copy the state of ``trainer``, except that of the callback ``besides``."""
         module = trainer.lightning_module
         others = [callback for callback in _callbacks(trainer) if callback is not besides]
         return cls(
@@ -57,7 +57,7 @@ class TrainingState:
         )
 
     def restore(self, trainer: pl.Trainer) -> None:
-        """Put the state back, once: tensors of the copy may become those of the optimizers."""
+        """Restore the state. Do so only once: tensors of the copy may become those of the optimizers."""
         module = trainer.lightning_module
         self.module.restore(module)
         for name, metric in _metrics(module).items():
@@ -88,7 +88,7 @@ class TrainingState:
 
 @dataclass(frozen=True, eq=False)
 class ModuleState:
-    """A copy of a module's state dict, and of the buffers that are not in it."""
+    """A copy of a module's state dict and of the buffers that are not in it."""
 
     state: dict[str, Any]
     buffers: dict[str, Tensor]
@@ -101,7 +101,7 @@ class ModuleState:
         return cls(copied(state), copied(others))
 
     def restore(self, module: nn.Module) -> None:
-        """Put the state back."""
+        """Restore the state."""
         module.load_state_dict(self.state)
         for name, value in self.buffers.items():
             module.get_buffer(name).copy_(value)
@@ -128,7 +128,7 @@ def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
 
 
 def _modules_of(callback: pl.Callback, module: nn.Module) -> dict[str, nn.Module]:
-    """Modules that a callback holds, other than the one that is trained."""
+    """Modules that a callback holds, other than the trained one."""
     return {n: v for n, v in vars(callback).items() if isinstance(v, nn.Module) and v is not module}
 
 
@@ -148,7 +148,7 @@ def _load_metric(metric: Metric, state: dict[str, Any]) -> None:
 
 
 def _logged(trainer: pl.Trainer) -> list[dict[str, Any]]:
-    """The dicts of metrics that the trainer shows, which are its own."""
+    """The trainer's own dicts of logged metrics."""
     return [trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics]
 
 

@@ -14,9 +14,9 @@ from lightning_pareto.reweighting.reweight import reweight
 from lightning_pareto.reweighting.weights import SampleWeights
 
 
-@dataclass(frozen=True)
-class Remedy:
-    """See :class:`CourseCorrection` for the fields.
+@dataclass(frozen=True, kw_only=True)
+class CorrectiveWeights:
+    """How weights for a rerun are found; see :class:`CourseCorrection` for the fields.
 
     Raises:
         ValueError: for values out of range.
@@ -36,7 +36,7 @@ class Remedy:
         if self.return_mass not in ("additive", "multiplicative"):
             raise ValueError(f"return_mass must be 'additive' or 'multiplicative', found {self.return_mass!r}")
 
-    def weights(self, influence: InfluenceMatrix, targets: Sequence[int]) -> SampleWeights:
+    def solve(self, influence: InfluenceMatrix, targets: Sequence[int]) -> SampleWeights:
         """Solve for the weights.
 
         Raises:
@@ -54,12 +54,12 @@ class Remedy:
 
 
 def floors_of_others(influence: InfluenceMatrix, targets: Sequence[int], keep: float) -> list[float]:
-    """Least relative gain of every category, (K,), so that each but the targets keeps its share of the ordinary epoch.
+    """Least relative gain of every category, (K,), so that all but the targets keep a share of the ordinary epoch.
 
-    To first order an ordinary epoch changes category k by (1/N) Σ_i P_ik and one with weights w by (1/N) Σ_i w_i P_ik.
-    Where the first is a gain, the second is to be at least its share α, the paper's Σ_i w_i P_ik ≥ α Σ_i P_ik; with
-    α = 0 a category may lose what the ordinary epoch would give it, but nothing of what it had before. Where the first
-    is a loss, it may not grow.
+    To first order, an ordinary epoch changes category k by (1/N) Σ_i P_ik, and one with weights w by (1/N) Σ_i w_i
+    P_ik. If the first is a gain, the second has to be at least its share α: the paper's Σ_i w_i P_ik ≥ α Σ_i P_ik. With
+    α = 0 a category may lose what the ordinary epoch would give it, but nothing of what it had before. If the first is
+    a loss, it must not grow.
 
     Args:
         influence: at the state before the epoch.

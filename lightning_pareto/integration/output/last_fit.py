@@ -1,61 +1,56 @@
 """The results of the last fit, wherever it ran."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.integration.trainer.shared_message import Mailbox
+from lightning_pareto.integration.trainer.shared_message import SharedMessage
 from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, VERDICT_FILE
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """What the callback finds after a fit."""
-
-    influence: InfluenceMatrix
-    verdict: ParetoVerdict
-
-
-class Results:
-    """Influence and verdict in memory where this process computed them, else on disk where another one put them."""
+class LastFit:
+    """Influence and verdict of the last fit: in memory if this process computed them, else on disk."""
 
     def __init__(self) -> None:
         self._influence: InfluenceMatrix | None = None
         self._verdict: ParetoVerdict | None = None
         self._error: Exception | None = None
-        self._fit = 0  # the one that they are of
-        self._mailbox = Mailbox()
+        self._fit = 0  # number of the fit that they belong to
+        self._message = SharedMessage()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keep an error's text only, as its class may not survive pickling."""
+        """Keep only the text of an error, whose class may not survive pickling."""
         error = self._error and RuntimeError(f"{type(self._error).__name__}: {self._error}")
         return {**self.__dict__, "_error": error}
 
     def begin_fit(self, first: bool) -> None:
-        """Forget the fit before; ``first`` for one process of those that a strategy starts on a machine."""
+        """Forget the previous fit.
+
+        Args:
+            first: True in exactly one of the processes that a strategy starts on a machine.
+        """
         self._forget()
         if first:
-            self._mailbox.begin_fit()
+            self._message.begin_fit()
 
     def keep_influence(self, influence: InfluenceMatrix) -> None:
-        """Keep the influence that this process has computed, whatever becomes of the verdict."""
-        self._fit = self._mailbox.fits
+        """Keep the influence that this process has computed, whatever happens to the verdict."""
+        self._fit = self._message.fits
         self._influence = influence
 
     def keep_verdict(self, verdict: ParetoVerdict) -> None:
-        """Keep the verdict on it."""
+        """Keep the verdict on that influence."""
         self._verdict = verdict
 
     def keep_error(self, error: Exception) -> None:
-        """Keep why something is missing."""
-        self._fit = self._mailbox.fits
+        """Keep the reason why a result is missing."""
+        self._fit = self._message.fits
         self._error = error
 
     def announce(self, folder: Path) -> None:
-        """Tell the other processes where the results lie."""
-        self._mailbox.put(str(folder.resolve()))
+        """Tell the other processes where the results are."""
+        self._message.put(str(folder.resolve()))
 
     @property
     def influence(self) -> InfluenceMatrix:
@@ -73,25 +68,25 @@ class Results:
         self._influence = self._verdict = self._error = None
 
     def _forget_if_old(self) -> None:
-        """Keep nothing in memory if a fit has begun in other processes since."""
-        if self._fit != self._mailbox.fits:
+        """Forget what is in memory if a later fit has begun in other processes."""
+        if self._fit != self._message.fits:
             self._forget()
 
     def _file(self, name: str) -> Path:
-        """Where a result of the last fit lies that another process computed."""
+        """Path of a result that another process computed."""
         if self._error is not None:
             what = name.removesuffix(".safetensors")
-            raise RuntimeError(f"the last fit left no result ({what}), for the error above") from self._error
-        directory = self._mailbox.get()
+            raise RuntimeError(f"the last fit left no result ({what}) because of the error above") from self._error
+        directory = self._message.get()
         if not directory:
             raise RuntimeError(
-                "there is no result: fit a Trainer with this callback first, and look at its warnings. None is "
-                "computed with analyse=False or fast_dev_run, or if the fit trained nothing or was interrupted"
+                "there is no result: fit a Trainer with this callback first, and look at its warnings. There is also "
+                "none with analyse=False or fast_dev_run, or if the fit trained nothing or was interrupted"
             )
         path = Path(directory) / name
         if not path.is_file():
             raise RuntimeError(
-                f"there is no {name} in {directory}, where the last fit has written its results: it could not be "
-                "written, see the warnings, or was removed"
+                f"there is no {name} in {directory}, where the last fit wrote its results. It could not be written "
+                "(see the warnings), or was removed"
             )
         return path

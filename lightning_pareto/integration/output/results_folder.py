@@ -1,9 +1,10 @@
-"""The folder that a fit's results go to, so that nothing of an earlier one is replaced unasked."""
+"""Chooses the folder of a fit's results, so that no earlier result is overwritten unless the user asks for it."""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -14,16 +15,16 @@ from lightning_pareto.storage.run_folders import RUN_FOLDER, VERDICT_FILE, folde
 
 @dataclass
 class ResultsFolder:
-    """Where the results of one callback go in one fit, chosen right before the first of them is written.
+    """Folder for the results of one callback in one fit, chosen right before the first of them is written.
 
-    Not earlier, as other fits with the same log directory may end in between.
+    Choosing it earlier would not be safe: other fits with the same log directory may end in between.
 
     Attributes:
         own: names of the files that the callback writes.
         home: the log directory.
-        dirpath: what the user says, None for nothing.
-        resumed: whether the fit goes on from a checkpoint.
-        chosen: the folder, None until it is chosen.
+        dirpath: the folder that the user asked for, if any.
+        resumed: whether the fit continues from a checkpoint.
+        chosen: the folder; None until it is chosen.
     """
 
     own: tuple[str, ...]
@@ -32,88 +33,98 @@ class ResultsFolder:
     resumed: bool
     chosen: Path | None = None
 
-    def choose(self, trainer: pl.Trainer, continued: Callable[[Path], bool]) -> Path:
-        """The folder, which need not be there; the same for the rest of the fit once there is something in it.
+    def choose(self, trainer: pl.Trainer, continues: Callable[[Path], bool]) -> Path:
+        """The folder, which need not exist. It stays the same for the fit once it holds a result.
 
-        ``dirpath`` if it is given. Else that of a callback of another kind in this trainer, if it has chosen one and
-        nothing of this one's is in it; else ``pareto`` in the log directory or, where there are results in it,
-        ``pareto_1`` and so on. A fit that goes on from a checkpoint goes on with the last of them, if those are of this
-        fit and there is no verdict yet.
+        ``dirpath`` if it is given. Otherwise the folder that another callback of this trainer has chosen, if it holds
+        no result of this callback's kind. Otherwise ``pareto`` in the log directory, or ``pareto_1`` and so on if there
+        are results in it. A fit that continues from a checkpoint continues in the last folder, if the results there
+        belong to this fit and there is no verdict yet.
 
         Args:
-            trainer: of the fit.
-            continued: whether the results in a folder are those that a fit from a checkpoint goes on with.
+            trainer: the trainer of the fit.
+            continues: whether a fit from a checkpoint continues the results in a folder.
         """
         if self.chosen is None or not holds(self.chosen, self.own):
-            self.chosen = self.dirpath or self._default(trainer, continued)
+            self.chosen = self.dirpath or self._default(trainer, continues)
         return self.chosen
 
-    def _default(self, trainer: pl.Trainer, continued: Callable[[Path], bool]) -> Path:
+    def _default(self, trainer: pl.Trainer, continues: Callable[[Path], bool]) -> Path:
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        places = [place for each in callbacks if isinstance(place := getattr(each, "_place", None), ResultsFolder)]
-        places = [place for place in places if place is not self and place.dirpath is None]
-        alike = [place.chosen for place in places if place.own == self.own]
-        others = [place.chosen for place in places if place.own != self.own and place.chosen is not None]
+        folders = [each.results_folder for each in callbacks if isinstance(each, WritesResults)]
+        siblings = [each for each in folders if each is not None and each is not self and each.dirpath is None]
+        alike = [sibling.chosen for sibling in siblings if sibling.own == self.own]
+        others = [sibling.chosen for sibling in siblings if sibling.own != self.own and sibling.chosen is not None]
         for folder in others:
             if not holds(folder, self.own):
                 return folder
         newest, unused = _newest_and_unused(self.home)
-        begun = self.resumed and newest not in alike and not holds(newest, (VERDICT_FILE,))
-        if begun and (newest in others or continued(newest)):
+        unfinished = self.resumed and newest not in alike and not holds(newest, (VERDICT_FILE,))
+        if unfinished and (newest in others or continues(newest)):
             return newest
         if unused != newest:
-            rank_zero_info(f"{newest} holds the results of an earlier fit, those of this one go to {unused}")
+            rank_zero_info(f"{newest} holds the results of an earlier fit. Those of this fit are written to {unused}")
         return unused
 
 
-def results_folder(
+@runtime_checkable
+class WritesResults(Protocol):
+    """A callback that writes results.
+
+    Attributes:
+        results_folder: where it writes those of the current fit; None before the fit.
+    """
+
+    results_folder: ResultsFolder | None
+
+
+def prepare_results_folder(
     trainer: pl.Trainer, module: pl.LightningModule, dirpath: Path | None, own: tuple[str, ...]
 ) -> ResultsFolder:
-    """Ask before the fit whether its results can be written; every process has to call it.
+    """Check before the fit whether its results can be written. Every process has to call it.
 
     Args:
         trainer: at the start of its fit.
-        module: what it fits.
-        dirpath: what the user says; None for a folder in the log directory.
+        module: the module to be fitted.
+        dirpath: the folder that the user asked for; None for a folder in the log directory.
         own: names of the files that the callback writes.
 
     Returns:
-        From which the folder is had when there are results. If the log directory cannot be written a warning has said
+        Chooses the folder once there are results to write. If the log directory cannot be written, a warning has said
         that they will be in memory only.
 
     Raises:
         OSError: if ``dirpath`` is given and cannot be written.
         OtherProcessError: if the first process found that.
     """
-    home = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
+    home = Path(trainer.log_dir or trainer.default_root_dir)  # a collective operation
     with shard_of(trainer, module).agreement("check before the fit"):
         folder = dirpath or _newest_and_unused(home)[1]
         reason = why_not_writable(folder) if trainer.is_global_zero else None
         if reason and dirpath is not None:
             raise OSError(f"results cannot be written to dirpath={str(dirpath)!r}: {reason}. Give another folder")
         if reason:
-            rank_zero_warn(f"results will be in memory only, they cannot be written to {folder}: {reason}")
+            rank_zero_warn(f"results will be in memory only, since they cannot be written to {folder}: {reason}")
     return ResultsFolder(own, home, dirpath, resumed=trainer.ckpt_path is not None)
 
 
 def why_not_writable(folder: Path) -> str | None:
-    """What keeps a folder from being made and written, as far as it can be known without writing; None for nothing."""
+    """Why a folder cannot be created and written, as far as can be known without writing; None if it can."""
     try:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        if not there.is_dir():
-            return f"{there} is not a folder"
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not existing.is_dir():
+            return f"{existing} is not a folder"
     except OSError as error:
         return str(error)
-    return (
-        None if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written (a read-only disk, or its rights)"
-    )
+    writable = os.access(existing, os.W_OK | os.X_OK)
+    return None if writable else f"{existing} cannot be written (a read-only disk, or missing permissions)"
 
 
 def _newest_and_unused(home: Path) -> tuple[Path, Path]:
-    """The last folder with results in a log directory, and the first after it; twice ``pareto`` where none has any."""
+    """The last folder with results in a log directory, and the first unused one; ``pareto`` twice if there is none."""
     try:
         newest = folders_of_run(home)[0]
-    except OSError:  # the log directory cannot be read, and who writes there will say so
+    except OSError:  # the log directory cannot be read; writing there will report it
         return home / RUN_FOLDER, home / RUN_FOLDER
     if not holds(newest):
         return newest, newest

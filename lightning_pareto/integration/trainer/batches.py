@@ -1,4 +1,4 @@
-"""Batches as the trainer would hand them to a validation step."""
+"""Batches as the trainer would pass them to a validation step."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,12 +10,12 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_pareto.influence.gradients import evaluation_mode
-from lightning_pareto.integration.trainer.namespaces import fitting
+from lightning_pareto.integration.trainer.namespaces import counterpart
 
 
 @contextlib.contextmanager
 def validating(trainer: pl.Trainer) -> Iterator[None]:
-    """Let the user's batch hooks see the validating stage, so that they do not augment, and put the stage back."""
+    """Set the validating stage, in which the user's batch hooks do not augment, and restore the stage afterwards."""
     stage = trainer.state.stage
     trainer.validating = True
     try:
@@ -25,8 +25,8 @@ def validating(trainer: pl.Trainer) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def only_reading(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
-    """Run the module as in validation and leave no trace: no gradients, no change of mode or of random states."""
+def read_only(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+    """Run the module as in validation and leave no trace: no gradients, no changed modes, no changed random states."""
     with (
         isolate_rng(),
         torch.no_grad(),
@@ -38,9 +38,9 @@ def only_reading(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[No
 
 
 def transfer_of(trainer: pl.Trainer, module: pl.LightningModule, dataloader_idx: int = 0) -> Callable[[Any], Any]:
-    """Move a batch of this loader as the trainer does, with the hooks of the user's DataModule or LightningModule."""
+    """Function that moves a batch as the trainer does, with the hooks of the user's DataModule or LightningModule."""
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    parent = fitting(pl.LightningDataModule, datamodule)
+    parent = counterpart(pl.LightningDataModule, datamodule)
     own = datamodule is not None and is_overridden("on_before_batch_transfer", datamodule, parent)
     owner = datamodule if own else module
 

@@ -1,7 +1,7 @@
-"""Where the callback's samples come from."""
+"""Where a callback's samples come from and how they are read."""
 
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,22 +12,23 @@ from lightning_pareto.data.labels import stored_class_names
 from lightning_pareto.data.loaders import check_map_style
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.integration.trainer.internals import validation_dataloaders
 
 
-@dataclass(frozen=True)
-class ParetoData:
-    """Where the samples come from and how they are read; see :class:`ParetoCallback` for the fields.
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """Where samples come from and how they are read; see :class:`ParetoCallback` for the other fields.
 
     Attributes:
-        owner: the callback that they are for, as errors call it.
+        owner: name of the callback, for errors.
     """
 
-    task: ClassificationTask
-    class_names: Sequence[str] | None
-    categories: Categories | None
-    category_names: Sequence[str] | None
-    train_dataloader: Any
-    val_dataloader_idx: int
+    task: ClassificationTask = field(default_factory=ClassificationTask)
+    class_names: Sequence[str] | None = None
+    categories: Categories | None = None
+    category_names: Sequence[str] | None = None
+    train_dataloader: Any = None
+    val_dataloader_idx: int = 0
     preview: Callable[[Any], Any] | None = None
     owner: str = "ParetoCallback"
 
@@ -43,8 +44,8 @@ class ParetoData:
         size = len(own.dataset)  # type: ignore[arg-type]
         if self.train_dataloader is not None and isinstance(fitted, Sized) and len(fitted) != size:
             raise ValueError(
-                f"{self.owner}(train_dataloader=…) reads {size} samples, the fit {len(fitted)}: it must be over the "
-                "same samples in the same order, since influence and weights belong to dataset indices"
+                f"{self.owner}(train_dataloader=…) reads {size} samples, but the fit reads {len(fitted)}. Both must "
+                "have the same samples in the same order, since influence and weights belong to dataset indices"
             )
         return own
 
@@ -58,24 +59,23 @@ class ParetoData:
         loaders = validation_loaders(trainer)
         if not loaders:
             raise ValueError(
-                "there is no validation set, and without it nothing is known of any class: "
-                "trainer.fit(model, train_dataloader, val_dataloader) or a "
-                "val_dataloader() in the DataModule or LightningModule, a validation_step() in the LightningModule (it "
-                "may do nothing), and limit_val_batches other than 0"
+                "there is no validation set, and without it nothing is known about any class. Pass val_dataloaders to "
+                "trainer.fit(), or define val_dataloader() in the DataModule or LightningModule. The LightningModule "
+                "also needs a validation_step() (it may do nothing), and limit_val_batches must not be 0"
             )
         if not 0 <= self.val_dataloader_idx < len(loaders):
             raise ValueError(f"val_dataloader_idx={self.val_dataloader_idx}, but there are {len(loaders)} loaders")
         return check_map_style(self.watched(trainer), "the validation dataloader")
 
     def watched(self, trainer: pl.Trainer) -> Any:
-        """The validation loader whose class-wise accuracy is logged, whatever kind it is; None if it is not there."""
+        """The validation loader whose epochs are watched, of whatever kind; None if there is none."""
         return dict(enumerate(validation_loaders(trainer))).get(self.val_dataloader_idx)
 
-    def names_of_classes(self, trainer: pl.Trainer, count: int) -> Sequence[str]:
-        """Names of the classes as given, else ``dataset.classes`` if they fit, else numbers.
+    def names_of_classes(self, trainer: pl.Trainer, count: int) -> tuple[str, ...]:
+        """Names of the classes: those given, else ``dataset.classes`` if they fit, else numbers.
 
         Raises:
-            ValueError: if the names given are not one per class.
+            ValueError: if there is not one name given for each class.
         """
         if self.class_names is not None:
             names = checked_names(self.class_names)
@@ -83,21 +83,18 @@ class ParetoData:
                 raise ValueError(f"{len(names)} class names for a model with {count} logits: give one for each")
             return names
         for loader in (self._train(trainer), self.watched(trainer)):
-            at_hand = stored_class_names(getattr(loader, "dataset", None), count)
-            if at_hand is not None:
-                return at_hand
-        return [str(k) for k in range(count)]
+            stored = stored_class_names(getattr(loader, "dataset", None), count)
+            if stored is not None:
+                return tuple(stored)
+        return tuple(map(str, range(count)))
 
     def _train(self, trainer: pl.Trainer) -> Any:
         return trainer.train_dataloader if self.train_dataloader is None else self.train_dataloader
 
 
 def validation_loaders(trainer: pl.Trainer) -> list[Any]:
-    """All validation loaders that the trainer has set up, in the order of their numbers."""
-    loaders = trainer.val_dataloaders
-    if trainer.state.fn == "validate":  # there Lightning's property may give those of the fit before
-        combined = getattr(trainer.validate_loop, "_combined_loader", None)
-        loaders = loaders if combined is None else combined.iterables
+    """All validation loaders that the trainer has set up, in order."""
+    loaders = validation_dataloaders(trainer)
     if loaders is None:
         return []
     if isinstance(loaders, dict):

@@ -1,7 +1,7 @@
 """Lightning under its two names, ``lightning.pytorch`` and ``pytorch_lightning``, whose classes are not related.
 
-This package is written against the first. A project that imports the second has Trainers, modules and callbacks of the
-same names and makes, which ``isinstance`` does not know.
+This package is written against the first. A project that imports the second has Trainers, modules and callbacks that
+look the same but that ``isinstance`` does not recognise.
 """
 
 import importlib
@@ -28,12 +28,12 @@ def is_a(value: Any, *kinds: type[T]) -> TypeGuard[T]:
     return isinstance(value, tuple(kind for kind in others if kind is not None))
 
 
-def fitting(kind: type[T], like: Any) -> type[T]:
-    """The class of this name that goes with ``like``.
+def counterpart(kind: type[T], like: Any) -> type[T]:
+    """The class of this name in the namespace that ``like`` comes from.
 
     Args:
         kind: a class of ``lightning``.
-        like: a Trainer, module, DataModule or the like, whose class decides.
+        like: a Trainer, module, DataModule or similar, whose class decides.
     """
     if not any(base.__module__.startswith(_OTHERS) for base in type(like).__mro__):
         return kind
@@ -42,7 +42,7 @@ def fitting(kind: type[T], like: Any) -> type[T]:
 
 
 def _other_module(kind: type) -> str:
-    """Where the class is found under the other name; itself for a class that is not Lightning's."""
+    """Module of the class under the other name; its own module if it is not a class of Lightning."""
     name = kind.__module__
     for ours, other in _NAMES.items():
         if name == ours or name.startswith(ours + "."):

@@ -1,4 +1,4 @@
-"""The trainer's processes: how they share work, and which of them speaks."""
+"""The trainer's processes: how they share the work, and which of them warns."""
 
 import contextlib
 import warnings
@@ -15,8 +15,8 @@ def shard_of(trainer: pl.Trainer, module: pl.LightningModule) -> Shard:
 
 
 @contextlib.contextmanager
-def warnings_of_one(trainer: pl.Trainer) -> Iterator[None]:
-    """Let only rank zero warn."""
+def warnings_on_rank_zero(trainer: pl.Trainer) -> Iterator[None]:
+    """Silence warnings on all processes but rank zero."""
     with warnings.catch_warnings():
         if not trainer.is_global_zero:
             warnings.simplefilter("ignore")

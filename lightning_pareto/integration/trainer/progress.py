@@ -1,4 +1,4 @@
-"""Progress of long passes, shown by the trainer's own bar or in its style."""
+"""Progress of long passes, shown by the trainer's progress bar or in its style."""
 
 import contextlib
 import sys
@@ -17,7 +17,7 @@ FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_
 
 
 class Bar(ABC):
-    """A bar for one stage at a time, which leaves nothing behind."""
+    """A bar for one stage at a time. It disappears when the stage ends."""
 
     @abstractmethod
     def begin(self, stage: str, total: int) -> None:
@@ -25,15 +25,15 @@ class Bar(ABC):
 
     @abstractmethod
     def move(self, done: int) -> None:
-        """So many of its batches are done."""
+        """Show that so many batches are done."""
 
     @abstractmethod
     def end(self) -> None:
-        """Take the bar away, if there is one."""
+        """Remove the bar, if there is one."""
 
 
 class TQDMBar(Bar):
-    """A bar as Lightning's TQDMProgressBar has them, below those that it shows."""
+    """A bar in the style of Lightning's TQDMProgressBar, below its own bars."""
 
     def __init__(self) -> None:
         self._bar: tqdm[None] | None = None
@@ -45,23 +45,23 @@ class TQDMBar(Bar):
         )
 
     def move(self, done: int) -> None:
-        """So many of its batches are done."""
+        """Show that so many batches are done."""
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
 
     def end(self) -> None:
-        """Take the bar away, if there is one."""
+        """Remove the bar, if there is one."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 class RichBar(Bar):
-    """A row of the display of Lightning's RichProgressBar, as a terminal has room for one live display only.
+    """A row in the display of Lightning's RichProgressBar, since a terminal can only have one live display.
 
     Args:
         progress: the ``rich.progress.Progress`` to add it to.
-        refresh: lets the display be drawn again soon; not needed where it draws itself.
+        refresh: requests a redraw soon; not needed if the display redraws itself.
     """
 
     def __init__(self, progress: Any, refresh: Callable[[], None] | None = None) -> None:
@@ -75,23 +75,23 @@ class RichBar(Bar):
         self._progress.refresh()
 
     def move(self, done: int) -> None:
-        """So many of its batches are done."""
+        """Show that so many batches are done."""
         if self._task is not None:
             self._progress.update(self._task, completed=done)
             if self._refresh is not None:
                 self._refresh()
 
     def end(self) -> None:
-        """Take the bar away, if there is one."""
+        """Remove the bar, if there is one."""
         if self._task is not None:
-            self._progress.update(self._task, visible=False)  # Lightning wants the others to keep their numbers
+            self._progress.update(self._task, visible=False)  # Lightning relies on the numbers of the other rows
             self._progress.refresh()
             self._task = None
 
 
 @contextlib.contextmanager
 def progress_bar(trainer: pl.Trainer) -> Iterator[Progress]:
-    """Show a bar per stage on rank zero, if the trainer shows progress at all."""
+    """Show a bar for each stage on rank zero, if the trainer shows progress at all."""
     shown: Any = trainer.progress_bar_callback
     if shown is None or not trainer.is_global_zero or getattr(shown, "is_disabled", False):
         yield silent
@@ -122,7 +122,7 @@ def _bar_beside(trainer: pl.Trainer, shown: Any) -> Iterator[Bar]:
         return
     from rich.progress import Progress as RichProgress
 
-    with RichProgress(*shown.configure_columns(trainer), transient=True) as own:  # as after a fit that was skipped
+    with RichProgress(*shown.configure_columns(trainer), transient=True) as own:  # after a fit that was skipped
         yield RichBar(own)
 
 

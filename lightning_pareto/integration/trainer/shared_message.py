@@ -1,15 +1,15 @@
-"""A short message from the processes that a strategy spawns back to the one that holds the callback."""
+"""A short message from spawned processes back to the process that holds the callback."""
 
 from typing import Any
 
 import torch
 
 
-class Mailbox:
-    """Holds one text and a count of fits in shared memory, so that they survive ``ddp_spawn`` and ``ddp_fork``.
+class SharedMessage:
+    """One text and a count of fits in shared memory, which survive ``ddp_spawn`` and ``ddp_fork``.
 
-    Those strategies train in other processes, and whatever a callback learns there is lost to its original. PyTorch's
-    shared tensors travel to the other processes by reference.
+    Those strategies train in other processes, and whatever a callback learns there is lost to the original. PyTorch
+    passes shared tensors to other processes by reference.
     """
 
     _SIZE = 4096
@@ -19,7 +19,7 @@ class Mailbox:
         self._fits = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Share the memory of a copy, as a copy made by pickle or ``deepcopy`` has its own."""
+        """Share the memory of a copy made by pickle or ``deepcopy``, which has its own tensors."""
         self.__dict__.update(state)
         for tensor in (self._bytes, self._fits):
             tensor.share_memory_()
@@ -30,7 +30,7 @@ class Mailbox:
         return int(self._fits)
 
     def begin_fit(self) -> None:
-        """Remove the message of the fit before. One process of those that share the memory has to call it."""
+        """Remove the message of the previous fit. Exactly one of the processes that share the memory must call it."""
         self.clear()
         self._fits += 1
 
@@ -47,7 +47,7 @@ class Mailbox:
         self._bytes[: len(encoded)] = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
 
     def get(self) -> str:
-        """Return the message, empty if there is none."""
+        """The message; empty if there is none."""
         return bytes(self._bytes.tolist()).rstrip(b"\0").decode()
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""One of the train loaders that a DataModule returns, and a copy of one with another dataset."""
+"""Replace one of the train loaders that a DataModule returns, or a loader's dataset."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -7,36 +7,35 @@ from typing import Any
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
+from lightning_pareto.integration.trainer.internals import remember_dataset
 from lightning_pareto.integration.trainer.namespaces import is_a
 
-Change = Callable[[Any], Any]
 
-
-def change_one(loaders: Any, which: str | int | None, change: Change) -> Any:
-    """Return ``loaders`` with one of them changed.
+def replace_loader(loaders: Any, which: str | int | None, replacement: Callable[[Any], Any]) -> Any:
+    """Return ``loaders`` with one of them replaced.
 
     Args:
         loaders: a loader, or a dict, list, tuple or CombinedLoader of them.
-        which: the key or number of the one that is meant; None for the only one.
-        change: function of the loader.
+        which: key or number of the loader to replace; None for the only one.
+        replacement: function of the loader returning the new one.
 
     Raises:
         ValueError: if ``which`` does not choose one of them.
     """
     if is_a(loaders, CombinedLoader):
-        chosen = chosen_of(loaders.iterables, which)
+        chosen = choose_loader(loaders.iterables, which)
         twin = copy.copy(loaders)
-        twin.flattened = [change(loader) if loader is chosen else loader for loader in loaders.flattened]
+        twin.flattened = [replacement(loader) if loader is chosen else loader for loader in loaders.flattened]
         return twin
-    chosen = chosen_of(loaders, which)
+    chosen = choose_loader(loaders, which)
     if isinstance(loaders, Mapping):
-        return {key: change(loader) if key == which else loader for key, loader in loaders.items()}
+        return {key: replacement(loader) if key == which else loader for key, loader in loaders.items()}
     if isinstance(loaders, (list, tuple)):
-        return [change(loader) if loader is chosen else loader for loader in loaders]
-    return change(loaders)
+        return [replacement(loader) if loader is chosen else loader for loader in loaders]
+    return replacement(loaders)
 
 
-def chosen_of(loaders: Any, which: str | int | None) -> Any:
+def choose_loader(loaders: Any, which: str | int | None) -> Any:
     """One of the loaders.
 
     Raises:
@@ -52,29 +51,21 @@ def chosen_of(loaders: Any, which: str | int | None) -> Any:
         raise ValueError(f"loader={which!r}, but train_dataloader() returns a single {type(loaders).__name__}")
     if which is None or which not in known:
         raise ValueError(
-            f"train_dataloader() returns {len(known)} loaders: say which one the weights are for, "
-            f"loader={' or '.join(map(repr, known))}; found {which!r}"
+            f"train_dataloader() returns {len(known)} loaders, found loader={which!r}. Name the one that the weights "
+            f"are for: loader={' or '.join(map(repr, known))}"
         )
     return known[which]
 
 
 def with_dataset(loader: "DataLoader[Any]", dataset: Any, **changed: Any) -> "DataLoader[Any]":
-    """Return a copy of ``loader`` over another dataset of the same indices, everything else kept.
-
-    Lightning remembers the arguments that a loader was made with, and makes it anew from them to give it a distributed
-    sampler: they have to name the new dataset, too.
+    """Return a copy of ``loader`` over another dataset with the same indices.
 
     Args:
         loader: the loader.
-        dataset: the dataset.
+        dataset: the new dataset.
         changed: other attributes of the copy.
     """
-    twin, old = copy.copy(loader), loader.dataset
+    twin = copy.copy(loader)
     twin.__dict__.update(dataset=dataset, _iterator=None, **changed)
-    remembered = vars(twin)
-    if "__pl_saved_args" in remembered:
-        given = remembered["__pl_saved_kwargs"]
-        remembered["__pl_saved_args"] = tuple(dataset if x is old else x for x in remembered["__pl_saved_args"])
-        remembered["__pl_saved_kwargs"] = {name: dataset if x is old else x for name, x in given.items()}
-        remembered["__dataset"] = dataset
+    remember_dataset(twin, loader.dataset, dataset)
     return twin

@@ -1,4 +1,4 @@
-"""Which model a search hands back: one that does no harm."""
+"""Chooses the model that a search returns: one that does no harm."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -7,16 +7,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_pareto.display.terminal import listed
-from lightning_pareto.evaluation.outcome import Change, Outcome, pooled
+from lightning_pareto.evaluation.change import ClasswiseChange
+from lightning_pareto.evaluation.outcome import Outcome, pooled
 from lightning_pareto.evaluation.result import ParetoResult, TrialSummary
 from lightning_pareto.integration.tuner.search import Finalist
-from lightning_pareto.integration.tuner.trial_result import TrialResult, summary_of
+from lightning_pareto.integration.tuner.trial_result import TrialResult
 
 CONFIRMING = 0.16
-"""Level of the test of the mean where the verdict is *yes*: one standard error, for one finalist.
+"""Level of the test of the mean if the verdict is *yes*: one standard error, for one finalist.
 
-The verdict has then bounded the false alarms at its own level; the fits have to show that the gain outlasts the small
-step that it speaks of.
+In that case the verdict has already bounded the false alarms at its own level. The fits only have to show that the gain
+survives more than a small step.
 """
 
 
@@ -33,9 +34,9 @@ class Tried:
     results: tuple[TrialResult, ...]
 
     @property
-    def measured_on(self) -> np.ndarray:
-        """Validation samples that some fit's weights have not seen, (n,) bool."""
-        some: np.ndarray = np.any([unseen for _, unseen in self.finalist.fits], axis=0)
+    def measured_on(self) -> npt.NDArray[np.bool_]:
+        """Validation samples that the weights of some fit have not seen, (n,) bool."""
+        some: npt.NDArray[np.bool_] = np.any([unseen for _, unseen in self.finalist.fits], axis=0)
         return some
 
     @property
@@ -44,13 +45,13 @@ class Tried:
         parts = zip(self.results, self.finalist.fits, strict=True)
         return pooled([(result.outcome, unseen) for result, (_, unseen) in parts])
 
-    def against(self, other: TrialResult) -> Change:
+    def against(self, other: TrialResult) -> ClasswiseChange:
         """The change from an ordinary model, on the same samples."""
-        return Change(other.outcome.on(self.measured_on), self.outcome)
+        return ClasswiseChange(other.outcome.on(self.measured_on), self.outcome)
 
-    def beyond(self, other: "Tried") -> Change:
-        """The change from other fits that were measured on these samples at least."""
-        return Change(other.outcome.on(self.measured_on[other.measured_on]), self.outcome)
+    def beyond(self, other: "Tried") -> ClasswiseChange:
+        """The change from other fits that were measured on at least these samples."""
+        return ClasswiseChange(other.outcome.on(self.measured_on[other.measured_on]), self.outcome)
 
     def harmed(self, others: Sequence[TrialResult], level: float) -> npt.NDArray[np.bool_]:
         """Which categories fall beyond chance against any of some ordinary models, (K,)."""
@@ -58,163 +59,169 @@ class Tried:
         return found
 
     def harmless_fit(self, others: Sequence[TrialResult], level: float) -> int | None:
-        """Number of the fit to hand back: of those that harm nothing on their own samples, the one that gains most.
+        """Number of the fit to return: of those that harm nothing on their own samples, the one that gains most.
 
         Args:
             others: ordinary models, the one to beat first.
-            level: of the test for harm.
+            level: level of the test for harm.
         """
         gains = {}
         for number, (result, (_, unseen)) in enumerate(zip(self.results, self.finalist.fits, strict=True)):
-            changes = [Change(other.outcome.on(unseen), result.outcome.on(unseen)) for other in others]
+            changes = [ClasswiseChange(other.outcome.on(unseen), result.outcome.on(unseen)) for other in others]
             if not any(change.lost(level).any() for change in changes):
                 gains[number] = changes[0].macro
         return max(gains, key=lambda number: gains[number]) if gains else None
 
+    def is_harmless(self, others: Sequence[TrialResult], level: float) -> bool:
+        """Whether no category falls, in all fits together and in one of them."""
+        return self.harmless_fit(others, level) is not None and not self.harmed(others, level).any()
 
-def choose(
-    given: TrialResult,
-    ordinary: TrialResult,
-    tried: Sequence[Tried],
-    trials: Iterable[TrialResult],
-    level: float,
-    improvable: bool,
-    joined: Tried | None = None,
-) -> tuple[ParetoResult, Tried | None]:
-    """Do no harm: a reweighted model has to beat the best ordinary one, and to harm no category, beyond chance.
 
-    It beats it where the mean over the categories rises beyond chance, or some category does and the mean does not
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Does no harm: a reweighted model has to beat the best ordinary one beyond chance, and to harm no category.
+
+    It beats it if the mean over the categories rises beyond chance, or if some category does and the mean does not
     fall.
 
-    The ordinary model takes the place of the given one only if it is better in the mean and worse on no category
-    beyond chance. Levels for gains are divided by the number of finalists and by the looks that chose them, but not by
-    the trials of one epoch that ranked them: they are other models, and in a simulation of ten candidates they biased
-    the gain by less than a tenth of a point. Where the verdict is *yes*, less is enough, see :data:`CONFIRMING`. Harm
-    is looked for in both fits of a finalist together, and in the one that is handed back on its own samples.
+    The ordinary fit replaces the given model only if it is better in the mean and no category falls beyond chance.
+    Levels for gains are divided by the number of finalists and by the looks that chose them, but not by the trials of
+    one epoch that ranked them. Those are other models. In a simulation of ten candidates they biased the gain by less
+    than a tenth of a point. If the verdict is *yes*, less is enough, see :data:`CONFIRMING`. Harm is tested in both
+    fits of a finalist together, and in the returned one on its own samples.
 
-    Where validation data are trained on as well, so are they in all finalists, and those have to beat the fits on them
-    without weights, which in turn need no more than not to fall in the mean and to do no harm. For the weights it is
-    then enough that the mean is higher where the verdict is *yes*, or that it is not lower and the weakest category
-    is higher by more than its standard error: all of these models do no harm. The best epoch of a fit with half of the
-    validation data is chosen on the half that measures it, that of an ordinary fit on both: simulated fits without any
-    difference, up and down over twenty epochs and measured on 2,000 samples, looked better for it by half a standard
-    error (0.25 points). The tests kept their levels, but the gain that is told is too high by so much.
+    If validation data are also trained on, then so they are in all finalists. Those have to beat the fits with
+    validation data and without weights, which in turn must not fall in the mean and must do no harm. The weights are
+    then good enough if the mean is higher and the verdict is *yes*, or if the mean is not lower and the weakest
+    category is higher by more than its standard error: all of these models do no harm.
 
-    Of several that are accepted and do not differ in the mean by more than its error, that with the highest lowest
-    category is taken.
+    A fit with half of the validation data chooses its best epoch on the half that measures it, an ordinary fit on both
+    halves. In simulated fits without any difference, over twenty epochs and 2,000 samples, this looked better by half a
+    standard error (0.25 points). The tests kept their levels, but the reported gain is too high by that much.
 
-    Args:
-        given: the model to start with.
-        ordinary: an ordinary fit of the same budget.
-        tried: reweighted fits of the same budget.
-        trials: all trials, to report.
-        level: of the tests.
+    Among accepted finalists whose means differ by no more than their error, the one with the highest lowest category is
+    chosen.
+
+    Attributes:
+        level: level of the tests.
         improvable: whether the verdict is *yes*.
-        joined: fits without weights on training data and either half of the validation data.
-
-    Returns:
-        The result, and the fits whose model it hands back; None for an ordinary model.
     """
-    step = Change(given.outcome, ordinary.outcome)
-    incumbent = ordinary if step.macro > 0 and not step.lost(level).any() else given
-    ordinaries = (incumbent, given)
-    serves = joined is not None and joined.against(incumbent).macro >= 0 and _harmless(joined, ordinaries, level)
-    more = joined if serves else None
-    better = [one for one in tried if _gains(one, incumbent, more, level, len(tried), improvable)]
-    fit = [one for one in better if _harmless(one, ordinaries, level)]
-    if fit:
-        chosen = _preferred(fit, incumbent)
-        return _accept(chosen, given, incumbent, more, level, trials), chosen
-    refused = max(tried, key=lambda one: one.against(incumbent).macro, default=None)
-    if more is not None:
-        result = _accept(more, given, incumbent, None, level, trials)
-        return (result if refused is None else _refusing(result, refused.beyond(more))), more
-    best = refused or joined
-    if best is None:
-        reason, change = "no weights promised a gain", Change(incumbent.outcome, incumbent.outcome)
-    else:
-        change = best.against(incumbent)
-        reason = f"{_measured(change)}, {_objection(best, ordinaries, level)}"
-    result = _result(given, incumbent, None, change, f"{reason}. The best ordinary model is handed back.", trials)
-    return (result if refused is None else _refusing(result, refused.against(incumbent))), None
+
+    level: float
+    improvable: bool
+
+    def choose(
+        self,
+        given: TrialResult,
+        ordinary: TrialResult,
+        tried: Sequence[Tried],
+        *,
+        trials: Iterable[TrialResult],
+        joined: Tried | None = None,
+    ) -> tuple[ParetoResult, Tried | None]:
+        """Choose the model to return.
+
+        Args:
+            given: the model to start with.
+            ordinary: an ordinary fit of the same budget.
+            tried: reweighted fits of the same budget.
+            trials: all trials, to report.
+            joined: fits without weights on the training data and either half of the validation data.
+
+        Returns:
+            The result, and the fits whose model is returned; None for an ordinary model.
+        """
+        step = ClasswiseChange(given.outcome, ordinary.outcome)
+        incumbent = ordinary if step.macro > 0 and not step.lost(self.level).any() else given
+        ordinaries, summaries = (incumbent, given), [result.summary for result in trials]
+        serves = joined is not None and joined.against(incumbent).macro >= 0
+        more = joined if serves and joined is not None and joined.is_harmless(ordinaries, self.level) else None
+        better = [one for one in tried if self._gains(one, incumbent, more, len(tried))]
+        harmless = [one for one in better if one.is_harmless(ordinaries, self.level)]
+        if harmless:
+            chosen = _preferred(harmless, incumbent)
+            return self._accept(chosen, given, incumbent, more, summaries), chosen
+        refused = max(tried, key=lambda one: one.against(incumbent).macro, default=None)
+        if more is not None:
+            result = self._accept(more, given, incumbent, None, summaries)
+            return (result if refused is None else _with_refused(result, refused.beyond(more))), more
+        best = refused or joined
+        if best is None:
+            reason, change = "No weights promised a gain", ClasswiseChange(incumbent.outcome, incumbent.outcome)
+        else:
+            change = best.against(incumbent)
+            reason = f"{_measured(change)}, {self._objection(best, ordinaries)}"
+        reason = f"{reason}. The best ordinary model is returned."
+        result = _result(given, incumbent, None, compared=change, reason=reason, summaries=summaries)
+        return (result if refused is None else _with_refused(result, refused.against(incumbent))), None
+
+    def _gains(self, one: Tried, incumbent: TrialResult, joined: Tried | None, count: int) -> bool:
+        """Whether one of ``count`` finalists gains more than is possible without weights."""
+        looks = one.finalist.looks * count
+        if joined is None:
+            change = one.against(incumbent)
+            return change.rises(self.level, looks) or (self.improvable and change.p_gain * looks <= CONFIRMING)
+        change, weakest = one.beyond(joined), int(np.nanargmin(incumbent.outcome.accuracy))
+        helps_the_weakest = change.macro >= 0 and bool(change.p_rise[weakest] * looks <= CONFIRMING)
+        return change.rises(self.level, looks) or helps_the_weakest or (self.improvable and change.macro > 0)
+
+    def _accept(
+        self,
+        one: Tried,
+        given: TrialResult,
+        incumbent: TrialResult,
+        joined: Tried | None,
+        summaries: list[TrialSummary],
+    ) -> ParetoResult:
+        change, number = one.against(incumbent), one.harmless_fit((incumbent, given), self.level)
+        assert number is not None
+        reason = f"{_measured(change)}{self._rising(change)}. No category falls beyond chance."
+        if one.finalist.fits[number][0] is None:
+            reason = f"With half of the validation data and no weights, {reason[0].lower()}{reason[1:]}"
+        if joined is not None:
+            reason += f" The weights contribute {_points(one.beyond(joined))}, the validation data the rest."
+        return _result(given, incumbent, (one, number), compared=change, reason=reason, summaries=summaries)
+
+    def _objection(self, best: Tried, ordinaries: Sequence[TrialResult]) -> str:
+        harmed = best.harmed(ordinaries, self.level)
+        lost = [name for name, yes in zip(ordinaries[0].outcome.category_names, harmed, strict=True) if yes]
+        if lost:
+            return f"but {listed(lost, 5)} would fall beyond chance"
+        if best.harmless_fit(ordinaries, self.level) is None:
+            return "but in each of the models some category would fall beyond chance"
+        gains = best.against(ordinaries[0]).macro > 0
+        return "which is too little to be sure of" if gains else "which is no gain"
+
+    def _rising(self, change: ClasswiseChange) -> str:
+        risen = zip(change.after.category_names, change.risen(self.level), strict=True)
+        names = [name for name, yes in risen if yes]
+        return f", and {listed(names, 5)} {'rises' if len(names) == 1 else 'rise'} beyond chance" if names else ""
 
 
-def _harmless(one: Tried, ordinaries: Sequence[TrialResult], level: float) -> bool:
-    """Whether no category falls, in both fits together and in one of them."""
-    return one.harmless_fit(ordinaries, level) is not None and not one.harmed(ordinaries, level).any()
-
-
-def _gains(
-    one: Tried, incumbent: TrialResult, joined: Tried | None, level: float, count: int, improvable: bool
-) -> bool:
-    """Whether weights bring more than what is to be had without them, for one of ``count`` finalists."""
-    looks = one.finalist.looks * count
-    if joined is None:
-        change = one.against(incumbent)
-        return change.rises(level, looks) or (improvable and change.p_gain * looks <= CONFIRMING)
-    change, weakest = one.beyond(joined), int(np.nanargmin(incumbent.outcome.accuracy))
-    helps_the_weakest = change.macro >= 0 and change.p_rise[weakest] * looks <= CONFIRMING
-    return change.rises(level, looks) or helps_the_weakest or (improvable and change.macro > 0)
-
-
-def _preferred(fit: Sequence[Tried], incumbent: TrialResult) -> Tried:
+def _preferred(harmless: Sequence[Tried], incumbent: TrialResult) -> Tried:
     """The best in the mean, or of those within an error of it the one whose lowest category is highest."""
-    best = max(fit, key=lambda one: one.against(incumbent).macro)
-    level_with = [one for one in fit if one is best or _level_with(best, one)]
+    best = max(harmless, key=lambda one: one.against(incumbent).macro)
+    level_with = [one for one in harmless if one is best or _is_level(best, one)]
     return max(level_with, key=lambda one: float(np.nanmin(one.outcome.accuracy)))
 
 
-def _level_with(best: Tried, one: Tried) -> bool:
+def _is_level(best: Tried, one: Tried) -> bool:
     if not np.array_equal(best.measured_on, one.measured_on):
         return False
-    change = Change(best.outcome, one.outcome)
+    change = ClasswiseChange(best.outcome, one.outcome)
     return change.macro >= -change.macro_error
 
 
-def _accept(
-    one: Tried,
-    given: TrialResult,
-    incumbent: TrialResult,
-    joined: Tried | None,
-    level: float,
-    trials: Iterable[TrialResult],
-) -> ParetoResult:
-    change, number = one.against(incumbent), one.harmless_fit((incumbent, given), level)
-    assert number is not None
-    way = "with half of the validation data and no weights " if one.finalist.fits[number][0] is None else ""
-    reason = f"{way}{_measured(change)}{_rising(change, level)}; no category falls beyond chance."
-    if joined is not None:
-        more = one.beyond(joined)
-        reason += f" Of that the weights bring {_points(more)}, the validation data the rest."
-    return _result(given, incumbent, (one, number), change, reason, trials)
-
-
-def _refusing(result: ParetoResult, change: Change) -> ParetoResult:
-    """The result with what another model than that handed back would have come to."""
+def _with_refused(result: ParetoResult, change: ClasswiseChange) -> ParetoResult:
+    """The result with what another model than the returned one would have achieved."""
     return replace(result, refused=result.after + change.accuracy)
 
 
-def _objection(best: Tried, ordinaries: Sequence[TrialResult], level: float) -> str:
-    lost = [name for name, yes in zip(ordinaries[0].outcome.names, best.harmed(ordinaries, level), strict=True) if yes]
-    if lost:
-        return f"but {listed(lost, 5)} would fall beyond chance"
-    if best.harmless_fit(ordinaries, level) is None:
-        return "but in each of the models some category would fall beyond chance"
-    gains = best.against(ordinaries[0]).macro > 0
-    return "which is too little to be sure of" if gains else "which is no gain"
+def _measured(change: ClasswiseChange) -> str:
+    return f"The mean accuracy changes by {_points(change)}"
 
 
-def _rising(change: Change, level: float) -> str:
-    names = [name for name, yes in zip(change.after.names, change.risen(level), strict=True) if yes]
-    verb = "rises" if len(names) == 1 else "rise"
-    return f"; {listed(names, 5)} {verb} beyond chance" if names else ""
-
-
-def _measured(change: Change) -> str:
-    return f"the mean accuracy changes by {_points(change)}"
-
-
-def _points(change: Change) -> str:
+def _points(change: ClasswiseChange) -> str:
     return f"{100 * change.macro:+.1f} ± {100 * change.macro_error:.1f} points"
 
 
@@ -222,23 +229,23 @@ def _result(
     given: TrialResult,
     incumbent: TrialResult,
     accepted: tuple[Tried, int] | None,
-    compared: Change,
+    *,
+    compared: ClasswiseChange,
     reason: str,
-    trials: Iterable[TrialResult],
+    summaries: list[TrialSummary],
 ) -> ParetoResult:
-    change, weights, model = Change(given.outcome, incumbent.outcome), None, incumbent
+    change, weights, model = ClasswiseChange(given.outcome, incumbent.outcome), None, incumbent
     if accepted is not None:
         one, number = accepted
         change, model = one.against(given), one.results[number]
         weights = one.finalist.fits[number][0]
-    summaries = tuple(summary_of(result) for result in trials)
     return ParetoResult(
-        category_names=given.outcome.names,
+        category_names=given.outcome.category_names,
         before=change.before.accuracy,
         after=change.after.accuracy,
         support=change.before.support,
         p_values=change.p_loss,
-        refused=np.full(len(given.outcome.names), np.nan),
+        refused=np.full(len(given.outcome.category_names), np.nan),
         gain=compared.macro,
         gain_error=compared.macro_error,
         accepted=weights is not None,
@@ -247,14 +254,15 @@ def _result(
         ckpt_path=str(model.checkpoint),
         best_epoch=model.best_epoch,
         epochs_spent=sum(trial.epochs for trial in summaries),
-        trials=summaries,
+        trials=tuple(summaries),
     )
 
 
 def epochs_for(results: Sequence[TrialResult]) -> int:
-    """For how many epochs to fit once more where nothing is left to choose by: after which these were best together.
+    """Number of epochs for one more fit that nothing can measure: after which these fits were best together.
 
-    A single fit's best epoch is a matter of chance, and in the middle of a learning rate schedule it costs accuracy.
+    The best epoch of a single fit is a matter of chance, and in the middle of a learning rate schedule it costs
+    accuracy.
     """
     if any(len(result.history) != result.epochs for result in results):  # not one validation an epoch
         return round(sum(result.best_epoch for result in results) / len(results))
@@ -268,18 +276,18 @@ def with_validation(
     """The result with the model of a last fit that has seen all of the validation data.
 
     Args:
-        result: says what was measured.
-        one: the fits that were chosen.
-        epochs: of the last fit.
-        last: that with all validation data, and weights made from all of them.
+        result: what was measured.
+        one: the chosen fits.
+        epochs: epochs of the last fit.
+        last: the fit with all validation data, and weights made from all of them.
         trials: all trials, to report.
     """
-    summaries = [summary_of(trial) for trial in trials if trial is not last]
+    summaries = [trial.summary for trial in trials if trial is not last]
     summaries.append(TrialSummary(last.name, last.epochs, np.nan, np.nan))
     return replace(
         result,
-        reason=f"{result.reason} The model handed back was then fitted with all of the validation data: nothing is "
-        "left that could measure it, and these figures are those of fits with one half, each measured on the other.",
+        reason=f"{result.reason} The returned model was then fitted with all of the validation data, so nothing is "
+        "left that could measure it. These figures are of fits with one half, each measured on the other.",
         weights=one.finalist.whole,
         best_epoch=epochs,
         ckpt_path=str(last.checkpoint),

@@ -1,4 +1,4 @@
-"""What a search tells while it goes on."""
+"""What a search prints."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_pareto.display.terminal import harmless
+from lightning_pareto.display.terminal import printable, wrapped
 from lightning_pareto.evaluation.outcome import Outcome
+from lightning_pareto.evaluation.result import ParetoResult
+from lightning_pareto.pareto.verdict import ParetoVerdict
 
 
 class TrialLog:
-    """Tells of every trial as it ends, on rank zero.
+    """Prints a line for every trial as it ends, on rank zero.
 
     Args:
-        verbose: False says nothing.
-        limit: epochs that may be spent.
+        verbose: False prints nothing.
+        limit: number of epochs that may be spent.
     """
 
     def __init__(self, verbose: bool, limit: int) -> None:
@@ -24,31 +26,30 @@ class TrialLog:
         self._limit = limit
         self._best = -np.inf
 
-    def tell(self, name: str, outcome: Outcome | None, spent: int) -> None:
-        """A line about a trial: what was tried, its mean and its worst category, and the best mean so far.
+    def report(self, name: str, outcome: Outcome | None, spent: int) -> None:
+        """Print what was tried, its mean and worst accuracy, and the best mean so far.
 
         Args:
-            name: of the trial.
-            outcome: of it; None if nothing is left that could measure it.
+            name: name of the trial.
+            outcome: outcome of the trial; None if no sample is left that could measure it.
             spent: epochs of all trials so far.
         """
         line = f"[{spent:>4} of {self._limit} epochs] {name:<72}"
         if outcome is not None:
             accuracy, mean = outcome.accuracy, outcome.macro
             worst, self._best = int(np.nanargmin(accuracy)), max(self._best, mean)
-            category = harmless(outcome.names[worst], 16)
+            category = printable(outcome.category_names[worst], 16)
             line += f" mean {mean:6.1%}  worst {accuracy[worst]:6.1%} ({category})  best mean {self._best:.1%}"
         self.say(line.rstrip())
 
     @contextlib.contextmanager
-    def tell_of_interruption(self, folder: Path) -> Iterator[None]:
-        """Say how to go on if the user ends the search."""
+    def advice_on_interruption(self, folder: Path) -> Iterator[None]:
+        """Say how to resume if the user interrupts the search."""
         try:
             yield
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
             self.say(
-                f"\nThe search was interrupted. The trials that are finished are kept in {folder}: start the script "
-                "again, and it goes on after them."
+                f"\nThe search was interrupted. Finished trials are kept in {folder}. Start the script again to resume."
             )
             raise
 
@@ -61,3 +62,17 @@ class TrialLog:
 @rank_zero_only
 def _print(text: str) -> None:
     print(text, flush=True)  # noqa: T201
+
+
+def next_step(result: ParetoResult, verdict: ParetoVerdict, include_validation: bool) -> str:
+    """What to do after a search that ended like this."""
+    more_samples = "more validation samples can tell a smaller gain from chance"
+    if result.accepted:
+        advice = "measure the model on data that no decision has seen: trainer.test(model, datamodule)"
+    elif verdict.underfitted:
+        advice = "train longer first, since the first fit was underfitted: more epochs in trainer_factory. Search again"
+    elif include_validation:
+        advice = f"look at suspected_samples(tuner.influence) for wrong labels; {more_samples}"
+    else:
+        advice = f"ParetoTuner(…, include_validation=True) also trains on the validation data; {more_samples}"
+    return "\n".join(wrapped(f"Next: {advice}."))

@@ -1,4 +1,4 @@
-"""The options of a search for a better second fit, and what they cost."""
+"""The options of a search for a better second fit, and their cost in epochs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ SearchName = Literal["screening", "genetic"]
 Refit = Literal["scratch", "continue", "epoch"]
 
 FINALISTS = 2
-"""Ways to make weights that get whole fits."""
+"""Number of kinds of weights that get whole fits."""
 
 LEAST_TRIALS = 2
-"""Trials of one epoch for each of them, below which there are fewer of them."""
+"""Trials of one epoch for each finalist. With fewer epochs there are fewer finalists."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Epochs:
     """How the epochs of a search are divided.
 
     Attributes:
-        limit: of all together.
-        finalists: how many ways to make weights get fits that may be handed back.
+        limit: epochs of all trials together.
+        finalists: number of kinds of weights that get fits that may be returned.
         last_fits: epochs of these fits.
     """
 
@@ -35,7 +35,7 @@ class Epochs:
     last_fits: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TuningOptions:
     """The options of :class:`ParetoTuner`, which describes them."""
 
@@ -62,27 +62,27 @@ class TuningOptions:
             given = getattr(self, name)
             if not isinstance(given, Sequence) or isinstance(given, str) or not given:
                 raise ValueError(
-                    f"{name} is a list of at least one, as measures=['loss'] and budgets=[0.3], found {given!r}"
+                    f"{name} must be a list with at least one entry, found {given!r}: measures=['loss'], budgets=[0.3]"
                 )
         for budget in self.budgets:
             check_budget(budget)
         for measure in self.measures:
             _check_one_of("measures", measure, MeasureName)
-        what = "level lies in (0, 1), max_weight is at least 1 and epsilon at least 0"
+        what = "level must be in (0, 1), max_weight at least 1 and epsilon at least 0"
         level, largest, least = (checked_number(x, what) for x in (self.level, self.max_weight, self.epsilon))
         if not 0 < level < 1 or not largest >= 1 or not least >= 0:
             raise ValueError(f"{what}, found {self.level}, {self.max_weight} and {self.epsilon}")
-        checked_count(self.population, "population must be at least 2, a whole number", least=2)
+        checked_count(self.population, "population must be a whole number, at least 2", least=2)
         if not 0 <= checked_count(self.seed, "seed must be a whole number in [0, 2**32)") < 2**32:
             raise ValueError(f"seed must be a whole number in [0, 2**32), found {self.seed}")
         if self.max_epochs_spent is not None:
-            checked_count(self.max_epochs_spent, "max_epochs_spent is a number of epochs, at least 1", least=1)
+            checked_count(self.max_epochs_spent, "max_epochs_spent must be a number of epochs, at least 1", least=1)
         if self.include_validation and self.last_fit != "scratch":
-            raise ValueError('include_validation makes one more fit from scratch: it takes refit="scratch"')
+            raise ValueError('include_validation makes one more fit from scratch: use refit="scratch"')
 
     @property
     def last_fit(self) -> Refit:
-        """Which fits are compared in the end."""
+        """Which fits are compared at the end."""
         return self.refit or ("scratch" if self.search == "screening" and self.mode == "direct" else "epoch")
 
     def divide(self, whole: int, starts_from_checkpoint: bool) -> Epochs:
@@ -90,10 +90,10 @@ class TuningOptions:
 
         Args:
             whole: epochs of an ordinary fit.
-            starts_from_checkpoint: whether the first fit is there already.
+            starts_from_checkpoint: whether there is a first fit already.
 
         Raises:
-            ValueError: if they do not pay for an ordinary fit and reweighted ones.
+            ValueError: if they do not suffice for an ordinary fit and reweighted ones.
         """
         last = 1 if self.last_fit == "epoch" else whole
         first = 0 if starts_from_checkpoint else whole
@@ -105,7 +105,7 @@ class TuningOptions:
         limit = enough if self.max_epochs_spent is None else self.max_epochs_spent
         if limit - first < fits * last:
             raise ValueError(
-                f"max_epochs_spent={limit} does not pay for an ordinary fit and reweighted ones: say at least "
+                f"max_epochs_spent={limit} does not suffice for an ordinary fit and reweighted ones. Use at least "
                 f"{first + fits * last}, better {enough}"
             )
         finalists = min(most, max(1, (limit - first) // (fits * last + LEAST_TRIALS)))

@@ -11,16 +11,18 @@ import numpy.typing as npt
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
-from lightning_pareto.integration.tuner.trials import Trial, Trials
+from lightning_pareto.integration.tuner.options import TuningOptions
+from lightning_pareto.integration.tuner.trial import Trial
+from lightning_pareto.integration.tuner.trials import Trials
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import Float
-from lightning_pareto.reweighting.genetic_search import ThresholdSearch
+from lightning_pareto.reweighting.genetic_search import GeneticSearch, ThresholdSearch
 from lightning_pareto.reweighting.paper import PaperProgram
 from lightning_pareto.reweighting.proposals import Candidate, CandidateWeights, candidates
 from lightning_pareto.reweighting.weights import SampleWeights, weights_from
 
 IDLE = 3
-"""Generations in a row that bring no new weights, after which a search over thresholds ends."""
+"""Generations in a row without new weights after which a search over thresholds ends."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +31,8 @@ class Half:
 
     Attributes:
         influences: one matrix for each measure.
-        unseen: (n,) which validation samples they know nothing of.
-        accuracy: of the model where influence was taken on the samples that they know, (K,); None where the categories
-            are not the classes.
+        unseen: validation samples that the influence does not know, (n,) bool.
+        accuracy: accuracy of the model on the samples that it knows, (K,); None if the categories are not the classes.
     """
 
     influences: Mapping[MeasureName, InfluenceMatrix]
@@ -39,17 +40,17 @@ class Half:
     accuracy: Float | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Situation:
     """Where a search starts.
 
     Attributes:
-        halves: both halves of the validation set; the trials of a search take the first.
-        both: all of it, nothing being unseen.
-        checkpoint: trials take their epoch from here.
+        halves: both halves of the validation set. Trials use the first.
+        both: all of the validation set, with nothing unseen.
+        checkpoint: the checkpoint from which trials run their epoch.
         reference: what a trial has to beat.
-        targets: which categories are to gain, (K,) bool.
-        chosen: whether the user, or a course correction, chose the targets; else all are meant.
+        targets: which categories have to gain, (K,) bool.
+        chosen: whether the user, or a course correction, chose the targets. Otherwise all categories are targets.
     """
 
     halves: tuple[Half, ...]
@@ -64,20 +65,20 @@ class Situation:
         return Trial(name, "checkpoint", 1, checkpoint=self.checkpoint, weights=weights, keeps=keeps)
 
     def judged(self, outcome: Outcome) -> Outcome:
-        """The part of an outcome that the weights of a search have not seen."""
+        """The part of an outcome that the weights of a trial have not seen."""
         return outcome.on(self.halves[0].unseen)
 
 
 @dataclass(frozen=True, eq=False)
 class Finalist:
-    """Weights worth a fit that may be handed back.
+    """Weights that deserve a whole fit.
 
     Attributes:
         name: how they were made.
-        fits: weights, and which validation samples they know nothing of; made alike from each half, or from one only.
-            Without weights it is a fit on the other samples of the validation set as well.
-        looks: among how many it was chosen by its accuracy on those samples.
-        whole: weights made in the same way from all of the validation set; None where there are none.
+        fits: weights and the validation samples that they do not know, made alike from each half, or from one only. A
+            fit without weights also trains on the other samples of the validation set.
+        looks: among how many weights these were chosen by their accuracy on those samples.
+        whole: weights made in the same way from all of the validation set; None if there are none.
     """
 
     name: str
@@ -87,31 +88,40 @@ class Finalist:
 
 
 class Search(ABC):
-    """Finds weights worth a fit."""
+    """Finds weights that deserve a whole fit."""
 
     @abstractmethod
     def find(self, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
-        """The weights found, best first; empty if none is any good.
+        """The weights found, the best first; empty if none are any good.
 
         Args:
             situation: where to start.
-            trials: makes them.
-            epochs: how many may be spent.
+            trials: runs the trials.
+            epochs: number of epochs that may be spent.
         """
 
 
+def search_for(options: TuningOptions, situation: Situation) -> Search:
+    """The search that the options ask for."""
+    if options.search == "screening":
+        return ScreeningSearch(options.measures, options.budgets)
+    present = int(situation.halves[0].influences[options.measures[0]].present.sum())
+    thresholds = GeneticSearch(present, options.population, options.seed)
+    return PaperSearch(thresholds, options.max_weight, options.epsilon)
+
+
 class ScreeningSearch(Search):
-    """Tries many kinds of weights: first their predicted gains, then an epoch of those that differ.
+    """Tries many kinds of weights: first their predicted gains, then one epoch of those that differ.
 
-    Within the classes they are mass-preserving; the classes keep their masses or get more by their errors.
+    Within the classes the weights preserve mass. The classes keep their masses, or gain some according to their errors.
 
-    Trials are ranked by the mean over the targets of the probability that unseen validation samples' labels have: it
-    moves with every sample, where the accuracy only moves with those near the border. The ways to make weights that
-    come first are then applied to either half: the best that keeps the masses of the classes, the best that does not,
-    and the others.
+    Trials are ranked by the mean over the targets of the probability that the model gives to the labels of unseen
+    validation samples. It changes with every sample, while the accuracy only changes with those near the decision
+    boundary. The kinds of weights that come first are then applied to either half: the best that keeps the masses of
+    the classes, the best that does not, and the others.
 
     Args:
-        measures: of the influence matrices at hand.
+        measures: measures of the influence matrices.
         budgets: shares of the training mass that may move.
     """
 
@@ -138,7 +148,7 @@ class ScreeningSearch(Search):
 
 
 def _varied(ranked: list[Candidate]) -> list[Candidate]:
-    """First the best that keeps the masses of the classes, which harms none so easily, then the best that does not."""
+    """First the best that keeps the masses of the classes, which rarely harms any, then the best that does not."""
     kinds = [[one for one in ranked if bool(one.tilt) == tilts] for tilts in (False, True)]
     first = [kind[0] for kind in kinds if kind]
     return first + [one for one in ranked if one not in first]
@@ -153,13 +163,14 @@ def _on_each_half(
 
 
 class PaperSearch(Search):
-    """The paper's LP under a search over its thresholds α, each candidate judged by one epoch.
+    """The paper's LP with a search over its thresholds α, each judged by one epoch.
 
-    Fitness is −∞ unless the accuracy of every target rises by more than ``epsilon``, else the mean over the other
-    categories of their falls (0 where none falls); among equals the one whose targets rise most is kept. Weights that
-    were tried before are answered from memory, and infeasible thresholds have fitness −∞. Unlike in the paper the
-    validation samples behind the influence are not those that measure accuracy, and weights are scaled to a mean of 1,
-    since an epoch of another length would not fit into a learning rate schedule.
+    The fitness is −∞ unless the accuracy of every target rises by more than ``epsilon``. Otherwise it is the mean over
+    the other categories of their falls (0 if none falls). Among equals, the one whose targets rise most is kept.
+    Weights that were tried before are answered from memory, and infeasible thresholds have the fitness −∞.
+
+    Two things differ from the paper. The validation samples behind the influence are not those that measure accuracy.
+    And weights are scaled to a mean of 1, since an epoch of another length would not fit into a learning rate schedule.
 
     Args:
         thresholds: proposes α.
@@ -175,7 +186,7 @@ class PaperSearch(Search):
         self._epsilon = epsilon
 
     def find(self, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
-        """See :class:`Search`; at most one."""
+        """See :class:`Search`. It finds at most one."""
         influence = next(iter(situation.halves[0].influences.values()))
         present = influence.present
         if not (situation.targets & present).any():

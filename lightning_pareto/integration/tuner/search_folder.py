@@ -1,4 +1,4 @@
-"""The folder of a search: an interrupted one goes on in ``trials``, what one that has ended leaves lies beside it."""
+"""The folder of a search: an interrupted search resumes in ``trials``, a finished one leaves its results there."""
 
 import os
 import shutil
@@ -17,17 +17,15 @@ BEST_FILE = "best.ckpt"
 
 
 def finish(folder: Path, result: ParetoResult, verdict: ParetoVerdict) -> ParetoResult:
-    """Write verdict and result, and put the checkpoint and what is left of the trials in their places.
+    """Write verdict and result, keep the chosen checkpoint as ``best.ckpt``, and move the trials to ``finished``.
 
-    The checkpoint becomes ``best.ckpt``, and the trials, without checkpoints, move to ``finished``.
+    The moved trials lose their checkpoints. This is a collective operation if several processes are running. Nothing is
+    ever removed at the beginning of a search, when processes may not know of each other yet.
 
-    A collective operation where processes are up. Nothing is ever removed at the beginning of a search, when processes
-    may not know of each other yet.
-
-    Where the folder cannot be written, as on a full disk, a warning says so, and everything is left where it is.
+    If the folder cannot be written, as on a full disk, a warning says so, and everything stays where it is.
 
     Returns:
-        The result with the path of the checkpoint that is kept: that in the folder, or the user's own.
+        The result with the path of the checkpoint that is kept: the one in the folder, or the user's own.
     """
     chosen = Path(result.ckpt_path).resolve()
     inside = (folder / TRIALS).resolve() in chosen.parents
@@ -35,7 +33,7 @@ def finish(folder: Path, result: ParetoResult, verdict: ParetoVerdict) -> Pareto
     try:
         _conclude(folder, kept, verdict, chosen if inside else None)
     except OSError as error:
-        rank_zero_warn(f"the result could not be written to {folder}, it is in memory only: {error}")
+        rank_zero_warn(f"the result could not be written to {folder} and is in memory only: {error}")
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
     return replace(result, ckpt_path=str(chosen)) if chosen.exists() else kept
@@ -43,7 +41,7 @@ def finish(folder: Path, result: ParetoResult, verdict: ParetoVerdict) -> Pareto
 
 @rank_zero_only
 def _conclude(folder: Path, result: ParetoResult, verdict: ParetoVerdict, chosen: Path | None) -> None:
-    """Whenever this is killed, either the trials are all there and the search can end again, or it has ended."""
+    """Whenever this is killed, either all trials are still there and the search can end again, or it has ended."""
     if chosen is not None:
         _keep(chosen, folder / BEST_FILE)
     verdict.save(folder / VERDICT_FILE)
@@ -57,7 +55,7 @@ def _conclude(folder: Path, result: ParetoResult, verdict: ParetoVerdict, chosen
 
 
 def _keep(file: Path, target: Path) -> None:
-    """Let ``target`` be the same file, or a copy where the file system has no links."""
+    """Make ``target`` a hard link to the file, or a copy if the file system has no links."""
     temporary = target.with_suffix(".part")
     temporary.unlink(missing_ok=True)
     try:
@@ -65,4 +63,4 @@ def _keep(file: Path, target: Path) -> None:
     except OSError:
         shutil.copy2(file, temporary)
     temporary.replace(target)
-    temporary.unlink(missing_ok=True)  # it stays where both were the same file already
+    temporary.unlink(missing_ok=True)  # it remains if both were the same file already

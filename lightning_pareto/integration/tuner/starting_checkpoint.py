@@ -1,4 +1,4 @@
-"""Whether a checkpoint can be read safely, and whether an epoch can follow it."""
+"""Checks that a checkpoint can be read safely and that another epoch can follow it."""
 
 from pathlib import Path
 from pickle import UnpicklingError
@@ -8,20 +8,20 @@ import torch
 
 
 def epochs_seen(checkpoint: dict[str, Any]) -> int:
-    """Epochs of training data that a checkpoint has behind it, one that was saved after the last batch among them."""
+    """Number of epochs of training data behind a checkpoint, including one saved after its last batch."""
     loop = checkpoint["loops"]["fit_loop"]
     epoch, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
-    seen_whole = epoch["started"] > epoch["processed"] and batches["is_last_batch"]
-    return int(epoch["processed"]) + int(seen_whole)
+    after_last_batch = epoch["started"] > epoch["processed"] and batches["is_last_batch"]
+    return int(epoch["processed"]) + int(after_last_batch)
 
 
-def check_goes_on(path: Path) -> None:
-    """Refuse a checkpoint that no further epoch can be trained from.
+def check_can_continue(path: Path) -> None:
+    """Refuse a checkpoint from which no further epoch can be trained.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is no Lightning checkpoint, holds objects that are not loaded safely, or stands at the end of
-            a schedule that ends for good, as OneCycleLR does.
+        ValueError: if it is not a Lightning checkpoint, holds objects that cannot be loaded safely, or is at the end of
+            a schedule that cannot continue, such as OneCycleLR.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}: trainer.save_checkpoint(path) writes one")
@@ -31,9 +31,9 @@ def check_goes_on(path: Path) -> None:
         total, done = schedule.get("total_steps"), schedule.get("last_epoch", 0)
         if isinstance(total, int) and done + done / max(epochs, 1) > total:
             raise ValueError(
-                f"{path} stands at step {done} of the {total} that its learning rate schedule has (a OneCycleLR?), "
-                f"after {epochs} epochs, and a search tries weights in a further epoch from there. Give a checkpoint "
-                "of an earlier epoch (ModelCheckpoint(save_top_k=-1) keeps them), or a Trainer of two epochs at least"
+                f"{path} is at step {done} of the {total} steps of its learning rate schedule (a OneCycleLR?), after "
+                f"{epochs} epochs, but a search trains one more epoch from there. Use a checkpoint of an earlier epoch "
+                "(ModelCheckpoint(save_top_k=-1) keeps them), or a Trainer with at least two epochs"
             )
 
 
@@ -44,10 +44,10 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # a file can be broken in any way
         if isinstance(error, UnpicklingError) and "global" in str(error):
             raise ValueError(
-                f"{path} holds objects that are not loaded safely: keep them out of save_hyperparameters(ignore=[…])"
+                f"{path} holds objects that cannot be loaded safely: leave them out, save_hyperparameters(ignore=[…])"
             ) from error
         raise ValueError(
-            f"{path} is not a whole Lightning checkpoint of a fit ({type(error).__name__}): "
+            f"{path} is not a complete Lightning checkpoint of a fit ({type(error).__name__}): "
             "trainer.save_checkpoint(path) writes one"
         ) from error
     return checkpoint

@@ -1,4 +1,4 @@
-"""The user's Trainers, checked and made ready for a trial."""
+"""Makes the user's Trainers, checks them and prepares them for a trial."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.correction import CourseCorrection
-from lightning_pareto.integration.trainer.namespaces import fitting, is_a
+from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
 
 Filter = tuple[type[pl.Callback], ...]
 
@@ -20,10 +20,10 @@ UNWANTED: Filter = (Checkpoint, ModelSummary, ParetoCallback, CourseCorrection)
 
 
 class TrainerFactory:
-    """Makes Trainers that share nothing and end after a number of epochs.
+    """Makes Trainers that share nothing and end after a fixed number of epochs.
 
     Args:
-        make: the user's function.
+        make: the user's function that returns a new Trainer.
     """
 
     def __init__(self, make: Callable[[], pl.Trainer]) -> None:
@@ -34,18 +34,18 @@ class TrainerFactory:
         """A new Trainer, checked.
 
         Raises:
-            TypeError: if it is not a new ``lightning.pytorch.Trainer``, or shares a callback that remembers something.
-            ValueError: if it does not end after a number of epochs.
+            TypeError: if it is not a new ``lightning.pytorch.Trainer``, or shares a callback that has a state.
+            ValueError: if it does not end after a fixed number of epochs.
         """
         trainer = self._make()
         if not is_a(trainer, pl.Trainer):
             raise TypeError(
-                f"trainer_factory() returned {type(trainer).__name__}: it has to make a lightning.pytorch Trainer, for "
-                "instance trainer_factory=lambda: pl.Trainer(max_epochs=10)"
+                f"trainer_factory() must return a lightning.pytorch Trainer, found {type(trainer).__name__}. For "
+                "instance: trainer_factory=lambda: pl.Trainer(max_epochs=10)"
             )
         if trainer is self._last:
             raise TypeError(
-                "trainer_factory() returned the same Trainer twice: every trial takes a new one, "
+                "trainer_factory() returned the same Trainer twice, but every trial needs a new one: "
                 "trainer_factory=lambda: pl.Trainer(max_epochs=10)"
             )
         self._refuse_shared(trainer)
@@ -56,24 +56,24 @@ class TrainerFactory:
     def _refuse_shared(self, trainer: pl.Trainer) -> None:
         before = [] if self._last is None else callbacks_of(self._last)
         for callback in _without(UNWANTED, callbacks_of(trainer)):
-            remembers = type(callback).state_dict is not fitting(pl.Callback, callback).state_dict
+            remembers = type(callback).state_dict is not counterpart(pl.Callback, callback).state_dict
             if remembers and any(callback is other for other in before):
                 name = type(callback).__name__
                 raise TypeError(
-                    f"trainer_factory() gives one {name} to all its Trainers, which would carry what it remembers from "
-                    f"trial to trial: make it in the function, lambda: pl.Trainer(callbacks=[{name}(…)], …)"
+                    f"trainer_factory() gives one {name} to all its Trainers, which would carry its state from trial "
+                    f"to trial. Create it in the function: lambda: pl.Trainer(callbacks=[{name}(…)], …)"
                 )
 
 
 def _refuse_other_ends(trainer: pl.Trainer) -> None:
     if getattr(trainer, "fast_dev_run", False) or trainer.barebones:
-        raise ValueError("a search takes whole fits: not fast_dev_run=True or barebones=True")
+        raise ValueError("a search needs whole fits: remove fast_dev_run=True and barebones=True")
     if not trainer.max_epochs or trainer.max_epochs < 1:
-        raise ValueError(f"the Trainer needs a number of epochs, found max_epochs={trainer.max_epochs}")
+        raise ValueError(f"the Trainer needs a fixed number of epochs, found max_epochs={trainer.max_epochs}")
     if trainer.max_steps != -1 or any(is_a(callback, Timer) for callback in callbacks_of(trainer)):
-        raise ValueError("a search counts epochs: bound the Trainer by max_epochs, not by max_steps or max_time")
+        raise ValueError("a search counts epochs: limit the Trainer by max_epochs, not by max_steps or max_time")
     if trainer.check_val_every_n_epoch is None or trainer.check_val_every_n_epoch > trainer.max_epochs:
-        raise ValueError("a search needs the validation of an epoch: set check_val_every_n_epoch=1")
+        raise ValueError("a search needs a validation after an epoch: set check_val_every_n_epoch=1")
 
 
 def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
@@ -83,16 +83,16 @@ def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
 
 
 def prepare(
-    trainer: pl.Trainer, module: pl.LightningModule, folder: Path, whole: bool, added: list[pl.Callback]
+    trainer: pl.Trainer, module: pl.LightningModule, folder: Path, added: list[pl.Callback], *, whole: bool
 ) -> None:
-    """Let a Trainer log in ``folder`` only, with these callbacks added and without those that have no part in trials.
+    """Make a Trainer log only in ``folder``, add callbacks, and remove those that take no part in trials.
 
     Args:
-        trainer: a new one.
-        module: what it will fit; callbacks that it configures are sifted in the same way.
-        folder: of the trial.
-        whole: whether it makes a whole fit, which may stop early; others end where they are told to.
+        trainer: a new Trainer.
+        module: the module to be fitted. Callbacks that it configures are filtered in the same way.
+        folder: folder of the trial.
         added: callbacks of the search.
+        whole: whether it makes a whole fit, which may stop early. Other fits end where the trial ends.
     """
     unwanted = UNWANTED if whole else (*UNWANTED, EarlyStopping)
     trainer.callbacks = [*_without(unwanted, callbacks_of(trainer)), *added]  # type: ignore[attr-defined]
@@ -100,7 +100,7 @@ def prepare(
     own = [configured] if is_a(configured, pl.Callback) else list(configured)
     vars(module)["configure_callbacks"] = functools.partial(_without, unwanted, own)
     board = any(is_a(logger, TensorBoardLogger) for logger in trainer.loggers)
-    kind: Any = fitting(TensorBoardLogger if board else CSVLogger, trainer)
+    kind: Any = counterpart(TensorBoardLogger if board else CSVLogger, trainer)
     trainer.loggers = [kind(folder, name="", version="")]
     trainer.num_sanity_val_steps = 0
     if not whole:

@@ -1,7 +1,8 @@
-"""The callback that watches a trial: it counts epochs, measures the model in the end and writes the result."""
+"""The callback that watches a trial: it counts epochs, measures the model at the end and writes the result."""
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,92 +14,95 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_pareto.data.labels import fingerprint_of_labels
 from lightning_pareto.influence.fingerprint import fingerprint_of
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.influence.options import InfluenceOptions
 from lightning_pareto.integration.analysis.checkpoints import weights_of
 from lightning_pareto.integration.analysis.checks import check_data, check_strategy
 from lightning_pareto.integration.analysis.previews import save_previews
-from lightning_pareto.integration.analysis.run import influence_of
-from lightning_pareto.integration.trainer.data_source import ParetoData
-from lightning_pareto.integration.trainer.namespaces import fitting
+from lightning_pareto.integration.analysis.run import AnalysisOptions, influence_of
+from lightning_pareto.integration.trainer.data_source import DataSource
+from lightning_pareto.integration.trainer.namespaces import counterpart
 from lightning_pareto.integration.trainer.processes import shard_of
 from lightning_pareto.integration.tuner.starting_checkpoint import epochs_seen
+from lightning_pareto.integration.tuner.trial import Trial
 from lightning_pareto.integration.tuner.trial_result import TrialResult
-from lightning_pareto.integration.validation.predict import outcome_of
+from lightning_pareto.integration.validation.outcomes import measure_outcome
 from lightning_pareto.pareto.demand import Targets, chosen_categories
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE
 
 MONITOR = "val_accuracy_macro"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Expectations:
+    """What a search expects of the data of its trials.
+
+    Attributes:
+        data: fingerprint of the data of earlier trials; empty before the first.
+        targets: categories that must exist.
+        include_validation: whether a later fit of the search will train on all validation data.
+        metadata: entries for the metadata of the influence.
+    """
+
+    data: str = ""
+    targets: Targets = None
+    include_validation: bool = False
+    metadata: dict[str, Any] | None = None
+
+
 class TrialRecorder(pl.Callback):
     """Writes the result of the fit that it watches.
 
     Args:
-        name: of the trial.
-        key: what the result is found again by.
-        folder: where it is written.
+        trial: the fit.
+        key: identifies the trial.
+        folder: where the result is written.
         data: how batches are read.
-        epochs: to train from a checkpoint; None for a whole fit of the trainer's own number.
+        options: how influence is estimated.
         best: keeps the checkpoints of a whole fit.
-        end: where to keep that of the end.
-        stop_after: end the fit after so many epochs of its schedule; 0 for all of them.
-        analysis: options of the influence to estimate at the start.
-        max_memory: of the analysis, in GiB.
-        seen: what the data of the trials before were told by; empty for no trial, or none on the same data.
-        joins: whether validation samples are trained on, so that the data are others on purpose.
-        targets: categories that there have to be.
-        warns_of_plateaus: whether a later fit of the search will train on all validation data.
+        expectations: what the search expects of the data.
 
     Attributes:
-        influence: what was estimated, if the disk did not take it.
-        result: of the trial, if the disk did not take it.
+        influence: the influence, if it could not be written to disk.
+        result: the result of the trial, if it could not be written to disk.
     """
 
     def __init__(
         self,
-        name: str,
+        trial: Trial,
         key: str,
         folder: Path,
-        data: ParetoData,
-        epochs: int | None = None,
-        best: ModelCheckpoint | None = None,
-        end: Path | None = None,
-        stop_after: int = 0,
-        analysis: InfluenceOptions | None = None,
-        max_memory: float | None = None,
-        seen: str = "",
-        joins: bool = False,
-        targets: Targets = None,
-        warns_of_plateaus: bool = False,
+        *,
+        data: DataSource,
+        options: AnalysisOptions,
+        best: ModelCheckpoint | None,
+        expectations: Expectations,
     ) -> None:
-        self._name, self._key, self._folder = name, key, folder
+        self._trial, self._key, self._folder = trial, key, folder
         self._data = data
-        self._epochs = epochs
+        self._options = options
         self._best = best
-        self._end = end
-        self._stop_after = stop_after
-        self._analysis = analysis
-        self._max_memory = max_memory
-        self._seen = seen
-        self._joins = joins
-        self._found = ""
-        self._targets = targets
-        self._warns_of_plateaus = warns_of_plateaus
+        self._expectations = expectations
+        self._stop_after = trial.stops_after
+        self._fingerprint = ""
         self.influence: InfluenceMatrix | None = None
         self.result: TrialResult | None = None
         self._process = os.getpid()
-        self._begun = 0
+        self._begun = 0  # epochs behind the checkpoint that the trial starts from
         self._history: list[float] = []
-        self._categories: Any = None
+        self._category_names: Any = None
+
+    @property
+    def _epochs(self) -> int | None:
+        """Epochs to train from a checkpoint; None for a whole fit."""
+        return self._trial.epochs if self._trial.start == "checkpoint" else None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a strategy under which influence cannot be had."""
+        """Refuse a strategy under which influence cannot be computed."""
         check_strategy(trainer)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """End the fit so many epochs after what the checkpoint has seen, which its schedules need not know."""
+        """End the fit some epochs after the checkpoint. The schedules need not know."""
         if self._epochs is not None:
             self._begun = epochs_seen(checkpoint)
             self._stop_after = self._begun + self._epochs
@@ -106,33 +110,19 @@ class TrialRecorder(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the data, estimate influence if asked to, and stop again if there is nothing to train."""
-        self._categories = check_data(trainer, pl_module, self._data, None)
-        if self._categories is not None:
-            chosen_categories(self._categories, self._targets)
+        self._category_names = check_data(trainer, pl_module, self._data, None)
+        if self._category_names is not None:
+            chosen_categories(self._category_names, self._expectations.targets)
         self._check_same_data(trainer)
-        if self._warns_of_plateaus:
+        if self._expectations.include_validation and not self._expectations.data:
             warn_of_plateaus(trainer)
-        if self._analysis is not None:
-            influence = influence_of(
-                trainer,
-                pl_module,
-                self._data,
-                self._categories,
-                self._analysis,
-                self._max_memory,
-                "last",
-                self._folder,
-            )
-            if trainer.is_global_zero:
-                path = self._folder / INFLUENCE_FILE
-                if not self._written(trainer, "influence", lambda: influence.save(path)):
-                    self.influence = influence
-                save_previews(trainer, self._data, influence, self._folder)
+        if self._trial.analyse is not None:
+            self._estimate_influence(trainer, pl_module)
         if self._epochs == 0:
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop where the fit is to end."""
+        """Stop where the trial ends."""
         if self._stop_after and trainer.current_epoch + 1 >= self._stop_after:
             trainer.should_stop = True
 
@@ -142,37 +132,55 @@ class TrialRecorder(pl.Callback):
             self._history.append(float(trainer.callback_metrics[MONITOR]))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the model at its best epoch and write the result; every process leaves when it is there."""
+        """Measure the model at its best epoch and write the result. No process leaves before it is written."""
         trained = trainer.current_epoch - self._begun if self._epochs != 0 else 0
         best, kept = self._kept(trainer)
         with weights_of(pl_module, best, shard_of(trainer, pl_module)) as used:
             if used != best:
-                raise RuntimeError(f"the checkpoint {best} cannot be read back, for the reason in the warning above")
-            outcome = outcome_of(trainer, pl_module, self._data)
-        if self._end is not None:
-            trainer.save_checkpoint(self._end)
+                raise RuntimeError(f"the checkpoint {best} cannot be loaded, for the reason in the warning above")
+            outcome = measure_outcome(trainer, pl_module, self._data)
+        end = self._folder / "end.ckpt" if self._trial.keeps and not self._trial.whole else None
+        if end is not None:
+            trainer.save_checkpoint(end)
         result = TrialResult(
-            name=self._name,
+            name=self._trial.name,
             outcome=outcome,
             epochs=trained,
             best_epoch=_epoch_of(best) if best else self._begun + trained,
             history=np.array(self._history),
-            checkpoint=Path(best) if best else self._end,
+            checkpoint=Path(best) if best else end,
             next_checkpoint=next((Path(path) for path in kept if _epoch_of(path) < trained), None),
-            data=self._found,
+            data=self._fingerprint,
         )
         if trainer.is_global_zero and (
-            self.influence is not None  # a result on disk says that all of the trial is there
+            self.influence is not None  # a result on disk implies that the whole trial is on disk
             or not self._written(trainer, "result", lambda: result.save(self._folder, self._key))
         ):
             self.result = result
         trainer.strategy.barrier()
 
+    def _estimate_influence(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert self._trial.analyse is not None
+        measured = replace(self._options.influence, measure=self._trial.analyse)
+        influence = influence_of(
+            trainer,
+            module,
+            self._data,
+            replace(self._options, influence=measured, checkpoint="last"),
+            category_names=self._category_names,
+            folder=self._folder,
+            metadata=self._expectations.metadata,
+        )
+        if trainer.is_global_zero:
+            if not self._written(trainer, "influence", lambda: influence.save(self._folder / INFLUENCE_FILE)):
+                self.influence = influence
+            save_previews(trainer, self._data, influence, self._folder)
+
     def _written(self, trainer: pl.Trainer, what: str, write: Callable[[], Any]) -> bool:
-        """Write something; where that fails a single process can go on with what it has in memory, and returns False.
+        """Write something. A single process can continue with what it has in memory if that fails; returns False then.
 
         Raises:
-            OSError: where other processes read it from the disk, if only the one that has launched this one.
+            OSError: if another process has to read it from disk, be it only the one that launched this one.
         """
         try:
             write()
@@ -180,14 +188,14 @@ class TrialRecorder(pl.Callback):
             if trainer.world_size > 1 or os.getpid() != self._process:
                 raise
             rank_zero_warn(
-                f"the {what} of the trial {self._name!r} could not be written and is in memory only ({error}): the "
-                "search goes on, and would make this trial anew after an interruption. Make room there"
+                f"the {what} of the trial {self._trial.name!r} could not be written and is in memory only ({error}). "
+                "The search continues, but would repeat this trial after an interruption. Free some space there"
             )
             return False
         return True
 
     def _kept(self, trainer: pl.Trainer) -> tuple[str | None, list[str]]:
-        """Path of the best checkpoint and of all, the best first, as rank zero has them."""
+        """Path of the best checkpoint and of all, the best first, as rank zero knows them."""
         if self._best is None:
             return None, []
         scores = {path: float(score) for path, score in self._best.best_k_models.items()}
@@ -195,34 +203,34 @@ class TrialRecorder(pl.Callback):
         return kept[0] if kept else None, kept
 
     def _check_same_data(self, trainer: pl.Trainer) -> None:
-        """Refuse other data than those of the trials before, as far as their lengths and labels at hand tell."""
-        if self._joins:
+        """Refuse other data than those of earlier trials, as far as their lengths and stored labels tell."""
+        if self._trial.joins is not None:  # then the data differ on purpose
             return
         datasets: list[Any] = [self._data.train(trainer).dataset, self._data.validation(trainer).dataset]
-        self._found = fingerprint_of([[len(dataset), fingerprint_of_labels(dataset)] for dataset in datasets])
-        if self._seen not in ("", self._found):
+        self._fingerprint = fingerprint_of([[len(dataset), fingerprint_of_labels(dataset)] for dataset in datasets])
+        if self._expectations.data not in ("", self._fingerprint):
             raise ValueError(
-                "the training or validation data are not those of the trials before. With other data begin another "
-                "search: ParetoTuner(…, dirpath=…). A DataModule whose setup() splits at random must do so with a "
-                "seeded generator: random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))"
+                "the training or validation data are not those of the earlier trials. For other data start another "
+                "search: ParetoTuner(…, dirpath=…). A DataModule whose setup() splits at random must use a seeded "
+                "generator: random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))"
             )
 
 
 def warn_of_plateaus(trainer: pl.Trainer) -> None:
-    """Say what a schedule that watches a metric will see in a fit on all validation data."""
+    """Warn about a schedule that watches a validation metric, which a fit on all validation data does not have."""
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau:
             rank_zero_warn(
-                f"{type(config.scheduler).__name__} watches {config.monitor!r}. In the last fit of "
-                "include_validation=True, which trains on all validation data, a metric of theirs is one of training "
-                "data: it goes on rising, and the learning rate is lowered later than in the fits that were measured, "
-                "or never. A schedule by epochs or steps is the same in all fits"
+                f"{type(config.scheduler).__name__} watches {config.monitor!r}. The last fit of "
+                "include_validation=True trains on all validation data, so a validation metric is one of training data "
+                "there: it keeps rising, and the learning rate falls later than in the measured fits, or never. Use a "
+                "schedule by epochs or steps, which is the same in all fits"
             )
 
 
 def best_epochs(folder: Path, trainer: pl.Trainer) -> ModelCheckpoint:
-    """Keeps the two best epochs: of two, one at least is not the last."""
-    return fitting(ModelCheckpoint, trainer)(
+    """A callback that keeps the two best epochs: at least one of them is not the last."""
+    return counterpart(ModelCheckpoint, trainer)(
         folder,
         filename="{epoch}",
         monitor=MONITOR,

@@ -1,4 +1,4 @@
-"""Training data together with validation data, for fits after a decision or judged on the rest of them."""
+"""Adds validation samples to the training data of a fit that the other samples judge, or that comes last."""
 
 import copy
 import functools
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch.utils.data import ConcatDataset, DataLoader, RandomSampler, SequentialSampler, Subset
 
 from lightning_pareto.data.loaders import check_map_style, with_sampler
-from lightning_pareto.integration.trainer.train_loaders import change_one, chosen_of, with_dataset
+from lightning_pareto.integration.trainer.train_loaders import choose_loader, replace_loader, with_dataset
 
 
 def joined(
@@ -18,14 +18,14 @@ def joined(
 ) -> pl.LightningDataModule:
     """A copy of a DataModule with some validation samples appended to the training samples.
 
-    Batches are made as those of the training loader. The others alone are left to validate with, so that whatever
-    watches the validation of such a fit sees samples that it was not trained on. Where all have joined, the validation
-    loader stays as it was, and says nothing.
+    Batches are made as those of the training loader. Only the other validation samples remain for validation, so a
+    callback that watches it sees samples that were not trained on. If all samples join, the validation loader stays as
+    it was and proves nothing.
 
     Args:
-        datamodule: the user's.
-        val_dataloader_idx: which of several validation loaders is meant.
-        chosen: (n,) which samples of it join.
+        datamodule: the user's DataModule.
+        val_dataloader_idx: which of several validation loaders.
+        chosen: the validation samples that join, (n,) bool.
     """
     twin = copy.copy(datamodule)
     train, val = (_own(datamodule, twin, name) for name in ("train_dataloader", "val_dataloader"))
@@ -37,13 +37,13 @@ def joined(
 
 
 def _own(datamodule: pl.LightningDataModule, twin: pl.LightningDataModule, name: str) -> Any:
-    """A loader's method on the twin: as from_datasets makes it, else that of the class."""
+    """A loader's method on the twin: the one that from_datasets set, or that of the class."""
     return vars(datamodule).get(name) or functools.partial(getattr(type(datamodule), name), twin)
 
 
 def _both(train: Any, val: Any, which: int, chosen: npt.NDArray[np.bool_]) -> "DataLoader[Any]":
     loader, found = check_map_style(train(), "the train dataloader"), val()
-    other = check_map_style(chosen_of(found, _key(found, which)), "the validation dataloader")
+    other = check_map_style(choose_loader(found, _key(found, which)), "the validation dataloader")
     both: ConcatDataset[Any] = ConcatDataset([loader.dataset, _some(other.dataset, chosen)])
     sampled = with_sampler(loader, RandomSampler(both), drop_last=loader.drop_last, generator=loader.generator)
     return with_dataset(sampled, both)
@@ -51,11 +51,11 @@ def _both(train: Any, val: Any, which: int, chosen: npt.NDArray[np.bool_]) -> "D
 
 def _rest(val: Any, which: int, chosen: npt.NDArray[np.bool_]) -> Any:
     found = val()
-    return change_one(found, _key(found, which), functools.partial(_without, chosen=chosen))
+    return replace_loader(found, _key(found, which), functools.partial(_without, chosen=chosen))
 
 
 def _key(loaders: Any, which: int) -> Any:
-    """What a numbered loader is called among those that a DataModule returns; None for the only one."""
+    """Key of a numbered loader among those that a DataModule returns; None for the only one."""
     if isinstance(loaders, dict):
         return list(loaders)[which]
     return which if isinstance(loaders, (list, tuple)) else None

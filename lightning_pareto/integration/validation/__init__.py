@@ -1,1 +1,1 @@
-"""Logits of the validation epochs, and what is made of them: metrics, logs and outcomes."""
+"""Validation epochs: one collector of logits that feeds metrics, logs, corrections and trials."""

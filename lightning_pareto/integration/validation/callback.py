@@ -1,50 +1,50 @@
-"""The part of the callback that logs class-wise metrics."""
+"""The base of the callbacks that watch validation epochs."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 
-from lightning_pareto.integration.trainer.data_source import ParetoData
-from lightning_pareto.integration.validation.classwise_log import ClasswiseLog
-from lightning_pareto.integration.validation.metrics import Metrics
-
-KEPT = "pareto_classwise"  # in a checkpoint
+from lightning_pareto.integration.trainer.data_source import DataSource
+from lightning_pareto.integration.validation.collector import Consumer, ValidationCollector
 
 
-class ClasswiseCallback(pl.Callback):
-    """Logs metrics of every class at the end of each validation epoch.
+class ValidationCallback(pl.Callback, ABC):
+    """Collects the predictions of validation epochs.
 
     Args:
-        data: where the samples come from and how they are read.
-        metrics: names of metrics, or a mapping to names and torchmetrics.
+        data: which validation loader, and how its batches are read.
     """
 
-    def __init__(self, data: ParetoData, metrics: Metrics) -> None:
+    def __init__(self, data: DataSource) -> None:
         super().__init__()
         self.data = data
-        self.classwise = ClasswiseLog(data, metrics)
+        self._collector: ValidationCollector | None = None
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep the class-wise values of the last validation; as a state_dict() they would have to be read by all."""
-        checkpoint.setdefault(KEPT, {})[self.data.val_dataloader_idx] = self.classwise.state
+    @abstractmethod
+    def consumers(self, trainer: pl.Trainer) -> Sequence[Consumer]:
+        """Who gets the predictions of the epoch that begins; nobody if it is to be ignored."""
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Go on where the checkpoint was written."""
-        self.classwise.state = checkpoint.get(KEPT, {}).get(self.data.val_dataloader_idx, {})
+    @abstractmethod
+    def on_collected(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The consumers have got all predictions of the epoch."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the logging functions that Lightning attaches, and with them the module."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to count."""
-        self.classwise.begin(trainer)
+        """Begin to collect."""
+        consumers = self.consumers(trainer)
+        self._collector = ValidationCollector(self.data, trainer, consumers) if consumers else None
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Listen to the logits of the chosen validation loader."""
-        self.classwise.listen(pl_module, batch, dataloader_idx)
+        """Listen for the logits of the batch."""
+        if self._collector is not None:
+            self._collector.begin_batch(pl_module, batch, dataloader_idx)
 
     def on_validation_batch_end(
         self,
@@ -55,13 +55,18 @@ class ClasswiseCallback(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count the batch's predictions."""
-        self.classwise.update(trainer, pl_module, dataloader_idx)
+        """Pass the predictions of the batch on."""
+        if self._collector is not None:
+            self._collector.end_batch(trainer, pl_module, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log class-wise metrics and support, and warn of absent classes."""
-        self.classwise.finish(trainer, pl_module)
+        """Finish the epoch."""
+        collector, self._collector = self._collector, None
+        if collector is not None:
+            self.on_collected(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave no hook on the module and no half of an epoch."""
-        self.classwise.stop()
+        if self._collector is not None:
+            self._collector.stop()
+            self._collector = None

@@ -1,18 +1,30 @@
-"""Class-wise metrics to the loggers, from one validation epoch to the next."""
+"""Class-wise metrics in the loggers, from one validation epoch to the next."""
 
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.display.terminal import listed
-from lightning_pareto.integration.trainer.data_source import ParetoData
-from lightning_pareto.integration.trainer.padding import samples_before_repeats
-from lightning_pareto.integration.validation.epoch_metrics import ClasswiseMetrics, Values
-from lightning_pareto.integration.validation.metrics import Float, Metrics, chosen_metrics
+from lightning_pareto.integration.trainer.data_source import DataSource
+from lightning_pareto.integration.trainer.internals import logging_step
+from lightning_pareto.integration.validation.metrics import (
+    ClasswiseMetrics,
+    EpochMetrics,
+    Float,
+    Metrics,
+    chosen_metrics,
+)
+
+CHANGES_SHOWN = 20
+"""Number of classes up to which the change of each is logged. With more classes, only the worst change is."""
+
+Values = Mapping[str, Mapping[str, float]]
+"""For every metric, the value of every class that has one, by class name."""
 
 
 class ClasswiseLog:
@@ -27,17 +39,17 @@ class ClasswiseLog:
         TypeError: for anything else.
     """
 
-    def __init__(self, data: ParetoData, metrics: Metrics) -> None:
+    def __init__(self, data: DataSource, metrics: Metrics) -> None:
         self._data = data
         self._chosen = chosen_metrics(metrics)
-        self._epoch: ClasswiseMetrics | None = None  # under way
+        self._epoch: ClasswiseMetrics | None = None
         self._before: Values = {}
-        self._names: Sequence[str] = ()  # as in the fit
-        self._absence_told = False
+        self._names: Sequence[str] = ()  # of the classes in the fit
+        self._warned = False
 
     @property
     def state(self) -> dict[str, Any]:
-        """The values of the last validation of the fit, plain enough for a checkpoint; empty if there was none."""
+        """The values of the last validation of the fit, for a checkpoint; empty if there was none."""
         return {metric: dict(values) for metric, values in self._before.items()}
 
     @state.setter
@@ -45,28 +57,16 @@ class ClasswiseLog:
         self._before = state
 
     def begin_fit(self) -> None:
-        """Forget the fit before."""
-        self._epoch, self._before, self._names, self._absence_told = None, {}, (), False
+        """Forget the previous fit."""
+        self._epoch, self._before, self._names, self._warned = None, {}, (), False
 
-    def begin(self, trainer: pl.Trainer) -> None:
-        """Begin to count, unless the trainer is bare and would log nothing."""
-        if getattr(trainer, "barebones", False):
-            return
-        limit = samples_before_repeats(self._data.watched(trainer))
-        self._epoch = ClasswiseMetrics(self._data.task, self._chosen, trainer.strategy.root_device, limit)
+    def begin_epoch(self, trainer: pl.Trainer) -> ClasswiseMetrics:
+        """The metrics of the validation epoch that begins."""
+        self._epoch = ClasswiseMetrics(self._chosen, trainer.strategy.root_device)
+        return self._epoch
 
-    def listen(self, module: pl.LightningModule, batch: Any, dataloader_idx: int) -> None:
-        """Listen to the logits of the chosen validation loader."""
-        if dataloader_idx == self._data.val_dataloader_idx and self._epoch is not None:
-            self._epoch.listen(module, batch)
-
-    def update(self, trainer: pl.Trainer, module: pl.LightningModule, dataloader_idx: int) -> None:
-        """Count the batch's predictions."""
-        if dataloader_idx == self._data.val_dataloader_idx and self._epoch is not None:
-            self._epoch.update(trainer, module)
-
-    def finish(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Log what was found, and warn of absent classes."""
+    def end_epoch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Log the metrics, and warn about classes without samples."""
         found = self._epoch.compute(trainer) if self._epoch is not None else None
         self._epoch = None
         if found is None or trainer.sanity_checking:
@@ -74,43 +74,73 @@ class ClasswiseLog:
         fitting, count = trainer.state.fn == "fit", len(found.support)
         known = not fitting and len(self._names) == count
         self._names = names = self._names if known else self._data.names_of_classes(trainer, count)
-        self._tell_of_absent_classes(trainer, names, found.support)
+        self._warn_of_absent_classes(trainer, names, found.support)
+        values = _by_class(found, names)
         before = self._before if fitting else {}
-        classes, overall = found.of_classes(names, before), found.over_classes(names, before)
+        single, overall = _single_classes(found, values, before, names), _over_classes(found, values, before)
         if fitting:
-            _log_many(trainer, classes)
-            self._before = found.by_class(names)
+            _log_many(trainer, single)
+            self._before = values
         else:
-            overall.update(classes)  # for what trainer.validate returns
+            overall.update(single)  # so that trainer.validate returns them
         module.log_dict(overall, sync_dist=dist.is_available() and dist.is_initialized())
 
-    def stop(self) -> None:
-        """Leave no hook on the module and no half of an epoch."""
-        if self._epoch is not None:
-            self._epoch.stop()
-            self._epoch = None
-
-    def _tell_of_absent_classes(self, trainer: pl.Trainer, names: Sequence[str], support: Float) -> None:
-        """Warn once, and only if the epoch was the whole validation set."""
+    def _warn_of_absent_classes(self, trainer: pl.Trainer, names: Sequence[str], support: Float) -> None:
+        """Warn once, and only if the epoch covered the whole validation set."""
         dataset = getattr(self._data.watched(trainer), "dataset", None)
         absent = [name for name, count in zip(names, support, strict=True) if count == 0]
         whole = isinstance(dataset, Sized) and support.sum() == len(dataset)
-        if absent and whole and not self._absence_told:
-            self._absence_told = True
+        if absent and whole and not self._warned:
+            self._warned = True
             rank_zero_warn(
-                f"no validation samples of {listed(absent)}: no accuracy is logged for them, and nothing can be "
-                "said about them after the fit. Add validation samples of these classes"
+                f"no validation samples of {listed(absent)}: no accuracy is logged for these classes, and nothing can "
+                "be said about them after the fit. Add validation samples of these classes"
             )
 
 
+def _by_class(found: EpochMetrics, names: Sequence[str]) -> Values:
+    return {
+        metric: {name: float(v) for name, v in zip(names, values, strict=True) if np.isfinite(v)}
+        for metric, values in found.values.items()
+    }
+
+
+def _single_classes(found: EpochMetrics, values: Values, before: Values, names: Sequence[str]) -> dict[str, float]:
+    """What to log about single classes, by name."""
+    named = {f"val_support/{name}": float(n) for name, n in zip(names, found.support, strict=True)}
+    for metric, by_class in values.items():
+        named.update({f"val_{metric}/{name}": value for name, value in by_class.items()})
+        if len(names) <= CHANGES_SHOWN:
+            changes = _changes(by_class, before.get(metric, {}))
+            named.update({f"val_{metric}_change/{name}": value for name, value in changes.items()})
+    return named
+
+
+def _over_classes(found: EpochMetrics, values: Values, before: Values) -> dict[str, float]:
+    """Mean, worst value and worst change of every metric, by name."""
+    named = {}
+    for metric, by_class in values.items():
+        worst = max if metric in found.lower_is_better else min
+        changes = _changes(by_class, before.get(metric, {}))
+        if by_class:
+            named[f"val_{metric}_macro"] = sum(by_class.values()) / len(by_class)
+            named[f"val_{metric}_worst"] = worst(by_class.values())
+        if changes:
+            named[f"val_{metric}_change_worst"] = worst(changes.values())
+    return named
+
+
+def _changes(values: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    return {name: value - before[name] for name, value in values.items() if name in before}
+
+
 def _log_many(trainer: pl.Trainer, values: dict[str, float]) -> None:
-    """Do at once what ``LightningModule.log`` would do in a quarter of a millisecond for each value.
+    """Log many values at once. ``LightningModule.log`` would take a quarter of a millisecond for each.
 
     The values are the same on all processes already.
     """
     kept = dict(zip(values, torch.tensor(list(values.values()), device=trainer.strategy.root_device), strict=True))
     trainer.callback_metrics.update(kept)
     trainer.logged_metrics.update(kept)
-    step = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)  # as Lightning counts
     for logger in trainer.loggers:
-        logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=step)
+        logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=logging_step(trainer))

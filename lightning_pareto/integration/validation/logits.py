@@ -1,4 +1,4 @@
-"""The logits of a validation batch, overheard from the user's own validation step where they can be."""
+"""The logits of a validation batch, read from the user's own validation step where possible."""
 
 import copy
 from collections.abc import MutableMapping
@@ -13,11 +13,11 @@ from lightning_pareto.influence.gradients import evaluation_mode
 from lightning_pareto.influence.task import ClassificationTask, check_logits, default_logits, read_logits
 
 
-class Listener:
+class LogitsListener:
     """Reads the logits and labels of one validation batch at a time.
 
-    Where the module's ``forward`` gave the logits during ``validation_step`` they are read from there; otherwise the
-    batch takes one more forward pass.
+    If the module's ``forward`` computes the logits during ``validation_step``, they are taken from there. Otherwise the
+    batch costs one more forward pass.
 
     Args:
         task: how to read a batch.
@@ -31,11 +31,11 @@ class Listener:
         self._handle: RemovableHandle | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to the batch under way."""
+        """Leave out the current batch."""
         return {**self.__dict__, "_batch": None, "_outputs": [], "_handle": None}
 
-    def listen(self, module: nn.Module, batch: Any) -> None:
-        """Begin a batch: read its labels, and keep what the module's ``forward`` returns until :meth:`heard`.
+    def begin(self, module: nn.Module, batch: Any) -> None:
+        """Begin a batch: read its labels, and keep what the module's ``forward`` returns until :meth:`end`.
 
         Raises:
             BatchError: if the labels cannot be read.
@@ -44,17 +44,17 @@ class Listener:
         self._targets = self._task.read_targets(batch)
         self._batch = copy.copy(batch) if isinstance(batch, MutableMapping) else batch  # validation_step may pop
         if self._task.logits is default_logits:
-            self._handle = module.register_forward_hook(self._hear)
+            self._handle = module.register_forward_hook(self._keep)
 
-    def heard(self, trainer: pl.Trainer, module: pl.LightningModule) -> tuple[Any, Tensor, Tensor]:
-        """End the batch: the batch, its logits (B, C) and labels (B,).
+    def end(self, trainer: pl.Trainer, module: pl.LightningModule) -> tuple[Any, Tensor, Tensor]:
+        """End the batch and return it with its logits (B, C) and labels (B,).
 
         Raises:
             BatchError: if the logits cannot be read.
         """
-        # A wrapper such as DDP runs validation_step as the module's forward, and is heard last with what it returned.
-        redirected = trainer.strategy.model is not module
-        logits = self._fitting(self._outputs[:-1] if redirected else self._outputs)
+        # A wrapper such as DDP runs validation_step as the module's forward, whose output then comes last.
+        wrapped = trainer.strategy.model is not module
+        logits = self._logits_among(self._outputs[:-1] if wrapped else self._outputs)
         batch, targets = self._batch, self._targets
         self.stop()
         if logits is None:
@@ -64,22 +64,21 @@ class Listener:
         return batch, logits.detach(), targets
 
     def stop(self) -> None:
-        """Stop listening and forget the batch."""
+        """Remove the hook and forget the batch."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
-        self._outputs = []
-        self._batch = None
+        self._outputs, self._batch = [], None
 
-    def _hear(self, _module: nn.Module, _args: Any, output: Any) -> None:
+    def _keep(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self._outputs.append(output)
 
-    def _fitting(self, outputs: list[Any]) -> Tensor | None:
-        """The one tensor of logits that fits the batch, if there is exactly one."""
+    def _logits_among(self, outputs: list[Any]) -> Tensor | None:
+        """The one output that has the shape of logits; None if there is none or more than one."""
         found = [read_logits(output) for output in outputs]
-        fitting = {
+        candidates = {
             id(x): x
             for x in found
             if isinstance(x, Tensor) and x.ndim == 2 and len(x) == len(self._targets) and x.shape[1] > 1
         }
-        return next(iter(fitting.values())) if len(fitting) == 1 else None
+        return next(iter(candidates.values())) if len(candidates) == 1 else None

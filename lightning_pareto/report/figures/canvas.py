@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_pareto.display.terminal import harmless
+from lightning_pareto.display.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,14 +49,14 @@ def height_of_rows(count: int) -> float:
 
 def labels_of(names: Sequence[str], longest: int = LONGEST_LABEL) -> list[str]:
     """Names as a figure shows them: short, still different from each other, and never read as mathematics."""
-    whole = [harmless(name, 10**6) for name in names]
-    short = [harmless(name, longest) for name in whole]
+    whole = [printable(name, 10**6) for name in names]
+    short = [printable(name, longest) for name in whole]
     labels = list(short)
     for number, label in enumerate(short):
         alike = [whole[k] for k, other in enumerate(short) if other == label and k != number]
         if alike and label != whole[number]:
             shared = max(_shared_beginning(whole[number], other) for other in alike)
-            labels[number] = harmless("…" + whole[number][max(shared - longest // 2, 1) :], longest)
+            labels[number] = printable("…" + whole[number][max(shared - longest // 2, 1) :], longest)
     return [label.replace("$", r"\$") for label in labels]
 
 

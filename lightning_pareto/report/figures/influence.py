@@ -6,7 +6,7 @@ import numpy as np
 
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.report.figures.canvas import BLUE, GREY, ORANGE, axes_to_draw_in, labels_of, legend_above
-from lightning_pareto.report.samples import column_of, relative_scores
+from lightning_pareto.report.samples import column_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def plot_influence(
     check_type(influence)
     if class_a == class_b:
         raise ValueError(f"the picture is of two categories, found {class_a!r} twice")
-    relative = relative_scores(influence)
+    relative = influence.scores / influence.scale
     x, y = (relative[:, column_of(influence, name)] for name in (class_a, class_b))
     figure, ax = axes_to_draw_in(ax, 6.2, 6)
     good, bad = (x > 0) & (y > 0), (x < 0) & (y < 0)

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lightning_pareto.display.terminal import harmless
+from lightning_pareto.display.terminal import printable
 from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
@@ -96,7 +96,7 @@ def _page(run: Run, title: str) -> str:
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     columns, suspects = tables.class_columns(run), tables.suspects(run)
     return environment.get_template("report.html.j2").render(
-        title=harmless(title, 80),
+        title=printable(title, 80),
         version=version("lightning_pareto"),
         style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         script=script,

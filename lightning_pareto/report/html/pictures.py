@@ -3,9 +3,7 @@
 import base64
 import io
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
@@ -49,17 +47,11 @@ def inline_svg(draw: Callable[[Any], Any], key: str, description: str, height: f
 
 def png_data(picture: Picture) -> str:
     """A picture, (H, W) or (H, W, 3) bytes, as a ``data:`` address of a PNG file."""
-    height, width = picture.shape[:2]
-    kind = 0 if picture.ndim == 2 else 2
-    rows = b"".join(b"\0" + row.tobytes() for row in picture)
-    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
-    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")]
-    file = b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, content) for name, content in parts)
-    return "data:image/png;base64," + base64.b64encode(file).decode("ascii")
+    from PIL import Image  # comes with matplotlib
 
-
-def _chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _for_page(svg: bytes, key: str, description: str) -> str:

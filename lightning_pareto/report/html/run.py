@@ -65,13 +65,7 @@ class Run:
         """Names of the training labels; empty where the categories are not the classes."""
         if self.previews is not None and self.previews.class_names:
             return self.previews.class_names
-        if self.influence is None or self.influence.metadata.get("categories") == "own":
-            return ()
-        return (
-            self.influence.category_names
-            if int(self.influence.labels.max()) < len(self.influence.category_names)
-            else ()
-        )
+        return () if self.influence is None else self.influence.class_names
 
 
 def read_run(folder: Path) -> Run:

@@ -1,20 +1,27 @@
-"""The tables of the report: classes, suspected samples, trials, and how it was computed."""
+"""The tables of the report: classes, suspected samples, and how the results were computed."""
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
-from lightning_pareto.display.terminal import harmless
-from lightning_pareto.evaluation.result import ParetoResult
+from lightning_pareto.display.columns import Columns
+from lightning_pareto.display.terminal import printable
+from lightning_pareto.evaluation.result import COLUMNS as RESULT_COLUMNS
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.pareto.result import ParetoVerdict
+from lightning_pareto.pareto.columns import COLUMNS as VERDICT_COLUMNS
 from lightning_pareto.report.html.pictures import png_data
 from lightning_pareto.report.html.run import Run
 from lightning_pareto.report.samples import suspected_samples
+
+T = TypeVar("T")
+
+VERDICT = ("support", "held_out_gain", "standard_error", "lower_bound", "together", "alone", "prices")
+"""Columns of the verdict that the report shows."""
+
+RESULT = ("before", "after", "change", "refused", "p_values")
+"""Columns of a search's result that the report shows."""
 
 MOST_SUSPECTS = 48
 LONGEST_NAME = 60
@@ -22,11 +29,11 @@ LONGEST_NAME = 60
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what is read and what it is sorted by.
+    """One cell.
 
     Attributes:
-        text: in digits or words.
-        key: a number, a text, or None for nothing, which comes last.
+        text: what is shown.
+        key: what the column is sorted by; None for no value, which comes last.
     """
 
     text: str
@@ -34,12 +41,12 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """One column of the table of classes.
 
     Attributes:
-        head: short.
-        meaning: in a sentence.
+        head: short heading.
+        meaning: one sentence that explains it.
         cells: one for each class.
     """
 
@@ -53,12 +60,12 @@ class Suspect:
     """A training sample that harms.
 
     Attributes:
-        index: in the dataset.
+        index: dataset index.
         given: its label.
-        predicted: by the model, if it is known.
+        predicted: the model's prediction, if it is known.
         harms: how many classes it harms.
-        picture: address of a picture.
-        text: of a text sample.
+        picture: a ``data:`` address of a picture of the sample.
+        text: the text of a text sample.
     """
 
     index: int
@@ -69,72 +76,46 @@ class Suspect:
     text: str | None
 
 
-def class_columns(run: Run) -> list[Column]:
-    """The columns of the table of classes, as far as there is something in them."""
-    names = [harmless(name, LONGEST_NAME) for name in run.category_names]
-    columns = [Column("Class", "Name of the class or category.", [Cell(name, name) for name in names])]
+def class_columns(run: Run) -> list[TableColumn]:
+    """The columns of the table of classes that have anything to show."""
+    names = [printable(name, LONGEST_NAME) for name in run.category_names]
+    columns = [TableColumn("Class", "Name of the class or category.", [Cell(name, name) for name in names])]
     if run.verdict is not None:
-        columns += _of_verdict(run.verdict)
+        needed = ("samples_needed",) if run.verdict.answer == "not proven" else ()
+        columns += _columns(VERDICT_COLUMNS, VERDICT + needed, run.verdict)
     if run.result is not None:
-        columns += _of_result(run.result)
+        columns += _columns(RESULT_COLUMNS, RESULT, run.result)
     return [column for column in columns if any(cell.key is not None for cell in column.cells)]
 
 
-def _of_verdict(verdict: ParetoVerdict) -> Iterator[Column]:
-    samples = "Validation samples of the class."
-    yield _numbers("Samples", samples, np.where(verdict.present, verdict.support, 0), "{:.0f}")
-    held_out = "Predicted relative gain on validation samples that the weights were not made from."
-    yield _numbers("Held-out gain", held_out, verdict.held_out_gain, "{:+.3f}")
-    yield _numbers("± error", "Its standard error.", verdict.standard_error, "{:.3f}")
-    bound = f"Lower bound of the held-out gain at level {verdict.level:g}; a proof takes all of them above zero."
-    yield _numbers("Bound", bound, verdict.lower_bound, "{:+.3f}")
-    yield _numbers("In sample", "Gain under the same weights in sample: always too good.", verdict.together, "{:+.3f}")
-    yield _numbers("Alone", "In-sample gain if no other class mattered.", verdict.alone, "{:+.2f}")
-    price = "Trade-off price λ: how much the class holds the others back."
-    yield _numbers("Price", price, np.where(verdict.present, verdict.prices, np.nan), "{:.2f}")
-    needed = "About how many validation samples would prove its part, were its gain what it seems."
-    if verdict.answer == "not proven":
-        yield _numbers("Needed", needed, verdict.samples_needed, "{:.0f}")
+def _columns(declared: Columns[T], names: Sequence[str], result: T) -> Iterator[TableColumn]:
+    for column in (declared[name] for name in names):
+        pairs = zip(column.cells(result), map(float, column.values(result)), strict=True)
+        cells = [Cell(text.replace("-", "−"), _sort_key(value)) for text, value in pairs]
+        yield TableColumn(column.heading.capitalize(), column.meaning, cells)
 
 
-def _of_result(result: ParetoResult) -> Iterator[Column]:
-    yield _numbers("Before", "Accuracy in % of the model to start with.", 100 * result.before, "{:.1f}")
-    yield _numbers("After", "Accuracy in % of the model handed back.", 100 * result.after, "{:.1f}")
-    change = 100 * (result.after - result.before)
-    yield _numbers("Change", "In points.", change, "{:+.1f}")
-    refused = "Accuracy in % that the best reweighted model would have had, which was refused."
-    yield _numbers("Refused", refused, 100 * result.refused, "{:.1f}")
-    fall = "One-sided exact p-value of no fall; of each class alone."
-    yield _numbers("p of a fall", fall, np.where(np.isnan(result.before), np.nan, result.p_values), "{:.2g}")
-
-
-def _numbers(head: str, meaning: str, values: np.ndarray, form: str) -> Column:
-    cells = []
-    for value in map(float, values):
-        if math.isnan(value):
-            cells.append(Cell("–", None))
-        elif math.isinf(value):
-            cells.append(Cell("∞" if value > 0 else "−∞", 1e300 if value > 0 else -1e300))
-        else:
-            cells.append(Cell(form.format(value).replace("-", "−"), value))
-    return Column(head, meaning, cells)
+def _sort_key(value: float) -> float | None:
+    if math.isnan(value):
+        return None
+    return math.copysign(1e300, value) if math.isinf(value) else value  # JSON has no infinity
 
 
 def suspects(run: Run) -> list[Suspect]:
-    """The samples that harm most, with what they look like where it is known."""
+    """The samples that harm most, with a preview where there is one."""
     if run.influence is None:
         return []
     table = suspected_samples(run.influence, MOST_SUSPECTS)
     previews = {} if run.previews is None else run.previews.of
     found = []
-    for row in np.flatnonzero(table.total < 0):
+    for row in (row for row in range(len(table)) if table.total[row] < 0):
         preview = previews.get(int(table.index[row]))
         found.append(
             Suspect(
                 index=int(table.index[row]),
                 given=_label(run, int(table.given[row])),
                 predicted=None if table.predicted is None else _label(run, int(table.predicted[row])),
-                harms=int((table.influence[row] < 0).sum()),
+                harms=int(table.harms[row]),
                 picture=None if preview is None or isinstance(preview, str) else png_data(preview),
                 text=preview if isinstance(preview, str) else None,
             )
@@ -144,7 +125,7 @@ def suspects(run: Run) -> list[Suspect]:
 
 def _label(run: Run, label: int) -> str:
     names = run.class_names
-    return harmless(names[label], LONGEST_NAME) if 0 <= label < len(names) else str(label)
+    return printable(names[label], LONGEST_NAME) if 0 <= label < len(names) else str(label)
 
 
 def how_computed(run: Run) -> dict[str, str]:
@@ -169,7 +150,7 @@ def how_computed(run: Run) -> dict[str, str]:
         found["Search"] = f"{run.result.epochs_spent} epochs in {len(run.result.trials)} trials"
         found["Best epoch"] = run.result.best_epoch
         found["Model handed back"] = run.result.ckpt_path
-    return {name: harmless(str(value), 200) for name, value in found.items()}
+    return {name: printable(str(value), 200) for name, value in found.items()}
 
 
 def _of_influence(influence: InfluenceMatrix) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_pareto.display.terminal import harmless, listed
+from lightning_pareto.display.terminal import listed, printable
 from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.pareto.result import ParetoVerdict
-from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_FOLDS
-from lightning_pareto.pareto.wording import lacking
+from lightning_pareto.pareto.significance import ENOUGH_SAMPLES
+from lightning_pareto.pareto.wording import NO_FOLDS, TOO_FEW_SAMPLES, asks_for_all, obstacles, target_names
 from lightning_pareto.report.html.run import Run
 
 ALONE = 0.05
@@ -33,11 +33,8 @@ class Fact:
 
 def verdict_line(verdict: ParetoVerdict) -> str:
     """The verdict in one sentence."""
-    asked = ~(verdict.targets | ~verdict.present)
-    who = "every class"
-    if asked.any():
-        chosen = [name for name, target in zip(verdict.category_names, verdict.targets, strict=True) if target]
-        who = f"{listed(chosen)} (the others holding their floors)"
+    everybody = asks_for_all(verdict)
+    who = "every class" if everybody else f"{target_names(verdict)} (while the others hold their floors)"
     if np.isnan(verdict.p_value) and verdict.answer != "no":
         return f"Nothing is proven: without held-out folds nobody can say whether {who} can still gain."
     if verdict.answer == "yes" and verdict.underfitted:
@@ -77,12 +74,11 @@ def evidence(verdict: ParetoVerdict) -> Iterator[Fact]:
         "proves nothing.",
     )
     if not np.isnan(verdict.p_value):
-        worst = int(np.nanargmin(np.where(verdict.targets, verdict.held_out_gain, np.nan)))
-        low, high = verdict.worst_interval
+        worst, (low, high) = verdict.worst, verdict.worst_interval
         yield Fact(
             "Least held-out gain",
             f"{verdict.held_out_gain[worst]:+.3f}",
-            f"{harmless(verdict.category_names[worst])} gains least on validation samples that the weights were not "
+            f"{printable(verdict.category_names[worst])} gains least on validation samples that the weights were not "
             f"made from; {1 - 2 * verdict.level:.0%} interval {low:+.3f} to {high:+.3f}. A proof takes an interval "
             f"above zero, and a gain above {verdict.min_gain:g} to matter.",
         )
@@ -127,7 +123,7 @@ def _about_falls(result: ParetoResult) -> Iterator[str]:
     falls = np.flatnonzero(result.p_values <= ALONE)
     if len(falls):
         listed_falls = ", ".join(
-            f"{harmless(result.category_names[k])} ({100 * (result.after[k] - result.before[k]):+.1f} points)"
+            f"{printable(result.category_names[k])} ({100 * (result.after[k] - result.before[k]):+.1f} points)"
             for k in falls[:6]
         )
         yield (
@@ -140,7 +136,7 @@ def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
     if verdict.underfitted:
         yield "The model is underfitted: what looks like a gain by reweighting may be no more than more training."
     if np.isnan(verdict.p_value):
-        yield f"Without {LEAST_FOLDS} validation folds nothing is proven: estimate_influence(…, folds=8)."
+        yield NO_FOLDS
     absent = [name for name, there in zip(verdict.category_names, verdict.present, strict=True) if not there]
     if absent:
         yield f"Nothing is said about classes without validation samples: {listed(absent)}."
@@ -148,7 +144,7 @@ def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
         few = [name for name, e in zip(verdict.category_names, verdict.standard_error, strict=True) if np.isinf(e)]
         yield f"Too few validation samples to prove anything about {listed(few)}."
     if np.isfinite(verdict.support).all() and verdict.support.sum() < ENOUGH_SAMPLES:
-        yield f"Fewer than {ENOUGH_SAMPLES} validation samples in all prove nothing."
+        yield TOO_FEW_SAMPLES
     if verdict.answer == "not proven":
         yield "Not proven is not the same as no: with more validation samples a small gain may yet show."
         yield "Where nothing is proven, leave the weights alone: on clean data such weights did harm."
@@ -158,7 +154,7 @@ def distance_from_proof(verdict: ParetoVerdict) -> list[tuple[str, str]]:
     """Classes that stand in the way of a proof and what they lack, the worst first; empty where there is no test."""
     if verdict.answer != "not proven" or np.isnan(verdict.p_value):
         return []
-    return [(harmless(verdict.category_names[k], 60), what) for k, what in lacking(verdict)]
+    return [(printable(verdict.category_names[k], 60), what) for k, what in obstacles(verdict)]
 
 
 def _sentence(text: str) -> str:

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning_pareto.integration.correction.tally import Tally, Tallying, change, decoded, encoded
 from scipy import stats
 
 from lightning_pareto import InfluenceMatrix
 from lightning_pareto.integration.correction.rules import Rules
-from lightning_pareto.integration.correction.tally import Tally, Tallying, change, decoded, encoded
 from lightning_pareto.integration.correction.weights import Remedy, floors_of_others
 
 RULES = {"threshold": 0.05, "level": 0.05, "least_gain": 0.0, "warmup_epochs": 3, "max_corrections": 2}

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
+from lightning_pareto.integration.output.publish import FEW_CLASSES, MOST_CLASSES, figures_of, table_of
 
 from lightning_pareto import InfluenceMatrix, ParetoCallback, check_pareto
 from lightning_pareto.integration.output.last_fit import Analysis
 from lightning_pareto.integration.output.loggers import adapter_for
-from lightning_pareto.integration.output.publish import FEW_CLASSES, MOST_CLASSES, figures_of, table_of
 from tests.integration._models import Data, Plain, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(filesystem tracking|file store):FutureWarning")

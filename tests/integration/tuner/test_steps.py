@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning_pareto.integration.tuner.steps import Analysis, LastFits, _halves, situation_of
 
 from lightning_pareto import InfluenceMatrix, SampleWeights
 from lightning_pareto.evaluation.outcome import Outcome
@@ -14,7 +15,6 @@ from lightning_pareto.influence.options import InfluenceOptions
 from lightning_pareto.integration.tuner import steps
 from lightning_pareto.integration.tuner.options import TuningOptions
 from lightning_pareto.integration.tuner.search import Finalist
-from lightning_pareto.integration.tuner.steps import Analysis, LastFits, _halves, situation_of
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 
 FOLDS, SEED = 4, 5

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning_pareto.integration.tuner.advice import next_step
 from torch.utils.data import TensorDataset
 
 from lightning_pareto import (
@@ -24,7 +25,6 @@ from lightning_pareto import (
 )
 from lightning_pareto.data.synthetic import gaussian_classes
 from lightning_pareto.integration.tuner import steps
-from lightning_pareto.integration.tuner.advice import next_step
 from lightning_pareto.integration.tuner.trials import Trial, Trials
 from lightning_pareto.integration.tuner.validation_data import joined
 from lightning_pareto.reweighting.proposals import CandidateWeights

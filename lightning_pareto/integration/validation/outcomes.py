@@ -1,0 +1,75 @@
+"""Which validation samples the model gets right: during a validation epoch, or in a pass of its own."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lightning_pareto.data.loaders import with_sampler
+from lightning_pareto.evaluation.outcome import Outcome
+from lightning_pareto.influence.categories import read_categories
+from lightning_pareto.influence.factors import accurate
+from lightning_pareto.integration.trainer.batches import read_only, transfer_of
+from lightning_pareto.integration.trainer.data_source import DataSource
+from lightning_pareto.integration.trainer.processes import shard_of
+from lightning_pareto.integration.validation.collector import Consumer
+
+
+class OutcomeRecorder(Consumer):
+    """Records category, correctness and probability of the label of every validation sample.
+
+    Args:
+        source: how batches are read.
+    """
+
+    def __init__(self, source: DataSource) -> None:
+        self._source = source
+        self._parts = [torch.empty(4, 0, dtype=torch.float64)]
+
+    def update(self, batch: Any, logits: Tensor, targets: Tensor, count: int) -> None:
+        """See :class:`Consumer`."""
+        categories = self._source.categories
+        category = targets if categories is None else read_categories(categories, batch, targets)
+        exact = accurate(logits)
+        probability = exact.softmax(dim=1).gather(1, targets.to(exact.device)[:, None]).squeeze(1)
+        columns = (category, exact.argmax(dim=1) == targets.to(exact.device), probability)
+        part = torch.stack([column.cpu().double() for column in columns])
+        classes = torch.full((1, part.shape[1]), float(logits.shape[1]), dtype=torch.float64)
+        self._parts.append(torch.cat([part, classes])[:, :count])
+
+    def outcome(self, trainer: pl.Trainer, module: pl.LightningModule) -> Outcome:
+        """The outcome over all processes, one after the other. Every process has to call it."""
+        shard, mine = shard_of(trainer, module), torch.cat(self._parts, dim=1)
+        sizes = torch.zeros(shard.count, dtype=torch.int64)
+        sizes[shard.index] = mine.shape[1]
+        sizes = shard.sum(sizes)
+        table = torch.zeros(4, int(sizes.sum()), dtype=torch.float64)
+        start = int(sizes[: shard.index].sum())
+        table[:, start : start + mine.shape[1]] = mine
+        category, correct, probability, classes = shard.sum(table).numpy()
+        if self._source.categories is None:
+            names = self._source.names_of_classes(trainer, int(classes.max()))
+        else:
+            names = tuple(map(str, self._source.category_names or range(int(category.max()) + 1)))
+        return Outcome(category.astype(int), correct > 0, probability, names)
+
+
+def measure_outcome(trainer: pl.Trainer, module: pl.LightningModule, source: DataSource) -> Outcome:
+    """Predict every validation sample once, in index order and evaluation mode. The processes share the work.
+
+    Raises:
+        BatchError: if a batch or the logits cannot be read.
+        OtherProcessError: if another process failed.
+    """
+    shard, recorder = shard_of(trainer, module), OutcomeRecorder(source)
+    with shard.agreement("prediction of the validation set"):
+        loader, transfer = source.validation(trainer), transfer_of(trainer, module, source.val_dataloader_idx)
+        indices: Any = shard.range(len(loader.dataset))  # type: ignore[arg-type]
+        mine = with_sampler(loader, indices, drop_last=False, generator=torch.Generator())
+        with read_only(trainer, module):
+            for batch in map(transfer, mine):
+                targets = source.task.read_targets(batch)
+                logits = source.task.read_logits(module, batch, targets)
+                recorder.update(batch, logits, targets, len(targets))
+    return recorder.outcome(trainer, module)
