@@ -28,7 +28,7 @@ class Reader(HTMLParser):
         self.texts.append(data)
 
 
-def shown(k=3, n=120, absent=(), names=None):
+def results_by_kind(k=3, n=120, absent=(), names=None):
     matrix, verdict, weights, result = everything(k, n, absent, names)
     comparison = ClasswiseComparison({"a": [result.before] * 2, "b": [result.after] * 2}, matrix.category_names, "a")
     return {
@@ -41,13 +41,13 @@ def shown(k=3, n=120, absent=(), names=None):
     }
 
 
-KINDS = list(shown())
+KINDS = list(results_by_kind())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_names_stay_text(kind):
+def test_names_are_escaped(kind):
     names = [EVIL, "dog", "cow"]
-    page = Reader(shown(names=names)[kind]._repr_html_())
+    page = Reader(results_by_kind(names=names)[kind]._repr_html_())
     assert not {"script", "img"} & set(page.tags)
     assert "table" in page.tags
     if kind != "SampleTable":  # its categories are not named
@@ -55,15 +55,15 @@ def test_names_stay_text(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_long_tables_are_cut(kind):
-    page = shown(100, 1000, absent=(5,))[kind]._repr_html_()
+def test_long_tables_are_cut_at_twenty_rows(kind):
+    page = results_by_kind(100, 1000, absent=(5,))[kind]._repr_html_()
     assert page.count("<tr>") == 21
     assert "80 more" in page or kind in ("ClasswiseComparison", "SampleTable")
     assert "nan" not in page
 
 
-def test_the_numbers_are_those_of_the_results():
-    results = shown(3, absent=(1,))
+def test_numbers_are_those_of_the_results():
+    results = results_by_kind(3, absent=(1,))
     verdict, result = results["ParetoVerdict"], results["ParetoResult"]
     texts = Reader(verdict._repr_html_()).texts
     assert f"Pareto improvement possible: {verdict.answer.upper()}" in texts
@@ -73,17 +73,19 @@ def test_the_numbers_are_those_of_the_results():
     np.testing.assert_allclose([gain, error, alone, price], expected, atol=0.005)
     assert texts[texts.index("class 1") + 1] == "–"
     texts = Reader(result._repr_html_()).texts
-    assert texts[texts.index("class 0") + 1] == f"{result.before[0]:.1%}"
+    assert texts[texts.index("class 0") + 1] == f"{100 * result.before[0]:.1f}"
     assert result.reason in texts
 
 
 def test_data_frames_hold_every_number():
-    results = shown(3, absent=(1,))
+    results = results_by_kind(3, absent=(1,))
     frames = {kind: value.to_pandas() for kind, value in results.items()}
     verdict, result, matrix = (results[kind] for kind in ("ParetoVerdict", "ParetoResult", "InfluenceMatrix"))
     assert frames["ParetoVerdict"].index.tolist() == list(verdict.category_names)
-    for name in ("held_out_gain", "lower_bound", "prices", "samples_needed", "targets"):
+    for name in ("held_out_gain", "lower_bound", "samples_needed", "targets"):
         np.testing.assert_array_equal(frames["ParetoVerdict"][name], getattr(verdict, name))
+    prices = frames["ParetoVerdict"]["prices"]
+    np.testing.assert_array_equal(prices, np.where(verdict.present, verdict.prices, np.nan))
     np.testing.assert_array_equal(frames["ParetoResult"]["change"], result.after - result.before)
     np.testing.assert_array_equal(frames["SampleWeights"]["weight"], results["SampleWeights"].values)
     np.testing.assert_array_equal(frames["InfluenceMatrix"][list(matrix.category_names)], matrix.scores)
@@ -94,22 +96,22 @@ def test_data_frames_hold_every_number():
     np.testing.assert_array_equal(found, result.after)
 
 
-def test_a_category_called_like_a_column_is_kept_apart():
-    frame = shown(names=["given", "dog", "cow"])["InfluenceMatrix"].to_pandas()
-    assert list(frame.columns) == ["given", "predicted", "influence on given", "dog", "cow"]
+def test_category_named_like_another_column_gets_a_prefix():
+    frame = results_by_kind(names=["given", "dog", "cow"])["InfluenceMatrix"].to_pandas()
+    assert list(frame.columns) == ["given", "predicted", "total", "influence on given", "dog", "cow"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_absent_pandas_says_what_to_install(kind, monkeypatch):
-    value = shown()[kind]
+def test_missing_pandas_names_the_package_to_install(kind, monkeypatch):
+    value = results_by_kind()[kind]
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pip install pandas"):
         value.to_pandas()
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])
-def test_results_draw_themselves(kind):
-    results = shown()
+def test_results_plot_themselves(kind):
+    results = results_by_kind()
     inputs = {"InfluenceMatrix": ("class 0", "class 1"), "SampleWeights": (results["InfluenceMatrix"].labels,)}
     mine = Figure().add_subplot()
     figure, ax = results[kind].plot(*inputs.get(kind, ()), ax=mine)

@@ -1,4 +1,4 @@
-"""Names of classes come from data of others: whatever they are, they do nothing to a terminal."""
+"""Text for a terminal: aligned, cut, and harmless whatever the names of classes in a data set are."""
 
 import re
 import warnings
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from tqdm.utils import disp_len
 
 from lightning_pareto import (
     ClasswiseComparison,
@@ -23,9 +24,9 @@ from lightning_pareto import (
     suspected_samples,
     trade_off_samples,
 )
-from lightning_pareto.display.terminal import harmless
+from lightning_pareto.display.terminal import WIDTH, listed, printable, printable_line, text_table, wrapped
 from lightning_pareto.evaluation.outcome import Outcome
-from lightning_pareto.integration.tuner.judge import Tried, choose
+from lightning_pareto.integration.tuner.judge import Judge, Tried
 from lightning_pareto.integration.tuner.messages import TrialLog
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.trial_result import TrialResult
@@ -45,18 +46,16 @@ def influence(absent=False):
     return InfluenceMatrix(folds.mean(axis=0), np.arange(60) % 3, EVIL, predicted=np.arange(60) % 3, **options)
 
 
-def outcome(right):
-    return Outcome(np.arange(90) % 3, np.arange(90) < right, np.full(90, 0.5), EVIL)
-
-
-def trial(right):
-    return TrialResult("fit", outcome(right), 1, 1, np.zeros(1), Path("best.ckpt"))
+def trial(hits):
+    """A fit that is right on the first ``hits`` of 90 samples."""
+    outcome = Outcome(np.arange(90) % 3, np.arange(90) < hits, np.full(90, 0.5), EVIL)
+    return TrialResult("fit", outcome, 1, 1, np.zeros(1), Path("best.ckpt"))
 
 
 def searched(before, after):
-    unseen = np.ones(90, bool)
-    tried = Tried(Finalist("weights", ((SampleWeights(np.ones(4)), unseen),)), (trial(after),))
-    return choose(trial(before), trial(before), [tried], [trial(before)], 0.05, improvable=False)[0]
+    tried = Tried(Finalist("weights", ((SampleWeights(np.ones(4)), np.ones(90, bool)),)), (trial(after),))
+    judge = Judge(level=0.05, improvable=False)
+    return judge.choose(trial(before), trial(before), [tried], trials=[trial(before)])[0]
 
 
 def comparison():
@@ -71,11 +70,11 @@ def correction(accepted):
 TEXTS = {
     "verdict": lambda: check_pareto(influence()),
     "verdict with targets": lambda: check_pareto(influence(), targets=[0], floors=-0.5),
-    "verdict with a gap": lambda: check_pareto(influence(absent=True)),
+    "verdict with an absent category": lambda: check_pareto(influence(absent=True)),
     "weights": lambda: reweight(influence()),
     "influence": influence,
-    "result that is accepted": lambda: searched(20, 80),
-    "result that is not": lambda: searched(80, 20),
+    "accepted result": lambda: searched(20, 80),
+    "refused result": lambda: searched(80, 20),
     "suspects": lambda: suspected_samples(influence(), 5),
     "trade-offs": lambda: trade_off_samples(influence(), *EVIL[:2]),
     "comparison": comparison,
@@ -85,23 +84,23 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_texts(kind):
+def test_text_of_a_result_commands_no_terminal(kind):
     shown = TEXTS[kind]()
     for text in (str(shown), repr(shown) if not hasattr(shown, "accuracy") else ""):
         assert not OBEYED.search(text), repr(text)
         assert not re.search("^.{0,3}31m", text, re.MULTILINE), "a name has no line of its own"
 
 
-def test_a_searchs_log(capsys):
+def test_log_of_a_search_commands_no_terminal(capsys):
     log = TrialLog(True, 10)
-    log.tell("fit", trial(1).outcome, 1)
-    said = capsys.readouterr().out
-    assert "(?" in said or "dog" in said
-    assert not OBEYED.search(said)
-    assert said.count("\n") == 1
+    log.report("fit", trial(1).outcome, 1)
+    printed = capsys.readouterr().out
+    assert "(?" in printed or "dog" in printed
+    assert not OBEYED.search(printed)
+    assert printed.count("\n") == 1
 
 
-def test_warnings(tmp_path, recwarn):
+def test_warnings_command_no_terminal(tmp_path, recwarn):
     warnings.simplefilter("always")
     data = loader(torch.randn(20, 3), torch.zeros(20).long())
     estimate_influence(nn.Linear(3, 3), data, data, category_names=EVIL)
@@ -126,18 +125,65 @@ def test_warnings(tmp_path, recwarn):
         lambda: InfluenceMatrix([[1.0], [2.0]], [0, 0], EVIL[:1], None, [[[1.0], [np.nan]]], [[3]]),
     ],
 )
-def test_errors(call):
+def test_errors_command_no_terminal(call):
     with pytest.raises((ValueError, InfeasibleError)) as caught:
         call()
     assert not OBEYED.search(str(caught.value))
 
 
-def test_harmless():
-    assert harmless("plain äöü 日本") == "plain äöü 日本"
-    assert harmless("\x1b]0;title\x07") == "?]0;title?"
-    assert harmless("x" * 30, 10) == "x" * 9 + "…"
+def test_printable_names():
+    assert printable("plain äöü 日本") == "plain äöü 日本"
+    assert printable("\x1b]0;title\x07") == "?]0;title?"
+    assert printable("x" * 30, 10) == "x" * 9 + "…"
+    assert printable("x" * 25) == "x" * 23 + "…"
+    assert printable("x" * 24) == "x" * 24
+    assert printable("e\u0301") == "é", "one letter, one column"
 
 
-def test_a_result_is_the_same_kind():
+def test_printable_lines_keep_their_length():
+    assert printable_line("a\tb\nc" + "x" * 300) == "a?b?c" + "x" * 300
+
+
+def test_wide_letters_take_two_columns():
+    assert disp_len(printable("猫" * 50)) <= 24
+    assert printable("猫" * 50).endswith("猫…")
+    assert printable("猫" * 12) == "猫" * 12
+
+
+def test_table_aligns_names_left_and_numbers_right():
+    table = text_table({"category": ["cat", "a longer name"], "gain": ["+0.5", "-12.25"], "n": ["7", "–"]})
+    assert table == [
+        "category         gain  n",
+        "cat              +0.5  7",
+        "a longer name  -12.25  –",
+    ]
+
+
+def test_table_aligns_wide_letters_and_accents():
+    table = text_table({"": ["猫", "犬cat", printable("e\u0301t")], "価格": ["1", "12345", "∞"]})
+    assert [disp_len(line) for line in table] == [disp_len("犬cat") + 2 + 5] * 4
+    assert table == ["        価格", "猫         1", "犬cat  12345", "ét         ∞"]
+
+
+def test_table_has_no_trailing_blanks_and_takes_no_rows():
+    assert text_table({"name": ["a", "bcd"], "note": ["here", ""]}) == ["name  note", "a     here", "bcd"]
+    assert text_table({"name": [], "gain": []}) == ["name  gain"]
+
+
+def test_text_is_wrapped_at_the_width_without_breaking_words():
+    path = "/a-very/long-path/" + "x" * WIDTH
+    lines = wrapped("one two " * 30 + path)
+    assert max(map(len, lines[:-1])) <= WIDTH
+    assert lines[-1] == path
+
+
+def test_long_lists_are_cut():
+    assert listed("abc") == "a, b, c"
+    assert listed("abcdefgh") == "a, b, c, d, e, f and 2 more"
+    assert listed("abcd", most=2) == "a, b and 2 more"
+    assert listed(["\x1b[31m"]) == "?[31m"
+
+
+def test_result_of_these_tests_is_a_real_one():
     assert isinstance(searched(20, 80), ParetoResult)
     assert searched(20, 80).accepted

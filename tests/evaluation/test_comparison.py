@@ -1,4 +1,4 @@
-"""The comparison table and its figure."""
+"""Several ways of training over seeds: the table, its tests and its figure."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,17 @@ def test_says_which_classes_lost(comparison):
     assert row.split()[:4] == ["c", *f"{100 * comparison.accuracy['first'][:, 2].mean():.2f} ±".split(), row.split()[3]]
 
 
-def test_the_mean_is_over_classes_with_samples(comparison):
+def test_changes_that_are_significant_are_marked(comparison):
+    text = str(comparison)
+    changes = text[text.index("Change against 'ordinary'") :].splitlines()
+    assert changes[1].split() == ["first", "Pareto"]
+    marks = {line.split()[0]: line.endswith("*") for line in changes[2:6]}
+    p_values = dict(zip("abc", comparison.p_values("Pareto"), strict=False))
+    assert marks == {**{name: p <= 0.05 for name, p in p_values.items()}, "mean": comparison.p_values("Pareto")[-1] <= 0.05}
+    assert len({line.index("±", 25) for line in changes[2:6]}) == 1, "the columns are aligned"
+
+
+def test_mean_is_over_the_classes_with_samples(comparison):
     arms = {arm: np.column_stack([values, np.full(5, np.nan)]) for arm, values in comparison.accuracy.items()}
     with_absent = ClasswiseComparison(arms, list("abcd"), "ordinary")
     assert with_absent.p_values("Pareto")[-1] == comparison.p_values("Pareto")[-1]
@@ -47,16 +57,17 @@ def test_one_seed_claims_nothing():
     assert comparison.lost("b") == ()
     assert np.isnan(comparison.p_values("b")).all()
     assert "1 seed:" in str(comparison)
+    assert "b: one seed, nothing can be tested. Fit with more of them." in str(comparison)
 
 
-def test_checks_itself():
+def test_arms_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match="baseline 'c' is not one of"):
         ClasswiseComparison({"a": [[0.5]]}, ["x"], "c")
     with pytest.raises(ValueError, match=r"arm 'b' must have shape \(1, 1\)"):
         ClasswiseComparison({"a": [[0.5]], "b": [[0.5, 0.5]]}, ["x"], "a")
 
 
-def test_the_figure_shows_every_arm_and_class(comparison, tmp_path):
+def test_figure_shows_every_arm_and_class(comparison, tmp_path):
     figure, axes = plot_comparison(comparison)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
     assert len(axes.get_legend_handles_labels()[1]) == 3

@@ -1,4 +1,4 @@
-"""Result objects of any size, some of their categories absent."""
+"""Result objects of any size, with or without categories that have no validation samples."""
 
 import functools
 
@@ -9,7 +9,7 @@ from lightning_pareto.evaluation.result import TrialSummary
 
 
 def influence(k=3, n=120, absent=(), names=None, folds=4, seed=0, drift=-0.05):
-    """Every sample helps its own category most; a fifth of them harm. The drift is that of a converged model."""
+    """Each sample helps its own category most, and a fifth of them harm all. The drift is that of a converged model."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, k, n)
     scores = 0.3 * rng.normal(size=(n, k))
@@ -48,7 +48,7 @@ def result(matrix, seed=0, accepted=True, trials=((15, 0.8, 0.6), (0, 0.8, 0.6),
         gain=0.031,
         gain_error=0.012,
         accepted=accepted,
-        reason="the mean accuracy changes by +3.1 ± 1.2 points; no category falls beyond chance.",
+        reason="The mean accuracy changes by +3.1 ± 1.2 points. No category falls beyond chance.",
         weights=reweight(matrix) if accepted else None,
         ckpt_path="/runs/best.ckpt",
         best_epoch=9,
@@ -58,7 +58,7 @@ def result(matrix, seed=0, accepted=True, trials=((15, 0.8, 0.6), (0, 0.8, 0.6),
 
 
 def everything(k=3, n=120, absent=(), names=None):
-    """An influence matrix, the verdict, weights and a result from it; the same objects for the same question."""
+    """An influence matrix with verdict, weights and result; the same objects for the same arguments."""
     return _everything(k, n, tuple(absent), None if names is None else tuple(names))
 
 

@@ -1,0 +1,170 @@
+"""How two models differ, category by category, and whether that is more than chance."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lightning_pareto.evaluation.change import TOSSES, ClasswiseChange, fallen
+from tests.evaluation._outcomes import by_category, outcome, random_pair, reordered
+
+PAIR = ("cat", "dog")
+
+
+def test_p_values_are_those_of_the_sign_test():
+    before, after = outcome([1, 1, 1, 0, 1, 0]), outcome([0, 0, 0, 1, 1, 0])
+    change = ClasswiseChange(before, after)
+    assert change.p_loss[0] == pytest.approx(5 / 16)
+    assert change.p_rise[0] == pytest.approx(15 / 16)
+    assert change.p_loss[1] == change.p_loss[2] == 1.0  # nothing differs
+    np.testing.assert_allclose(change.accuracy, [-1 / 3, np.nan, np.nan])
+
+
+def test_standard_error_is_that_of_redrawn_validation_sets():
+    before, after = random_pair(0)
+    rng = np.random.default_rng(1)
+    members = [np.flatnonzero(before.category == k) for k in range(3)]
+    redrawn = []
+    for _ in range(2000):
+        i = np.concatenate([rng.choice(m, len(m)) for m in members])
+        pair = (outcome(o.correct[i], o.category[i]) for o in (before, after))
+        redrawn.append(ClasswiseChange(*pair).macro)
+    assert ClasswiseChange(before, after).macro_error == pytest.approx(np.std(redrawn), rel=0.05)
+
+
+@pytest.mark.parametrize("size", [30, 300])
+def test_tests_keep_their_level(size):
+    changes = [ClasswiseChange(*random_pair(seed, size=size)) for seed in range(400)]
+    for level in (0.05, 0.2):
+        most = level + 2 * (level / 400) ** 0.5
+        assert np.mean([change.p_gain <= level for change in changes]) <= most
+        assert np.mean([change.rises(level) for change in changes]) <= most
+
+
+def test_test_of_the_mean_has_power():
+    assert all(ClasswiseChange(*random_pair(seed, size=2000, shift=0.2)).rises(0.05) for seed in range(20))
+    smallest = ClasswiseChange(outcome(np.zeros(100)), outcome(np.ones(100))).p_gain
+    assert smallest == 1 / (1 + TOSSES), "no number of tosses proves anything for certain"
+
+
+def test_p_value_of_a_mean_over_one_category_is_that_of_the_coin():
+    before, after = outcome([0] * 7 + [1] * 3 + [1] * 20), outcome([1] * 7 + [0] * 3 + [1] * 20)
+    change = ClasswiseChange(before, after)
+    assert change.p_gain == pytest.approx(change.p_rise[0], abs=0.01)
+    assert ClasswiseChange(before, before).p_gain == 1.0
+
+
+def test_losses_are_judged_family_wise():
+    """Five lost and none won have p = 1/32: beyond chance alone, but not as the worst of three."""
+    before = outcome([1] * 5 + [1, 0] + [0, 1], [0] * 5 + [1, 1] + [2, 2])
+    after = outcome([0] * 5 + [0, 1] + [0, 1], [0] * 5 + [1, 1] + [2, 2])
+    change = ClasswiseChange(before, after)
+    assert change.p_loss[0] == pytest.approx(1 / 32)
+    assert not change.lost(0.05).any()
+    assert change.lost(0.1).tolist() == [True, False, False]
+
+
+def test_second_fall_is_judged_among_the_categories_that_are_left():
+    """Holm: 1/64 is multiplied by three categories, 1/32 by the two that are left."""
+    category, correct = [0] * 6 + [1] * 5 + [2], np.array([True] * 12)
+    change = ClasswiseChange(outcome(correct, category), outcome([0] * 11 + [1], category))
+    np.testing.assert_allclose(change.p_loss, [1 / 64, 1 / 32, 1])
+    assert change.lost(0.063).tolist() == [True, True, False]
+    assert change.lost(0.062).tolist() == [True, False, False]
+    assert not change.lost(0.046).any()
+
+
+def test_rises_are_judged_family_wise():
+    before = outcome([0] * 6 + [1] * 4 + [0] * 3 + [1], [0] * 10 + [1] * 4)
+    after = outcome([1] * 6 + [1] * 4 + [1] * 3 + [1], [0] * 10 + [1] * 4)
+    change = ClasswiseChange(before, after)
+    assert change.p_rise[0] == pytest.approx(1 / 64)
+    assert change.risen(0.05).tolist() == [True, False, False]
+    assert not change.risen(0.03).any(), "two categories have samples"
+
+
+def test_mean_must_not_fall_where_a_category_rises():
+    size = 200
+    category = np.repeat([0, 1], size)
+    before = outcome(np.tile(np.arange(size) < 150, 2), category)
+    after = outcome(np.concatenate([np.arange(size) < 160, np.arange(size) < 141]), category)
+    assert ClasswiseChange(before, after).p_gain > 0.05
+    assert ClasswiseChange(before, after).rises(0.05)
+    worse = outcome(np.concatenate([np.arange(size) < 160, np.arange(size) < 139]), category)
+    assert ClasswiseChange(before, worse).risen(0.05)[0]
+    assert not ClasswiseChange(before, worse).rises(0.05)
+
+
+def test_many_looks_require_more():
+    before, after = outcome([0] * 30 + [1] * 30), outcome([1] * 6 + [0] * 24 + [1] * 30)
+    p = ClasswiseChange(before, after).p_gain
+    assert ClasswiseChange(before, after).rises(2 * p)
+    assert not ClasswiseChange(before, after).rises(1.5 * p)  # half the level is for the single categories
+    assert not ClasswiseChange(before, after).rises(2 * p, looks=4)
+
+
+def test_other_samples_are_refused_with_the_likely_cause():
+    with pytest.raises(ValueError, match="seeded generator"):
+        ClasswiseChange(outcome([1, 0]), outcome([1, 0], [0, 1]))
+    with pytest.raises(ValueError, match="seeded generator"):
+        ClasswiseChange(outcome([1, 0]), outcome([1, 0], names=("a", "b", "c")))
+
+
+def test_same_samples_are_compared_by_a_sign_test():
+    """Nine lost and none won have p = 2^-9, two lost of six that differ have p = 57/64."""
+    before = by_category([1] * 20, [1] * 5 + [0] * 15, names=PAIR)
+    after = by_category([1] * 11 + [0] * 9, [1] * 3 + [0] * 2 + [1] * 4 + [0] * 11, names=PAIR)
+    p = stats.binomtest(9, 9, 0.5, alternative="greater").pvalue
+    assert fallen(before, after, level=2.001 * p, threshold=0.05).tolist() == [True, False]
+    assert not fallen(before, after, level=1.999 * p, threshold=0.05).any()
+
+
+def test_samples_in_another_order_are_compared_by_fishers_test():
+    before = by_category([1] * 18 + [0] * 2, [1] * 10, names=PAIR)
+    after = reordered(by_category([1] * 9 + [0] * 11, [1] * 9 + [0], names=PAIR))
+    p = stats.fisher_exact([[9, 11], [18, 2]], alternative="less").pvalue
+    assert fallen(before, after, level=2.001 * p).tolist() == [True, False]
+    assert not fallen(before, after, level=1.999 * p).any()
+
+
+def test_pairing_has_more_power_than_counts():
+    """Eight of 100 right samples are lost and none is won: beyond chance if they are paired, not from counts."""
+    before = by_category([1] * 100 + [0] * 100, [1] * 10, names=PAIR)
+    after = by_category([1] * 92 + [0] * 8 + [0] * 100, [1] * 10, names=PAIR)
+    assert fallen(before, after, level=0.05).tolist() == [True, False]
+    assert not fallen(before, reordered(after), level=0.05).any()
+
+
+def test_fall_must_exceed_the_threshold_and_the_family_wise_level():
+    before, after = by_category([1] * 200, [1] * 10), by_category([1] * 193 + [0] * 7, [1] * 10)
+    assert fallen(before, after, level=0.05, threshold=0.03).tolist() == [True, False, False]
+    assert not fallen(before, after, level=0.05, threshold=0.04).any(), "3.5 points"
+    assert fallen(before, after, level=2 * 2**-7, threshold=0.03).any()
+    assert not fallen(before, after, level=1.9 * 2**-7, threshold=0.03).any(), "two categories have samples"
+
+
+def test_second_fall_is_found_where_bonferroni_would_miss_it():
+    """p = 2^-10 and 2^-5 of two categories: 2^-5 ≤ 0.05 < 2 · 2^-5."""
+    before = by_category([1] * 10, [1] * 5, names=PAIR)
+    after = by_category([0] * 10, [0] * 5, names=PAIR)
+    assert fallen(before, after, level=0.05).tolist() == [True, True]
+    assert not fallen(before, by_category([1] * 10, [0] * 5, names=PAIR), level=0.05).any()
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_chance_alone_seldom_names_a_category(shuffled):
+    rng = np.random.default_rng(0)
+    names, named = tuple(map(str, range(10))), 0
+    for repetition in range(400):
+        first, second = (by_category(*(rng.random((10, 60)) < 0.8), names=names) for _ in range(2))
+        named += fallen(first, reordered(second, repetition) if shuffled else second, level=0.05).any()
+    assert 0 < named / 400 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_category_without_samples_never_falls_and_costs_no_power(shuffled):
+    """Five of five lost have p = 2^-5, times one category with samples in both."""
+    before = by_category([1] * 5, [], [1] * 40 if shuffled else [])
+    after = by_category([0] * 5, [0] * 40 if shuffled else [], [])
+    level = stats.fisher_exact([[0, 5], [5, 0]], alternative="less").pvalue if shuffled else 2**-5
+    assert fallen(before, after, level=1.001 * level).tolist() == [True, False, False]
+    assert not fallen(before, after, level=0.999 * level).any()
