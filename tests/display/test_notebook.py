@@ -82,8 +82,9 @@ def test_data_frames_hold_every_number():
     frames = {kind: value.to_pandas() for kind, value in results.items()}
     verdict, result, matrix = (results[kind] for kind in ("ParetoVerdict", "ParetoResult", "InfluenceMatrix"))
     assert frames["ParetoVerdict"].index.tolist() == list(verdict.category_names)
-    for name in ("held_out_gain", "lower_bound", "samples_needed", "targets"):
+    for name in ("held_out_gain", "lower_bound", "samples_needed", "present"):
         np.testing.assert_array_equal(frames["ParetoVerdict"][name], getattr(verdict, name))
+    np.testing.assert_array_equal(frames["ParetoVerdict"]["target"], verdict.targets)
     prices = frames["ParetoVerdict"]["prices"]
     np.testing.assert_array_equal(prices, np.where(verdict.present, verdict.prices, np.nan))
     np.testing.assert_array_equal(frames["ParetoResult"]["change"], result.after - result.before)

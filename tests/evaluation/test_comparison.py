@@ -39,7 +39,10 @@ def test_changes_that_are_significant_are_marked(comparison):
     assert changes[1].split() == ["first", "Pareto"]
     marks = {line.split()[0]: line.endswith("*") for line in changes[2:6]}
     p_values = dict(zip("abc", comparison.p_values("Pareto"), strict=False))
-    assert marks == {**{name: p <= 0.05 for name, p in p_values.items()}, "mean": comparison.p_values("Pareto")[-1] <= 0.05}
+    assert marks == {
+        **{name: p <= 0.05 for name, p in p_values.items()},
+        "mean": comparison.p_values("Pareto")[-1] <= 0.05,
+    }
     assert len({line.index("±", 25) for line in changes[2:6]}) == 1, "the columns are aligned"
 
 

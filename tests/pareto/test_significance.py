@@ -261,9 +261,9 @@ def test_the_least_samples_that_can_prove_anything(samples, proves):
     verdict = check_pareto(influence_of(*sized(support)))
     assert verdict.improvable == proves
     assert (verdict.worst_interval[0] > 0) == proves
-    assert ("in all prove nothing" in str(verdict)) == (sum(samples) < 60)
+    assert ("validation samples in total prove nothing" in str(verdict)) == (sum(samples) < 60)
     if samples[0] == 9:
-        assert "0: 9 validation samples, about 10 are needed (10 at least)" in str(verdict)
+        assert "0: 9 validation samples, needs about 10 (at least 10)" in str(verdict)
 
 
 def sized(support):

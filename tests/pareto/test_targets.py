@@ -121,7 +121,7 @@ def test_a_floor_may_cost_the_target_more_than_it_has(influence):
 def test_says_what_was_asked_and_survives_the_disk(influence, tmp_path):
     verdict = check_pareto(influence, targets="cat", floors=-0.05)
     text = str(verdict)
-    assert "Asked for cat; the others are to hold their floors." in text
+    assert "Asked for cat; the others must hold their floors." in text
     assert "Held out, the worst target (cat) gains" in text
     assert [line.split()[-1] for line in text.splitlines() if line.startswith(("cat ", "dog ", "cow "))] == [
         "gain",

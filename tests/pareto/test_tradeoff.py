@@ -100,7 +100,7 @@ def test_says_which_category_lacks_samples_and_how_many():
     assert lacking.tolist() == [False, False, True]
     text = str(verdict)
     if np.isfinite(needed[2]):
-        assert f"cow: 8 validation samples, about {needed[2]:.0f} are needed" in text
+        assert f"cow: 8 validation samples, needs about {needed[2]:.0f}" in text
     else:
         assert "cow: does not gain held out" in text
     ratio = stats.t.isf(0.05, 7) * verdict.standard_error[0] / verdict.held_out_gain[0]
