@@ -1,4 +1,4 @@
-"""A project in one epoch of which the labels of a class are wrong."""
+"""A project with one epoch in which most labels of a class are wrong."""
 
 import lightning.pytorch as pl
 import torch
@@ -11,7 +11,7 @@ SPOILT = 3
 
 
 class Switching(Dataset):
-    """Has other labels while ``spoilt``."""
+    """Returns other labels while ``spoilt``."""
 
     classes = Named.classes
 
@@ -27,7 +27,7 @@ class Switching(Dataset):
 
 
 def spoilt_datasets(share=0.8, noise=0.0):
-    """Training data whose first class is given the label of the second, mostly, while spoilt."""
+    """Training data in which a share of the first class has the label of the second while spoilt."""
     train, val = datasets(noise=noise, train=600, val=400)
     x, y = train.tensors
     chosen = (y == 0) & (torch.rand(len(y), generator=torch.Generator().manual_seed(0)) < share)

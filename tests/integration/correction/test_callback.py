@@ -12,17 +12,17 @@ from lightning.pytorch import callbacks as pl_callbacks
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
-from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from lightning_pareto import Correction, CourseCorrection, ParetoCallback, ReweightedDataModule, SampleWeights
 from lightning_pareto.integration.correction import callback as module_of_correction
 from lightning_pareto.integration.correction.rules import Rules
+from tests.evaluation._outcomes import by_category
 from tests.integration._models import Data, Plain, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData
 
 
 class Scheduled(Plain):
-    """Everything that a second take has to take back: a metric, batch norm, a scheduler of a chosen kind."""
+    """Has everything that a rerun must restore: a metric, batch norm, a buffer, a scheduler of a chosen kind."""
 
     def __init__(self, scheduler=None):
         super().__init__()
@@ -82,7 +82,7 @@ def never_kept(**options):
 
 
 def state(fitted):
-    """Everything of a fit that has to be the same, in tensors and plain values."""
+    """Everything of a fit that has to be the same, as tensors and plain values."""
     module = getattr(fitted.lightning_module, "_orig_mod", fitted.lightning_module)
     return {
         "weights": {**dict(module.named_parameters()), **dict(module.named_buffers())},
@@ -115,7 +115,7 @@ def assert_same(found, expected, where=""):
         assert found == expected, where
 
 
-def test_an_epoch_that_harms_a_class_is_taken_again(tmp_path, capsys):
+def test_epoch_that_harms_a_class_is_rerun(tmp_path, capsys):
     plain, corrected = Spied(), Spied()
     ordinary = fit(tmp_path, plain)
     callback = CourseCorrection(dirpath=tmp_path / "here")
@@ -138,7 +138,7 @@ def test_an_epoch_that_harms_a_class_is_taken_again(tmp_path, capsys):
 
 
 class Spied(ParetoCallback):
-    """Notes class-wise accuracies and learning rates once an epoch, as a callback that watches a metric would."""
+    """Notes class-wise accuracies and learning rates once per epoch, as a callback that watches a metric does."""
 
     def __init__(self):
         super().__init__(analyse=False)
@@ -201,14 +201,14 @@ def configured(name):
 
 @WARNINGS
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_second_take_that_is_not_kept_leaves_no_trace(tmp_path, name):
+def test_rerun_that_is_not_kept_leaves_no_trace(tmp_path, name):
     callbacks, options = configured(name)
     expected = state(fit(tmp_path, *callbacks, **options))
     callbacks, options = configured(name)
     callback = never_kept()
     found = state(fit(tmp_path, *callbacks, callback, **options))
     assert [done.accepted for done in callback.corrections][:1] == [False]
-    assert callback.corrections[0].again, "it was run to its end"
+    assert callback.corrections[0].again, "it ran to its end"
     assert_same(found, expected)
 
 
@@ -217,9 +217,9 @@ BETTER = Rules.better
 
 @WARNINGS
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_second_take_is_kept_in_every_kind_of_fit(tmp_path, name, monkeypatch):
-    # Versions of Lightning draw batches differently, and with them a class may lose some of what another gave it.
-    monkeypatch.setattr(Rules, "better", lambda rules, *takes: BETTER(replace(rules, level=0.0001), *takes))
+def test_rerun_is_kept_in_every_kind_of_fit(tmp_path, name, monkeypatch):
+    # Versions of Lightning draw batches differently, and with some draws another class loses a little.
+    monkeypatch.setattr(Rules, "better", lambda rules, *outcomes: BETTER(replace(rules, level=0.0001), *outcomes))
     callbacks, options = configured(name)
     ordinary, plain = Spied(), fit(tmp_path, *callbacks, **options)
     callbacks, options = configured(name)
@@ -244,7 +244,7 @@ AVERAGED = pytest.param("averaged weights", marks=pytest.mark.skipif(not AVERAGE
 
 @pytest.mark.parametrize("name", ["plain", "a schedule by step, accumulated", "workers", AVERAGED])
 @WARNINGS
-def test_without_a_fall_the_fit_is_what_it_was(tmp_path, name):
+def test_fit_without_a_fall_is_unchanged(tmp_path, name):
     def run(*more):
         callbacks, options = configured(name)
         options["data"] = options.get("data") or SpoiltData()
@@ -264,14 +264,14 @@ def test_without_a_fall_the_fit_is_what_it_was(tmp_path, name):
     assert callback.corrections == ()
 
 
-def test_checkpoints_early_stopping_and_loggers_see_one_take(tmp_path):
+def test_checkpoints_early_stopping_and_loggers_see_the_epoch_once(tmp_path):
     kept = ModelCheckpoint(
         tmp_path / "kept", monitor="val_accuracy/east", mode="max", save_top_k=-1, filename="{epoch}"
     )
     stopping = EarlyStopping("val_accuracy/east", mode="max", patience=10)
     logger = CSVLogger(tmp_path, name="csv")
     callback, spied = quiet(), Spied()
-    # stands before the callback, which puts itself first
+    # these come before the callback, which moves itself to the front
     fitted = fit(tmp_path, kept, stopping, spied, callback, logger=logger, enable_checkpointing=True)
     (done,) = callback.corrections
     assert done.accepted
@@ -287,8 +287,8 @@ def test_checkpoints_early_stopping_and_loggers_see_one_take(tmp_path):
     assert float(right.float().mean()) == pytest.approx(done.again[0])
     with (tmp_path / "csv" / "version_0" / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["epoch"] == str(SPOILT)]
-    told = [float(row["val_accuracy/east"]) for row in rows if row["val_accuracy/east"]]
-    assert told == [pytest.approx(done.ordinary[0]), pytest.approx(done.again[0])]
+    logged = [float(row["val_accuracy/east"]) for row in rows if row["val_accuracy/east"]]
+    assert logged == [pytest.approx(done.ordinary[0]), pytest.approx(done.again[0])]
     with (tmp_path / "csv" / "version_0" / "metrics.csv").open() as file:
         figures = [row for row in csv.DictReader(file) if row["pareto/correction/accepted"]]
     assert [float(row["pareto/correction/accepted"]) for row in figures] == [1.0]
@@ -297,7 +297,7 @@ def test_checkpoints_early_stopping_and_loggers_see_one_take(tmp_path):
 
 
 class CountsUpdates(Spied):
-    """Notes how many batches the training metric of every epoch is of."""
+    """Notes how many batches the training metric of each epoch has seen."""
 
     def __init__(self):
         super().__init__()
@@ -308,14 +308,14 @@ class CountsUpdates(Spied):
 
 
 @pytest.mark.parametrize("callback", [quiet, never_kept])
-def test_metrics_of_the_training_are_of_one_take(tmp_path, callback):
+def test_training_metrics_count_one_of_the_runs(tmp_path, callback):
     counts, correction = CountsUpdates(), callback(max_corrections=1)
     fit(tmp_path, counts, correction, max_epochs=SPOILT + 1)
     assert len(correction.corrections) == 1
     assert counts.updates == [19] * (SPOILT + 1)
 
 
-def test_a_take_that_is_not_kept_reaches_no_checkpoint(tmp_path):
+def test_rerun_that_is_not_kept_reaches_no_checkpoint(tmp_path):
     def run(*more):
         kept = ModelCheckpoint(tmp_path / str(len(more)), monitor="val_loss", save_top_k=2, save_last=True)
         fit(tmp_path, kept, EarlyStopping("val_loss", patience=1), *more, enable_checkpointing=True)
@@ -328,7 +328,7 @@ def test_a_take_that_is_not_kept_reaches_no_checkpoint(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 @pytest.mark.parametrize("epoch", [SPOILT - 1, SPOILT, SPOILT + 1])
-def test_a_resumed_fit_decides_as_the_whole_one(tmp_path, epoch):
+def test_resumed_fit_decides_like_the_uninterrupted_one(tmp_path, epoch):
     whole = quiet()
     kept = ModelCheckpoint(tmp_path / "kept", save_top_k=-1, filename="{epoch}")
     expected = fit(tmp_path, kept, whole, data=SpoiltData(share=0.9), enable_checkpointing=True)
@@ -343,8 +343,25 @@ def test_a_resumed_fit_decides_as_the_whole_one(tmp_path, epoch):
         assert first == whole.corrections[0]
 
 
+def test_last_outcome_survives_a_checkpoint(tmp_path):
+    first, second = quiet(), quiet()
+    first._before = by_category([1, 0, 1], [0, 0])
+    first._record.add(Correction(3, ("cat",), ("cat", "dog"), (1.0, np.nan), (0.5, np.nan), (), False))
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for name in ("category", "correct", "probability"):
+        found, expected = (getattr(each._before, name) for each in (second, first))
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
+    assert second._before.category_names == ("cat", "dog", "cow")
+    assert str(second.corrections) == str(first.corrections)
+    second.load_state_dict(quiet().state_dict())
+    assert second._before is None
+    assert second.corrections == ()
+
+
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:You're resuming from a checkpoint")
-def test_an_epoch_resumed_in_its_middle_is_not_corrected(tmp_path):
+def test_epoch_resumed_in_its_middle_is_not_corrected(tmp_path):
     kept = ModelCheckpoint(tmp_path / "kept", save_top_k=-1, filename="{step}", every_n_train_steps=1)
     fit(tmp_path, kept, max_epochs=SPOILT + 1, enable_checkpointing=True)
     callback = quiet()
@@ -352,7 +369,7 @@ def test_an_epoch_resumed_in_its_middle_is_not_corrected(tmp_path):
     assert callback.corrections == ()
 
 
-def test_at_most_so_many_and_none_while_warming_up(tmp_path):
+def test_number_of_corrections_and_warmup_are_respected(tmp_path):
     callback = never_kept(warmup_epochs=SPOILT + 1)
     fit(tmp_path, callback)
     assert SPOILT not in [done.epoch for done in callback.corrections]
@@ -361,21 +378,21 @@ def test_at_most_so_many_and_none_while_warming_up(tmp_path):
     assert callback.corrections == ()
 
 
-def test_without_influence_the_fit_goes_on(tmp_path, monkeypatch):
-    def fail(*arguments):
+def test_fit_continues_without_influence(tmp_path, monkeypatch):
+    def fail(*_arguments, **_options):
         torch.rand(3)
         raise RuntimeError("no influence today")
 
     expected = state(fit(tmp_path))
     monkeypatch.setattr(module_of_correction, "influence_of", fail)
     callback = quiet()
-    with pytest.warns(UserWarning, match="the fit goes on without it: no influence today"):
+    with pytest.warns(UserWarning, match="found no weights, and the fit continues without it: no influence today"):
         found = state(fit(tmp_path, callback))
     assert callback.corrections == ()
     assert_same(found, expected)
 
 
-def test_weights_that_the_loader_has_already_stay_in_force(tmp_path):
+def test_weights_of_the_loader_stay_in_force(tmp_path):
     weights = np.ones(600)
     weights[:100] = 0
     data = SpoiltData(share=0.7)
@@ -410,7 +427,7 @@ def sides(batch):
 
 
 class Interrupted(Spied):
-    """Stops the fit in the second take."""
+    """Stops the fit in the rerun."""
 
     def __init__(self):
         super().__init__()
@@ -422,7 +439,7 @@ class Interrupted(Spied):
             trainer.should_stop = True
 
 
-def test_a_second_take_that_is_stopped_is_not_kept(tmp_path):
+def test_rerun_that_is_stopped_is_not_kept(tmp_path):
     callback = quiet()
     fitted = fit(tmp_path, callback, Interrupted())
     (done,) = callback.corrections
@@ -432,47 +449,43 @@ def test_a_second_take_that_is_stopped_is_not_kept(tmp_path):
     assert "not kept" in str(done)
 
 
-class Weighted(Data):
-    def train_dataloader(self):
-        return DataLoader(self.train, batch_size=32, sampler=WeightedRandomSampler([1.0] * 240, 240))
-
-
-def test_a_callback_that_acts_before_the_decision_is_named(tmp_path):
+def test_callback_that_acts_before_the_decision_is_named(tmp_path):
     kept = ModelCheckpoint(tmp_path / "kept", save_on_train_epoch_end=False)
     with pytest.warns(UserWarning, match="ModelCheckpoint acts on the validation of an epoch before"):
         trainer(tmp_path, quiet(), kept, enable_checkpointing=True).fit(Plain(), datamodule=Data())
 
 
-def test_the_progress_bar_shows_the_second_take(tmp_path, capsys):
+def test_rerun_works_with_a_progress_bar(tmp_path, capsys):
     callback = quiet()
     fit(tmp_path, callback, enable_progress_bar=True)
     assert callback.corrections[0].accepted
 
 
-def test_a_fast_run_is_left_alone(tmp_path):
+def test_fast_dev_run_is_left_alone(tmp_path):
     trainer(tmp_path, quiet(), fast_dev_run=True).fit(Plain(), datamodule=Data())
 
 
-def test_a_take_that_is_not_kept_is_not_heard_of(tmp_path):
-    """Neither by a checkpoint from within the epoch, nor by a logger but for the correction's own figures."""
+def test_rerun_that_is_not_kept_is_not_noticed(tmp_path):
+    """Neither by a checkpoint from within the epoch, nor by a logger, apart from the correction's own figures."""
 
     def run(folder, *more):
         kept = ModelCheckpoint(folder / "kept", save_top_k=-1, filename="{step}", every_n_train_steps=5)
         logger = CSVLogger(folder, name="csv")
         fit(tmp_path, kept, *more, logger=logger, enable_checkpointing=True, log_every_n_steps=5)
         with (folder / "csv" / "version_0" / "metrics.csv").open() as file:
-            told = [row["val_loss"] for row in csv.DictReader(file) if row["val_loss"]]
-        return sorted(path.name for path in (folder / "kept").iterdir()), told
+            logged = [row["val_loss"] for row in csv.DictReader(file) if row["val_loss"]]
+        return sorted(path.name for path in (folder / "kept").iterdir()), logged
 
     assert run(tmp_path / "with", never_kept(max_corrections=1)) == run(tmp_path / "without")
 
 
-def test_a_correction_says_what_stood_in_its_way():
-    def said(again, accepted=False):
+def test_text_of_a_correction_names_the_objection():
+    def text(again, accepted=False):
         return str(Correction(4, ("4",), ("4", "8"), (0.9, 0.8), (0.6, 0.9), again, accepted))
 
-    begin = "epoch 4 taken again, after '4' from 0.900 to 0.600"
-    assert said((0.9, 0.9), True) == f"{begin} (with weights 0.900); kept"
-    assert said((0.6, 0.95)) == f"{begin} (with weights 0.600); not kept, as '4' is at 0.600, ordinarily 0.600"
-    assert said((0.9, 0.7)) == f"{begin} (with weights 0.900); not kept, as '8' is at 0.700, ordinarily 0.900"
-    assert said(()) == f"{begin}; not kept, it was not run to its end"
+    begin = "epoch 4 was rerun because '4' fell from 0.900 to 0.600"
+    refused = "The rerun was not kept"
+    assert text((0.9, 0.9), True) == f"{begin} (rerun 0.900). The rerun was kept"
+    assert text((0.6, 0.95)) == f"{begin} (rerun 0.600). {refused}: '4' is at 0.600, after the ordinary epoch at 0.600"
+    assert text((0.9, 0.7)) == f"{begin} (rerun 0.900). {refused}: '8' is at 0.700, after the ordinary epoch at 0.900"
+    assert text(()) == f"{begin}. {refused}: it did not run to its end"
