@@ -1,4 +1,4 @@
-"""Small Lightning projects as a user would have them."""
+"""Small Lightning projects like those of users."""
 
 import lightning.pytorch as pl
 import torch
@@ -12,7 +12,7 @@ CLASSES = 4
 
 
 class Plain(pl.LightningModule):
-    """(x, y) batches, logits from forward, nothing known of lightning_pareto."""
+    """(x, y) batches, logits from forward, and no knowledge of lightning_pareto."""
 
     def __init__(self, lr=0.05):
         super().__init__()
@@ -35,11 +35,20 @@ class Plain(pl.LightningModule):
 
 
 class Inner(Plain):
-    """Never calls its own forward, so that the callback has no logits to overhear."""
+    """Never calls its own forward, so the callback finds no logits to listen for."""
 
     def validation_step(self, batch, batch_idx):
         x, y = batch
         self.log("val_loss", nn.functional.cross_entropy(self.network(x), y), sync_dist=True)
+
+
+class Failing(Plain):
+    """Fails in the second batch of a validation epoch."""
+
+    def validation_step(self, batch, batch_idx):
+        if batch_idx == 1:
+            raise RuntimeError("no second batch")
+        super().validation_step(batch, batch_idx)
 
 
 class Output:
@@ -49,7 +58,7 @@ class Output:
 
 
 class DictBatches(Plain):
-    """As with transformers: batches are dicts, the output has logits and perhaps a loss."""
+    """As with transformers: batches are dicts, and the output has logits and perhaps a loss."""
 
     def forward(self, features, labels=None):
         logits = self.network(features)
@@ -101,7 +110,7 @@ class Data(pl.LightningDataModule):
 
 
 class Over(Callback):
-    """Notes, before the callbacks that come after it, that training is over; true from then on."""
+    """False during training and true after it, for callbacks that come later in the list."""
 
     def __init__(self):
         self.over = False

@@ -1,9 +1,11 @@
 """Class-wise metrics against torchmetrics and scikit-learn."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning_pareto.integration.validation.epoch_metrics import CHANGES_SHOWN
 from sklearn.metrics import precision_recall_fscore_support
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -18,6 +20,8 @@ from torchmetrics.classification import (
 )
 
 from lightning_pareto import CourseCorrection, ParetoCallback
+from lightning_pareto.integration.validation.classwise_log import CHANGES_SHOWN
+from lightning_pareto.integration.validation.metrics import ClasswiseMetrics, chosen_metrics
 from tests.integration._models import CLASSES, Data, Plain, datasets, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData
 
@@ -29,7 +33,7 @@ def logging(metrics=NAMED, **options):
 
 
 class History(Callback):
-    """Keeps what every validation has logged, and the model's logits there."""
+    """Keeps what each validation has logged, and the model's logits at that time."""
 
     def __init__(self, limit=None):
         self.epochs, self.logits, self.limit = [], [], limit
@@ -72,6 +76,18 @@ def test_named_metrics_are_those_of_scikit_learn_and_torchmetrics(tmp_path, abse
     assert "val_precision_change_worst" not in found
 
 
+def test_padding_is_not_counted():
+    logits, targets = torch.eye(3)[[0, 1, 2, 2, 1]], torch.tensor([0, 1, 1, 2, 0])
+    own = MulticlassSpecificity(3, average=None)
+    metrics = ClasswiseMetrics(chosen_metrics({"accuracy": "accuracy", "own": own}), torch.device("cpu"))
+    for part, count in ((slice(0, 2), 2), (slice(2, 4), 1), (slice(4, 5), 0)):
+        metrics.update(None, logits[part], targets[part], count)
+    found = metrics.compute(SimpleNamespace(strategy=SimpleNamespace(reduce=lambda value, reduce_op: value)))
+    assert found.support.tolist() == [1, 2, 0]
+    np.testing.assert_array_equal(found.values["accuracy"], [1, 0.5, np.nan])
+    np.testing.assert_allclose(found.values["own"][:2], own(logits[:3], targets[:3])[:2])
+
+
 class FalsePositives(MulticlassSpecificity):
     higher_is_better = False
 
@@ -79,7 +95,7 @@ class FalsePositives(MulticlassSpecificity):
         return 1 - super().compute()
 
 
-def test_metrics_of_the_users_own_under_names_of_their_own(tmp_path):
+def test_metrics_of_the_user_under_their_own_names(tmp_path):
     own = {
         "sensitivity": "recall",
         "specificity": MulticlassSpecificity(CLASSES, average=None),
@@ -109,7 +125,7 @@ def test_metrics_of_the_users_own_under_names_of_their_own(tmp_path):
         {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 0},
     ],
 )
-def test_every_validation_is_counted_by_itself_and_compared_with_the_last(tmp_path, options):
+def test_each_validation_is_counted_alone_and_compared_with_the_previous_one(tmp_path, options):
     history = History(limit=100 if "limit_val_batches" in options else None)
     trainer(tmp_path, logging(), history, max_epochs=4, **options).fit(Plain(), datamodule=Data())
     assert len(history.epochs) == (2 if "check_val_every_n_epoch" in options else 8 if len(options) == 3 else 4)
@@ -129,7 +145,7 @@ def test_every_validation_is_counted_by_itself_and_compared_with_the_last(tmp_pa
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_a_resumed_fit_compares_with_the_validation_before(tmp_path):
+def test_resumed_fit_compares_with_the_validation_before_it(tmp_path):
     kept = ModelCheckpoint(tmp_path, save_last=True)
     whole, parts = History(), History()
     torch.manual_seed(0)
@@ -140,7 +156,7 @@ def test_a_resumed_fit_compares_with_the_validation_before(tmp_path):
     assert parts.epochs[0]["val_accuracy_change/north"] == pytest.approx(change, abs=1e-6)
 
 
-def test_validate_alone_counts_its_own_loader_and_changes_nothing(tmp_path):
+def test_validate_counts_its_own_loader_and_logs_no_change(tmp_path):
     train, val = datasets()
     history, model, fitted = History(), Plain(), trainer(tmp_path, logging(("f1",)))
     fitted.callbacks.append(history)
@@ -153,7 +169,7 @@ def test_validate_alone_counts_its_own_loader_and_changes_nothing(tmp_path):
     assert not [name for name in found if "change" in name]
 
 
-def test_hundreds_of_classes_have_one_value_for_their_changes(tmp_path):
+def test_many_classes_log_only_their_worst_change(tmp_path):
     class Many(Plain):
         def __init__(self):
             super().__init__()
@@ -167,8 +183,8 @@ def test_hundreds_of_classes_have_one_value_for_their_changes(tmp_path):
     assert not [name for name in found if name.startswith("val_accuracy_change/")]
 
 
-def test_an_epoch_taken_again_is_compared_with_the_epoch_before(tmp_path):
-    """Also the epoch after one that was taken again and not kept."""
+def test_rerun_is_compared_with_the_epoch_before(tmp_path):
+    """And so is the epoch after a rerun that was not kept."""
     histories = []
     for callbacks in ([], [CourseCorrection(least_gain=0.999, max_corrections=1, verbose=False)]):
         torch.manual_seed(0)
@@ -204,7 +220,7 @@ def test_metrics_that_cannot_be_logged_are_refused_before_the_fit(tmp_path, metr
         trainer(tmp_path, logging(metrics), num_sanity_val_steps=1).fit(Plain(), datamodule=Data())
 
 
-def test_a_metric_for_other_classes_says_how_many_there_are(tmp_path):
+def test_metric_for_another_number_of_classes_says_how_many_there_are(tmp_path):
     callback = logging({"s": MulticlassSpecificity(3, average=None)})
     with pytest.raises(ValueError, match=r"MulticlassSpecificity\(num_classes=4, average=None\)"):
         trainer(tmp_path, callback, num_sanity_val_steps=1).fit(Plain(), datamodule=Data())
@@ -229,7 +245,7 @@ def test_two_callbacks_can_watch_two_loaders(tmp_path):
     assert float(fitted.callback_metrics["val_accuracy_1_macro"]) == pytest.approx(float(expected))
 
 
-def test_a_command_line_can_name_them(tmp_path):
+def test_metrics_can_be_chosen_in_a_config_file(tmp_path):
     jsonargparse = pytest.importorskip("jsonargparse")
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ParetoCallback, "pareto")
