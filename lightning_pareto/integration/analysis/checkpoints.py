@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_pareto.display.terminal import printable
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.integration.trainer.namespaces import is_a
 
@@ -104,7 +105,9 @@ def _load(module: pl.LightningModule, checkpoint: str, shard: Shard) -> str | No
         advice = "It holds objects that cannot be loaded safely: leave them out, save_hyperparameters(ignore=[…])"
     else:
         advice = "It must be a local file with this module's weights on every machine"
-    found = "another process could not read it" if reason is None else f"{type(reason).__name__}: {str(reason)[:120]}"
+    found = "another process could not read it"
+    if reason is not None:  # torch uses bold letters and lines of its own
+        found = f"{type(reason).__name__}: {printable(' '.join(str(reason).split()), 120)}"
     warnings.warn(
         f"the checkpoint {checkpoint} cannot be loaded ({found}): influence is computed at the last weights instead. "
         f"{advice}, or choose ParetoCallback(checkpoint='last')",

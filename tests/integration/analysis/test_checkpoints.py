@@ -1,4 +1,4 @@
-"""Influence at the best checkpoint, or at the last weights where that cannot be read."""
+"""Influence at the best checkpoint, or at the last weights if that cannot be loaded."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from tests.integration._models import Data, Plain, trainer
 
 
 class Ageing(Plain):
-    """Its first epoch is the best one."""
+    """Monitors its age, so its first epoch is the best."""
 
     def on_validation_epoch_end(self):
         self.log("age", float(self.current_epoch))
 
 
-def test_influence_is_taken_at_the_best_checkpoint_and_the_last_weights_stay(tmp_path):
+def test_influence_is_computed_at_the_best_checkpoint_and_the_last_weights_stay(tmp_path):
     data = Data()
     best = ModelCheckpoint(tmp_path / "one", monitor="age", mode="min")  # the "best" is the first epoch
 
@@ -37,7 +37,7 @@ def test_influence_is_taken_at_the_best_checkpoint_and_the_last_weights_stay(tmp
 
 
 class Spoil(Callback):
-    """Does something to the best checkpoint before the analysis."""
+    """Damages the best checkpoint before the analysis."""
 
     def __init__(self, best, how):
         self.best, self.how = best, how
@@ -84,19 +84,23 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("how", SPOILED.values(), ids=SPOILED)
-def test_a_checkpoint_that_cannot_be_read_gives_way_to_the_last_weights(tmp_path, how):
+def test_last_weights_replace_a_checkpoint_that_cannot_be_loaded(tmp_path, how):
     best = ModelCheckpoint(tmp_path / "best", monitor="age", mode="min")
     callback, model, data = ParetoCallback(verbose=False), Ageing(), Data()
-    with pytest.warns(UserWarning, match=r"cannot be read(.|\n)*at the last weights instead") as recorded:
+    match = r"cannot be loaded \(\w+: .*\): influence is computed at the last weights instead\. It (must be|holds)"
+    with pytest.warns(UserWarning, match=match) as recorded:
         trainer(tmp_path, Spoil(best, how), callback, best, enable_checkpointing=True).fit(model, datamodule=data)
-    assert len([w for w in recorded if "cannot be read" in str(w.message)]) == 1
+    (message,) = [str(w.message) for w in recorded if "cannot be loaded" in str(w.message)]
+    assert message.endswith("or choose ParetoCallback(checkpoint='last')")
+    assert ("save_hyperparameters(ignore=[…])" in message) == (how is SPOILED["unpicklable"])
+    assert message.isprintable()
     assert callback.influence.metadata["checkpoint"] == "last weights"
     expected = estimate_influence(model, data.train_dataloader(), data.val_dataloader())
     np.testing.assert_array_equal(callback.influence.scores, expected.scores)
 
 
 class Extra(Ageing):
-    """Has a state that is no tensor, and a part that it keeps out of its checkpoints."""
+    """Has extra state that is not a tensor, and a part that is not in its checkpoints."""
 
     def __init__(self):
         super().__init__()
@@ -118,16 +122,16 @@ class Extra(Ageing):
         return {name: value for name, value in whole.items() if not name.startswith("frozen")}
 
 
-def test_extra_state_and_partial_checkpoints(tmp_path):
+def test_extra_state_and_partial_checkpoints_work(tmp_path):
     best = ModelCheckpoint(tmp_path / "best", monitor="age", mode="min")
     callback, model, data = ParetoCallback(verbose=False), Extra(), Data()
     trainer(tmp_path, callback, best, max_epochs=3, enable_checkpointing=True).fit(model, datamodule=data)
     assert callback.influence.metadata["checkpoint"].startswith("epoch=0")
-    assert model.notes == {"epochs": 3}, "put back with the last weights"
+    assert model.notes == {"epochs": 3}, "restored with the last weights"
 
 
-def test_a_checkpoint_is_read_to_the_cpu(tmp_path, monkeypatch):
-    """The devices that it was written on may be full, or not there."""
+def test_checkpoint_is_loaded_to_the_cpu(tmp_path, monkeypatch):
+    """The devices that it was saved on may be full or missing."""
     read, load = [], torch.load
 
     def note(*args, **options):

@@ -1,9 +1,10 @@
-"""An analysis that was killed goes on when the fit is called again."""
+"""An analysis that was killed resumes when the fit is called again."""
 
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -30,33 +31,35 @@ def fit(folder, *, ckpt_path=None, **options):
 
 
 def killed(folder):
-    """As a process of its own: a fit that is killed in the middle of the scoring pass."""
-    whole = analysis.estimate_influence
+    """For a process of its own: a fit that is killed in the middle of the scoring pass."""
 
-    def interrupted(*arguments, **options):
-        def progress(stage, done, _total):
-            if stage == "scores" and done == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def progress(stage, done, _total):
+        if stage == "scores" and done == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        return whole(*arguments, **{**options, "progress": progress})
-
-    analysis.estimate_influence = interrupted
+    analysis.estimate = with_progress(progress)
     fit(Path(folder))
 
 
+def with_progress(progress):
+    """The estimate of influence, reporting to this function instead of a progress bar."""
+    whole = analysis.estimate
+
+    def estimate(*arguments, execution, **options):
+        return whole(*arguments, execution=replace(execution, progress=progress), **options)
+
+    return estimate
+
+
 def stages_begun(monkeypatch):
-    begun, whole = [], analysis.estimate_influence
-
-    def watched(*arguments, **options):
-        return whole(*arguments, **{**options, "progress": lambda stage, done, _: done or begun.append(stage)})
-
-    monkeypatch.setattr(analysis, "estimate_influence", watched)
+    begun = []
+    monkeypatch.setattr(analysis, "estimate", with_progress(lambda stage, done, _: done or begun.append(stage)))
     return begun
 
 
-def test_an_analysis_that_was_killed_goes_on_with_the_same_numbers(tmp_path, monkeypatch):
+def test_analysis_that_was_killed_resumes_with_the_same_numbers(tmp_path, monkeypatch):
     expected = fit(tmp_path / "whole")
-    code = f"from tests.integration.test_resumption import killed; killed({str(tmp_path / 'again')!r})"
+    code = f"from tests.integration.analysis.test_resumption import killed; killed({str(tmp_path / 'again')!r})"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert list((tmp_path / "again" / "pareto" / "stages" / "0").glob("*.safetensors"))
@@ -69,8 +72,8 @@ def test_an_analysis_that_was_killed_goes_on_with_the_same_numbers(tmp_path, mon
     assert not (tmp_path / "again" / "pareto" / "stages").exists()
 
 
-def test_stages_of_an_earlier_fit_are_not_taken_for_those_of_a_new_one(tmp_path):
-    code = f"from tests.integration.test_resumption import killed; killed({str(tmp_path)!r})"
+def test_stages_of_an_earlier_fit_are_not_used_for_a_new_one(tmp_path):
+    code = f"from tests.integration.analysis.test_resumption import killed; killed({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True)
     stale = list((tmp_path / "pareto" / "stages" / "0").glob("*.safetensors"))
     assert stale
@@ -78,12 +81,12 @@ def test_stages_of_an_earlier_fit_are_not_taken_for_those_of_a_new_one(tmp_path)
     assert not any(path.exists() for path in stale)
 
 
-def test_a_fit_that_ended_without_an_analysis_is_given_one(tmp_path):
+def test_analysis_can_be_made_up_for_after_a_finished_fit(tmp_path):
     fit(tmp_path, analyse=False)
     assert fit(tmp_path, ckpt_path=str(tmp_path / "last.ckpt")).influence.scores.shape[0] == 240
 
 
-def test_nothing_is_analysed_that_was_never_trained(tmp_path):
+def test_nothing_is_analysed_without_training(tmp_path):
     callback = ParetoCallback(verbose=False)
     trainer(tmp_path, callback, max_epochs=0).fit(Plain(), datamodule=Data())
     with pytest.raises(RuntimeError, match="there is no result"):

@@ -1,11 +1,13 @@
-"""Influence averaged over the checkpoints of a fit."""
+"""The analysis after a fit: at which weights, and what it is asked."""
 
 import numpy as np
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_pareto import ParetoCallback
-from tests.integration._models import Data, Plain, datasets, trainer
+from lightning_pareto import InfluenceMatrix, ParetoCallback
+from lightning_pareto.influence.options import InfluenceOptions
+from lightning_pareto.integration.analysis.run import AnalysisOptions, Question, verdict_on
+from tests.integration._models import Data, Plain, trainer
 
 
 def fitted(tmp_path, checkpoint, **options):
@@ -16,7 +18,7 @@ def fitted(tmp_path, checkpoint, **options):
     return callback, kept
 
 
-def test_averages_over_what_was_kept_or_named(tmp_path):
+def test_influence_is_averaged_over_kept_or_named_checkpoints(tmp_path):
     callback, kept = fitted(tmp_path / "kept", "kept")
     names = callback.influence.metadata["checkpoint"]
     assert len(set(callback.influence.metadata["fingerprints"]["model"])) == 2
@@ -29,15 +31,25 @@ def test_averages_over_what_was_kept_or_named(tmp_path):
     assert np.corrcoef(best.influence.scores.ravel(), callback.influence.scores.ravel())[0, 1] < found
 
 
-def test_nothing_kept_is_said(tmp_path):
+def test_missing_checkpoints_are_reported(tmp_path):
     callback = ParetoCallback(checkpoint="kept", verbose=False, curvature="identity")
-    with pytest.warns(UserWarning, match="needs a ModelCheckpoint that monitors something"):
+    with pytest.warns(UserWarning, match=r"needs a ModelCheckpoint that monitors something(.|\n)*ModelCheckpoint\(monitor="):
         trainer(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data())
     assert callback.influence.metadata["checkpoint"] == "last weights"
 
 
-def test_another_train_loader_must_have_as_many_samples(tmp_path):
-    other = Data(*datasets(noise=0.0, train=90, val=90))
-    callback = ParetoCallback(train_dataloader=other.train_dataloader())
-    with pytest.raises(ValueError, match=r"reads 90 samples, the fit \d+: it must be over the same samples"):
-        trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
+def test_options_are_checked():
+    with pytest.raises(ValueError, match="checkpoint must be 'best', 'last', 'kept' or a list of checkpoint files"):
+        AnalysisOptions(influence=InfluenceOptions(), checkpoint="first")
+    with pytest.raises(ValueError, match="max_memory .* found -1"):
+        AnalysisOptions(influence=InfluenceOptions(), max_memory=-1)
+
+
+def test_error_of_the_check_says_where_the_influence_is(tmp_path):
+    influence = InfluenceMatrix(np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 2)
+    question = Question(budget=0.2, level=0.05, targets=["2"])
+    with pytest.raises(RuntimeError, match=r"unknown target '2'.*The influence is kept: callback\.influence"):
+        verdict_on(influence, question, None)
+    with pytest.raises(RuntimeError, match=rf"InfluenceMatrix\.load\('{tmp_path / 'influence.safetensors'}'\)"):
+        verdict_on(influence, question, tmp_path)
+    assert verdict_on(influence, Question(budget=0.3, level=0.1), None).budget == 0.3
