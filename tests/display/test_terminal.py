@@ -184,6 +184,35 @@ def test_long_lists_are_cut():
     assert listed(["\x1b[31m"]) == "?[31m"
 
 
+LONG_NAMES = tuple(f"a class with a rather long name, {k} of a dozen" for k in range(12))
+
+
+def test_results_with_long_names_fit_eighty_columns():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(3000, 12)).astype(np.float32) * 1e-7
+    matrix = InfluenceMatrix(scores, rng.integers(0, 12, 3000), category_names=LONG_NAMES)
+    values = rng.random((3, 12))
+    result = ParetoResult(
+        category_names=LONG_NAMES,
+        before=values[0],
+        after=values[1],
+        support=np.full(12, 100_000),
+        p_values=values[2] * 1e-12,
+        refused=values[0],
+        gain=-0.012,
+        gain_error=0.005,
+        accepted=False,
+        reason="not better beyond chance: " + "; ".join(LONG_NAMES),
+        weights=None,
+        ckpt_path="/runs/best.ckpt",
+        best_epoch=10,
+        epochs_spent=1234,
+        trials=(),
+    )
+    for text in (str(trade_off_samples(matrix, *LONG_NAMES[:2])), repr(reweight(matrix)), str(result)):
+        assert max(map(len, text.splitlines())) <= WIDTH, text
+
+
 def test_result_of_these_tests_is_a_real_one():
     assert isinstance(searched(20, 80), ParetoResult)
     assert searched(20, 80).accepted

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_pareto import ParetoCallback
 from lightning_pareto.integration.analysis import run as analysis
-from lightning_pareto.integration.analysis.resumption import remove_stages
+from lightning_pareto.integration.analysis.resumption import how_to_resume, remove_stages
 from tests.integration._models import Data, Plain, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
@@ -59,7 +59,7 @@ def stages_begun(monkeypatch):
 
 def test_analysis_that_was_killed_resumes_with_the_same_numbers(tmp_path, monkeypatch):
     expected = fit(tmp_path / "whole")
-    code = f"from tests.integration.analysis.test_resumption import killed; killed({str(tmp_path / 'again')!r})"
+    code = f"from {__name__} import killed; killed({str(tmp_path / 'again')!r})"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert list((tmp_path / "again" / "pareto" / "stages" / "0").glob("*.safetensors"))
@@ -73,7 +73,7 @@ def test_analysis_that_was_killed_resumes_with_the_same_numbers(tmp_path, monkey
 
 
 def test_stages_of_an_earlier_fit_are_not_used_for_a_new_one(tmp_path):
-    code = f"from tests.integration.analysis.test_resumption import killed; killed({str(tmp_path)!r})"
+    code = f"from {__name__} import killed; killed({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True)
     stale = list((tmp_path / "pareto" / "stages" / "0").glob("*.safetensors"))
     assert stale
@@ -102,3 +102,61 @@ def test_only_stages_are_removed(tmp_path):
         "influence.safetensors",
         "stages/0/mine.txt",
     ]
+
+
+def interrupted(folder, stages):
+    """For a process of its own: Ctrl-C in the middle of the scoring pass."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it otherwise
+
+    def progress(stage, done, _total):
+        if stage == "scores" and done == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    analysis.estimate = with_progress(progress)
+    fit_and_tell(Path(folder), stages)
+
+
+def fit_and_tell(folder, stages, **options):
+    callback = ParetoCallback(dirpath=folder / "pareto" if stages else None)
+    keeper = ModelCheckpoint(dirpath=folder, save_last=True)
+    trainer(folder, callback, keeper, enable_checkpointing=True).fit(Plain(), datamodule=Data(), **options)
+    return callback
+
+
+@pytest.mark.parametrize("stages", [True, False])
+def test_interruption_says_how_to_resume_and_resuming_is_announced(tmp_path, capsys, stages):
+    code = f"from {__name__} import interrupted; interrupted({str(tmp_path)!r}, {stages})"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True, text=True)
+    assert "The analysis was interrupted." in done.stdout, done.stderr
+    assert (f"Finished stages are kept in {tmp_path / 'pareto'}. To resume:" in done.stdout) is stages
+    assert ("With ParetoCallback(dirpath=…) finished stages are kept." in done.stdout) is not stages
+    assert f"ckpt_path='{tmp_path / 'last.ckpt'}'" in done.stdout
+    assert all(len(line) <= 80 or str(tmp_path) in line for line in done.stdout.splitlines())
+    callback = fit_and_tell(tmp_path, stages, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert callback.verdict.headroom > 0
+    assert ("Resuming the interrupted analysis in" in capsys.readouterr().out) is stages
+
+
+def test_newest_checkpoint_is_named_if_there_is_no_last_one(tmp_path):
+    keeper = ModelCheckpoint(dirpath=tmp_path, monitor="val_loss", save_top_k=-1)
+    fitted = trainer(tmp_path, keeper, enable_checkpointing=True)
+    assert "next time with a ModelCheckpoint(save_last=True)" in how_to_resume(fitted, None)
+    fitted.fit(Plain(), datamodule=Data())
+    newest = max(tmp_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert len(list(tmp_path.glob("*.ckpt"))) > 1
+    assert f"ckpt_path={str(newest)!r}" in how_to_resume(fitted, None)
+
+
+def test_stages_of_another_model_are_said_to_be_discarded(tmp_path, capsys):
+    code = f"from {__name__} import interrupted; interrupted({str(tmp_path)!r}, True)"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True)
+    callback = ParetoCallback(dirpath=tmp_path / "pareto", damping=1.0)
+    trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
+    out = capsys.readouterr().out
+    texts = (
+        "Resuming the interrupted analysis",
+        "another model or other options: the analysis starts over",
+        "Pareto imp",
+    )
+    places = [out.index(text) for text in texts]
+    assert places == sorted(places)

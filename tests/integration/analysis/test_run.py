@@ -33,7 +33,9 @@ def test_influence_is_averaged_over_kept_or_named_checkpoints(tmp_path):
 
 def test_missing_checkpoints_are_reported(tmp_path):
     callback = ParetoCallback(checkpoint="kept", verbose=False, curvature="identity")
-    with pytest.warns(UserWarning, match=r"needs a ModelCheckpoint that monitors something(.|\n)*ModelCheckpoint\(monitor="):
+    with pytest.warns(
+        UserWarning, match=r"needs a ModelCheckpoint that monitors something(.|\n)*ModelCheckpoint\(monitor="
+    ):
         trainer(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data())
     assert callback.influence.metadata["checkpoint"] == "last weights"
 
@@ -41,7 +43,7 @@ def test_missing_checkpoints_are_reported(tmp_path):
 def test_options_are_checked():
     with pytest.raises(ValueError, match="checkpoint must be 'best', 'last', 'kept' or a list of checkpoint files"):
         AnalysisOptions(influence=InfluenceOptions(), checkpoint="first")
-    with pytest.raises(ValueError, match="max_memory .* found -1"):
+    with pytest.raises(ValueError, match=r"max_memory .* found -1"):
         AnalysisOptions(influence=InfluenceOptions(), max_memory=-1)
 
 

@@ -1,4 +1,4 @@
-"""What users find in their loggers after a fit, with the real ones."""
+"""What users find in their loggers after a fit, tested with the real loggers."""
 
 import csv
 import importlib.util
@@ -7,14 +7,11 @@ import subprocess
 import sys
 import warnings
 
-import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
-from lightning_pareto.integration.output.publish import FEW_CLASSES, MOST_CLASSES, figures_of, table_of
 
-from lightning_pareto import InfluenceMatrix, ParetoCallback, check_pareto
-from lightning_pareto.integration.output.last_fit import Analysis
+from lightning_pareto import ParetoCallback
 from lightning_pareto.integration.output.loggers import adapter_for
 from tests.integration._models import Data, Plain, trainer
 
@@ -43,7 +40,7 @@ def read_table(text):
     return {row["class"]: float(row["held-out gain"]) for row in csv.DictReader(text.splitlines())}
 
 
-def test_a_csv_logger_gets_files_beside_its_metrics(tmp_path):
+def test_csv_logger_gets_files_next_to_its_metrics(tmp_path):
     callback, fitted = fit(tmp_path, CSVLogger(tmp_path, name="csv"))
     folder = tmp_path / "csv" / "version_0" / "pareto"
     assert (folder.parent / "metrics.csv").exists()
@@ -121,7 +118,7 @@ def test_mlflow_keeps_artifacts(tmp_path, monkeypatch):
 
 
 class Other(Logger):
-    """Someone's own, with no folder."""
+    """A logger of the user's own, with or without a folder."""
 
     def __init__(self, log_dir=None, fails=False):
         super().__init__()
@@ -148,7 +145,7 @@ class Other(Logger):
         self.seen.update(metrics)
 
 
-def test_an_unknown_logger_gets_files_if_it_has_a_folder_and_metrics_always(tmp_path):
+def test_unknown_logger_gets_metrics_and_files_if_it_has_a_folder(tmp_path):
     with_folder, without = Other(str(tmp_path / "own")), Other()
     fit(tmp_path, without, with_folder)
     assert "pareto/headroom" in without.seen
@@ -161,24 +158,24 @@ def test_an_unknown_logger_gets_files_if_it_has_a_folder_and_metrics_always(tmp_
     ]
 
 
-def test_a_logger_that_shows_nothing_has_its_metrics_all_the_same(tmp_path):
+def test_logger_that_cannot_show_figures_still_gets_metrics(tmp_path):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder should be")
     logger = Other(str(blocked))
-    with pytest.warns(UserWarning, match="Other did not take the verdict's pictures"):
+    with pytest.warns(UserWarning, match="Other did not accept the verdict's figures"):
         callback, _ = fit(tmp_path, logger, dirpath=tmp_path)
     assert logger.seen["pareto/headroom"] == pytest.approx(callback.verdict.headroom)
 
 
-def test_a_logger_that_fails_is_one_warning_and_the_others_get_theirs(tmp_path):
+def test_failing_logger_warns_once_and_the_others_get_everything(tmp_path):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder should be")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         callback, _ = fit(tmp_path, Other(str(blocked), fails=True), CSVLogger(tmp_path, name="csv"), dirpath=tmp_path)
-    told = [str(w.message) for w in caught if "Other" in str(w.message)]
-    assert len(told) == 1
-    assert "away" in told[0]
+    messages = [str(w.message) for w in caught if "Other" in str(w.message)]
+    assert len(messages) == 1
+    assert "away" in messages[0]
     assert callback.verdict.headroom > 0
     assert (tmp_path / "csv" / "version_0" / "pareto" / "headroom.png").exists()
     assert (tmp_path / "csv" / "version_0" / "pareto" / "report.html").exists(), "copied from dirpath"
@@ -190,7 +187,7 @@ def test_figures_can_be_left_out(tmp_path):
     assert not [path for path in folder.iterdir() if path.suffix in (".png", ".csv", ".html")]
 
 
-def test_without_the_packages_of_the_report_there_is_a_table_and_no_word(tmp_path, monkeypatch):
+def test_without_the_packages_of_the_report_there_is_a_table_and_no_warning(tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name in ("matplotlib", "jinja2") else found(name, *a)
@@ -199,26 +196,6 @@ def test_without_the_packages_of_the_report_there_is_a_table_and_no_word(tmp_pat
     folder = tmp_path / "csv" / "version_0" / "pareto"
     assert not [path for path in folder.iterdir() if path.suffix in (".png", ".html")]
     assert (folder / "classes.csv").exists()
-
-
-@pytest.mark.parametrize(
-    ("classes", "names"),
-    [
-        (FEW_CLASSES, ["headroom", "exchange_rates"]),
-        (FEW_CLASSES + 1, ["headroom"]),
-        (MOST_CLASSES + 1, []),
-    ],
-)
-def test_only_what_can_be_read_is_drawn(classes, names):
-    generator = np.random.default_rng(0)
-    scores = generator.normal(size=(2 * classes, classes)).astype(np.float32)
-    influence = InfluenceMatrix(scores, np.arange(2 * classes) % classes)
-    analysis = Analysis(influence, check_pareto(influence))
-    assert list(figures_of(analysis)) == names
-    columns, rows = table_of(analysis.verdict)
-    assert len(rows) == classes
-    assert all(len(row) == len(columns) for row in rows)
-    assert rows[0][columns.index("held-out gain")] is None, "without folds nothing is held out"
 
 
 def test_no_package_of_a_logger_is_imported_for_another():
