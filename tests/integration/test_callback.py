@@ -14,15 +14,18 @@ from lightning_pareto import (
     InfluenceMatrix,
     ParetoCallback,
     ParetoVerdict,
+    SampleWeights,
     check_pareto,
     estimate_influence,
+    reweight,
 )
+from lightning_pareto.command_line import main
 from tests._asserts import assert_near
 from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Plain, datasets, trainer
 from tests.integration._tolerances import BFLOAT16
 
 
-def test_after_fit_there_is_influence_and_a_verdict_in_memory_and_on_disk(tmp_path, capsys):
+def test_influence_and_verdict_are_in_memory_and_on_disk_after_a_fit(tmp_path, capsys):
     callback = ParetoCallback()
     trainer(tmp_path, callback, max_epochs=5).fit(Plain(), datamodule=Data())
     assert callback.influence.scores.shape == (240, CLASSES)
@@ -36,14 +39,14 @@ def test_after_fit_there_is_influence_and_a_verdict_in_memory_and_on_disk(tmp_pa
     assert str(ParetoVerdict.load(tmp_path / "pareto" / "verdict.safetensors")) == str(callback.verdict)
 
 
-def test_it_is_the_pure_function_on_the_trained_model(tmp_path):
+def test_influence_equals_that_of_estimate_influence(tmp_path):
     callback, model, data = ParetoCallback(verbose=False), Plain(), Data()
     trainer(tmp_path, callback).fit(model, datamodule=data)
     expected = estimate_influence(model, data.train_dataloader(), data.val_dataloader())
     np.testing.assert_array_equal(callback.influence.scores, expected.scores)
 
 
-def test_logs_classwise_accuracy_support_and_verdict_to_every_logger(tmp_path):
+def test_accuracy_support_and_verdict_are_logged_to_every_logger(tmp_path):
     loggers = [CSVLogger(tmp_path, name="csv"), TensorBoardLogger(tmp_path, name="tensorboard")]
     model, fitted = Plain(), trainer(tmp_path, ParetoCallback(verbose=False), logger=loggers, log_every_n_steps=1)
     fitted.fit(model, datamodule=Data())
@@ -78,7 +81,7 @@ class Triple(Plain):
         super().validation_step(batch[:2], batch_idx)
 
 
-def test_any_other_batch_takes_a_task_and_the_error_shows_how(tmp_path):
+def test_other_batches_need_a_task_and_the_error_shows_how(tmp_path):
     train, val = (TensorDataset(*part.tensors, torch.arange(len(part))) for part in datasets())
     with pytest.raises(BatchError, match=r"list of 3(.|\n)*task = ClassificationTask\("):
         trainer(tmp_path, ParetoCallback()).fit(Triple(), datamodule=Data(train, val))
@@ -89,14 +92,14 @@ def test_any_other_batch_takes_a_task_and_the_error_shows_how(tmp_path):
 
 
 class Augmenting(Data):
-    """Scales its batches on the device: for training at random, otherwise by a constant."""
+    """Scales its batches on the device: at random in training, otherwise by a constant."""
 
     def on_after_batch_transfer(self, batch, dataloader_idx):
         x, y = batch
         return (x * torch.rand(1) if self.trainer.training else x * 2), y
 
 
-def test_batch_hooks_are_the_users_and_do_not_augment(tmp_path):
+def test_batch_hooks_of_the_user_run_as_in_validation(tmp_path):
     callback, model, data = ParetoCallback(verbose=False), Plain(), Augmenting()
     trainer(tmp_path, callback).fit(model, datamodule=data)
     task = ClassificationTask(logits=lambda m, batch: m(batch[0] * 2), targets=lambda batch: batch[1])
@@ -104,7 +107,7 @@ def test_batch_hooks_are_the_users_and_do_not_augment(tmp_path):
     np.testing.assert_allclose(callback.influence.scores, expected.scores, rtol=1e-4, atol=1e-5)
 
 
-def test_labels_out_of_range_in_validation_are_named(tmp_path):
+def test_validation_labels_out_of_range_are_named(tmp_path):
     train, val = datasets()
     val = TensorDataset(val.tensors[0], val.tensors[1].clone())
     val.tensors[1][0] = 7
@@ -121,7 +124,7 @@ class Headless(Plain):
         return None
 
 
-def test_one_of_several_validation_loaders(tmp_path):
+def test_one_of_several_validation_loaders_can_be_chosen(tmp_path):
     train, val = datasets()
     other = TensorDataset(val.tensors[0][:60], val.tensors[1][:60])
 
@@ -138,7 +141,7 @@ def test_one_of_several_validation_loaders(tmp_path):
     assert sum(float(fitted.callback_metrics[f"val_support/{name}"]) for name in train.classes) == 60
 
 
-def test_half_precision_by_autocast_is_near_float32(tmp_path):
+def test_autocast_is_near_float32(tmp_path):
     found = {}
     for precision in ("32-true", "bf16-mixed"):
         torch.manual_seed(0)
@@ -152,7 +155,7 @@ def test_half_precision_by_autocast_is_near_float32(tmp_path):
 
 
 class Shifting(Data):
-    """Scales the batches of the second validation loader, and of no other."""
+    """Scales the batches of the second validation loader only."""
 
     def val_dataloader(self):
         return [DataLoader(self.val, batch_size=50)] * 2
@@ -166,7 +169,7 @@ class Shifting(Data):
         return x * (2 if dataloader_idx == 1 else 1), y
 
 
-def test_batch_hooks_are_told_which_loader_a_batch_is_from(tmp_path):
+def test_batch_hooks_get_the_number_of_the_loader(tmp_path):
     class Two(Plain):
         def validation_step(self, batch, batch_idx, dataloader_idx=0):
             super().validation_step(batch, batch_idx)
@@ -179,10 +182,10 @@ def test_batch_hooks_are_told_which_loader_a_batch_is_from(tmp_path):
     np.testing.assert_array_equal(callback.influence.scores, expected.scores)
 
 
-def test_a_train_dataloader_of_its_own_even_one_without_a_whole_batch(tmp_path):
+def test_train_dataloader_can_be_replaced_even_without_a_whole_batch(tmp_path):
     x, y = datasets()[0].tensors
     plain = DataLoader(TensorDataset(x * 2, y), batch_size=500, drop_last=True)
-    assert not plain, "a DataLoader is true by its number of batches"
+    assert not plain, "a DataLoader without batches is false"
     callback, model = ParetoCallback(train_dataloader=plain, verbose=False), Plain()
     data = Data()
     trainer(tmp_path, callback).fit(model, datamodule=data)
@@ -193,7 +196,7 @@ def test_a_train_dataloader_of_its_own_even_one_without_a_whole_batch(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
 @pytest.mark.filterwarnings("ignore:no validation samples of 2, 3")  # two booleans, four logits
 @pytest.mark.filterwarnings("ignore:no training samples of 2, 3")  # of bool labels
-def test_labels_may_be_integers_of_any_kind(tmp_path, dtype):
+def test_labels_may_be_integers_of_any_dtype(tmp_path, dtype):
     class Lengthened(Plain):
         def training_step(self, batch, batch_idx):
             return super().training_step((batch[0], batch[1].long()), batch_idx)
@@ -209,7 +212,7 @@ def test_labels_may_be_integers_of_any_kind(tmp_path, dtype):
     assert fitted.callback_metrics["val_support/1"] == int(val.tensors[1].eq(1).sum())
 
 
-def test_the_verdict_may_be_about_some_categories(tmp_path):
+def test_verdict_can_be_asked_for_some_categories(tmp_path):
     callback = ParetoCallback(targets=["west"], floors=-0.05, verbose=False)
     trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
     expected = check_pareto(callback.influence, targets=[2], floors=-0.05)
@@ -218,7 +221,7 @@ def test_the_verdict_may_be_about_some_categories(tmp_path):
     assert callback.verdict.p_value != check_pareto(callback.influence).p_value
 
 
-def test_an_unknown_target_is_found_before_the_fit(tmp_path):
+def test_unknown_target_is_found_before_the_fit(tmp_path):
     model = Plain()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match="unknown target 'up'"):
@@ -226,7 +229,24 @@ def test_an_unknown_target_is_found_before_the_fit(tmp_path):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_a_verdict_that_fails_leaves_the_influence_on_disk(tmp_path):
+def test_influence_remembers_budget_and_level(tmp_path):
+    """Weights and checks that are made later use what the fit was asked, in memory and from disk."""
+    callback = ParetoCallback(budget=0.35, level=0.1, verbose=False)
+    trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
+    stored = InfluenceMatrix.load(tmp_path / "pareto" / "influence.safetensors")
+    for influence in (callback.influence, stored):
+        assert (influence.metadata["budget"], influence.metadata["level"]) == (0.35, 0.1)
+        assert reweight(influence).metadata["budget"] == 0.35
+        verdict = check_pareto(influence)
+        assert (verdict.budget, verdict.level) == (0.35, 0.1)
+        assert str(verdict) == str(callback.verdict)
+    assert main(["reweight", str(tmp_path)]) == 0
+    weights = SampleWeights.load(tmp_path / "pareto" / "weights.safetensors")
+    np.testing.assert_array_equal(weights.values, reweight(stored, budget=0.35).values)
+    assert not np.array_equal(weights.values, reweight(stored, budget=0.2).values)
+
+
+def test_failing_verdict_leaves_the_influence_on_disk(tmp_path):
     callback = ParetoCallback(targets="west", floors=5.0)
     with pytest.warns(UserWarning, match="The influence is kept"):
         trainer(tmp_path, callback).fit(Plain(), datamodule=Data())

@@ -1,6 +1,6 @@
-"""What of Lightning the analysis and a second fit work under, a row each; in words in examples/compatibility.md.
+"""Which of Lightning's features the analysis and a second fit work with, one row each.
 
-Rows that other tests hold are named there.
+examples/compatibility.md says the same in words, and names the rows that other tests cover.
 """
 
 import copy
@@ -59,7 +59,7 @@ class PartCompiled(Plain):
 
 
 class MadeLate(Plain):
-    """Makes its layers in ``configure_model``."""
+    """Creates its layers in ``configure_model``."""
 
     def __init__(self):
         super().__init__()
@@ -71,7 +71,7 @@ class MadeLate(Plain):
 
 
 class OwnLoaders(Plain):
-    """Brings its loaders along."""
+    """Defines its own loaders."""
 
     def train_dataloader(self):
         return Data().train_dataloader()
@@ -99,7 +99,7 @@ class Silent(Plain):
 
 
 class Reloading(Data):
-    """Counts how often its training loader is made."""
+    """Counts how often its training loader is created."""
 
     made = 0
 
@@ -158,7 +158,7 @@ OTHER_NUMBERS = {
     '`precision="16-mixed"`': {"precision": "16-mixed"},
     "`barebones=True`": {"model": Silent, "barebones": True},
 }
-"""Rows that tests of their own hold for the influence."""
+"""Rows whose influence has tests of its own."""
 
 EXPECTED_WARNINGS = pytest.mark.filterwarnings(
     "ignore:You requested to overfit but enabled",
@@ -196,7 +196,7 @@ def test_influence_is_that_of_the_trained_model_on_all_samples(tmp_path, name):
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-def test_influence_in_half_precision_is_near_that_in_single(tmp_path, precision):
+def test_influence_in_half_precision_is_near_that_in_float32(tmp_path, precision):
     callback, data = ParetoCallback(curvature="identity", verbose=False), Data()
     module = fitted(tmp_path, callback, precision=precision).float()
     expected = estimate_influence(module, data.train_dataloader(), data.val_dataloader(), curvature="identity")
@@ -206,14 +206,14 @@ def test_influence_in_half_precision_is_near_that_in_single(tmp_path, precision)
     assert callback.verdict.held_out_gain.shape == (CLASSES,)
 
 
-def test_half_precision_of_16_bits_is_bfloat_on_the_cpu(tmp_path):
+def test_float16_is_bfloat16_on_the_cpu(tmp_path):
     callback = ParetoCallback(verbose=False)
     with pytest.warns(UserWarning, match="Using `precision='bf16-mixed'` instead"):
         fitted(tmp_path, callback, precision="16-mixed")
     assert callback.influence.scores.shape == (240, CLASSES)
 
 
-def test_a_barebones_trainer_logs_nothing_and_is_analysed(tmp_path):
+def test_barebones_trainer_logs_nothing_but_is_analysed(tmp_path):
     callback = ParetoCallback(verbose=False)
     bare = pl.Trainer(barebones=True, max_epochs=2, accelerator="cpu", default_root_dir=tmp_path, callbacks=[callback])
     bare.fit(Silent(), datamodule=Data())
@@ -237,7 +237,7 @@ class TakesOurs(Plain):
 
 
 @pytest.mark.parametrize("mode", ["min_size", "max_size", "max_size_cycle"])
-def test_several_train_loaders_take_the_one_that_is_meant(tmp_path, mode):
+def test_several_train_loaders_require_a_choice(tmp_path, mode):
     with pytest.raises(TypeError, match=r"found dict(.|\n)*train_dataloader=…"):
         fitted(tmp_path, ParetoCallback(), model=TakesOurs, data=lambda: Combined("min_size"))
     callback, data = ParetoCallback(train_dataloader=Data().train_dataloader(), verbose=False), Data()
@@ -246,7 +246,7 @@ def test_several_train_loaders_take_the_one_that_is_meant(tmp_path, mode):
     assert_near(callback.influence.scores, expected.scores, TWO_PROCESSES)
 
 
-def test_a_second_fit_with_the_same_trainer(tmp_path):
+def test_second_fit_with_the_same_trainer_replaces_the_influence(tmp_path):
     callback, model, data = ParetoCallback(verbose=False), Plain(), Data()
     fit = trainer(tmp_path, callback)
     fit.fit(model, datamodule=data)
@@ -259,7 +259,7 @@ def test_a_second_fit_with_the_same_trainer(tmp_path):
 
 
 class Counts(callbacks.Callback):
-    """How often every sample is drawn, one row an epoch."""
+    """How often each sample is drawn, one row per epoch."""
 
     def __init__(self):
         self.epochs = {}
@@ -275,7 +275,7 @@ WEIGHTED = [name for name in EVERY if name not in ("defaults", "loaders of the m
 
 @EXPECTED_WARNINGS
 @pytest.mark.parametrize("name", WEIGHTED)
-def test_a_fit_on_weights_draws_by_them(tmp_path, name):
+def test_weighted_fit_draws_by_weight(tmp_path, name):
     options, counts = copy.copy(EVERY[name]), Counts()
     others = options.pop("callbacks", list)()
     data = ReweightedDataModule(Reloading(), HALF)
@@ -290,14 +290,14 @@ def test_a_fit_on_weights_draws_by_them(tmp_path, name):
         assert data.made >= 2
 
 
-def test_a_fast_run_draws_by_weights(tmp_path):
+def test_fast_dev_run_draws_by_weight(tmp_path):
     counts = Counts()
     fitted(tmp_path, counts, data=lambda: ReweightedDataModule(Data(), HALF), fast_dev_run=True)
     assert counts.epochs[0].sum() == 32
     assert counts.epochs[0][120:].sum() == 0
 
 
-def test_a_second_fit_with_the_same_trainer_draws_by_weights(tmp_path):
+def test_second_fit_with_the_same_trainer_draws_by_weight(tmp_path):
     counts, data, model = Counts(), ReweightedDataModule(Data(), HALF), Plain()
     fit = trainer(tmp_path, counts)
     fit.fit(model, datamodule=data)
@@ -309,17 +309,19 @@ def test_a_second_fit_with_the_same_trainer_draws_by_weights(tmp_path):
 
 
 REFUSED = {
-    "overfit_batches": "cannot draw by weight under overfit_batches",
+    "overfit_batches": "cannot sample by weight under overfit_batches: remove one of them",
     "val_check_interval": "compares one validation at the end of every epoch",
     "val_check_interval in batches": "compares one validation at the end of every epoch",
     "check_val_every_n_epoch": "compares one validation at the end of every epoch",
     "StochasticWeightAveraging": "use WeightAveraging or EMAWeightAveraging",
 }
-CORRECTED = [name for name in EVERY if name != "max_steps"]  # which is less than an epoch here: test_correction.py
+CORRECTED = [
+    name for name in EVERY if name != "max_steps"
+]  # which is less than an epoch here: correction/test_callback.py
 
 
 def watching(monkeypatch, keeps):
-    """A correction of the second epoch, whatever happens in it, that is kept or not."""
+    """Corrects the second epoch whatever happens in it, and keeps the rerun or not."""
     monkeypatch.setattr(Rules, "fallen", lambda *_: [0])
     monkeypatch.setattr(Rules, "better", lambda *_: keeps)
     return CourseCorrection(warmup_epochs=1, max_corrections=1, curvature="identity", verbose=False)
@@ -331,8 +333,8 @@ def weights_of(module):
 
 @EXPECTED_WARNINGS
 @pytest.mark.parametrize("name", CORRECTED)
-def test_an_epoch_is_taken_again(tmp_path, monkeypatch, name):
-    """Kept, it counts once and has changed the weights; not kept, it has left no trace."""
+def test_an_epoch_is_rerun(tmp_path, monkeypatch, name):
+    """A rerun that is kept counts once and changes the weights. One that is not kept leaves no trace."""
     kept, not_kept = watching(monkeypatch, True), watching(monkeypatch, False)
     if name in REFUSED:
         with pytest.raises((ValueError, TypeError), match=REFUSED[name]):
@@ -349,14 +351,14 @@ def test_an_epoch_is_taken_again(tmp_path, monkeypatch, name):
         assert (done.epoch, len(done.again)) == (1, CLASSES)
 
 
-def test_a_second_fit_with_the_same_trainer_is_corrected_anew(tmp_path, monkeypatch):
+def test_second_fit_with_the_same_trainer_has_its_own_corrections(tmp_path, monkeypatch):
     watch, model, data = watching(monkeypatch, True), Plain(), Data()
     fit = trainer(tmp_path, watch)
     fit.fit(model, datamodule=data)
     assert [done.epoch for done in watch.corrections] == [1]
     fit.fit_loop.max_epochs = 4
     fit.fit(model, datamodule=data)
-    assert [done.epoch for done in watch.corrections] == [3], "the first epoch of a fit has none before it"
+    assert [done.epoch for done in watch.corrections] == [3], "the first epoch of a fit cannot be corrected"
     assert fit.global_step == 4 * 8
 
 

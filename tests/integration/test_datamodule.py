@@ -31,12 +31,12 @@ from tests.integration._models import Data, Plain, datasets, trainer
 
 
 def half():
-    """Weights that take the first half of the samples twice and the rest never."""
+    """Weights that draw the first half of the samples twice and the rest never."""
     return np.repeat([2.0, 0.0], 120)
 
 
 class Seen(Callback):
-    """Notes which samples every training epoch draws."""
+    """Notes which samples each training epoch draws."""
 
     def __init__(self, data):
         self.rows = {tuple(row): i for i, row in enumerate(data.tensors[0].tolist())}
@@ -48,14 +48,14 @@ class Seen(Callback):
         self.epochs[-1] += [self.rows[tuple(row)] for row in batch[0].tolist()]
 
 
-def test_the_second_fit_trains_on_the_weights(tmp_path):
+def test_second_fit_draws_by_weight(tmp_path):
     data, seen = Data(), Seen(datasets()[0])
     trainer(tmp_path, seen).fit(Plain(), datamodule=ReweightedDataModule(data, SampleWeights(half())))
     assert [np.bincount(epoch, minlength=240).tolist() for epoch in seen.epochs] == [half().tolist()] * 2
-    assert seen.epochs[0] != seen.epochs[1], "shuffled anew"
+    assert seen.epochs[0] != seen.epochs[1], "each epoch is shuffled"
 
 
-def test_the_main_job_from_callback_to_second_fit(tmp_path):
+def test_whole_job_from_callback_to_second_fit(tmp_path):
     data, callback = Data(), ParetoCallback(verbose=False)
     trainer(tmp_path, callback, max_epochs=5).fit(Plain(), datamodule=data)
     path = solve(callback.influence).save(tmp_path / "weights.safetensors")
@@ -64,7 +64,7 @@ def test_the_main_job_from_callback_to_second_fit(tmp_path):
     assert fitted.callback_metrics["val_accuracy_macro"] > 0.5
 
 
-def test_plain_dataloaders_and_every_option_is_kept(tmp_path):
+def test_dataloader_keeps_all_options(tmp_path):
     generator = torch.Generator().manual_seed(3)
     train, val = datasets()
     options = {
@@ -89,7 +89,7 @@ def test_plain_dataloaders_and_every_option_is_kept(tmp_path):
     assert max(seen.epochs[0]) < 120
 
 
-def test_a_subclass_of_dataloader_stays_one():
+def test_subclass_of_dataloader_is_kept():
     class Special(DataLoader):
         def __init__(self, secret, dataset):
             self.secret = secret
@@ -101,7 +101,7 @@ def test_a_subclass_of_dataloader_stays_one():
     assert sorted(torch.cat(list(loader)).tolist()) == sorted([*range(5)] * 2)
 
 
-def test_the_wrapper_defines_only_what_the_datamodule_does():
+def test_wrapper_defines_only_the_hooks_of_the_datamodule():
     class Staged(Data):
         def setup(self, stage):
             self.stage = stage
@@ -114,7 +114,7 @@ def test_the_wrapper_defines_only_what_the_datamodule_does():
     assert inner.stage == "fit"
 
 
-def test_a_datamodule_without_validation_fits(tmp_path):
+def test_datamodule_without_validation_can_be_fitted(tmp_path):
     class OnlyTrain(pl.LightningDataModule):
         def train_dataloader(self):
             return DataLoader(datasets()[0], batch_size=32)
@@ -125,7 +125,7 @@ def test_a_datamodule_without_validation_fits(tmp_path):
     trainer(tmp_path).fit(Untested(), datamodule=ReweightedDataModule(OnlyTrain(), half()))
 
 
-def test_hooks_of_the_datamodule_still_work_and_it_knows_its_trainer(tmp_path):
+def test_datamodule_keeps_its_hooks_and_knows_its_trainer(tmp_path):
     class Hooked(Data):
         moved = 0
 
@@ -141,7 +141,7 @@ def test_hooks_of_the_datamodule_still_work_and_it_knows_its_trainer(tmp_path):
     assert inner.trainer is fitted
 
 
-def test_a_resumed_fit_draws_the_epoch_it_is_in(tmp_path):
+def test_resumed_fit_draws_the_current_epoch(tmp_path):
     data = Data()
     whole, first, rest = (Seen(datasets()[0]) for _ in range(3))
     trainer(tmp_path, whole, max_epochs=3).fit(Plain(), datamodule=ReweightedDataModule(data, np.ones(240)))
@@ -157,8 +157,8 @@ def test_a_resumed_fit_draws_the_epoch_it_is_in(tmp_path):
 @pytest.mark.parametrize("when", [{}, {"save_on_train_epoch_end": True}, {"every_n_train_steps": 8}], ids=str)
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_an_epoch_is_not_replayed_from_a_checkpoint_of_its_end(tmp_path, workers, when):
-    """A worker takes its indices before Lightning tells the sampler of the epoch, and checkpoints count differently."""
+def test_epoch_is_not_repeated_from_a_checkpoint_of_its_end(tmp_path, workers, when):
+    """A worker draws its first indices before Lightning sets the epoch, and checkpoints count epochs differently."""
 
     def checkpoints():
         return ModelCheckpoint(tmp_path / "checkpoints", filename="{epoch}", save_top_k=-1, **when)
@@ -175,7 +175,7 @@ def test_an_epoch_is_not_replayed_from_a_checkpoint_of_its_end(tmp_path, workers
 
 
 class Particular(Data):
-    """Has attributes of its own, saves its hyper-parameters and prepares its data once for all machines."""
+    """Has its own attributes, saves its hyper-parameters and prepares its data once for all machines."""
 
     def __init__(self, batch_size=32, root="data"):
         super().__init__()
@@ -188,17 +188,17 @@ class Particular(Data):
         return DataLoader(self.train, batch_size=self.hparams["batch_size"])
 
 
-def test_the_seed_is_that_of_the_draws():
+def test_seed_determines_the_draws():
     drawn = [list(ReweightedDataModule(Data(), half(), seed=s).train_dataloader().sampler) for s in (0, 5, 5)]
     assert drawn[0] != drawn[1] == drawn[2] == list(ParetoSampler(half(), seed=5))
 
 
-def test_the_datamodules_own_attributes_are_reached_through_the_wrapper():
+def test_attributes_of_the_datamodule_are_reached_through_the_wrapper():
     inner = Particular()
     wrapper = ReweightedDataModule(inner, half(), seed=1)
     assert wrapper.num_classes == 4
     assert wrapper.prepare_data_per_node is False
-    assert wrapper.seed == 1, "the draws' own"
+    assert wrapper.seed == 1, "that of the draws"
     assert inner.seed == 7
     wrapper.num_classes = 5  # as lightning's BatchSizeFinder sets the batch size
     assert inner.num_classes == 5
@@ -208,7 +208,7 @@ def test_the_datamodules_own_attributes_are_reached_through_the_wrapper():
         _ = wrapper.nothing
 
 
-def test_wrapping_leaves_the_datamodules_trainer(tmp_path):
+def test_wrapping_keeps_the_trainer_of_the_datamodule(tmp_path):
     inner = Data()
     fitted = trainer(tmp_path, max_epochs=1)
     fitted.fit(Plain(), datamodule=inner)
@@ -216,7 +216,7 @@ def test_wrapping_leaves_the_datamodules_trainer(tmp_path):
 
 
 @pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_the_wrapper_can_be_copied(tmp_path, twin):
+def test_wrapper_can_be_copied(tmp_path, twin):
     found = twin(ReweightedDataModule(Particular(), half(), seed=3))
     assert found.num_classes == 4
     assert found.seed == 3
@@ -224,7 +224,7 @@ def test_the_wrapper_can_be_copied(tmp_path, twin):
     trainer(tmp_path, max_epochs=1).fit(Plain(), datamodule=found)
 
 
-def test_hyper_parameters_are_logged_and_saved_as_the_users(tmp_path):
+def test_hyper_parameters_are_logged_and_saved_as_those_of_the_user(tmp_path):
     logger = CSVLogger(tmp_path)
     fitted = trainer(tmp_path, logger=logger, max_epochs=1, log_every_n_steps=1)
     fitted.fit(Plain(), datamodule=ReweightedDataModule(Particular(root="there"), half()))
@@ -242,7 +242,7 @@ class Stream(IterableDataset):
 TEN = TensorDataset(torch.arange(10))
 
 
-def test_a_batch_sampler_of_the_users_own_is_refused_and_a_sampler_replaced_aloud():
+def test_batch_sampler_of_the_user_is_refused_and_a_sampler_is_replaced_with_a_warning():
     class Buckets(BatchSampler):
         pass
 

@@ -120,7 +120,7 @@ def data(tmp_path, **options):
 
 @pytest.fixture
 def example(monkeypatch):
-    """The example as an importable module; its command line is ours to set."""
+    """The example as an importable module, with an empty command line."""
     monkeypatch.setattr(sys, "argv", ["lightning_cli.py"])
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning calls it in an older way
     monkeypatch.syspath_prepend(EXAMPLES)
@@ -145,63 +145,66 @@ def read_in_common(callback):
     assert list(callback.data.class_names) == ["a", "b", "c", "d"]
     assert list(callback.data.category_names) == ["east", "west"]
     assert callback.data.val_dataloader_idx == 1
-    options = callback.options
-    assert (options.curvature, options.measure, options.damping) == ("cg", "soft_error", 0.5)
-    assert (list(options.layers), options.fisher, options.curvature_samples) == (["network.*"], "exact", 100)
-    assert (options.seed, callback.max_memory, callback.verbose) == (7, 0.5, False)
+    influence = callback.options.influence
+    assert (influence.curvature, influence.measure, influence.damping) == ("cg", "soft_error", 0.5)
+    assert (list(influence.layers), influence.fisher, influence.curvature_samples) == (["network.*"], "exact", 100)
+    assert (influence.seed, callback.options.max_memory, callback.verbose) == (7, 0.5, False)
     assert callback.dirpath == Path("results")
 
 
-def test_every_option_of_the_callback(example, tmp_path):
+def test_all_options_of_the_callback(example, tmp_path):
     callback = callback_from(tmp_path, ParetoCallback, PARETO)
     read_in_common(callback)
-    assert (callback.options.folds, callback.budget, callback.level) == (4, 0.3, 0.1)
-    assert (list(callback.targets), callback.floors) == (["east"], -0.1)
-    assert (list(map(str, callback.checkpoint)), callback.analyse) == (["a.ckpt", "b.ckpt"], False)
+    question = callback.question
+    assert (callback.options.influence.folds, question.budget, question.level) == (4, 0.3, 0.1)
+    assert (list(question.targets), question.floors) == (["east"], -0.1)
+    assert (list(map(str, callback.options.checkpoint)), callback.analyse) == (["a.ckpt", "b.ckpt"], False)
     assert callback.data.preview is text_of
     assert not callback.log_figures
     assert set(callback.classwise._chosen) == {"f1", "specificity"}
 
 
 @pytest.mark.parametrize("metrics", [["accuracy", "f1"], {"mine": "recall"}])
-def test_metrics_by_name(metrics, example, tmp_path):
+def test_metrics_can_be_named(metrics, example, tmp_path):
     callback_from(tmp_path, ParetoCallback, {"metrics": metrics})
 
 
 @pytest.mark.parametrize(("kind", "options"), [(ParetoCallback, PARETO), (CourseCorrection, CORRECTION)])
-def test_no_option_is_left_out_here(kind, options):
-    assert inspect.signature(kind).parameters.keys() - options.keys() == {"train_dataloader"}, "no file can hold that"
+def test_no_option_is_missing_here(kind, options):
+    assert inspect.signature(kind).parameters.keys() - options.keys() == {"train_dataloader"}, (
+        "no file can hold a loader"
+    )
 
 
 @pytest.mark.parametrize("checkpoint", ["best", "last", "kept"])
 @pytest.mark.parametrize("targets", ["east", 1, [1, "east"]])
-def test_options_with_several_types(checkpoint, targets, example, tmp_path):
+def test_options_of_several_types(checkpoint, targets, example, tmp_path):
     options = {"checkpoint": checkpoint, "targets": targets, "floors": [0.0, -0.1], "curvature_samples": None}
     callback = callback_from(tmp_path, ParetoCallback, options)
-    assert callback.checkpoint == checkpoint
-    assert callback.targets == targets
-    assert list(callback.floors) == [0.0, -0.1]
-    assert callback.options.curvature_samples is None
+    assert callback.options.checkpoint == checkpoint
+    assert callback.question.targets == targets
+    assert list(callback.question.floors) == [0.0, -0.1]
+    assert callback.options.influence.curvature_samples is None
 
 
-def test_every_option_of_course_correction(example, tmp_path):
+def test_all_options_of_course_correction(example, tmp_path):
     callback = callback_from(tmp_path, CourseCorrection, CORRECTION)
     read_in_common(callback)
-    rules, remedy = callback.rules, callback.remedy
+    rules, weights = callback.rules, callback.weights
     assert (rules.threshold, rules.level, rules.least_gain) == (0.1, 0.01, 0.02)
     assert (rules.warmup_epochs, rules.max_corrections) == (4, 5)
-    assert (remedy.budget, remedy.keep, remedy.method, remedy.return_mass) == (0.1, 0.5, "paper", "additive")
+    assert (weights.budget, weights.keep, weights.method, weights.return_mass) == (0.1, 0.5, "paper", "additive")
 
 
 @pytest.mark.parametrize("kind", [ParetoCallback, CourseCorrection])
-def test_the_defaults_survive_a_round_trip(kind, example, tmp_path):
+def test_defaults_survive_a_round_trip(kind, example, tmp_path):
     expected, found = vars(kind()), vars(callback_from(tmp_path, kind, {}))
-    for name in ("options", "data", "rules", "remedy", "budget", "level", "targets", "floors", "checkpoint"):
-        assert found.get(name) == expected.get(name), name
+    for name in ("options", "data", *(["question"] if kind is ParetoCallback else ["rules", "weights"])):
+        assert found[name] == expected[name], name
 
 
 @pytest.mark.parametrize("weights", ["a path", [0.0, 2.0] * 4])
-def test_weights_from_a_file_or_a_list(weights, example, tmp_path):
+def test_weights_come_from_a_file_or_a_list(weights, example, tmp_path):
     if isinstance(weights, str):
         weights = str(SampleWeights([0.0, 2.0] * 4).save(tmp_path / "weights.safetensors"))
     options = {"datamodule": data(tmp_path), "weights": weights, "seed": 3}
@@ -235,7 +238,7 @@ class Kept(LightningCLI):
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-def test_the_configs_of_the_example_run_one_after_the_other(example, tmp_path, monkeypatch, capsys):
+def test_configs_of_the_example_run_one_after_the_other(example, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     fit(example, monkeypatch, "first_fit.yaml")
     assert "Pareto improvement possible: YES" in capsys.readouterr().out

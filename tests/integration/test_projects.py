@@ -1,6 +1,6 @@
-"""Projects as people have them run with the callback added and nothing else changed; what is no classifier is refused.
+"""Real-world projects with the callback added and nothing else changed. Anything but a classifier is refused.
 
-Each is written in the style of its source: the module does what its authors would, not what this package would like.
+Each is written in the style of its source, without regard to this package.
 """
 
 import lightning.pytorch as pl
@@ -21,7 +21,7 @@ from tests.integration._models import trainer
 
 
 def stripes(count, classes=4, size=8, channels=1, seed=0):
-    """Images of which each class has a bright row of its own, and labels of which a fifth is wrong."""
+    """Images with a bright row for each class, and labels of which a fifth is wrong."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(classes, (count,), generator=generator)
     x = torch.randn(count, channels, size, size, generator=generator)
@@ -31,7 +31,7 @@ def stripes(count, classes=4, size=8, channels=1, seed=0):
 
 
 def analysed(tmp_path, model, **fit):
-    """Fit with the callback and see that it said something about every class, then fit on its weights."""
+    """Fit with the callback, and check that influence and verdict cover every sample and class."""
     callback = ParetoCallback(verbose=False)
     options = {"max_epochs": 2, **fit.pop("trainer", {})}
     fitted = trainer(tmp_path, callback, **options)
@@ -45,7 +45,7 @@ def analysed(tmp_path, model, **fit):
 
 
 class LitMNIST(pl.LightningModule):
-    """As in Lightning's tutorials: the data come from hooks of the module, the forward ends in a log-softmax."""
+    """As in Lightning's tutorials: the module has the loaders, and its forward ends in a log-softmax."""
 
     def __init__(self, hidden_size=64, learning_rate=2e-4):
         super().__init__()
@@ -93,7 +93,7 @@ class LitMNIST(pl.LightningModule):
         return DataLoader(self.mnist_val, batch_size=32)
 
 
-def test_the_tutorial_of_lightning(tmp_path):
+def test_tutorial_of_lightning(tmp_path):
     analysed(tmp_path, LitMNIST())
 
 
@@ -147,13 +147,13 @@ class MyDataModule(pl.LightningDataModule):
         return DataLoader(self.val, batch_size=self.batch_size)
 
 
-def test_the_image_classifier_of_lightning(tmp_path):
+def test_image_classifier_of_lightning(tmp_path):
     callback = analysed(tmp_path, LitClassifier(), datamodule=MyDataModule())
     second = ReweightedDataModule(MyDataModule(), reweight(callback.influence))
     trainer(tmp_path, ParetoCallback(analyse=False)).fit(LitClassifier(), datamodule=second)
 
 
-def test_a_project_on_the_lightning_cli(tmp_path, monkeypatch):
+def test_project_with_lightning_cli(tmp_path, monkeypatch):
     pytest.importorskip("jsonargparse", reason="LightningCLI needs it: pip install 'lightning_pareto[cli]'")
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning calls it in an older way
     monkeypatch.setattr("sys.argv", ["main.py"])
@@ -174,7 +174,7 @@ WORDS = ["[PAD]", "[CLS]", "[SEP]", "good", "bad", "fine", "awful", "the", "film
 
 
 class TextModule(pl.LightningModule):
-    """As in the tutorials that fine-tune a transformer: the batch is what the tokenizer and the collator made."""
+    """As in tutorials that fine-tune a transformer: batches come from a tokenizer and a collator."""
 
     def __init__(self, config, lr=1e-3):
         super().__init__()
@@ -237,7 +237,7 @@ def pad(samples):
     }
 
 
-def test_a_transformer_on_text(tmp_path):
+def test_transformer_on_text(tmp_path):
     transformers = pytest.importorskip("transformers", reason="needs transformers: pip install transformers")
     config = transformers.BertConfig(
         vocab_size=len(WORDS),
@@ -252,7 +252,7 @@ def test_a_transformer_on_text(tmp_path):
     train = DataLoader(Sentences(160, 0), batch_size=16, shuffle=True, collate_fn=pad)
     val = DataLoader(Sentences(90, 1), batch_size=16, collate_fn=pad)
     callback = analysed(tmp_path, TextModule(config), train_dataloaders=train, val_dataloaders=val)
-    assert not callback.influence.metadata["parameters"].get("by_loop"), "every layer of it is read fast"
+    assert not callback.influence.metadata["parameters"].get("by_loop"), "all layers have a fast rule"
 
 
 class BasicBlock(nn.Module):
@@ -342,7 +342,7 @@ class ImageModule(pl.LightningModule):
 
 
 class Augmented(Dataset):
-    """Images with a random flip and crop, as torchvision's transforms make them."""
+    """Images with a random flip and crop, as with torchvision's transforms."""
 
     def __init__(self, count, seed, augment):
         self.images, self.targets = stripes(count, channels=3, seed=seed)
@@ -362,7 +362,7 @@ class Augmented(Dataset):
 
 
 @pytest.mark.filterwarnings("ignore:the training dataset gives another sample each time")
-def test_an_image_classifier_with_batch_norm_augmentation_and_a_schedule(tmp_path):
+def test_image_classifier_with_batch_norm_augmentation_and_schedule(tmp_path):
     torch.manual_seed(0)
     train = DataLoader(Augmented(160, 0, True), batch_size=32, shuffle=True, drop_last=True)
     val = DataLoader(Augmented(100, 1, False), batch_size=64)
@@ -372,7 +372,7 @@ def test_an_image_classifier_with_batch_norm_augmentation_and_a_schedule(tmp_pat
 
 
 class TabularNet(pl.LightningModule):
-    """Embeddings for the categorical columns beside the numbers."""
+    """Numbers, and embeddings of the categorical columns."""
 
     def __init__(self, numbers, cardinalities, classes, dims=(32, 16), lr=1e-2):
         super().__init__()
@@ -417,7 +417,7 @@ class Rows(Dataset):
 
 
 @pytest.mark.parametrize("name", ["wine", "breast_cancer"])
-def test_a_table_with_categorical_columns(name, tmp_path):
+def test_table_with_categorical_columns(name, tmp_path):
     datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn: pip install scikit-learn")
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(y))
@@ -438,7 +438,7 @@ def test_a_table_with_categorical_columns(name, tmp_path):
     )
 
 
-def test_what_is_no_classifier_is_refused_before_the_fit(tmp_path):
+def test_other_models_are_refused_before_the_fit(tmp_path):
     model = BoringModel()
     before = model.layer.weight.clone()
     with pytest.raises(BatchError, match="cannot find the labels in a batch of type"):
@@ -462,7 +462,7 @@ class LanguageModel(LightningTransformer):
         self.log("val_loss", self.training_step(batch, batch_idx))
 
 
-def test_a_language_model_is_refused_before_the_fit(tmp_path):
+def test_language_model_is_refused_before_the_fit(tmp_path):
     loader = DataLoader(Tokens(), batch_size=8)
     with pytest.raises(BatchError, match=r"expected integer labels of shape \(B,\), found a torch.int64 tensor"):
         trainer(tmp_path, ParetoCallback()).fit(LanguageModel(16), loader, loader)

@@ -24,7 +24,7 @@ def indices(x):
 
 
 class Batches(Callback):
-    """Notes the samples of every training batch, one list an epoch, by the epoch's number."""
+    """Notes the samples of all training batches, one list per epoch, by the number of the epoch."""
 
     def __init__(self, key=None):
         self.key = key
@@ -57,7 +57,7 @@ def weights():
     "ignore:You're resuming from a checkpoint that ended before the epoch ended",
     "ignore:Be aware that when using `ckpt_path`",
 )
-def test_an_interrupted_epoch_goes_on_where_it_was(tmp_path, workers, saves):
+def test_interrupted_epoch_continues_where_it_was(tmp_path, workers, saves):
     """240 samples are 8 batches an epoch, so both checkpoints are from the middle of epoch 1."""
 
     def data():
@@ -80,7 +80,7 @@ def test_an_interrupted_epoch_goes_on_where_it_was(tmp_path, workers, saves):
 
 
 class Several(Data):
-    """Two train loaders, one of them of other samples and longer."""
+    """Two train loaders; the other one is longer and has other samples."""
 
     def __init__(self, kind):
         super().__init__()
@@ -105,10 +105,10 @@ class OneOf(Plain):
 
 
 @pytest.mark.parametrize(("kind", "key"), [("dict", "ours"), ("list", 0), ("combined", "ours")])
-def test_the_weights_are_for_one_of_several_loaders(tmp_path, kind, key):
+def test_weights_apply_to_one_of_several_loaders(tmp_path, kind, key):
     data, seen = ReweightedDataModule(Several(kind), HALF, loader=key), Batches(key)
     trainer(tmp_path, seen, max_epochs=2).fit(OneOf(key), datamodule=data)
-    batches = 8 if kind == "combined" else 10  # by default the shorter loader begins again
+    batches = 8 if kind == "combined" else 10  # by default the shorter loader starts over
     for epoch in (0, 1):
         assert len(seen.epochs[epoch]) >= (batches - 1) * 32
         assert np.bincount(seen.epochs[epoch][:240], minlength=240).tolist() == HALF.tolist()
@@ -119,24 +119,28 @@ def test_the_weights_are_for_one_of_several_loaders(tmp_path, kind, key):
 @pytest.mark.parametrize(
     ("data", "loader", "message"),
     [
-        (Several("dict"), None, r"returns 2 loaders(.|\n)*loader='ours' or 'other'; found None"),
-        (Several("list"), 2, "loader=0 or 1; found 2"),
+        (
+            Several("dict"),
+            None,
+            r"returns 2 loaders, found loader=None\. Name the one(.|\n)*: loader='ours' or 'other'",
+        ),
+        (Several("list"), 2, r"found loader=2\. Name the one that the weights are for: loader=0 or 1"),
         (Data(), "ours", "loader='ours', but train_dataloader.. returns a single DataLoader"),
     ],
 )
-def test_which_loader_has_to_be_said(data, loader, message):
+def test_loader_must_be_chosen_among_several(data, loader, message):
     with pytest.raises(ValueError, match=message):
         ReweightedDataModule(data, HALF, loader=loader).train_dataloader()
 
 
-def test_limited_batches_are_the_first_of_the_epochs_draws(tmp_path):
+def test_limited_batches_are_the_first_draws_of_the_epoch(tmp_path):
     whole, limited = Batches(), Batches()
     trainer(tmp_path, whole).fit(Plain(), datamodule=ReweightedDataModule(Data(), weights()))
     trainer(tmp_path, limited, limit_train_batches=3).fit(Plain(), datamodule=ReweightedDataModule(Data(), weights()))
     assert limited.epochs == {epoch: drawn[:96] for epoch, drawn in whole.epochs.items()}
 
 
-def test_overfitting_takes_the_same_weighted_batches_every_epoch(tmp_path):
+def test_overfitting_repeats_the_same_weighted_batches(tmp_path):
     seen = Batches()
     trainer(tmp_path, seen, overfit_batches=3).fit(Plain(), datamodule=ReweightedDataModule(Data(), HALF))
     assert len(seen.epochs[0]) == 96
@@ -145,7 +149,7 @@ def test_overfitting_takes_the_same_weighted_batches_every_epoch(tmp_path):
     assert seen.epochs[0] != sorted(seen.epochs[0])
 
 
-def test_a_loader_with_a_batch_sampler_over_the_weights_works_as_the_error_says(tmp_path):
+def test_batch_sampler_over_the_weights_works_as_the_error_says(tmp_path):
     class Pairs(BatchSampler):
         """Both samples of a batch are equal."""
 
@@ -153,13 +157,15 @@ def test_a_loader_with_a_batch_sampler_over_the_weights_works_as_the_error_says(
             return ([i, i] for i in self.sampler)
 
     train, val = datasets()
-    with pytest.raises(TypeError, match=r"batches with Pairs(.|\n)*build your batch sampler over ParetoSampler"):
+    with pytest.raises(
+        TypeError, match=r"has a Pairs, which would ignore the weights(.|\n)*build your batch sampler on ParetoSampler"
+    ):
         reweighted_dataloader(DataLoader(train, batch_sampler=Pairs(RandomSampler(train), 2, False)), HALF)
     loader = DataLoader(train, batch_sampler=Pairs(ParetoSampler(HALF), 2, False))
     seen = Batches()
     trainer(tmp_path, seen, limit_train_batches=120).fit(Plain(), loader, DataLoader(val, batch_size=50))
     assert max(seen.epochs[0]) < 120
-    assert seen.epochs[0] != seen.epochs[1], "it is told of the epoch"
+    assert seen.epochs[0] != seen.epochs[1], "Lightning sets its epoch"
 
 
 class WeighsItsLoss(Plain):
@@ -176,7 +182,7 @@ class WeighsItsLoss(Plain):
 
 @pytest.mark.parametrize("dicts", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_loss_can_have_the_weights(tmp_path, dicts, workers):
+def test_loss_can_be_weighted(tmp_path, dicts, workers):
     train, val = (Dicts(part) if dicts else part for part in datasets())
     data, model = ReweightedDataModule(Data(train, val, num_workers=workers), HALF, apply="loss"), WeighsItsLoss()
     trainer(tmp_path, max_epochs=1).fit(model, datamodule=data)
@@ -191,7 +197,7 @@ class Backwards(Sampler):
         return 240
 
 
-def test_a_sampler_of_the_users_own_stays_under_weights_in_the_loss(tmp_path):
+def test_sampler_of_the_user_is_kept_with_weights_in_the_loss(tmp_path):
     class Mine(Data):
         def train_dataloader(self):
             return DataLoader(self.train, batch_sampler=BatchSampler(Backwards(), 32, False))
@@ -211,13 +217,13 @@ class SeesOnEachProcess(pl.Callback):
 
 class Particular(DataLoader):
     def __init__(self, secret, dataset, **options):
-        self._secret = secret  # Lightning can only make another one from the arguments of the first
+        self._secret = secret  # Lightning can only rebuild it from the arguments of the first
         super().__init__(dataset, **options)
 
 
 @pytest.mark.parametrize("loader", [DataLoader, lambda *args, **options: Particular("s", *args, **options)])
-def test_the_loss_has_the_weights_on_two_processes(tmp_path, loader):
-    """Lightning makes the loader anew for its distributed sampler, from arguments that it remembers."""
+def test_loss_is_weighted_on_two_processes(tmp_path, loader):
+    """Lightning rebuilds the loader with a distributed sampler, from arguments that it remembers."""
 
     class Made(Data):
         def train_dataloader(self):
@@ -238,7 +244,7 @@ class NotesOnEachProcess(Batches):
         write(self.folder, trainer, json.dumps(self.epochs))
 
 
-def test_overfitting_on_two_processes(tmp_path):
+def test_overfitting_works_on_two_processes(tmp_path):
     data = ReweightedDataModule(Data(), HALF)
     two(tmp_path, NotesOnEachProcess(tmp_path), overfit_batches=2).fit(Plain(), datamodule=data)
     first, second = (json.loads(found) for found in read(tmp_path))
@@ -248,6 +254,6 @@ def test_overfitting_on_two_processes(tmp_path):
     assert (np.bincount(first["0"] + second["0"]) <= 2).all()
 
 
-def test_how_to_apply_weights_is_checked():
+def test_unknown_ways_to_apply_weights_are_refused():
     with pytest.raises(ValueError, match="apply must be 'resampling' or 'loss', found 'gradient'"):
         ReweightedDataModule(Data(), HALF, apply="gradient")

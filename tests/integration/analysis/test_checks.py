@@ -1,4 +1,4 @@
-"""What is found before the first training step, and that looking leaves no trace."""
+"""Checks before the first training step, which leave no trace."""
 
 import random
 from types import SimpleNamespace
@@ -36,7 +36,7 @@ def one_loader_each(train, val):
     return DataLoader(train), DataLoader(val)
 
 
-def test_a_model_without_forward_or_parameters_is_refused_before_the_fit(tmp_path):
+def test_model_without_forward_or_parameters_is_refused_before_the_fit(tmp_path):
     class Formless(Plain):
         forward = pl.LightningModule.forward
 
@@ -54,8 +54,8 @@ def test_a_model_without_forward_or_parameters_is_refused_before_the_fit(tmp_pat
 
 
 @pytest.mark.parametrize("kind", [DeepSpeedStrategy, XLAStrategy, FSDPStrategy, ModelParallelStrategy])
-def test_a_strategy_that_spreads_the_model_is_refused(kind):
-    """Two of them are subclasses of DDPStrategy. None needs to be installed to be told apart."""
+def test_strategy_that_spreads_the_model_is_refused(kind):
+    """Two of them are subclasses of DDPStrategy. None needs to be installed to be recognised."""
     fake = SimpleNamespace(strategy=object.__new__(kind), local_rank=0, fast_dev_run=False)
     with pytest.raises(TypeError, match=f'{kind.__name__} does not offer: use strategy="ddp"'):
         ParetoCallback().setup(fake, Plain(), "fit")
@@ -68,7 +68,7 @@ def test_ddp_is_not_refused():
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_the_first_validation_may_come_late_or_never(tmp_path, epochs):
+def test_first_validation_may_come_late_or_never(tmp_path, epochs):
     callback = ParetoCallback(verbose=False)
     fitted = trainer(tmp_path, callback, max_epochs=epochs, check_val_every_n_epoch=2, num_sanity_val_steps=0)
     fitted.fit(Plain(), datamodule=Data())
@@ -77,7 +77,7 @@ def test_the_first_validation_may_come_late_or_never(tmp_path, epochs):
 
 
 class Mixing(Data):
-    """Mixes labels in training, as MixUp does, and notes the stages that it is asked in."""
+    """Mixes labels in training, as MixUp does."""
 
     def on_after_batch_transfer(self, batch, dataloader_idx):
         x, y = batch
@@ -85,7 +85,7 @@ class Mixing(Data):
 
 
 class Stages(Callback):
-    """Notes whether the trainer is training wherever the callback before it may have changed that."""
+    """Notes whether the trainer is training after the callback before it may have changed that."""
 
     def __init__(self):
         self.training = []
@@ -97,16 +97,16 @@ class Stages(Callback):
         self.training.append(trainer.training)
 
 
-def test_looking_and_analysing_are_validation_and_put_the_stage_back(tmp_path):
+def test_check_and_analysis_run_as_validation_and_restore_the_stage(tmp_path):
     callback, stages = ParetoCallback(verbose=False), Stages()
-    options = {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 0}  # the loaders are set up for the look
+    options = {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 0}  # the loaders are set up for the check
     trainer(tmp_path, callback, stages, **options).fit(Plain(), datamodule=Mixing())
     assert callback.influence.scores.shape == (240, CLASSES)
     assert stages.training == [True, True]
 
 
 class Random(Dataset):
-    """Draws from every source of randomness for each sample."""
+    """Draws from every random generator for each sample."""
 
     def __init__(self, data):
         self.data = data
@@ -120,7 +120,7 @@ class Random(Dataset):
 
 
 class RandomState(Callback):
-    """Notes the random state at both ends of the training."""
+    """Notes the random states at the start and the end of training."""
 
     def __init__(self):
         self.states = []
@@ -132,7 +132,7 @@ class RandomState(Callback):
 
 
 @pytest.mark.filterwarnings("ignore:the training dataset gives another sample each time")
-def test_no_random_state_is_touched_and_the_fit_is_the_same(tmp_path):
+def test_random_states_and_the_fit_are_unchanged(tmp_path):
     states, weights = [], []
     for pareto in ([], [ParetoCallback(verbose=False)]):
         pl.seed_everything(0, verbose=False)
@@ -147,7 +147,7 @@ def test_no_random_state_is_touched_and_the_fit_is_the_same(tmp_path):
 
 
 class Targets(Dataset):
-    """A dataset that keeps its labels as torchvision does."""
+    """A dataset that stores its labels as torchvision does."""
 
     def __init__(self, x, y, name="targets", shift=0):
         self.x, self.y, self.shift = x, y, shift
@@ -169,7 +169,7 @@ def wrong_at_77(part, label):
 
 @pytest.mark.parametrize("label", [-100, CLASSES])
 @pytest.mark.parametrize("kind", [TensorDataset, Targets, lambda x, y: Targets(x, y, "labels")])
-def test_a_training_label_out_of_range_is_found_before_the_fit(tmp_path, kind, label):
+def test_training_label_out_of_range_is_found_before_the_fit(tmp_path, kind, label):
     train, val = datasets()
     count = CountSteps()
     with pytest.raises(BatchError, match=rf"training sample 77: labels must lie in \[0, 4\)(.|\n)*found {label}"):
@@ -177,7 +177,7 @@ def test_a_training_label_out_of_range_is_found_before_the_fit(tmp_path, kind, l
     assert count.steps == 0
 
 
-def test_labels_are_found_through_subsets_and_in_validation(tmp_path):
+def test_labels_out_of_range_are_found_in_subsets_and_in_validation(tmp_path):
     train, val = datasets()
     subset = Subset(Subset(Targets(*wrong_at_77(train, 9)), range(50, 240)), range(20, 150))
     with pytest.raises(BatchError, match="training sample 7: "):
@@ -187,8 +187,8 @@ def test_labels_are_found_through_subsets_and_in_validation(tmp_path):
         fitted.fit(Plain(), datamodule=Data(train, TensorDataset(*wrong_at_77(val, 9))))
 
 
-def test_labels_at_hand_that_are_not_those_of_the_samples_do_no_harm(tmp_path):
-    """``targets`` are shifted by two; the last tensor is no label at all."""
+def test_stored_labels_that_differ_from_the_samples_do_no_harm(tmp_path):
+    """First, ``targets`` are shifted by two. Then the last tensor is not a label at all."""
     train, val = datasets()
     callback = ParetoCallback(verbose=False)
     trainer(tmp_path, callback).fit(Plain(), datamodule=Data(Targets(*train.tensors, shift=2), val))
@@ -214,7 +214,7 @@ if hasattr(pl.callbacks, "WeightAveraging"):
 
 
 @pytest.mark.parametrize("averaging", AVERAGING, ids=["stochastic", "running"][: len(AVERAGING)])
-def test_weights_averaged_after_the_analysis_are_warned_of(tmp_path, averaging):
+def test_weights_averaged_after_the_analysis_cause_a_warning(tmp_path, averaging):
     data = Data()
     with pytest.warns(UserWarning, match=r"comes after ParetoCallback and averages(.|\n)*\(…\), ParetoCallback\(…\)"):
         trainer(tmp_path, ParetoCallback(verbose=False), averaging(), max_epochs=4).fit(Plain(), datamodule=data)
@@ -224,15 +224,15 @@ def test_weights_averaged_after_the_analysis_are_warned_of(tmp_path, averaging):
     np.testing.assert_array_equal(callback.influence.scores, expected.scores)
 
 
-def test_says_which_of_several_validation_loaders_is_read(tmp_path, monkeypatch):
+def test_choice_among_several_validation_loaders_is_announced(tmp_path, monkeypatch):
     class Two(Plain):
         def validation_step(self, batch, batch_idx, dataloader_idx=0):
             return None
 
-    said = []
-    monkeypatch.setattr("lightning_pareto.integration.analysis.checks.rank_zero_info", said.append)
+    infos = []
+    monkeypatch.setattr("lightning_pareto.integration.analysis.checks.rank_zero_info", infos.append)
     train, val = (DataLoader(part, batch_size=50) for part in datasets())
     for loaders in ([val], [val, val]):
-        assert not said
+        assert not infos
         trainer(tmp_path, ParetoCallback(verbose=False), max_epochs=1).fit(Two(), train, loaders)
-    assert said == ["ParetoCallback reads the first of 2 validation dataloaders (val_dataloader_idx=0)"]
+    assert infos == ["ParetoCallback reads the first of 2 validation dataloaders (val_dataloader_idx=0)"]

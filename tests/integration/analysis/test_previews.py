@@ -1,4 +1,4 @@
-"""What the most suspected samples look like, written after a fit and shown in the report."""
+"""Previews of the most suspected samples, written after a fit and shown in the report."""
 
 import warnings
 
@@ -14,7 +14,7 @@ from tests.integration._models import Data, Plain, datasets, trainer
 
 
 class Pictures(Plain):
-    """Flattens a picture of two pixels repeated into the two features it came from."""
+    """Recovers the two features from a picture that repeats them."""
 
     def forward(self, x):
         return self.network(x[:, 0, 0, ::2])
@@ -66,7 +66,7 @@ def fitted(tmp_path, model, datamodule, **options):
     return callback, tmp_path / "pareto" / "samples.safetensors"
 
 
-def test_pictures_of_the_suspects_lie_beside_the_results(tmp_path):
+def test_pictures_of_the_suspects_are_saved_with_the_results(tmp_path):
     callback, path = fitted(tmp_path, Pictures(), data(picture))
     found = SamplePreviews.load(path)
     suspects = suspected_samples(callback.influence, 48)
@@ -93,7 +93,7 @@ def test_samples_that_do_not_harm_are_not_shown(tmp_path):
     assert SamplePreviews.load(tmp_path / "samples.safetensors").of.keys() == {7, 99}
 
 
-def test_texts_are_found(tmp_path):
+def test_texts_are_found_in_the_items(tmp_path):
     _, path = fitted(tmp_path, Texts(), data(text))
     found = SamplePreviews.load(path)
     x = datasets()[0].tensors[0]
@@ -101,13 +101,13 @@ def test_texts_are_found(tmp_path):
     assert found.of
 
 
-def test_of_anything_else_a_function_of_the_item_is_shown(tmp_path):
+def test_preview_function_is_used_for_other_items(tmp_path):
     _, path = fitted(tmp_path, Plain(), Data(), preview=lambda item: f"label {item[1]}")
     found, y = SamplePreviews.load(path), datasets()[0].tensors[1]
     assert found.of == {i: f"label {y[i]}" for i in found.of}
 
 
-def test_where_nothing_can_be_shown_there_is_no_file_and_no_warning(tmp_path):
+def test_items_that_cannot_be_shown_leave_no_file_and_no_warning(tmp_path):
     replaced = tmp_path / "pareto"
     _, path = fitted(tmp_path, Plain(), Data(), preview=lambda item: "old", dirpath=replaced)
     assert path.exists()
@@ -120,7 +120,7 @@ def test_where_nothing_can_be_shown_there_is_no_file_and_no_warning(tmp_path):
     assert write_report(tmp_path).exists()
 
 
-def test_an_error_costs_its_preview_only(tmp_path):
+def test_error_of_a_preview_costs_only_that_preview(tmp_path):
     def fails_on_even_labels(item):
         if item[1] % 2 == 0:
             raise RuntimeError("no picture today")
@@ -134,14 +134,14 @@ def test_an_error_costs_its_preview_only(tmp_path):
     assert (tmp_path / "pareto" / "verdict.safetensors").exists()
 
 
-def test_a_folder_that_cannot_be_written_costs_the_previews_only(tmp_path):
+def test_unwritable_file_costs_only_the_previews(tmp_path):
     (tmp_path / "pareto" / "samples.safetensors").mkdir(parents=True)
     with pytest.warns(UserWarning, match="no previews of the suspected samples"):
         callback, _ = fitted(tmp_path, Pictures(), data(picture))
     assert callback.verdict.answer
 
 
-def test_labels_keep_their_names_where_the_categories_are_others(tmp_path):
+def test_labels_keep_their_names_if_the_categories_are_not_the_classes(tmp_path):
     options = {"categories": lambda batch: batch[1] % 2, "category_names": ["even", "odd"], "preview": str}
     _, path = fitted(tmp_path / "a", Plain(), Data(), **options)
     assert SamplePreviews.load(path).class_names == ()
@@ -149,7 +149,7 @@ def test_labels_keep_their_names_where_the_categories_are_others(tmp_path):
     assert SamplePreviews.load(path).class_names == ("a", "b", "c", "d")
 
 
-def test_previews_leave_the_random_numbers_as_they_were(tmp_path):
+def test_previews_do_not_change_the_random_state(tmp_path):
     drawn = []
     for preview in (None, lambda item: str(torch.rand(()))):
         torch.manual_seed(0)

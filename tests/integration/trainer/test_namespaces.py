@@ -86,7 +86,7 @@ def test_the_callback_uses_the_best_checkpoint_of_the_other_namespace(tmp_path):
 
 
 class Seen(pl.Callback):
-    """Notes which samples every training epoch draws."""
+    """Notes which samples each training epoch draws."""
 
     def __init__(self, data):
         self.rows = {tuple(row): i for i, row in enumerate(data.tensors[0].tolist())}
@@ -99,7 +99,7 @@ class Seen(pl.Callback):
         self.epochs[-1] += [self.rows[tuple(row)] for row in batch[0].tolist()]
 
 
-def test_its_datamodules_are_reweighted_and_accepted(tmp_path):
+def test_datamodules_of_the_other_namespace_are_reweighted_and_accepted(tmp_path):
     data, seen = Data(), Seen(_models.datasets()[0])
     wrapper = ReweightedDataModule(data, half())
     assert isinstance(wrapper, (ReweightedDataModule, pl.LightningDataModule))
@@ -108,7 +108,7 @@ def test_its_datamodules_are_reweighted_and_accepted(tmp_path):
     assert data.stage == "fit"
 
 
-def test_hooks_that_the_datamodule_leaves_out_stay_out():
+def test_hooks_that_the_datamodule_lacks_stay_undefined():
     overridden = pl.utilities.model_helpers.is_overridden
     wrapper = ReweightedDataModule(Data(), half())
     found = [n for n in ("setup", "val_dataloader", "test_dataloader", "prepare_data") if overridden(n, wrapper)]
@@ -116,7 +116,7 @@ def test_hooks_that_the_datamodule_leaves_out_stay_out():
 
 
 @pytest.mark.parametrize("make", [Data, _models.Data])
-def test_wrappers_of_either_kind_are_copied_and_pickled(make):
+def test_wrappers_of_either_namespace_can_be_copied_and_pickled(make):
     wrapper = ReweightedDataModule(make(), half(), seed=3)
     for twin in (pickle.loads(pickle.dumps(wrapper)), copy.deepcopy(wrapper), copy.copy(wrapper)):
         assert type(twin) is type(wrapper)
@@ -125,7 +125,7 @@ def test_wrappers_of_either_kind_are_copied_and_pickled(make):
         assert len(twin.train_dataloader()) == 8
 
 
-def test_a_wrapper_of_lightning_is_just_that():
+def test_wrapper_of_lightning_has_no_subclass():
     assert type(ReweightedDataModule(_models.Data(), half())) is ReweightedDataModule
 
 
@@ -139,8 +139,8 @@ def test_a_wrapper_of_lightning_is_just_that():
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
-def test_whole_job_with_plain_loaders(tmp_path, strategy):
-    """61 validation samples are 62 on two processes, whose sampler belongs to the other namespace."""
+def test_whole_job_works_with_plain_loaders(tmp_path, strategy):
+    """61 validation samples become 62 on two processes, whose sampler belongs to the other namespace."""
     train, val = _models.datasets(val=61)
     callback = ParetoCallback(verbose=False)
     fitted = trainer(tmp_path, callback, strategy=strategy, devices=2 if strategy == "ddp_fork" else 1)
@@ -164,7 +164,7 @@ class Keeps(pl.callbacks.Checkpoint):
         self.seen += not trainer.sanity_checking
 
 
-def test_course_correction_keeps_the_others_checkpoints_out_of_the_second_take(tmp_path):
+def test_course_correction_keeps_checkpoints_of_the_other_namespace_out_of_the_rerun(tmp_path):
     torch.manual_seed(0)
     kept, correction = Keeps(), CourseCorrection(verbose=False)
     fitted = trainer(tmp_path, Spoils(), correction, kept, max_epochs=SPOILT + 2, enable_checkpointing=True)
@@ -174,7 +174,7 @@ def test_course_correction_keeps_the_others_checkpoints_out_of_the_second_take(t
 
 
 @pytest.mark.filterwarnings("ignore:.*Checkpoint directory .* exists and is not empty")
-def test_the_tuner_takes_its_trainers(tmp_path):
+def test_tuner_accepts_trainers_of_the_other_namespace(tmp_path):
     tuner = ParetoTuner(
         lambda: trainer(tmp_path, max_epochs=2), max_epochs_spent=6, dirpath=tmp_path / "tuner", verbose=False
     )
@@ -183,7 +183,7 @@ def test_the_tuner_takes_its_trainers(tmp_path):
     assert (tmp_path / "tuner").is_dir()
 
 
-def test_both_names_are_known_and_others_are_not():
+def test_both_namespaces_are_recognised():
     module, other = Plain(), _models.Plain()
     assert is_a(module, lightning.LightningModule)
     assert is_a(other, lightning.LightningModule)
