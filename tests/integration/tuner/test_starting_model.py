@@ -1,27 +1,30 @@
-"""The halves of the validation set, and what a search is asked to raise."""
+"""The model that a search starts from, the halves of the validation set, and the targets."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from lightning_pareto.integration.tuner.steps import Analysis, LastFits, _halves, situation_of
 
-from lightning_pareto import InfluenceMatrix, SampleWeights
+from lightning_pareto import InfluenceMatrix, ParetoCallback
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.categories import deal_folds
 from lightning_pareto.influence.options import InfluenceOptions
-from lightning_pareto.integration.tuner import steps
+from lightning_pareto.integration.tuner import starting_model
 from lightning_pareto.integration.tuner.options import TuningOptions
-from lightning_pareto.integration.tuner.search import Finalist
+from lightning_pareto.integration.tuner.starting_model import (
+    StartingModel,
+    find_starting_model,
+    halves_of,
+    situation_of,
+)
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 
 FOLDS, SEED = 4, 5
 
 
-def test_a_half_judges_only_what_its_weights_do_not_know():
-    """Every fold's influence is its own number, so that the average says which folds it is made of."""
+def test_each_half_judges_only_samples_that_its_weights_do_not_know():
+    """Each fold has its own number as influence, so the average reveals the folds that it is made of."""
     rng = np.random.default_rng(0)
     category = rng.integers(2, size=90)
     fold = deal_folds(torch.from_numpy(category), FOLDS, SEED).numpy()
@@ -29,8 +32,8 @@ def test_a_half_judges_only_what_its_weights_do_not_know():
     scores = np.ones((FOLDS, 6, 2)) * 10.0 ** np.arange(FOLDS)[:, None, None]
     matrix = InfluenceMatrix(scores.mean(axis=0), np.arange(6) % 2, fold_scores=scores, fold_support=support)
     at = Outcome(category, rng.uniform(size=90) < 0.5, rng.uniform(size=90), ("0", "1"))
-    analysis = Analysis(TrialResult("given", at, 1, 1, np.zeros(1)), Path("x.ckpt"), at, {"loss": matrix})
-    halves = _halves(analysis, InfluenceOptions(folds=FOLDS, seed=SEED), classes=True)
+    start = StartingModel(TrialResult("given", at, 1, 1, np.zeros(1)), Path("x.ckpt"), at, {"loss": matrix})
+    halves = halves_of(start, InfluenceOptions(folds=FOLDS, seed=SEED), classes=True)
     for parity, half in enumerate(halves):
         known = fold % 2 == parity
         np.testing.assert_array_equal(half.unseen, ~known)
@@ -38,18 +41,18 @@ def test_a_half_judges_only_what_its_weights_do_not_know():
         for k in range(2):
             expected = np.mean(10.0 ** fold[known & (category == k)])
             np.testing.assert_allclose(half.influences["loss"].scores[:, k], expected, rtol=1e-6)
-    assert _halves(analysis, InfluenceOptions(folds=FOLDS, seed=SEED), classes=False)[0].accuracy is None
+    assert halves_of(start, InfluenceOptions(folds=FOLDS, seed=SEED), classes=False)[0].accuracy is None
 
 
 def measured(*accuracy):
-    """Right on these shares of three categories of 20 samples each."""
+    """A model with these accuracies on three categories of 20 samples each."""
     category = np.arange(60) // 20
     correct = np.arange(60) % 20 < 20 * np.array(accuracy)[category]
     return Outcome(category, correct, correct.astype(float), ("a", "b", "c"))
 
 
 class Trials:
-    """Answers every trial with one outcome, and keeps what was asked."""
+    """Returns the same outcome for every trial, and keeps the trials."""
 
     def __init__(self, outcome):
         self.outcome, self.made = outcome, []
@@ -70,7 +73,7 @@ def matrix_of(samples, absent=None):
     return InfluenceMatrix(folds.mean(axis=0), np.arange(samples) % 3, fold_scores=folds, fold_support=support)
 
 
-CALLBACK = SimpleNamespace(data=SimpleNamespace(categories=None), options=InfluenceOptions(folds=FOLDS, seed=SEED))
+CALLBACK = ParetoCallback(folds=FOLDS, seed=SEED)
 
 
 @pytest.mark.parametrize(
@@ -84,14 +87,19 @@ CALLBACK = SimpleNamespace(data=SimpleNamespace(categories=None), options=Influe
     ],
 )
 @pytest.mark.parametrize("absent", [None, 1])
-def test_the_targets(options, targets, absent):
-    """From 80, 60 and 90 % to 70, 40 and 90 %."""
+def test_targets_of_each_mode(options, targets, absent):
+    """The ordinary epoch goes from 80, 60 and 90 % to 70, 40 and 90 %."""
     options = TuningOptions(**options)
     at = measured(0.8, 0.6, 0.9)
     given = TrialResult("given", at, 1, 1, np.zeros(1))
-    analysis = Analysis(given, Path("x.ckpt"), at, {"loss": matrix_of(6, absent)})
-    found = situation_of(Trials(measured(0.7, 0.4, 0.9)), options, analysis, CALLBACK)
+    start = StartingModel(given, Path("x.ckpt"), at, {"loss": matrix_of(6, absent)})
+    trials = Trials(measured(0.7, 0.4, 0.9))
+    found = situation_of(trials, options, start, CALLBACK)
     assert found.targets.tolist() == [yes and k != absent for k, yes in enumerate(targets)]
+    corrects = options.mode == "course_correction"
+    assert found.chosen is (corrects or options.targets is not None)
+    np.testing.assert_allclose(found.reference.accuracy, [0.7, 0.4, 0.9] if corrects else [0.8, 0.6, 0.9])
+    assert [trial.name for trial in trials.made] == ["ordinary epoch"] * corrects
 
 
 @pytest.mark.parametrize(
@@ -102,22 +110,22 @@ def test_the_targets(options, targets, absent):
         ({"mode": "course_correction"}, "next.ckpt"),
     ],
 )
-def test_influence_is_taken_where_trials_are_compared(options, where, monkeypatch):
-    monkeypatch.setattr(steps, "check_goes_on", lambda checkpoint: None)
+def test_influence_is_estimated_where_trials_are_compared(options, where, monkeypatch):
+    monkeypatch.setattr(starting_model, "check_can_continue", lambda checkpoint: None)
     trials = Trials(measured(0.8, 0.6, 0.9))
-    found = steps.analyse(trials, TuningOptions(**options), None)
+    found = find_starting_model(trials, TuningOptions(**options), None)
     (look,) = [trial for trial in trials.made if trial.analyse]
     assert look.checkpoint == Path(where)
     assert (found.given.checkpoint, found.following) == (Path("best.ckpt"), Path("next.ckpt"))
 
 
-def test_a_refit_is_trained_on_the_samples_that_its_weights_know_and_measured_on_the_others():
-    at = measured(0.8, 0.6, 0.9)
-    analysis = Analysis(TrialResult("given", at, 1, 1, np.zeros(1)), Path("x.ckpt"), at, {"loss": matrix_of(6)})
-    unseen, weights = np.arange(60) % 3 == 0, SampleWeights(np.linspace(0, 2, 6))
-    trials = Trials(measured(1.0, 1.0, 1.0).on(unseen))
-    fits = LastFits(trials, TuningOptions(include_validation=True), analysis, SimpleNamespace())
-    (result,) = fits.tried(Finalist("way", ((weights, unseen),))).results
-    np.testing.assert_array_equal(trials.made[0].joins, ~unseen)
-    np.testing.assert_array_equal(trials.made[0].weights.values, [*weights.values, *np.ones(40)])
-    np.testing.assert_array_equal(result.outcome.correct, np.where(unseen, True, at.correct))
+def test_given_checkpoint_replaces_the_first_fit(monkeypatch):
+    checked = []
+    monkeypatch.setattr(starting_model, "check_can_continue", checked.append)
+    trials = Trials(measured(0.8, 0.6, 0.9))
+    found = find_starting_model(trials, TuningOptions(measures=["loss", "soft_error"]), Path("given.ckpt"))
+    assert [trial.name for trial in trials.made] == ["influence on the loss", "influence on the soft_error"]
+    assert [trial.checkpoint for trial in trials.made] == [Path("given.ckpt")] * 2
+    assert checked == [Path("given.ckpt")] == [found.given.checkpoint] == [found.following]
+    assert list(found.influences) == ["loss", "soft_error"]
+    assert found.influence is found.influences["loss"]

@@ -1,4 +1,4 @@
-"""A trial is an ordinary fit that leaves nothing but its result."""
+"""Trials: fits of new Trainers that leave nothing but their results."""
 
 import os
 import subprocess
@@ -17,14 +17,15 @@ from torch.utils.data import DataLoader
 from lightning_pareto import ParetoCallback, SampleWeights
 from lightning_pareto.data.synthetic import gaussian_classes
 from lightning_pareto.integration.tuner.trainer_factory import TrainerFactory
-from lightning_pareto.integration.tuner.trials import Trial, Trials
+from lightning_pareto.integration.tuner.trial import Trial
+from lightning_pareto.integration.tuner.trials import Project, Trials
 from tests.integration._models import CLASSES, Data, Plain, trainer
 
 EPOCHS = 4
 
 
 class Scheduled(Plain):
-    """Momentum and a schedule that ends with the fit: a further epoch needs the state of both. No dropout."""
+    """Has momentum and a schedule that ends with the fit: another epoch needs the state of both. No dropout."""
 
     def __init__(self, lr=0.05):
         super().__init__(lr)
@@ -38,7 +39,7 @@ class Scheduled(Plain):
 
 
 class InOrder(Data):
-    """Training samples in index order, so that fits with other random states agree."""
+    """Reads the training samples in index order, so fits with different random states agree."""
 
     def train_dataloader(self):
         return DataLoader(self.train, batch_size=32)
@@ -50,14 +51,14 @@ def module(kind=Scheduled):
 
 
 def trials_in(tmp_path, *callbacks, data=None, model=None, seed=0, **options):
-    return Trials(
-        lambda: trainer(tmp_path / "user", *callbacks, max_epochs=EPOCHS, **options),
-        model or module(),
-        data or InOrder(),
-        ParetoCallback(),
-        tmp_path / "trials",
-        seed,
+    project = Project(
+        trainer_factory=lambda: trainer(tmp_path / "user", *callbacks, max_epochs=EPOCHS, **options),
+        module=model or module(),
+        datamodule=data or InOrder(),
+        callback=ParetoCallback(),
+        seed=seed,
     )
+    return Trials(project, tmp_path / "trials")
 
 
 def first(name="first", **options):
@@ -69,7 +70,7 @@ def weights_in(path):
 
 
 class Falling(Scheduled):
-    """A schedule of the whole length of the fit that is no part of a checkpoint, as those of transformers."""
+    """Has a schedule over the whole fit whose length is not in a checkpoint, like those of transformers."""
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
@@ -80,8 +81,8 @@ class Falling(Scheduled):
 
 @pytest.mark.parametrize("kind", [Scheduled, Falling])
 @pytest.mark.parametrize("saved", ["epoch end", "validation end"])
-def test_an_epoch_from_a_checkpoint_is_that_of_the_uninterrupted_fit(tmp_path, saved, kind):
-    """Bit for bit, with optimizer and schedule; whenever the checkpoint was saved."""
+def test_epoch_from_a_checkpoint_equals_that_of_the_uninterrupted_fit(tmp_path, saved, kind):
+    """Bit for bit, including optimizer and schedule, whenever the checkpoint was saved."""
     kept = ModelCheckpoint(
         tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=saved == "epoch end", monitor=None
     )
@@ -97,7 +98,7 @@ def test_an_epoch_from_a_checkpoint_is_that_of_the_uninterrupted_fit(tmp_path, s
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_the_outcome_is_that_of_the_best_epoch(tmp_path):
+def test_outcome_is_that_of_the_best_epoch(tmp_path):
     data = InOrder()
     result = trials_in(tmp_path, data=data).run(first())
     model = module()
@@ -115,7 +116,7 @@ def test_the_outcome_is_that_of_the_best_epoch(tmp_path):
     assert result.next_checkpoint.name != f"epoch={EPOCHS - 1}.ckpt"
 
 
-def test_nothing_but_the_folder_is_written_and_the_model_stays(tmp_path):
+def test_only_the_folder_is_written_and_the_model_is_unchanged(tmp_path):
     loud = CSVLogger(tmp_path / "logs")
     watching = (ModelCheckpoint(tmp_path / "mine", monitor="val_loss"), LearningRateMonitor())
     model = module()
@@ -125,12 +126,12 @@ def test_nothing_but_the_folder_is_written_and_the_model_stays(tmp_path):
     torch.manual_seed(5)
     trials = trials_in(tmp_path, *watching, model=model, logger=loud, enable_checkpointing=True)
     trials.run(first())
-    assert torch.rand(1) == expected  # the user's random numbers go on as they were
+    assert torch.rand(1) == expected  # the user's random state is unchanged
     assert {path.name for path in tmp_path.iterdir()} == {"trials"}
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_early_stopping_takes_part_in_whole_fits_only(tmp_path):
+def test_early_stopping_takes_part_only_in_whole_fits(tmp_path):
     def stopping():
         return EarlyStopping("val_loss", patience=1, min_delta=100.0)
 
@@ -143,7 +144,7 @@ def test_early_stopping_takes_part_in_whole_fits_only(tmp_path):
     assert trials.run(Trial("look", "checkpoint", 0, checkpoint=whole.checkpoint)).epochs == 0
 
 
-def test_a_look_at_a_checkpoint_trains_nothing(tmp_path):
+def test_trial_of_no_epochs_trains_nothing(tmp_path):
     trials = trials_in(tmp_path)
     whole = trials.run(first())
     look = Trial("influence", "checkpoint", 0, checkpoint=whole.checkpoint, analyse="loss")
@@ -152,9 +153,9 @@ def test_a_look_at_a_checkpoint_trains_nothing(tmp_path):
     assert trials.epochs_spent == EPOCHS
 
 
-def test_finished_trials_are_read_back(tmp_path):
+def test_finished_trials_are_read_from_disk(tmp_path):
     one = trials_in(tmp_path).run(first())
-    again = trials_in(tmp_path, model=Scheduled())  # another random start: that of the first is restored
+    again = trials_in(tmp_path, model=Scheduled())  # its random start is replaced by that of the first
 
     def forbidden():
         raise AssertionError("no Trainer is needed")
@@ -166,22 +167,66 @@ def test_finished_trials_are_read_back(tmp_path):
     assert again.epochs_spent == EPOCHS
 
 
-def test_other_options_are_other_trials(tmp_path):
+def test_other_hyper_parameters_make_another_search(tmp_path):
     one = trials_in(tmp_path).run(first())
     slower = trials_in(tmp_path, model=Scheduled(lr=0.001)).run(first())
     assert not np.array_equal(one.outcome.probability, slower.outcome.probability)
 
 
-def test_another_fingerprint_is_another_search(tmp_path):
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"fingerprint": "new categories"},
+        {"seed": 1},
+        {"callback": ParetoCallback(budget=0.3)},
+        {"callback": ParetoCallback(damping=0.5)},
+        {"callback": ParetoCallback(class_names=list("abcd"))},
+        {"callback": ParetoCallback(val_dataloader_idx=1)},
+        {"trainer_factory": lambda: trainer(None, max_epochs=EPOCHS + 1)},
+        {"trainer_factory": lambda: trainer(None, max_epochs=EPOCHS, accumulate_grad_batches=2)},
+        {"module": Plain()},
+        {"module": Scheduled(lr=0.01)},
+        {"datamodule": InOrder()},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_makes_another_search(tmp_path, other):
     def identity(folder, **options):
-        callback = ParetoCallback()
-        return Trials(lambda: trainer(tmp_path), module(), Data(), callback, tmp_path / folder, 0, **options)._identity
+        project = {
+            "trainer_factory": lambda: trainer(None, max_epochs=EPOCHS),
+            "module": module(),
+            "datamodule": Data(),
+            "callback": ParetoCallback(),
+        }
+        return Trials(Project(**{**project, **options}), tmp_path / folder)._identity
 
-    assert identity("a") == identity("b") != identity("c", fingerprint="new categories")
+    assert identity("a") == identity("b") != identity("c", **other)
+
+
+def test_search_resumes_only_under_its_fingerprint(tmp_path):
+    """Where only code has changed, the user's fingerprint alone keeps finished trials from being used again."""
+
+    def run(fingerprint):
+        ran = []
+        project = Project(
+            trainer_factory=lambda: ran.append(1) or trainer(tmp_path, max_epochs=1),
+            module=module(),
+            datamodule=InOrder(),
+            callback=ParetoCallback(),
+            fingerprint=fingerprint,
+        )
+        trials = Trials(project, tmp_path / "trials")
+        before = len(ran)
+        trials.run(first())
+        return trials.resumed, len(ran) - before
+
+    assert run("one") == (False, 1)
+    assert run("one") == (True, 0)
+    assert run("two") == (True, 1)
 
 
 def test_weights_reach_the_fit(tmp_path):
-    """Without any sample of class 0, the model does not predict it."""
+    """Without samples of class 0, the model never predicts it."""
     data = Data()
     y = data.train.tensors[1].numpy()
     weights = SampleWeights(np.where(y == 0, 0.0, len(y) / (y != 0).sum()))
@@ -191,7 +236,7 @@ def test_weights_reach_the_fit(tmp_path):
 
 
 class SplitsAnew(pl.LightningDataModule):
-    """As in many a project, with a split that differs from call to call."""
+    """Splits at random without a seed, as many projects do."""
 
     def __init__(self):
         super().__init__()
@@ -210,18 +255,20 @@ class SplitsAnew(pl.LightningDataModule):
         return DataLoader(self.val, batch_size=32)
 
 
-def test_other_training_data_than_those_of_the_influence_are_refused(tmp_path):
+def test_data_that_differ_from_those_of_earlier_trials_are_refused(tmp_path):
     trials = trials_in(tmp_path, data=SplitsAnew())
     whole = trials.run(first())
     look = Trial("influence", "checkpoint", 0, checkpoint=whole.checkpoint, analyse="loss")
-    with pytest.raises(ValueError, match=r"not those of the trials before.*seeded generator"):
+    with pytest.raises(
+        ValueError, match=r"not those of the earlier trials.*ParetoTuner\(…, dirpath=…\).*seeded generator"
+    ):
         trials.run(look)
 
 
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda path: None, "has to make a lightning.pytorch Trainer"),
+        (lambda path: None, r"must return a lightning.pytorch Trainer, found NoneType.*lambda: pl.Trainer"),
         (lambda path: trainer(path, max_epochs=-1), "number of epochs"),
         (lambda path: trainer(path, max_steps=5), "not by max_steps"),
         (lambda path: trainer(path, max_time="00:00:01:00"), "not by max_steps or max_time"),
@@ -229,12 +276,12 @@ def test_other_training_data_than_those_of_the_influence_are_refused(tmp_path):
         (lambda path: trainer(path, check_val_every_n_epoch=5), "check_val_every_n_epoch=1"),
     ],
 )
-def test_a_wrong_factory(tmp_path, make, match):
+def test_wrong_factory_is_refused(tmp_path, make, match):
     with pytest.raises((TypeError, ValueError), match=match):
         TrainerFactory(lambda: make(tmp_path))()
 
 
-def test_a_factory_that_makes_one_trainer_only(tmp_path):
+def test_factory_that_returns_the_same_trainer_is_refused(tmp_path):
     one = trainer(tmp_path, max_epochs=1)
     factory = TrainerFactory(lambda: one)
     factory()
@@ -242,12 +289,12 @@ def test_a_factory_that_makes_one_trainer_only(tmp_path):
         factory()
 
 
-def test_a_factory_whose_trainers_share_what_a_callback_remembers(tmp_path):
+def test_factory_whose_trainers_share_a_callback_with_state_is_refused(tmp_path):
     stopping, monitor = EarlyStopping("val_loss"), LearningRateMonitor()
     TrainerFactory(lambda: trainer(tmp_path, monitor))()
     factory = TrainerFactory(lambda: trainer(tmp_path, stopping, monitor))
     factory()
-    with pytest.raises(TypeError, match=r"make it in the function, lambda: pl.Trainer\(callbacks=\[EarlyStopping"):
+    with pytest.raises(TypeError, match=r"Create it in the function: lambda: pl.Trainer\(callbacks=\[EarlyStopping"):
         factory()
 
 
@@ -256,7 +303,7 @@ class ConfiguresCallbacks(Scheduled):
         return [EarlyStopping("val_loss", patience=1, min_delta=100.0), ModelCheckpoint(monitor="val_loss")]
 
 
-def test_callbacks_of_the_module_are_sifted_too(tmp_path):
+def test_callbacks_of_the_module_are_filtered_too(tmp_path):
     trials = trials_in(tmp_path, model=module(ConfiguresCallbacks))
     whole = trials.run(first())
     assert (whole.epochs, whole.checkpoint is not None) == (2, True)
@@ -264,7 +311,7 @@ def test_callbacks_of_the_module_are_sifted_too(tmp_path):
 
 
 @pytest.mark.parametrize("least", [{"min_epochs": EPOCHS}, {"min_steps": 8 * EPOCHS}])
-def test_a_least_length_does_not_turn_a_look_into_training(tmp_path, least):
+def test_minimum_length_does_not_apply_to_trials_from_a_checkpoint(tmp_path, least):
     trials = trials_in(tmp_path, **least)
     whole = trials.run(first())
     look = trials.run(Trial("look", "checkpoint", 0, checkpoint=whole.next_checkpoint, keeps=True))
@@ -273,15 +320,15 @@ def test_a_least_length_does_not_turn_a_look_into_training(tmp_path, least):
     assert trials.run(Trial("step", "checkpoint", 1, checkpoint=whole.next_checkpoint)).epochs == 1
 
 
-def test_a_module_that_cannot_be_copied(tmp_path):
+def test_module_that_cannot_be_copied_is_refused(tmp_path):
     model = module()
     model.stream = (x for x in ())
     with pytest.raises(TypeError, match=r"copy\.deepcopy failed"):
         trials_in(tmp_path, model=model).run(first())
 
 
-def test_processes_and_runs_agree_on_what_a_search_is(tmp_path):
-    """A set of strings has another order in every process."""
+def test_processes_agree_on_the_identity_of_a_search(tmp_path):
+    """A set of strings has another order in each process."""
     code = (
         "from pathlib import Path; import torch; from tests.integration.tuner.test_trials import *; m = module(); "
         "m.hparams.update(labels={'a', 'b', 'c', 'd'}, layer=torch.nn.Linear(2, 2)); "
@@ -301,7 +348,7 @@ def test_processes_and_runs_agree_on_what_a_search_is(tmp_path):
     assert runs[0] == runs[1]
 
 
-def test_an_interrupted_trial_is_made_again(tmp_path):
+def test_interrupted_trial_is_run_again(tmp_path):
     class Interrupts(pl.Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             if trainer.current_epoch == 2:
@@ -315,18 +362,17 @@ def test_an_interrupted_trial_is_made_again(tmp_path):
     np.testing.assert_array_equal(whole.outcome.probability, undisturbed.outcome.probability)
 
 
-def test_a_fit_on_validation_data_takes_what_the_callback_was_told_of_the_training_data(tmp_path):
-    """A loader of the training data alone and names that only those have: influence needs them, this fit does not."""
+def test_fit_on_validation_data_ignores_what_is_about_the_training_data(tmp_path):
+    """Influence needs the loader of the training data and their class names, this fit needs neither."""
     data = InOrder(val=gaussian_classes(40, seed=2).dataset())
-    trials = Trials(
-        lambda: trainer(tmp_path, max_epochs=1),
-        module(),
-        data,
-        ParetoCallback(train_dataloader=DataLoader(data.train, batch_size=32)),
-        tmp_path / "trials",
-        seed=0,
+    project = Project(
+        trainer_factory=lambda: trainer(tmp_path, max_epochs=1),
+        module=module(),
+        datamodule=data,
+        callback=ParetoCallback(train_dataloader=DataLoader(data.train, batch_size=32)),
         targets=["east"],
     )
+    trials = Trials(project, tmp_path / "trials")
     trials.run(first())
     half = np.arange(40) < 20
     result = trials.run(first("half", joins=half))

@@ -1,4 +1,4 @@
-"""Validation samples among the training samples, and never among both."""
+"""Validation samples that join the training data."""
 
 import lightning.pytorch as pl
 import numpy as np
@@ -20,7 +20,7 @@ class Data(pl.LightningDataModule):
         return DataLoader(TensorDataset(torch.arange(100, 106)), batch_size=4)
 
 
-def test_each_sample_is_trained_on_or_measured_on():
+def test_joined_samples_leave_the_validation_data():
     data = Data()
     chosen = np.array([True, False, True, False, False, False])
     twin = joined(data, 0, chosen)
@@ -29,7 +29,7 @@ def test_each_sample_is_trained_on_or_measured_on():
     assert sorted(first) == sorted(second) == [*range(10), 100, 102]
     assert first != second, "shuffled"
     assert rows(twin.val_dataloader()) == [101, 103, 104, 105]
-    assert rows(data.val_dataloader()) == list(range(100, 106)), "the user's is as it was"
+    assert rows(data.val_dataloader()) == list(range(100, 106)), "that of the user is unchanged"
     everything = joined(data, 0, np.ones(6, dtype=bool))
     assert len(rows(everything.train_dataloader())) == 16
     assert rows(everything.val_dataloader()) == list(range(100, 106))
