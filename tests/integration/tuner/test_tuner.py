@@ -1,4 +1,4 @@
-"""The search for a better second fit, from the user's side."""
+"""The search for a better second fit as users see it."""
 
 import json
 import os
@@ -13,7 +13,6 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning_pareto.integration.tuner.advice import next_step
 from torch.utils.data import TensorDataset
 
 from lightning_pareto import (
@@ -24,17 +23,19 @@ from lightning_pareto import (
     write_report,
 )
 from lightning_pareto.data.synthetic import gaussian_classes
-from lightning_pareto.integration.tuner import steps
-from lightning_pareto.integration.tuner.trials import Trial, Trials
-from lightning_pareto.integration.tuner.validation_data import joined
+from lightning_pareto.integration.tuner import search
+from lightning_pareto.integration.tuner.final_fits import FinalFits
+from lightning_pareto.integration.tuner.messages import next_step
+from lightning_pareto.integration.tuner.trial import Trial
+from lightning_pareto.integration.tuner.trials import Project, Trials
 from lightning_pareto.reweighting.proposals import CandidateWeights
-from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Plain, datasets, trainer
+from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Plain, trainer
 
 EPOCHS = 3
 
 
 class Crowded(Data):
-    """Classes that overlap and swap labels in pairs, with a validation set that can tell: reweighting helps."""
+    """Classes that overlap and swap labels in pairs, so reweighting helps. By default with many validation samples."""
 
     def __init__(self, noise=0.45, val=3000, distance=3.0):
         train = gaussian_classes(400, seed=1, distance=distance)
@@ -59,15 +60,14 @@ def tuner_in(tmp_path, *callbacks, **options):
 
 
 def ordinary_weights(tmp_path):
-    """Of a fit as the tuner makes it: the same seed, the best epoch."""
-    trials = Trials(
-        lambda: trainer(tmp_path / "user", max_epochs=EPOCHS),
-        module(),
-        Crowded(),
-        ParetoCallback(),
-        tmp_path / "ordinary",
-        0,
+    """The weights at the best epoch of an ordinary fit of the tuner, with the same seed."""
+    project = Project(
+        trainer_factory=lambda: trainer(tmp_path / "user", max_epochs=EPOCHS),
+        module=module(),
+        datamodule=Crowded(),
+        callback=ParetoCallback(),
     )
+    trials = Trials(project, tmp_path / "ordinary")
     path = trials.run(Trial("ordinary", "initial", None, keeps=True)).checkpoint
     return torch.load(path, weights_only=True)["state_dict"]
 
@@ -79,7 +79,7 @@ def accuracy(model, data):
     return np.array([float((predicted[y == k] == k).double().mean()) for k in range(CLASSES)])
 
 
-def test_a_better_model_is_found_and_handed_back(tmp_path):
+def test_better_model_is_found_and_returned(tmp_path):
     data, model = Crowded(), module()
     tuner = tuner_in(tmp_path)
     result = tuner.fit(model, data)
@@ -88,31 +88,31 @@ def test_a_better_model_is_found_and_handed_back(tmp_path):
     fresh = Crowded.fresh()
     before = module()
     before.load_state_dict(ordinary_weights(tmp_path))
-    assert accuracy(model, fresh).mean() > accuracy(before, fresh).mean() + 0.01  # on samples that nothing has seen
+    assert accuracy(model, fresh).mean() > accuracy(before, fresh).mean() + 0.01  # on samples that no decision has seen
     saved = torch.load(result.ckpt_path, weights_only=True)["state_dict"]
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
     assert tuner.verdict.improvable
     assert len(tuner.influence.labels) == len(result.weights) == 400
     assert result.epochs_spent == sum(trial.epochs for trial in result.trials) <= 6 * EPOCHS
     assert (result.p_values > 0.0125).all()
-    assert str(result).startswith("Reweighted model accepted:\nthe mean accuracy changes by +")
+    assert str(result).startswith("Reweighted model accepted:\nThe mean accuracy changes by +")
     kept = list((tmp_path / "search").rglob("*.ckpt"))
     assert kept == [Path(result.ckpt_path)]
 
 
-def test_nothing_is_accepted_on_clean_data_and_the_ordinary_model_is_handed_back(tmp_path):
+def test_nothing_is_accepted_on_clean_data_and_the_ordinary_model_is_returned(tmp_path):
     for seed in range(2):
         data, model = Crowded(noise=0.0, val=500, distance=2.0), module()
         result = tuner_in(tmp_path, seed=seed).fit(model, data)
         assert not result.accepted
         np.testing.assert_array_equal(result.before, result.after)
         np.testing.assert_allclose(accuracy(model, data.val), result.before, atol=1e-6)
-        assert "ordinary model is handed back" in result.reason or "no weights" in result.reason
+        assert result.reason.endswith(". The best ordinary model is returned.")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A search that nothing interrupts, and its folder."""
+    """An uninterrupted search and its folder."""
     folder = tmp_path_factory.mktemp("undisturbed")
     return tuner_in(folder).fit(module(), Crowded(val=300)), folder / "search"
 
@@ -125,12 +125,12 @@ def assert_same(one, two):
     np.testing.assert_array_equal(one.after, two.after)
 
 
-def test_it_repeats_under_a_seed(tmp_path, undisturbed):
+def test_same_seed_gives_the_same_search(tmp_path, undisturbed):
     assert_same(tuner_in(tmp_path).fit(module(), Crowded(val=300)), undisturbed[0])
 
 
 class PowerCut(pl.Callback):
-    """Fails in the given fit, counted over all."""
+    """Fails in the fit with this number, counted over all trials."""
 
     count = 0
 
@@ -144,13 +144,13 @@ class PowerCut(pl.Callback):
 
 
 @pytest.mark.parametrize("at", [1, 2, 9])
-def test_an_interrupted_search_goes_on(tmp_path, undisturbed, at):
-    """No finished trial is made again, and the result is that of an undisturbed search."""
+def test_interrupted_search_resumes(tmp_path, undisturbed, at):
+    """No finished trial is run again, and the result is that of an uninterrupted search."""
     expected = undisturbed[0]
     PowerCut.count = 0
     with pytest.raises(RuntimeError, match="power cut"):
         tuner_in(tmp_path, PowerCut(at)).fit(module(), Crowded(val=300))
-    result = tuner_in(tmp_path, PowerCut(0)).fit(Plain(), Crowded(val=300))  # another random start: it does not matter
+    result = tuner_in(tmp_path, PowerCut(0)).fit(Plain(), Crowded(val=300))  # its random start does not matter
     assert PowerCut.count == len(expected.trials) + 1
     assert_same(result, expected)
 
@@ -165,7 +165,7 @@ print(result.after.tolist())
 """
 
 
-def test_a_killed_search_goes_on(tmp_path, undisturbed):
+def test_killed_search_resumes(tmp_path, undisturbed):
     root = str(Path(__file__).parents[3])
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT.format(root=root, folder=str(tmp_path))]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -182,27 +182,29 @@ def test_a_killed_search_goes_on(tmp_path, undisturbed):
     np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), undisturbed[0].after)
 
 
-def test_a_finished_search_starts_anew(tmp_path):
+def test_finished_search_starts_over(tmp_path, capsys):
     first = tuner_in(tmp_path).fit(module(), Crowded(val=300))
-    other = tuner_in(tmp_path).fit(module(), Crowded(val=300, noise=0.0))
+    other = tuner_in(tmp_path, verbose=True).fit(module(), Crowded(val=300, noise=0.0))
+    text = f"The finished search in {tmp_path / 'search'} starts over, and its result will be replaced."
+    assert capsys.readouterr().out.startswith(text)
     assert not np.array_equal(first.before, other.before)
 
 
-def test_the_genetic_search_of_the_paper(tmp_path):
-    """The weighted epoch itself, compared with the ordinary one."""
+def test_genetic_search_of_the_paper(tmp_path):
+    """It compares the weighted epoch itself with the ordinary one."""
     tuner = tuner_in(tmp_path, search="genetic", targets=[0, 2], max_epochs_spent=EPOCHS + 14, population=4)
     result = tuner.fit(module(), Crowded(noise=0.3))
     assert result.epochs_spent <= EPOCHS + 14
-    steps = [trial for trial in result.trials if trial.name == "epoch of the paper's LP"]
-    assert len(steps) >= 8
-    assert all(trial.epochs == 1 for trial in steps)
+    tried = [trial for trial in result.trials if trial.name == "epoch of the paper's LP"]
+    assert len(tried) >= 8
+    assert all(trial.epochs == 1 for trial in tried)
     if result.accepted:
         assert result.weights.values.mean() == pytest.approx(1)
         assert "paper's LP" in result.weights.metadata["candidate"]
 
 
 def test_equal_weights_are_not_trained_twice(tmp_path, monkeypatch):
-    """A search that proposes the same thresholds for ever ends, at one epoch."""
+    """A search that keeps proposing the same thresholds ends after one epoch."""
 
     class Stubborn:
         def __init__(self, categories, population, seed):
@@ -214,20 +216,20 @@ def test_equal_weights_are_not_trained_twice(tmp_path, monkeypatch):
         def tell(self, thresholds, fitness):
             pass
 
-    monkeypatch.setattr(steps, "GeneticSearch", Stubborn)
+    monkeypatch.setattr(search, "GeneticSearch", Stubborn)
     result = tuner_in(tmp_path, search="genetic", max_epochs_spent=EPOCHS + 20).fit(module(), Crowded(val=300))
     assert [trial.name for trial in result.trials].count("epoch of the paper's LP") == 1
 
 
-def test_course_correction_takes_the_last_epoch_again(tmp_path):
+def test_course_correction_reruns_the_last_epoch(tmp_path):
     result = tuner_in(tmp_path, mode="course_correction", max_epochs_spent=EPOCHS + 8).fit(module(), Crowded(val=300))
     names = [trial.name for trial in result.trials]
     assert names[2] == "ordinary epoch"
     fell = [trial.worst for trial in result.trials[1:3]]
-    assert len(names) > 3 or (fell[1] >= fell[0] and not result.accepted)  # where nothing falls nothing is tried
+    assert len(names) > 3 or (fell[1] >= fell[0] and not result.accepted)  # nothing is tried if nothing falls
 
 
-def test_it_starts_from_a_checkpoint(tmp_path):
+def test_search_starts_from_a_checkpoint(tmp_path):
     data, model = Crowded(), module()
     ordinary = trainer(tmp_path, max_epochs=EPOCHS)
     ordinary.fit(model, datamodule=data)
@@ -253,14 +255,14 @@ def parity(batch):
     return batch["labels"] % 2
 
 
-def test_dict_batches_and_categories_of_the_users_own(tmp_path):
+def test_dict_batches_and_categories_of_the_user_are_read(tmp_path):
     callback = ParetoCallback(categories=parity, category_names=["even", "odd"])
     result = tuner_in(tmp_path, callback=callback).fit(module(DictBatches), SomeDicts())
     assert result.category_names == ("even", "odd")
     assert result.support.tolist() == [(SomeDicts().val.y % 2 == k).sum() for k in range(2)]
 
 
-def test_several_measures_and_targets_by_name(tmp_path):
+def test_several_measures_and_named_targets_are_tried(tmp_path):
     callback = ParetoCallback(class_names=["a", "b", "c", "d"])
     tuner = tuner_in(tmp_path, callback=callback, measures=["loss", "soft_error"], targets="c")
     result = tuner.fit(module(), Crowded(val=300))
@@ -269,14 +271,14 @@ def test_several_measures_and_targets_by_name(tmp_path):
     assert any("loss, budget" in trial.name for trial in result.trials[3:])
 
 
-def test_the_result_is_written_and_read(undisturbed):
+def test_result_is_written_and_read(undisturbed):
     result, folder = undisturbed
     again = ParetoResult.load(folder / "result.safetensors")
     assert str(again) == str(result)
     assert_same(again, result)
 
 
-def test_the_folder_of_a_search_makes_a_report(undisturbed, tmp_path):
+def test_folder_of_a_search_makes_a_report(undisturbed, tmp_path):
     result, folder = undisturbed
     assert ParetoVerdict.load(folder / "verdict.safetensors").category_names == result.category_names
     page = write_report(folder, tmp_path / "report.html").read_text("utf-8")
@@ -285,17 +287,17 @@ def test_the_folder_of_a_search_makes_a_report(undisturbed, tmp_path):
     assert "Harmful samples" in page
 
 
-def test_what_it_says(tmp_path, capsys):
+def test_search_prints_its_trials_and_its_result(tmp_path, capsys):
     tuner_in(tmp_path, verbose=True).fit(module(), Crowded(val=300))
-    said = capsys.readouterr().out
-    assert f"[{EPOCHS:>4} of {6 * EPOCHS} epochs] first fit" in said
-    assert "Pareto improvement possible" in said
-    assert "epochs spent in" in said
+    printed = capsys.readouterr().out
+    assert f"[{EPOCHS:>4} of {6 * EPOCHS} epochs] first fit" in printed
+    assert "Pareto improvement possible" in printed
+    assert "epochs spent in" in printed
     result = ParetoResult.load(tmp_path / "search" / "result.safetensors")
-    assert max(map(len, str(result).splitlines()[:-1])) <= 80  # the last line is a path
+    assert max(map(len, str(result).splitlines()[:-1])) <= 80  # but for the path of the model
 
 
-def test_a_second_round_may_start_from_the_model_of_the_first(tmp_path):
+def test_second_search_can_start_from_the_model_of_the_first(tmp_path):
     data = Crowded(val=300)
     first = tuner_in(tmp_path).fit(module(), data)
     again = tuner_in(tmp_path, refit="continue", include_validation=False).fit(
@@ -305,7 +307,7 @@ def test_a_second_round_may_start_from_the_model_of_the_first(tmp_path):
     assert again.after.mean() >= again.before.mean()
 
 
-def test_a_given_checkpoint_may_be_joined_with_the_validation_data(tmp_path):
+def test_given_checkpoint_and_validation_data_can_be_combined(tmp_path):
     data = Crowded(val=300)
     ordinary = trainer(tmp_path, max_epochs=EPOCHS)
     ordinary.fit(module(), datamodule=data)
@@ -316,11 +318,11 @@ def test_a_given_checkpoint_may_be_joined_with_the_validation_data(tmp_path):
 
 
 @pytest.mark.parametrize("noise", [0.45, 0.0])
-def test_the_validation_data_may_join_the_fits(tmp_path, monkeypatch, noise):
-    given, last = [], steps.LastFits.last
-    monkeypatch.setattr(steps.LastFits, "last", lambda self, *args: given.append(args) or last(self, *args))
+def test_validation_data_can_join_the_fits(tmp_path, monkeypatch, noise):
+    given, last = [], FinalFits.last
+    monkeypatch.setattr(FinalFits, "last", lambda self, *args: given.append(args) or last(self, *args))
     data, model = Crowded(val=300, noise=noise), module()
-    if not noise:  # so few that those of the validation set are missed
+    if not noise:  # so few that the validation samples make a difference
         data.train = TensorDataset(*data.train[:100])
     tuner = tuner_in(tmp_path, include_validation=True)
     result = tuner.fit(model, data)
@@ -332,14 +334,14 @@ def test_the_validation_data_may_join_the_fits(tmp_path, monkeypatch, noise):
     last = result.trials[-1]
     assert last.name == "last fit, validation data included"
     assert last.epochs == result.best_epoch
-    assert np.isnan([last.macro, last.worst]).all(), "measured on what it was trained on"
+    assert np.isnan([last.macro, last.worst]).all(), "nothing is left to measure it"
     assert not np.isnan([trial.macro for trial in result.trials[:-1]]).any()
-    assert "nothing is left that could measure it" in " ".join(result.reason.split())
+    assert "fitted with all of the validation data, so nothing is left that could measure it" in result.reason
     assert (result.weights is not None) == result.accepted == (noise > 0)
     if result.accepted:
-        assert "Of that the weights bring" in result.reason
+        assert "The weights contribute +" in result.reason
         assert len(result.weights) == len(data.train)
-    assert result.support.sum() == 300  # each half measured what the other, and the training data, had made
+    assert result.support.sum() == 300  # each half measures the fit with the other half
     saved = torch.load(result.ckpt_path, weights_only=True)["state_dict"]
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
 
@@ -348,7 +350,7 @@ RATES = []
 
 
 class Plateau(Plain):
-    """Notes at which rate every epoch is trained."""
+    """Notes the learning rate of each epoch."""
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=0.02)
@@ -359,63 +361,37 @@ class Plateau(Plain):
         RATES.append(self.trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def test_a_schedule_that_will_see_training_data_is_warned_of_before_the_first_fit(tmp_path):
-    """The last fit goes on: its schedule acts, on what it sees."""
+def test_schedule_that_will_see_training_data_is_reported_before_the_first_fit(tmp_path):
+    """The search continues, and the schedule of the last fit acts on what it sees."""
     tuner = tuner_in(tmp_path, include_validation=True)
-    with pytest.warns(UserWarning, match="ReduceLROnPlateau watches 'val_loss'(.|\n)*later than in the fits") as said:
+    text = (
+        r"ReduceLROnPlateau watches 'val_loss'(.|\n)*later than in the measured fits(.|\n)*Use a schedule by epochs or"
+    )
+    with pytest.warns(UserWarning, match=text) as warned:
         result = tuner.fit(Plateau(), Crowded(val=300))
-    assert sum("ReduceLROnPlateau" in str(each.message) for each in said) == 1
+    assert sum("ReduceLROnPlateau" in str(each.message) for each in warned) == 1
     length = result.trials[-1].epochs
     assert RATES[-length] == 0.02
     assert length == 1 or RATES[-1] < 0.02
 
 
-@pytest.mark.filterwarnings("ignore:.*pin_memory")
-@pytest.mark.parametrize("kind", ["class", "from_datasets"])
-def test_joined_data_are_all_samples_once(kind):
-    data = Data(val=datasets()[1])
-    if kind == "from_datasets":
-        data = pl.LightningDataModule.from_datasets(data.train, data.val, batch_size=32)
-    train, val = (dataset.tensors[0] for dataset in datasets()[:2])
-    some = np.arange(len(val)) % 3 == 0
-    for chosen, left in ((some, val[~some]), (np.ones(len(val), dtype=bool), val)):
-        both = joined(data, 0, chosen)
-        seen = torch.cat([x for x, _ in both.train_dataloader()])
-        assert sorted(seen.tolist()) == sorted(torch.cat([train, val[chosen]]).tolist())
-        assert torch.equal(torch.cat([x for x, _ in both.val_dataloader()]), left)
-    assert sum(len(y) for _, y in data.train_dataloader()) == 240  # the user's own is as it was
-    assert sum(len(y) for _, y in data.val_dataloader()) == len(val)
-
-
-@pytest.mark.parametrize("kind", [list, dict])
-def test_only_the_chosen_validation_loader_gives_samples_away(kind):
-    class Several(Data):
-        def val_dataloader(self):
-            loaders = [super(Several, self).val_dataloader() for _ in range(2)]
-            return loaders if kind is list else dict(zip("ab", loaders, strict=True))
-
-    size = len(datasets()[1])
-    both = joined(Several(val=datasets()[1]), 1, np.arange(size) < 10)
-    found = both.val_dataloader()
-    first, second = found if kind is list else (found["a"], found["b"])
-    assert (len(first.dataset), len(second.dataset)) == (size, size - 10)
-    assert sum(len(y) for _, y in both.train_dataloader()) == 240 + 10
-
-
-def test_an_interruption_says_that_the_trials_are_kept(tmp_path, capsys, monkeypatch):
+def test_interruption_says_how_to_resume_and_resuming_is_announced(tmp_path, capsys, monkeypatch):
     def interrupted(*_arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(CandidateWeights, "distinct", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        tuner_in(tmp_path, verbose=True).fit(module(), Crowded())
-    said = capsys.readouterr().out
-    assert f"The trials that are finished are kept in {tmp_path}" in said.replace("\n", " ")
-    assert "start the script again" in said
+        tuner_in(tmp_path, verbose=True).fit(module(), Crowded(val=300))
+    printed = capsys.readouterr().out
+    kept = f"Finished trials are kept in {tmp_path / 'search' / 'trials'}. Start the script again to resume."
+    assert f"The search was interrupted. {kept}" in printed
+    monkeypatch.undo()
+    tuner_in(tmp_path, verbose=True).fit(module(), Crowded(val=300))
+    assert capsys.readouterr().out.startswith(f"Resuming the interrupted search in {tmp_path / 'search' / 'trials'}.")
 
 
 @pytest.mark.parametrize(
-    ("accepted", "underfitted", "joins", "said"),
+    ("accepted", "underfitted", "joins", "advice"),
     [
         (True, True, False, "trainer.test(model, datamodule)"),
         (False, True, False, "train longer first"),
@@ -423,7 +399,7 @@ def test_an_interruption_says_that_the_trials_are_kept(tmp_path, capsys, monkeyp
         (False, False, True, "suspected_samples(tuner.influence)"),
     ],
 )
-def test_what_to_do_next(accepted, underfitted, joins, said):
-    told = next_step(SimpleNamespace(accepted=accepted), SimpleNamespace(underfitted=underfitted), joins)
-    assert said in told.replace("\n", " ")
-    assert max(map(len, told.splitlines())) <= 80
+def test_next_step_after_a_search(accepted, underfitted, joins, advice):
+    text = next_step(SimpleNamespace(accepted=accepted), SimpleNamespace(underfitted=underfitted), joins)
+    assert advice in text.replace("\n", " ")
+    assert max(map(len, text.splitlines())) <= 80
