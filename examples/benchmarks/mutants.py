@@ -59,7 +59,7 @@ reweighting/weights.py: reweighting/test_reweight.py
     if expected is not None and fingerprint  →  if False and fingerprint
     np.maximum(1 - self.values, 0)  →  np.abs(1 - self.values)
 sampling.py: test_sampling.py
-    manual_seed(_mixed(self.seed, self.epoch))  →  manual_seed(self.seed + self.epoch)
+    manual_seed(_combined(self.seed, self.epoch))  →  manual_seed(self.seed + self.epoch)
     [skipped:].copy()  →  [0:].copy()
     2**-20 + float(torch.rand((), dtype=torch.float64, generator=generator)) * (1 - 2**-19)  →  0.5
     self._scaled = values * (draws / values.sum())  →  self._scaled = values

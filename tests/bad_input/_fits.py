@@ -169,10 +169,10 @@ DATA = [
     Case("fit without a training loader", fit(data=OnlyValidation), MisconfigurationException, "`train_dataloader` must be", ""),
     Case("fit without validation", fit(data=OnlyTraining), ValueError, "there is no validation set", r"val_dataloader\(\)"),
     Case("fit without a validation step", fit(model=WithoutValidation), ValueError, "no validation set", r"validation_step\(\)"),
-    Case("fit on an empty validation set", fit(data=Loaders(val=DataLoader(Empty()))), ValueError, "validation dataloader has an empty", "look at the split"),
-    Case("fit on a stream", fit(data=Loaders(DataLoader(Stream(), 32))), TypeError, "train dataloader reads Stream", r"list\(dataset\)"),
-    Case("fit with a stream for validation", fit(data=Loaders(val=DataLoader(Stream(), 32))), TypeError, "validation dataloader reads Stream", "map-style"),
-    Case("fit on loaders given twice", fit(data=Loaders({"a": DataLoader(TRAIN), "b": DataLoader(TRAIN)})), TypeError, "found dict", "pass the one whose samples are meant"),
+    Case("fit on an empty validation set", fit(data=Loaders(val=DataLoader(Empty()))), ValueError, "validation dataloader has an empty", "check the split"),
+    Case("fit on a stream", fit(data=Loaders(DataLoader(Stream(), 32))), TypeError, "train dataloader must read .* found Stream", r"list\(dataset\)"),
+    Case("fit with a stream for validation", fit(data=Loaders(val=DataLoader(Stream(), 32))), TypeError, "validation dataloader must read .* found Stream", "map-style"),
+    Case("fit on loaders given twice", fit(data=Loaders({"a": DataLoader(TRAIN), "b": DataLoader(TRAIN)})), TypeError, "found dict", "choose one with train_dataloader="),
     Case("fit on a label of -100", fit(data=lambda: Data(changed(TRAIN, 77, -100))), BatchError, "training sample 77: .*found -100", "relabel"),
     Case("fit with a label too large for validation", fit(data=lambda: Data(val=changed(VAL, 99, 4))), BatchError, "validation sample 99: .*found 4", "relabel"),
     Case("fit on floating labels", fit(data=lambda: Data(floating(TRAIN))), BatchError, "expected integer labels", "targets=lambda batch"),
@@ -209,7 +209,7 @@ OPTIONS = [
     Case("fit at no checkpoint", fit(checkpoint=[]), ValueError, r"found \[\]", "'best', 'last', 'kept'"),
 ]  # fmt: skip
 CORRECTIONS = [
-    Case("correction on a stream", correction(data=Loaders(DataLoader(Stream(), 32))), TypeError, "reads Stream", "map-style"),
+    Case("correction on a stream", correction(data=Loaders(DataLoader(Stream(), 32))), TypeError, "found Stream", "map-style"),
     Case("correction on loaders given twice", correction(data=lambda: Loaders({"a": DataLoader(TRAIN), "b": DataLoader(TRAIN)}), train_dataloader=DataLoader(TRAIN)), TypeError, "one training loader, the fit has a dict of 2", "use one, or leave it out"),
     Case("correction without batching", correction(data=lambda: Loaders(DataLoader(TRAIN, batch_size=None))), TypeError, "disabled", "batch_size"),
     Case("correction of batches of one's own", correction(data=lambda: Loaders(DataLoader(TRAIN, batch_sampler=Batches(RandomSampler(TRAIN), 32, False)))), TypeError, "your Batches", "shuffle=True"),
