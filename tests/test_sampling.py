@@ -128,7 +128,7 @@ def test_rounding_changes_nothing_at_either_end_of_u(u, monkeypatch):
         assert found[200:].tolist() == [1] * 50
         assert found.sum() == 70
     total = 395_889
-    assert len(systematic_draws(np.full(400_000, total / 400_000), torch.Generator())) == total, "the float sum falls short"
+    assert len(systematic_draws(np.full(400_000, total / 400_000), torch.Generator())) == total, "the sum rounds down"
 
 
 def test_accepts_sample_weights_and_rejects_bad_values():

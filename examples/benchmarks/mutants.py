@@ -63,7 +63,7 @@ sampling.py: test_sampling.py
     [skipped:].copy()  →  [0:].copy()
     2**-20 + float(torch.rand((), dtype=torch.float64, generator=generator)) * (1 - 2**-19)  →  0.5
     self._scaled = values * (draws / values.sum())  →  self._scaled = values
-artifacts.py: test_artifacts.py
+storage/artifacts.py: storage/test_artifacts.py
     if digest != _digest(arrays, header):  →  if False:
     digest.update(f"{name}{array.dtype}{array.shape}".encode())  →  digest.update(f"{name}".encode())
 influence/operations.py: influence/test_gradients.py

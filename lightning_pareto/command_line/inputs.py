@@ -12,9 +12,9 @@ from lightning_pareto.storage.run_folders import (
     INFLUENCE_FILE,
     VERDICT_FILE,
     WEIGHTS_FILE,
+    find_runs,
     influence_of_search,
-    run_of,
-    runs_with,
+    run_folder_of,
 )
 
 FILES = {"influence": INFLUENCE_FILE, "verdict": VERDICT_FILE, "weights": WEIGHTS_FILE}
@@ -30,7 +30,7 @@ def asked_or_own(asked: float | None, option: str, source: Path, otherwise: floa
         source: the file of the influence.
         otherwise: what to take where there is no verdict.
     """
-    own = run_of(source) / VERDICT_FILE
+    own = run_folder_of(source) / VERDICT_FILE
     if asked is not None:
         return asked
     return float(getattr(ParetoVerdict.load(own), option)) if own.is_file() else otherwise
@@ -52,7 +52,7 @@ def find(path: Path, kind: str) -> Path:
         return path
     if (path / name).is_file():
         return path / name
-    runs, newest = runs_with(path, lambda run: _file_of(run, kind) is not None)
+    runs, newest = find_runs(path, lambda run: _file_of(run, kind) is not None)
     found = _file_of(runs[0], kind) if runs else None
     if found is None:
         raise FileNotFoundError(f"no {name} in {path} or below it: ParetoCallback writes it after a fit{_MAKE[kind]}")
@@ -81,7 +81,7 @@ def read_kind(path: Path) -> str:
         with safe_open(str(path), framework="numpy") as file:
             return str((file.metadata() or {}).get("kind", "no known kind"))
     except SafetensorError as error:
-        raise ArtifactError(f"{path} is not a whole safetensors file ({error})") from error
+        raise ArtifactError(f"{path} is not a valid safetensors file ({error})") from error
 
 
 def chosen(names: Sequence[str], targets: Sequence[str] | None) -> list[int | str] | None:

@@ -38,7 +38,7 @@ from lightning_pareto.integration.validation.callback import ClasswiseCallback
 from lightning_pareto.integration.validation.metrics import Metrics
 from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categories, per_category
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options
-from lightning_pareto.storage.run_folders import INFLUENCE_FILE, RECORD_FILE, VERDICT_FILE, holds
+from lightning_pareto.storage.run_folders import INFLUENCE_FILE, RECORD_FILE, VERDICT_FILE, contains_results
 
 
 class ParetoCallback(ClasswiseCallback):
@@ -294,7 +294,7 @@ class ParetoCallback(ClasswiseCallback):
     def _folder(self, trainer: pl.Trainer) -> Path:
         """Where the results go; not to corrections of another fit."""
         assert self._place is not None
-        return self._place.choose(trainer, continued=lambda folder: not holds(folder, (RECORD_FILE,)))
+        return self._place.choose(trainer, continued=lambda folder: not contains_results(folder, (RECORD_FILE,)))
 
     def _wanted(self, trainer: pl.Trainer) -> bool:
         return self.analyse and not getattr(trainer, "fast_dev_run", False)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
+from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
 LARGEST = 64
 """Pixels of a picture's longer side."""
@@ -58,7 +58,7 @@ class SamplePreviews:
             ArtifactError: if the file is not a whole samples artifact.
         """
         pictures, metadata = load_artifact(path, "samples")
-        with fitting_together(path):
+        with consistent_parts(path):
             found: dict[str, Preview] = {**pictures, **metadata["texts"]}
             names = tuple(map(str, metadata["class_names"]))
             return cls({int(index): _checked(preview) for index, preview in found.items()}, names)

@@ -13,7 +13,7 @@ import torch
 from lightning_pareto.data.labels import fingerprint_of_labels
 from lightning_pareto.display.notebook import data_frame, html_table, numbers
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
+from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
 LARGEST_SUM = 2.0**52
 """Above it, draws could not be counted in float64."""
@@ -140,7 +140,7 @@ class SampleWeights:
             ArtifactError: if the file is not a whole weights artifact.
         """
         arrays, metadata = load_artifact(path, "weights")
-        with fitting_together(path):
+        with consistent_parts(path):
             return cls(**arrays, category_names=tuple(metadata["category_names"]), metadata={**metadata["metadata"]})
 
 

@@ -1,4 +1,4 @@
-"""Wrong weights, matrices and options of what is computed from them, and files that are not what they seem."""
+"""Wrong influence matrices, weights and options, and files that are damaged or of another kind."""
 
 import json
 
@@ -100,8 +100,8 @@ MATRICES = [
     Case("an average of arrays", lambda _: average_influence([SCORES]), TypeError, "found ndarray", "estimate_influence"),
     Case("an average of other data", lambda _: average_influence([MATRIX, named(labels=np.zeros(60, int))]), ValueError, "other training labels", "same training and validation"),
     Case("suspects of an array", lambda _: suspected_samples(SCORES), TypeError, "found ndarray", "callback.influence"),
-    Case("metadata that are no JSON", lambda folder: named(metadata={"x": object()}).save(folder / "x"), TypeError, "object is not JSON", "texts, numbers"),
-    Case("metadata without bound", lambda folder: named(metadata={"x": "a" * 2**24}).save(folder / "x"), ValueError, "are too large", "keep them elsewhere"),
+    Case("metadata that are no JSON", lambda folder: named(metadata={"x": object()}).save(folder / "x"), TypeError, "object is not JSON", "must be JSON-serialisable"),
+    Case("metadata without bound", lambda folder: named(metadata={"x": "a" * 2**24}).save(folder / "x"), ValueError, "must have at most 8388608 bytes, found 167", "Store them elsewhere"),
 ]  # fmt: skip
 WEIGHTS = [
     Case("a negative weight", weights([1.0, -1.0]), ValueError, "weight 1 is -1", "finite and ≥ 0"),
@@ -178,7 +178,7 @@ OPTIONS = [
 
 
 def written(change):
-    """A call that reads an influence file whose bytes were changed."""
+    """Return a call that reads an influence file with changed bytes."""
 
     def call(folder):
         path = MATRIX.save(folder / "influence.safetensors")
@@ -189,7 +189,7 @@ def written(change):
 
 
 def made(kind="influence", metadata=None, read=InfluenceMatrix, **arrays):
-    """A call that reads a whole file of parts that do not fit together."""
+    """Return a call that reads a valid file with inconsistent parts."""
 
     def call(folder):
         about = {"category_names": NAMES, "metadata": {}} if metadata is None else metadata
@@ -199,7 +199,7 @@ def made(kind="influence", metadata=None, read=InfluenceMatrix, **arrays):
 
 
 def described(text, version="1"):
-    """A call that reads a file with these metadata, as text."""
+    """Return a call that reads a file with this text as metadata."""
 
     def call(folder):
         arrays = {"scores": np.ones((2, 1), np.float32), "labels": np.zeros(2, np.int64)}
@@ -219,28 +219,28 @@ def whole(**changes):
     return {"scores": SCORES.astype(np.float32), "labels": np.arange(60) % 3, **changes}
 
 
-AGAIN = "compute it again"
+AGAIN = "Compute it again"
 FILES = [
-    Case("a truncated file", written(lambda b: b[:-3]), ArtifactError, "not a whole safetensors", AGAIN),
-    Case("three bytes", written(lambda b: b[:3]), ArtifactError, "not a whole", AGAIN),
-    Case("an empty file", written(lambda b: b""), ArtifactError, "not a whole", AGAIN),
-    Case("a pickle", written(lambda b: b"\x80\x04}\x94."), ArtifactError, "not a whole", AGAIN),
-    Case("a bit that flipped", written(lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]), ArtifactError, "was changed since", AGAIN),
+    Case("a truncated file", written(lambda b: b[:-3]), ArtifactError, "not a valid safetensors", AGAIN),
+    Case("three bytes", written(lambda b: b[:3]), ArtifactError, "not a valid safetensors", AGAIN),
+    Case("an empty file", written(lambda b: b""), ArtifactError, "not a valid safetensors", AGAIN),
+    Case("a pickle", written(lambda b: b"\x80\x04}\x94."), ArtifactError, "not a valid safetensors", AGAIN),
+    Case("a bit that flipped", written(lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]), ArtifactError, "has changed since", AGAIN),
     Case("a header of a gigabyte", written(lambda b: (2**30).to_bytes(8, "little") + b[8:]), ArtifactError, "claims 1073741824 bytes", AGAIN),
     Case("a header without end", written(lambda b: b"\xff" * 8 + b[8:]), ArtifactError, "at most 16777216 are read", AGAIN),
     Case("a file of another kind", of_another_kind, ArtifactError, "holds 'weights'", "expected 'influence'"),
     Case("a file of no kind", lambda f: ((f / "x").write_bytes(save(whole())), InfluenceMatrix.load(f / "x")), ArtifactError, "no known kind", "expected 'influence'"),
-    Case("a newer format", described("{}", version="99"), ArtifactError, "format version 99", "pip install --upgrade"),
-    Case("a format of no number", described("{}", version="new"), ArtifactError, "found 'new'", AGAIN),
-    Case("a format of many digits", described("{}", version="9" * 5000), ArtifactError, "no format version", AGAIN),
+    Case("a newer format", described("{}", version="99"), ArtifactError, "format version 99, but this lightning_pareto reads versions up to 1 only", "pip install --upgrade"),
+    Case("a format of no number", described("{}", version="new"), ArtifactError, "must have a numeric format version, found 'new'", AGAIN),
+    Case("a format of many digits", described("{}", version="9" * 5000), ArtifactError, "must have a numeric format version", AGAIN),
     Case("broken JSON", described("{"), ArtifactError, "JSONDecodeError", AGAIN),
     Case("JSON nested without end", described("[" * 10**5), ArtifactError, "RecursionError", AGAIN),
     Case("objects nested without end", described('{"a":' * 10**5), ArtifactError, "RecursionError", AGAIN),
-    Case("a list for metadata", described("[]"), ArtifactError, "not fit together", AGAIN),
+    Case("a list for metadata", described("[]"), ArtifactError, "parts are inconsistent", AGAIN),
     Case("no names in the metadata", described("{}"), ArtifactError, "category_names", AGAIN),
     Case("a number for names", described(json.dumps({"category_names": 5, "metadata": {}})), ArtifactError, "iterable", AGAIN),
     Case("a number of many digits", described('{"category_names": ' + "1" * 6000 + "}"), ArtifactError, "ValueError", AGAIN),
-    Case("a text for metadata", described(json.dumps({"category_names": ["a"], "metadata": "x"})), ArtifactError, "not fit", AGAIN),
+    Case("a text for metadata", described(json.dumps({"category_names": ["a"], "metadata": "x"})), ArtifactError, "parts are inconsistent", AGAIN),
     Case("an array missing", made(scores=whole()["scores"]), ArtifactError, "labels", AGAIN),
     Case("an array too many", made(**whole(other=SCORES)), ArtifactError, "'other'", AGAIN),
     Case("an array for names", made(**whole(category_names=SCORES)), ArtifactError, "category_names", AGAIN),

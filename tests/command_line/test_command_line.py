@@ -239,8 +239,8 @@ def test_errors_say_how_to_mend_them(run_folder, tmp_path, capsys):
     assert "at least 1" in refused(capsys, "export", run_folder, "--what", "suspects", "--count", "0")
     assert "holds 'verdict', expected 'influence'" in refused(capsys, "check", influence.with_stem("verdict"))
     influence.write_bytes(influence.read_bytes()[:1000])
-    assert "not a whole safetensors file" in refused(capsys, "check", run_folder)
-    assert "not a whole safetensors file" in refused(capsys, "export", influence)
+    assert "not a valid safetensors file" in refused(capsys, "check", run_folder)
+    assert "not a valid safetensors file" in refused(capsys, "export", influence)
     SampleWeights(np.ones(3)).save(tmp_path / "other.safetensors")
     matrix().save(influence)
     assert "3 weights, the influence 120" in refused(

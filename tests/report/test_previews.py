@@ -87,8 +87,8 @@ def test_previews_come_back_from_disk(tmp_path):
         SamplePreviews.load(tmp_path / "samples.safetensors")
     for broken in (np.zeros((8, 8)), np.zeros((8, 8, 2), np.uint8), np.zeros(8, np.uint8)):
         save_artifact(tmp_path / "samples.safetensors", "samples", {"3": broken}, {"texts": {}, "class_names": []})
-        with pytest.raises(ArtifactError, match="do not fit together"):
+        with pytest.raises(ArtifactError, match="parts are inconsistent"):
             SamplePreviews.load(tmp_path / "samples.safetensors")
     save_artifact(tmp_path / "samples.safetensors", "samples", {}, {})
-    with pytest.raises(ArtifactError, match="do not fit together"):
+    with pytest.raises(ArtifactError, match="parts are inconsistent"):
         SamplePreviews.load(tmp_path / "samples.safetensors")
