@@ -27,10 +27,10 @@ pareto/significance.py: pareto/test_significance.py
     stats.t.sf(statistic, degrees)  →  stats.norm.sf(statistic)
 pareto/headroom.py: pareto/test_targets.py
     program.solve(n * demand.floors)  →  program.solve(demand.floors)
-    value=max(found.value / n, 0.0) if free else found.value / n  →  value=max(found.value / n, 0.0)
+    value=max(found.value / n, 0.0) if unchanged_is_feasible else found.value / n  →  value=max(found.value / n, 0.0)
 pareto/sifting.py: pareto/test_sifting.py
     np.where(self._fixed > 0, -reduced, reduced)  →  np.where(self._fixed > 0, -np.inf, reduced)
-    CERTIFIED = 1e-6  →  CERTIFIED = 1e6
+    MAX_GAP = 1e-6  →  MAX_GAP = 1e6
 pareto/tradeoff.py: pareto/test_tradeoff.py
     prices[:, None] / prices[None, :]  →  prices[None, :] / prices[:, None]
 pareto/result.py: pareto/test_verdict.py pareto/test_tradeoff.py
@@ -40,6 +40,7 @@ pareto/hyperplane.py: pareto/test_verdict.py
     scores.astype(np.float64) - scores.mean(axis=0, dtype=np.float64)  →  scores.astype(np.float64)
 pareto/admissible.py: pareto/test_headroom.py reweighting/test_reweight.py
     self._class_means(exact) - exact  →  exact.mean(axis=0) - exact
+influence/gains.py: pareto/test_headroom.py reweighting/test_reweight.py
     (weights - 1) @ scores  →  (weights - weights.mean()) @ scores
 linprog.py: test_linprog.py
     if status != highspy.HighsModelStatus.kOptimal:  →  if False:

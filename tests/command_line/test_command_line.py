@@ -228,7 +228,7 @@ def test_errors_say_how_to_mend_them(run_folder, tmp_path, capsys):
     assert "invalid choice" in refused(capsys, "improve", run_folder)
     assert "'budget'" in refused(capsys, "check", run_folder, "--budget", "much").replace('"', "'")
     assert "in (0, 1], found 2.0" in refused(capsys, "check", run_folder, "--budget", "2")
-    assert "floors are for the categories that are not to gain" in refused(capsys, "check", run_folder, "--floors", "0")
+    assert "floors apply to categories that need not gain" in refused(capsys, "check", run_folder, "--floors", "0")
     assert "unknown target 'dog'" in refused(capsys, "reweight", run_folder, "--targets", "dog")
     assert "Lower its threshold" in refused(capsys, "reweight", run_folder, "--thresholds", "9")
     assert "give the folder of a run" in refused(capsys, "check", tmp_path / "nowhere")
