@@ -53,9 +53,9 @@ reweighting/outcomes.py: reweighting/test_outcomes.py
     np.arange(len(order), 0, -1)  →  len(order)
     self._count(discordant) - 1, self  →  self._count(discordant), self
     level / looks / 2  →  level / 2
-reweighting/candidates.py: reweighting/test_candidates.py
-    key = candidate.measure, candidate.budget  →  key = candidate.measure, 0.0
-    gain.min() > -TRIFLE and  →  True and
+reweighting/proposals.py: reweighting/test_candidates.py
+    key = proposal.measure, proposal.budget  →  key = proposal.measure, 0.0
+    np.nanmin(gain) > -NEGLIGIBLE and  →  True and
 reweighting/weights.py: reweighting/test_reweight.py
     if expected is not None and fingerprint  →  if False and fingerprint
     np.maximum(1 - self.values, 0)  →  np.abs(1 - self.values)

@@ -1,4 +1,4 @@
-"""The paper's LP, at its word."""
+"""The paper's LP, as published."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from lightning_pareto.pareto.admissible import Float
 
 
 class PaperProgram:
-    """Maximise ``Σ_i w_i Σ_{t∈T} P_it`` with ``Σ_i w_i P_ik ≥ α_k Σ_i P_ik`` and ``0 ≤ w_i ≤ w_max``.
+    """Maximise ``Σ_i w_i Σ_{t∈T} P_it`` subject to ``Σ_i w_i P_ik ≥ α_k Σ_i P_ik`` and ``0 ≤ w_i ≤ w_max``.
 
-    It moves mass between classes freely. Taken without the paper's search over α it was measured to lose tens of
-    points on single classes (see the README's limits); it is here for comparison and for that search. The solver's
-    model is kept: another call with other thresholds starts from the last basis.
+    This LP moves mass freely between classes. Without the paper's search over α, it lost tens of points on single
+    classes in measurements (see the README's limits). It is here for comparison and for that search. The program is
+    kept, so solving again with other thresholds starts from the last basis.
 
     Args:
-        scores: (N, K).
+        scores: influence P, (N, K).
         targets: which categories are in T, (K,) bool.
         max_weight: w_max ≥ 1.
 
@@ -43,11 +43,11 @@ class PaperProgram:
         return self._program.solve().x.clip(0, self._max_weight)
 
     def out_of_reach(self, thresholds: Float) -> tuple[int, str]:
-        """Find the threshold that cannot be met beside those before it.
+        """Find the first threshold that cannot be met together with those before it.
 
         Returns:
-            The category's number, and the thresholds that it can have: at most so much where its influence is positive
-            in sum, at least so much where it is negative, none where it is zero.
+            Index of its category, and a text that says which thresholds are possible. That is an upper bound if the
+            category's influence has a positive sum, a lower bound if it is negative, and none if it is zero.
         """
         held = np.full(len(thresholds), -INFINITY)
         for category, (threshold, total) in enumerate(zip(thresholds, self._sums, strict=True)):

@@ -242,6 +242,6 @@ MODULES = [
     Case("a DataModule without training", lambda _: ReweightedDataModule(OnlyValidation(), HALF).train_dataloader(), MisconfigurationException, "`train_dataloader` must be", ""),
     Case("a DataModule of one loader", lambda _: ReweightedDataModule(Data(), HALF, loader="ours").train_dataloader(), ValueError, "loader='ours'", "returns a single DataLoader"),
     Case("a DataModule of several loaders", lambda _: ReweightedDataModule(Loaders([DataLoader(TRAIN)] * 2), HALF).train_dataloader(), ValueError, "returns 2 loaders", "loader=0 or 1"),
-    Case("a DataModule of a part", lambda _: ReweightedDataModule(Data(Subset(TRAIN, range(99))), HALF).train_dataloader(), ValueError, "240 weights for a training dataset of 99", "one for each index"),
+    Case("a DataModule of a part", lambda _: ReweightedDataModule(Data(Subset(TRAIN, range(99))), HALF).train_dataloader(), ValueError, "expected a training dataset of 240 samples, one per weight, found 99", "Use the dataset that influence"),
 ]  # fmt: skip
 CASES = [*DATA, *MODELS, *OPTIONS, *CORRECTIONS, *MODULES]
