@@ -28,7 +28,7 @@ class PaperProgram:
         scaled = scores / scale
         self._scaled, self._sums, self._max_weight = scaled, scaled.sum(axis=0), max_weight
         objective = scaled[:, targets] @ scale[targets] / scale[targets].mean()
-        self._program = self._over(objective, scaled)
+        self._program = self._program_for(objective)
 
     def solve(self, thresholds: Float) -> Float:
         """Return the weights, (N,).
@@ -51,7 +51,7 @@ class PaperProgram:
         """
         held = np.full(len(thresholds), -INFINITY)
         for category, (threshold, total) in enumerate(zip(thresholds, self._sums, strict=True)):
-            program = self._over(self._scaled[:, category], self._scaled)
+            program = self._program_for(self._scaled[:, category])
             program.set_row_bounds(held, np.full(len(held), INFINITY))
             largest = program.solve().objective
             if largest < threshold * total:
@@ -62,11 +62,11 @@ class PaperProgram:
         bound = "at most" if total > 0 else "at least"
         return category, f"{bound} {largest / total:.4g}"
 
-    def _over(self, objective: Float, scaled: Float) -> LinearProgram:
-        n, k = scaled.shape
+    def _program_for(self, objective: Float) -> LinearProgram:
+        n, k = self._scaled.shape
         return LinearProgram(
             objective=objective,
-            rows=scaled.T,
+            rows=self._scaled.T,
             row_lower=np.full(k, -INFINITY),
             row_upper=np.full(k, INFINITY),
             lower=np.zeros(n),

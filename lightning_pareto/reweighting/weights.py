@@ -92,7 +92,7 @@ class SampleWeights:
     def _repr_html_(self) -> str:
         notes = [
             f"{len(self)} samples, {self.values.min():.2f} to {self.values.max():.2f}, {self.moved:.1%} of the mass "
-            f"moved; effective size {self.effective_size:.0f}."
+            f"moved, effective size {self.effective_size:.0f}."
         ]
         assert self.predicted_gain is not None
         gains = {"category": self.category_names, "predicted gain": numbers(self.predicted_gain, "{:+.3g}")}
@@ -158,7 +158,7 @@ def _vector(values: Any) -> npt.NDArray[np.float64]:
     found = np.asarray(values)
     if not (np.issubdtype(found.dtype, np.number) or found.dtype == bool) or np.iscomplexobj(found):
         kind = found.dtype if isinstance(values, np.ndarray) else type(values).__name__
-        raise ValueError(f"weights must be real numbers (N,), found {kind}. Compute them with reweight(influence)")
+        raise ValueError(f"weights must be real numbers, found {kind}. Compute them with reweight(influence)")
     if found.ndim != 1 or not len(found):
         raise ValueError(f"weights must be a vector (N,), found shape {found.shape}")
     return found.astype(np.float64)

@@ -102,7 +102,7 @@ def _replace(path: Path, payload: bytes) -> None:
 
 
 def _permissions(path: Path) -> int:
-    """Permissions of the file, or of a new file: the temporary file is readable by its owner only."""
+    """Permissions of the existing file, or the default for new files. Temporary files are private to their owner."""
     if path.exists():
         return stat.S_IMODE(path.stat().st_mode)
     mask = os.umask(0)
@@ -148,7 +148,7 @@ def load_artifact(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np
             header = file.metadata() or {}
             _check_kind(path, header, kind)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, TypeError, KeyError) as error:  # KeyError: a dtype that NumPy lacks
+    except (SafetensorError, TypeError, KeyError) as error:  # TypeError and KeyError: dtypes that NumPy lacks
         reason = harmless(str(error), 200)
         raise ArtifactError(f"{path} is not a valid safetensors file ({reason}). Compute it again") from error
     digest = header.pop("digest", None)

@@ -12,7 +12,7 @@ SAMPLES_FILE = "samples.safetensors"
 RECORD_FILE = "corrections.json"
 
 RUN_FOLDER = "pareto"
-"""Folder of a fit's results in its log directory. While earlier fits occupy it, ``pareto_1`` and so on are used."""
+"""Folder of a fit's results in its log directory. If it holds an earlier fit, ``pareto_1`` is used, and so on."""
 
 FINISHED_FOLDER = "finished"
 """Folder of a finished search's trials. Each trial ``influence_on_*`` holds the first influence on one measure."""
