@@ -15,8 +15,7 @@ Here e_f is the noise of fold f, with variance proportional to 1/n_f, and A is t
 
 For folds of equal size, the correlation is 1/(F − 1), and the usual squared standard error must be multiplied by
 2(F − 1)/(F − 2). For F = 2, both gains are the same number and give no error estimate, so a proof needs three folds.
-Any part of the weights that does not come from the category's own noise lowers the correlation. That makes the test
-conservative.
+Any part of the weights that is not from the category's own noise lowers the correlation. The test is then conservative.
 
 **Hypotheses.** A target must gain: H0 is gain ≤ 0. Every other category must hold its floor: H0 is gain ≤ floor −
 margin, a non-inferiority test. It needs the margin because a binding floor is met exactly in sample, so no amount of
@@ -41,7 +40,7 @@ treatment if the other categories have half the spread.
     skewness −6 (lognormal)       .12 .00 .03     .09 .00 .03     .07 .00 .04     .05 .00 .04
     one in twenty loses much      .60 .00 .00     .47 .00 .00     .22 .00 .05     .05 .00 .05
 
-With only two categories, the large one of half the spread, the last line has .10 at 30 samples. No test sees a loss
+With only two categories, the large one with half the spread, the last line has .10 at 30 samples. No test sees a loss
 that is not in the sample.
 
 **Size at a floor.** The test's size at the boundary of a floor is at most 0.02 at level 0.05. This was measured on

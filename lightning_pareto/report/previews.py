@@ -77,12 +77,10 @@ def _checked(preview: Any) -> Preview:
 def preview_of(item: Any, function: Callable[[Any], Any] | None = None) -> Preview | None:
     """Return a picture or a text that shows a dataset item.
 
-    A string is shown as text. A tensor or array is shown as a picture if it is (C, H, W) with one, three or four
-    channels, the fourth of which is dropped. With a ``function``, (H, W) and (H, W, C) are accepted too. A mapping is
-    shown by its entry ``"text"``, or else by its first entry that can be shown, and a tuple or list by its first such
-    element.
-
-    Each picture is scaled from its smallest value (black) to its largest (white). So normalised pictures are visible,
+    Strings become texts. Tensors and arrays become pictures if they are (C, H, W) with one, three or four channels, the
+    fourth of which is dropped. With a ``function``, (H, W) and (H, W, C) are accepted too. Of a mapping, the entry
+    ``"text"`` is used, or else the first entry that can be shown. Of a tuple or list, it is the first such element.
+    Pictures are scaled from their smallest value (black) to their largest (white). So normalised pictures are visible,
     but brightness cannot be compared between samples.
 
     Args:

@@ -178,8 +178,5 @@ def _gains_and_names(
         raise ValueError(f"predicted_gain must be a vector (K,), one entry per category, found shape {gain.shape}")
     names = names or tuple(map(str, range(len(gain))))
     if len(names) != len(gain):
-        raise ValueError(
-            f"predicted_gain and category_names must have the same length, found {len(gain)} and {len(names)}: "
-            f"{list(names)}"
-        )
+        raise ValueError(f"category_names must have {len(gain)} entries, one per predicted gain, found {list(names)}")
     return gain, names

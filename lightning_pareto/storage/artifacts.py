@@ -79,25 +79,23 @@ def write_atomically(path: Path, payload: bytes) -> None:
     Raises:
         OSError: if the file cannot be written. Nothing is left behind.
     """
+    temporary = None
     try:
-        _replace(path, payload)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}: nothing was written", str(path)) from error
-
-
-def _replace(path: Path, payload: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(_permissions(path))
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink(missing_ok=True)
+        temporary.chmod(_permissions(path))
+        temporary.replace(path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"{error.strerror or error}: nothing was written", str(path)) from error
         raise
 
 
@@ -161,11 +159,7 @@ def load_artifact(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np
 
 @contextlib.contextmanager
 def consistent_parts(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn errors from missing or inconsistent parts of a file into an :class:`ArtifactError`.
-
-    Args:
-        path: the file, for the error message.
-    """
+    """Turn errors from missing or inconsistent parts of the file ``path`` into an :class:`ArtifactError`."""
     try:
         yield
     except ArtifactError:

@@ -57,10 +57,7 @@ def find_runs(folder: Path, matches: Callable[[Path], bool]) -> tuple[list[Path]
 
 
 def _runs_below(folder: Path) -> list[Path]:
-    """Runs sorted by the date of their results, newest first.
-
-    Weights may be computed long after a run, so they only date a run that has nothing else.
-    """
+    """Runs by date, newest first. Weights may be much newer, so they only date a run that has nothing else."""
     written: dict[Path, float] = {}
     for path in (path for name in (INFLUENCE_FILE, VERDICT_FILE, RESULT_FILE) for path in folder.rglob(name)):
         written[run_folder_of(path)] = max(written.get(run_folder_of(path), 0.0), path.stat().st_mtime)
