@@ -27,10 +27,10 @@ pareto/significance.py: pareto/test_significance.py
     stats.t.sf(statistic, degrees)  →  stats.norm.sf(statistic)
 pareto/headroom.py: pareto/test_targets.py
     program.solve(n * demand.floors)  →  program.solve(demand.floors)
-    value=max(found.value / n, 0.0) if free else found.value / n  →  value=max(found.value / n, 0.0)
+    value=max(found.value / n, 0.0) if unchanged_is_feasible else found.value / n  →  value=max(found.value / n, 0.0)
 pareto/sifting.py: pareto/test_sifting.py
     np.where(self._fixed > 0, -reduced, reduced)  →  np.where(self._fixed > 0, -np.inf, reduced)
-    CERTIFIED = 1e-6  →  CERTIFIED = 1e6
+    MAX_GAP = 1e-6  →  MAX_GAP = 1e6
 pareto/tradeoff.py: pareto/test_tradeoff.py
     prices[:, None] / prices[None, :]  →  prices[None, :] / prices[:, None]
 pareto/result.py: pareto/test_verdict.py pareto/test_tradeoff.py
@@ -40,6 +40,7 @@ pareto/hyperplane.py: pareto/test_verdict.py
     scores.astype(np.float64) - scores.mean(axis=0, dtype=np.float64)  →  scores.astype(np.float64)
 pareto/admissible.py: pareto/test_headroom.py reweighting/test_reweight.py
     self._class_means(exact) - exact  →  exact.mean(axis=0) - exact
+influence/gains.py: pareto/test_headroom.py reweighting/test_reweight.py
     (weights - 1) @ scores  →  (weights - weights.mean()) @ scores
 linprog.py: test_linprog.py
     if status != highspy.HighsModelStatus.kOptimal:  →  if False:
@@ -52,18 +53,18 @@ reweighting/outcomes.py: reweighting/test_outcomes.py
     np.arange(len(order), 0, -1)  →  len(order)
     self._count(discordant) - 1, self  →  self._count(discordant), self
     level / looks / 2  →  level / 2
-reweighting/candidates.py: reweighting/test_candidates.py
-    key = candidate.measure, candidate.budget  →  key = candidate.measure, 0.0
-    gain.min() > -TRIFLE and  →  True and
+reweighting/proposals.py: reweighting/test_candidates.py
+    key = proposal.measure, proposal.budget  →  key = proposal.measure, 0.0
+    np.nanmin(gain) > -NEGLIGIBLE and  →  True and
 reweighting/weights.py: reweighting/test_reweight.py
     if expected is not None and fingerprint  →  if False and fingerprint
     np.maximum(1 - self.values, 0)  →  np.abs(1 - self.values)
 sampling.py: test_sampling.py
-    manual_seed(_mixed(self.seed, self.epoch))  →  manual_seed(self.seed + self.epoch)
+    manual_seed(_combined(self.seed, self.epoch))  →  manual_seed(self.seed + self.epoch)
     [skipped:].copy()  →  [0:].copy()
     2**-20 + float(torch.rand((), dtype=torch.float64, generator=generator)) * (1 - 2**-19)  →  0.5
     self._scaled = values * (draws / values.sum())  →  self._scaled = values
-artifacts.py: test_artifacts.py
+storage/artifacts.py: storage/test_artifacts.py
     if digest != _digest(arrays, header):  →  if False:
     digest.update(f"{name}{array.dtype}{array.shape}".encode())  →  digest.update(f"{name}".encode())
 influence/operations.py: influence/test_gradients.py

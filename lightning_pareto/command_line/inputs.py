@@ -11,8 +11,8 @@ from lightning_pareto.storage.run_folders import (
     INFLUENCE_FILE,
     VERDICT_FILE,
     WEIGHTS_FILE,
+    find_runs,
     influence_of_search,
-    runs_with,
 )
 
 FILES = {"influence": INFLUENCE_FILE, "verdict": VERDICT_FILE, "weights": WEIGHTS_FILE}
@@ -35,7 +35,7 @@ def find(path: Path, kind: str) -> Path:
         return path
     if (path / name).is_file():
         return path / name
-    runs, newest = runs_with(path, lambda run: _file_of(run, kind) is not None)
+    runs, newest = find_runs(path, lambda run: _file_of(run, kind) is not None)
     found = _file_of(runs[0], kind) if runs else None
     if found is None:
         raise FileNotFoundError(f"no {name} in {path} or below it: ParetoCallback writes it after a fit{_MAKE[kind]}")
@@ -55,7 +55,7 @@ _MAKE = {"influence": "", "verdict": "", "weights": ", and lightning-pareto rewe
 
 
 def read_kind(path: Path) -> str:
-    """What an artifact holds, from its head alone.
+    """What an artifact contains_results, from its head alone.
 
     Raises:
         ArtifactError: if it is no artifact.
@@ -64,7 +64,7 @@ def read_kind(path: Path) -> str:
         with safe_open(str(path), framework="numpy") as file:
             return str((file.metadata() or {}).get("kind", "no known kind"))
     except SafetensorError as error:
-        raise ArtifactError(f"{path} is not a whole safetensors file ({error})") from error
+        raise ArtifactError(f"{path} is not a valid safetensors file ({error})") from error
 
 
 def chosen(names: Sequence[str], targets: Sequence[str] | None) -> list[int | str] | None:

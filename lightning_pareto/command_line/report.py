@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning_pareto.command_line.output import say, say_json, tell
 from lightning_pareto.display.terminal import printable_line
-from lightning_pareto.storage.run_folders import runs_with
+from lightning_pareto.storage.run_folders import find_runs
 
 
 def run(options: Any) -> int:
@@ -14,7 +14,7 @@ def run(options: Any) -> int:
 
     path = write_report(options.path, options.output)
     home = home_of(options.path)
-    newest = runs_with(options.path, has_report)[1] if options.path.is_dir() else home
+    newest = find_runs(options.path, has_report)[1] if options.path.is_dir() else home
     if newest != home:
         tell(f"the newest run, {newest}, has neither verdict nor result: that of an older one is reported, {home}")
     elif home not in (options.path, options.path / "pareto", options.path.parent):

@@ -15,7 +15,7 @@ from lightning_pareto.display.columns import number
 from lightning_pareto.display.notebook import data_frame, html_table
 from lightning_pareto.display.terminal import printable
 from lightning_pareto.influence.gains import column_scale, predicted_gain
-from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
+from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -228,7 +228,7 @@ class InfluenceMatrix:
             ArtifactError: if the file is not a whole influence artifact.
         """
         arrays, metadata = load_artifact(path, "influence")
-        with fitting_together(path):
+        with consistent_parts(path):
             return cls(**arrays, category_names=tuple(metadata["category_names"]), metadata={**metadata["metadata"]})
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_pareto.influence.sharding import Shard
-from lightning_pareto.storage.artifacts import load_artifact, remove_temporaries, save_artifact
+from lightning_pareto.storage.artifacts import load_artifact, remove_temporary_files, save_artifact
 
 Tensors = dict[str, Tensor]
 
@@ -70,7 +70,7 @@ class Stages:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            remove_temporaries(self._folder, "*.safetensors")
+            remove_temporary_files(self._folder, "*.safetensors")
         except OSError as error:
             self._warn(error)
 

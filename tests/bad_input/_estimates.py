@@ -140,9 +140,9 @@ ONE = TensorDataset(X[:1], Y[:1])
 DATA = [
     Case("empty training set", estimate(train=loader(X[:0], Y[:0])), ValueError, "train_dataloader has an empty", ""),
     Case("empty validation set", estimate(val=loader(X[:0], Y[:0])), ValueError, "val_dataloader has an empty", ""),
-    Case("a training stream", estimate(train=DataLoader(Stream())), TypeError, "no index", r"list\(dataset\)"),
-    Case("a validation stream", estimate(val=DataLoader(Stream())), TypeError, "val_dataloader reads Stream", "list"),
-    Case("loaders given twice", estimate(train=[GOOD, GOOD]), TypeError, "found list", "pass the one whose"),
+    Case("a training stream", estimate(train=DataLoader(Stream())), TypeError, "found Stream, which has no index", r"list\(dataset\)"),
+    Case("a validation stream", estimate(val=DataLoader(Stream())), TypeError, "val_dataloader must read .* found Stream", "list"),
+    Case("loaders given twice", estimate(train=[GOOD, GOOD]), TypeError, "found list", "choose one with train_dataloader="),
     Case("a validation loader given twice", estimate(val=[GOOD]), TypeError, "found list", "val_dataloader_idx"),
     Case("a dataset for a loader", estimate(train=GOOD.dataset), TypeError, "found TensorDataset", "DataLoader"),
     Case("no batching", estimate(train=DataLoader(GOOD.dataset, batch_size=None)), TypeError, "disabled", "batch_size"),

@@ -23,7 +23,7 @@ from lightning_pareto import (
     suspected_samples,
     trade_off_samples,
 )
-from lightning_pareto.display.terminal import harmless
+from lightning_pareto.display.terminal import printable
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.integration.tuner.judge import Tried, choose
 from lightning_pareto.integration.tuner.messages import TrialLog
@@ -133,9 +133,9 @@ def test_errors(call):
 
 
 def test_harmless():
-    assert harmless("plain äöü 日本") == "plain äöü 日本"
-    assert harmless("\x1b]0;title\x07") == "?]0;title?"
-    assert harmless("x" * 30, 10) == "x" * 9 + "…"
+    assert printable("plain äöü 日本") == "plain äöü 日本"
+    assert printable("\x1b]0;title\x07") == "?]0;title?"
+    assert printable("x" * 30, 10) == "x" * 9 + "…"
 
 
 def test_a_result_is_the_same_kind():

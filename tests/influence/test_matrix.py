@@ -39,7 +39,7 @@ def test_takes_integers_of_any_width_and_gaps_in_empty_folds():
 def test_a_broken_file_is_never_read_as_whole(tmp_path):
     path = InfluenceMatrix([[1.0], [2.0]], [0, 0]).save(tmp_path / "influence.safetensors")
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ArtifactError, match="not a whole safetensors file"):
+    with pytest.raises(ArtifactError, match="not a valid safetensors file"):
         InfluenceMatrix.load(path)
     with pytest.raises(FileNotFoundError, match="no influence artifact"):
         InfluenceMatrix.load(tmp_path / "none")

@@ -90,7 +90,7 @@ def test_a_broken_stage_is_named(problem, tmp_path):
     interrupted_at("scores", module, data, stages_dir=tmp_path)
     [path] = tmp_path.glob("curvature*.safetensors")
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ArtifactError, match=r"curvature .*safetensors is not a whole"):
+    with pytest.raises(ArtifactError, match=r"curvature .*safetensors is not a valid"):
         estimate_influence(module, data, data, stages_dir=tmp_path)
 
 

@@ -1,10 +1,10 @@
-"""The verdict as text: in 80 columns, readable, and harmless to the terminal that shows it."""
+"""The verdict as text: within 80 columns, readable, and safe to print on a terminal."""
 
 import numpy as np
 import pytest
 
 from lightning_pareto import InfluenceMatrix, check_pareto
-from lightning_pareto.display.terminal import WIDTH, columns, harmless, listed, padded
+from lightning_pareto.display.terminal import WIDTH, columns, listed, padded, printable
 
 
 def verdict_of(names, signal=0.5, size=20, folds=8, **options):
@@ -30,7 +30,7 @@ def test_fits_the_terminal_with_any_number_of_categories(count, options, length)
     assert ("… and 88 more" in text) == (count == 100)
 
 
-def test_of_many_categories_the_worst_are_shown():
+def test_only_the_worst_of_many_categories_are_shown():
     verdict = verdict_of([f"c{k:02d}" for k in range(30)])
     rows = str(verdict).split("alone   price\n")[1].split("… and 18 more")[0].splitlines()
     worst = np.argsort(verdict.lower_bound)[:12]
@@ -39,7 +39,7 @@ def test_of_many_categories_the_worst_are_shown():
 
 @pytest.mark.parametrize("present", [3, 20])
 def test_categories_without_samples_do_not_crowd_out_the_others(present):
-    """A model may have a thousand outputs where a data set has ten classes."""
+    """A model may have a thousand outputs, and the dataset only ten classes."""
     scores = np.random.default_rng(0).normal(size=(400, 30))
     scores[:, present:] = np.nan
     verdict = check_pareto(InfluenceMatrix(scores, np.arange(400) % 30, [f"c{k:02d}" for k in range(30)]))
@@ -56,7 +56,7 @@ EVIL = ["\x1b[2J\x1b[31mcat", "dog\r\nPareto improvement possible: YES", "\u202e
 
 @pytest.mark.parametrize("signal", [0.0, 2.0])
 @pytest.mark.parametrize("options", [{}, {"targets": EVIL[1]}], ids=["all", "targets"])
-def test_names_cannot_command_the_terminal(signal, options):
+def test_names_cannot_control_the_terminal(signal, options):
     text = str(verdict_of(EVIL, signal, **options))
     assert all(letter.isprintable() or letter == "\n" for letter in text)
     assert not any(line.startswith("Pareto improvement") for line in text.splitlines()[1:])
@@ -67,13 +67,13 @@ def test_wide_letters_take_two_columns():
     assert columns("猫cat") == 5
     assert padded("猫", 4) == "猫  "
     assert columns("e\u0301") == 1
-    assert columns(harmless("猫" * 50)) <= 24
-    assert harmless("x" * 25) == "x" * 23 + "…"
-    assert harmless("x" * 24) == "x" * 24
+    assert columns(printable("猫" * 50)) <= 24
+    assert printable("x" * 25) == "x" * 23 + "…"
+    assert printable("x" * 24) == "x" * 24
     rows = [line for line in str(verdict_of(["猫", "犬cat"])).splitlines() if line.startswith(("猫", "犬"))]
     assert len({columns(row[: row.index("±")]) for row in rows}) == 1
 
 
-def test_long_lists_are_cut():
+def test_long_lists_are_shortened():
     assert listed("abc") == "a, b, c"
     assert listed("abcdefgh") == "a, b, c, d, e, f and 2 more"

@@ -17,8 +17,8 @@ from lightning_pareto.storage.run_folders import (
     SAMPLES_FILE,
     VERDICT_FILE,
     WEIGHTS_FILE,
+    find_runs,
     influence_of_search,
-    runs_with,
 )
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ def home_of(folder: Path) -> Path:
         folder = folder.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    runs, _ = runs_with(folder, has_report)
+    runs, _ = find_runs(folder, has_report)
     if not runs:
         raise FileNotFoundError(
             f"no results in {folder} or below it: neither {VERDICT_FILE}, which ParetoCallback() writes after a fit, "

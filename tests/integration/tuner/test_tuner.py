@@ -27,7 +27,7 @@ from lightning_pareto.data.synthetic import gaussian_classes
 from lightning_pareto.integration.tuner import steps
 from lightning_pareto.integration.tuner.trials import Trial, Trials
 from lightning_pareto.integration.tuner.validation_data import joined
-from lightning_pareto.reweighting.proposals import CandidateWeights
+from lightning_pareto.reweighting.proposals import ProposalSolver
 from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Plain, datasets, trainer
 
 EPOCHS = 3
@@ -198,7 +198,7 @@ def test_the_genetic_search_of_the_paper(tmp_path):
     assert all(trial.epochs == 1 for trial in steps)
     if result.accepted:
         assert result.weights.values.mean() == pytest.approx(1)
-        assert "paper's LP" in result.weights.metadata["candidate"]
+        assert "paper's LP" in result.weights.metadata["proposal"]
 
 
 def test_equal_weights_are_not_trained_twice(tmp_path, monkeypatch):
@@ -406,7 +406,7 @@ def test_an_interruption_says_that_the_trials_are_kept(tmp_path, capsys, monkeyp
     def interrupted(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(CandidateWeights, "distinct", interrupted)
+    monkeypatch.setattr(ProposalSolver, "distinct", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tuner_in(tmp_path, verbose=True).fit(module(), Crowded())
     said = capsys.readouterr().out
