@@ -1,8 +1,11 @@
-"""The functions that parameters meet data in, and how each use of them is recorded."""
+"""The torch functions in which parameters act on data, each with a wrapper that records the use.
+
+A wrapper takes the recorder and then the arguments of the function it stands for. It returns the same output, and tells
+the recorder which operation the parameters did on which input.
+"""
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_pareto.influence.operations import Broadcast, Convolution, Lookup, Operation, Parts, Scaling
+from lightning_pareto.influence.operations import Broadcast, Convolution, Lookup, Scaling
 
 if TYPE_CHECKING:
     from lightning_pareto.influence.recorder import Recorder
@@ -33,31 +36,31 @@ def _convolution(function: Callable[..., Tensor], space: int) -> Callable[..., T
         groups: int = 1,
     ) -> Tensor:
         output = function(input, weight, bias, stride, padding, dilation, groups)
-        strides, dilations = _each(stride, space), _each(dilation, space)
+        strides, dilations = _per_dimension(stride, space), _per_dimension(dilation, space)
         kernel = tuple(weight.shape[2:])
-        sides = _sides(padding, kernel, dilations)
-        return recorder.note(
+        sides = _padded_sides(padding, kernel, dilations)
+        return recorder.record(
             input,
             output,
             weight,
             bias,
-            lambda parts: Convolution(parts, kernel, strides, sides, dilations, groups),
+            lambda terms: Convolution(terms, kernel, strides, sides, dilations, groups),
         )
 
     return convolve
 
 
-def _each(value: Any, space: int) -> tuple[int, ...]:
+def _per_dimension(value: Any, space: int) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * space if len(values) == 1 else values
 
 
-def _sides(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def _padded_sides(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """Padding before and after, for every dimension."""
     if padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
-    return tuple((p, p) for p in _each(0 if padding == "valid" else padding, len(kernel)))
+    return tuple((p, p) for p in _per_dimension(0 if padding == "valid" else padding, len(kernel)))
 
 
 def _layer_norm(
@@ -72,7 +75,7 @@ def _layer_norm(
     with torch.no_grad():
         x = F.layer_norm(input, list(normalized_shape), None, None, eps)
     space = len(normalized_shape)
-    return recorder.note(x, output, weight, bias, lambda parts: Scaling(parts, space, space))
+    return recorder.record(x, output, weight, bias, lambda terms: Scaling(terms, space, space))
 
 
 def _rms_norm(
@@ -86,7 +89,7 @@ def _rms_norm(
     with torch.no_grad():
         x = F.rms_norm(input, list(normalized_shape), None, eps)
     space = len(normalized_shape)
-    return recorder.note(x, output, weight, None, lambda parts: Scaling(parts, space, space))
+    return recorder.record(x, output, weight, None, lambda terms: Scaling(terms, space, space))
 
 
 def _group_norm(
@@ -100,7 +103,7 @@ def _group_norm(
     output = F.group_norm(input, num_groups, weight, bias, eps)
     with torch.no_grad():
         x = F.group_norm(input, num_groups, None, None, eps)
-    return recorder.note(x, output, weight, bias, lambda parts: Scaling(parts, input.ndim - 1, 1))
+    return recorder.record(x, output, weight, bias, lambda terms: Scaling(terms, input.ndim - 1, 1))
 
 
 def _batch_norm(recorder: Recorder, *args: Any, **kwargs: Any) -> Tensor:
@@ -111,7 +114,7 @@ def _batch_norm(recorder: Recorder, *args: Any, **kwargs: Any) -> Tensor:
         return output
     with torch.no_grad():
         x = F.batch_norm(**given)
-    return recorder.note(x, output, weight, bias, lambda parts: Scaling(parts, x.ndim - 1, 1))
+    return recorder.record(x, output, weight, bias, lambda terms: Scaling(terms, x.ndim - 1, 1))
 
 
 def _embedding(
@@ -124,19 +127,20 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
+    """Look up rows of a table, once per sample if the batch shares the lookup (for instance of its positions)."""
     shared = recorder.expands_vectors if input.ndim == 1 else len(input) == 1
     if recorder.samples is not None and recorder.samples > 1 and shared:
         input = (input[0] if input.ndim > 1 else input).expand(recorder.samples, -1)  # noqa: A001
     output = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     padding = None if padding_idx is None else padding_idx % len(weight)
-    return recorder.note(input, output, weight, None, lambda _: Lookup(len(weight), padding))
+    return recorder.record(input, output, weight, None, lambda _: Lookup(len(weight), padding))
 
 
 _ATTENTION = inspect.signature(F.multi_head_attention_forward)
 
 
 def _attention(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
-    """Do the projections apart, where they are seen, and the attention between identities in their place."""
+    """Compute the projections outside of torch's function, where they are recorded; inside, use identity matrices."""
     bound = _ATTENTION.bind(*args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
@@ -163,7 +167,7 @@ def _attention(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
     return recorder.linear(mixed, out_weight, out_bias), attention
 
 
-def _elementwise(function: Callable[..., Tensor], factor: bool) -> Callable[..., Tensor]:
+def _elementwise(function: Callable[..., Tensor], multiplies: bool) -> Callable[..., Tensor]:
     def combine(recorder: Recorder, input: Any, other: Any, **options: Any) -> Any:
         output = function(input, other, **options)
         if recorder.samples is None or options or not isinstance(output, Tensor) or output.ndim == 0:
@@ -173,29 +177,27 @@ def _elementwise(function: Callable[..., Tensor], factor: bool) -> Callable[...,
                 parameter.ndim < output.ndim or (parameter.ndim == output.ndim and parameter.shape[0] == 1)
             )
             if shared and len(output) == recorder.samples:
-                x = companion.expand_as(output) if factor and isinstance(companion, Tensor) else output.new_ones(1)
-                operation = Broadcast(tuple(parameter.shape), output.ndim - 1)
-                recorder.note(x.expand_as(output), output, parameter, None, functools.partial(_always, operation))
+                x = companion if multiplies and isinstance(companion, Tensor) else output.new_ones(1)
+                _record_broadcast(recorder, x, output, parameter)
         return output
 
     return combine
 
 
-def _always(operation: Operation, _parts: Parts) -> Operation:
-    return operation
+def _record_broadcast(recorder: Recorder, x: Tensor, output: Tensor, parameter: Tensor) -> Tensor:
+    operation = Broadcast(tuple(parameter.shape), output.ndim - 1)
+    return recorder.record(x.expand_as(output), output, parameter, None, lambda _: operation)
 
 
 def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Tensor:
     output = input.expand(*sizes)
-    if recorder.samples is not None and output.ndim >= input.ndim and len(output) == recorder.samples:
-        shape, item = tuple(input.shape), output.ndim - 1
-        if input.ndim < output.ndim or input.shape[0] == 1:
-            ones = output.new_ones(1).expand_as(output)
-            return recorder.note(ones, output, input, None, lambda _: Broadcast(shape, item))
+    shared = input.ndim < output.ndim or (output.ndim > 0 and input.shape[0] == 1)
+    if recorder.samples is not None and shared and len(output) == recorder.samples:
+        return _record_broadcast(recorder, output.new_ones(1), output, input)
     return output
 
 
-KNOWN: dict[Callable[..., Any], Callable[..., Any]] = {
+RECORDED: dict[Callable[..., Any], Callable[..., Any]] = {
     F.linear: _linear,
     F.conv1d: _convolution(F.conv1d, 1),
     F.conv2d: _convolution(F.conv2d, 2),
@@ -206,9 +208,10 @@ KNOWN: dict[Callable[..., Any], Callable[..., Any]] = {
     F.batch_norm: _batch_norm,
     F.embedding: _embedding,
     F.multi_head_attention_forward: _attention,
-    torch.Tensor.add: _elementwise(torch.add, factor=False),
-    torch.add: _elementwise(torch.add, factor=False),
-    torch.Tensor.mul: _elementwise(torch.mul, factor=True),
-    torch.mul: _elementwise(torch.mul, factor=True),
+    torch.Tensor.add: _elementwise(torch.add, multiplies=False),
+    torch.add: _elementwise(torch.add, multiplies=False),
+    torch.Tensor.mul: _elementwise(torch.mul, multiplies=True),
+    torch.mul: _elementwise(torch.mul, multiplies=True),
     torch.Tensor.expand: _expand,
 }
+"""Functions that are recorded, with their wrappers."""

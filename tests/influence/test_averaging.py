@@ -51,7 +51,7 @@ def test_an_absent_category_stays_absent():
     ("other", "message"),
     [
         (matrix(1, labels=np.zeros(20, dtype=int)), "matrix 1 has other training labels"),
-        (matrix(1, category_names=["a", "b", "c"]), "other class names"),
+        (matrix(1, category_names=["a", "b", "c"]), "other category names"),
         (matrix(1, support=np.array([20, 20, 19])), "other validation support"),
         (matrix(1, fold_support=np.full((4, 3), 6)), "other folds"),
     ],

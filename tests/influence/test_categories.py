@@ -79,7 +79,7 @@ def test_categories_beyond_the_names_would_fall_into_another_fold_and_are_refuse
     probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
     validation = GradientPass(loader=loader(x, y), probe=probe, shard=Shard(), device=torch.device("cpu"))
     groups = torch.where(torch.arange(20) == 7, category, y)
-    with pytest.raises(ValueError, match=r"validation categories must lie in \[0, 2\), found"):
+    with pytest.raises(ValueError, match=r"validation categories must be in \[0, 2\), found"):
         scan(
             validation,
             ClassificationTask().loss,

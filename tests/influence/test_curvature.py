@@ -9,7 +9,12 @@ from torch import nn
 
 from lightning_pareto import estimate_influence
 from lightning_pareto.influence.curvature import CurvatureError, fit_curvature
-from lightning_pareto.influence.curvature.ekfac import EkfacCurvature, _by_frequency, _corrected_eigenvalues, _Factors
+from lightning_pareto.influence.curvature.ekfac import (
+    EkfacCurvature,
+    _corrected_eigenvalues,
+    _FactorSums,
+    _spread_by_frequency,
+)
 from lightning_pareto.influence.curvature.fisher import Fisher, exact_signals, sampled_signal
 from lightning_pareto.influence.gradients import GradientProbe
 from lightning_pareto.influence.layers import select_layers
@@ -111,7 +116,7 @@ def test_names_the_layer_whose_factors_are_not_finite(problem):
 
 def test_gauss_newton_refuses_a_large_model():
     module = nn.Linear(2_000, 3)
-    with pytest.raises(ValueError, match="6003 covered parameters"):
+    with pytest.raises(ValueError, match="up to 5000 parameters, found 6003 covered parameters"):
         fit_curvature(
             "gauss_newton",
             training_pass(module, torch.randn(4, 2_000), torch.tensor([0, 1, 2, 0])),
@@ -192,7 +197,7 @@ def test_rows_of_an_embedding_that_a_part_of_the_samples_misses(monkeypatch):
     x, y = torch.multinomial(frequency, 3_000 * 5, replacement=True).view(3_000, 5), torch.arange(3_000) % 4
     train = training_pass(module, x, y, batch_size=500)
     whole = EkfacCurvature.fit(train, 0.1, drawn_labels(3_000))
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", 200)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH_SAMPLES", 200)
     part = EkfacCurvature.fit(train, 0.1, drawn_labels(3_000))
     [layer] = [layer for layer in part.bases if "0.weight" in layer.names]
     assert float(part.eigenvalues[layer].min()) > 0
@@ -204,14 +209,14 @@ def test_rows_of_an_embedding_that_a_part_of_the_samples_misses(monkeypatch):
 
 def test_eigenvalues_of_an_embedding_follow_the_counts_and_half_an_occurrence():
     values = torch.rand(1, 3, 2).double()
-    found = _by_frequency(values, torch.tensor([[4.0, 0.0, 1.0]]).double())
+    found = _spread_by_frequency(values, torch.tensor([[4.0, 0.0, 1.0]]).double())
     assert_near(found, torch.tensor([4.5, 0.5, 1.5]).double()[:, None] / 6.5 * values.sum(1, keepdim=True), 1e-12)
 
 
 def test_the_classes_of_the_exact_fisher_information_are_no_samples(problem):
     """It goes over every position once for each class, and knows no more of the layer's inputs for it."""
     train = training_pass(*problem)
-    fits = [_Factors.fit(train, drawn_labels(50, name)) for name in ("sampled", "exact")]
+    fits = [_FactorSums.fit(train, drawn_labels(50, name)) for name in ("sampled", "exact")]
     positions = [[float(p) for p in fit._positions.values()] for fit in fits]
     assert positions[0] == pytest.approx(positions[1])
     assert positions[0][0] == 50
@@ -248,9 +253,9 @@ SHAPES = [(1, 3, 19), (1, 3, 28), (1, CLASSES, 13)]
 
 def samples_of_factors(train, monkeypatch, enough, well_determined):
     """For every layer, the samples that its factors come from."""
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", enough)
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.WELL_DETERMINED", well_determined)
-    sums = _Factors.fit(train, drawn_labels(train.size))
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH_SAMPLES", enough)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.POSITIONS_PER_ROW", well_determined)
+    sums = _FactorSums.fit(train, drawn_labels(train.size))
     return {
         layer.name: round(float(sums._positions[layer]) / each)
         for layer, each in zip(sums._positions, (9, 1), strict=True)
@@ -270,19 +275,19 @@ def test_only_layers_that_are_not_well_determined_take_more_samples(monkeypatch)
 
 def test_factors_are_sums_over_the_first_samples(monkeypatch):
     """Those of a linear layer are moments of its inputs, over exactly the samples that it was to take."""
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", 10)
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.WELL_DETERMINED", 6)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH_SAMPLES", 10)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.POSITIONS_PER_ROW", 6)
     torch.manual_seed(0)
     x = torch.randn(50, 4).double()
     train = training_pass(nn.Linear(4, 3).double(), x, torch.arange(50) % 3, batch_size=8)
-    [found] = _Factors.fit(train.drawn(None, 3), drawn_labels(50)).inputs.values()
+    [found] = _FactorSums.fit(train.sample(None, 3), drawn_labels(50)).inputs.values()
     order = torch.randperm(50, generator=torch.Generator().manual_seed(3))[:30]  # 6 · 5 rows
     rows = torch.cat([x[order], torch.ones(30, 1).double()], dim=1)
     assert_near(found[0], rows.T @ rows, RELATIVE[torch.float64])
 
 
 def test_eigenvalues_come_from_the_first_samples(monkeypatch):
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", 20)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH_SAMPLES", 20)
     torch.manual_seed(0)
     train = training_pass(nn.Linear(4, 3).double(), torch.randn(50, 4).double(), torch.arange(50) % 3, batch_size=8)
     stages: list[tuple[str, int]] = []
@@ -290,7 +295,7 @@ def test_eigenvalues_come_from_the_first_samples(monkeypatch):
     curvature = EkfacCurvature.fit(watched, 0.1, drawn_labels(50))
     assert dict(stages)["eigenvalues"] == 3, "20 samples in batches of 8"
     first = train.part(0, 20)
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", 50)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH_SAMPLES", 50)
     [expected] = _corrected_eigenvalues(first, drawn_labels(50), curvature.bases).values()
     [found] = curvature.eigenvalues.values()
     assert_near(found, expected, RELATIVE[torch.float64])

@@ -76,13 +76,13 @@ def test_a_gram_matrix_is_whole(size):
 
 def test_scratch_hands_out_the_same_memory_again():
     scratch, like = Scratch(), torch.zeros(1)
-    first = scratch.room("a", (4, 5), like)
-    again = scratch.room("a", (3, 2), like)
+    first = scratch.buffer("a", (4, 5), like)
+    again = scratch.buffer("a", (3, 2), like)
     assert first.data_ptr() == again.data_ptr()
     assert again.shape == (3, 2)
-    assert scratch.room("b", (4, 5), like).data_ptr() != first.data_ptr()
-    assert scratch.room("a", (4, 5), like.double()).dtype == torch.float64
-    assert scratch.room("a", (6, 6), like).shape == (6, 6)
+    assert scratch.buffer("b", (4, 5), like).data_ptr() != first.data_ptr()
+    assert scratch.buffer("a", (4, 5), like.double()).dtype == torch.float64
+    assert scratch.buffer("a", (6, 6), like).shape == (6, 6)
 
 
 def test_an_embedding_counts_the_positions_that_have_a_gradient():

@@ -187,7 +187,7 @@ def test_layers_that_a_checkpoint_hides_are_refused():
             return self.head(torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=self.use_reentrant))
 
     x, y = torch.randn(5, 3), torch.randint(CLASSES, (5,))
-    with pytest.raises(ValueError, match="say use_reentrant=False"):
+    with pytest.raises(ValueError, match="Pass use_reentrant=False"):
         found_gradients(Checkpointed(True), x, y)
     module = Checkpointed(False)
     found, expected = found_gradients(module, x, y), sample_gradient_loop(module, x, y)

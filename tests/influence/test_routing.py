@@ -251,5 +251,5 @@ def test_complex_parameters_are_refused():
     module = nn.Sequential(nn.Linear(3, 2))
     module.phase = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
     data = loader(torch.randn(10, 3), torch.arange(10) % 2)
-    with pytest.raises(ValueError, match=r"not defined here for complex parameters \(phase\)"):
+    with pytest.raises(ValueError, match=r"not defined for complex parameters \(phase\)"):
         estimate_influence(module, data, data)

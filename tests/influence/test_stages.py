@@ -96,8 +96,8 @@ def test_a_broken_stage_is_named(problem, tmp_path):
 
 def test_without_a_folder_nothing_is_kept():
     stages = Stages(None, "", Shard())
-    assert stages.kept("a", lambda: {"x": torch.ones(1)}, torch.device("cpu"))["x"] == 1
-    assert stages.kept("a", lambda: {"x": torch.zeros(1)}, torch.device("cpu"))["x"] == 0
+    assert stages.load_or_compute("a", lambda: {"x": torch.ones(1)}, torch.device("cpu"))["x"] == 1
+    assert stages.load_or_compute("a", lambda: {"x": torch.zeros(1)}, torch.device("cpu"))["x"] == 0
     stages.clear()
 
 
