@@ -142,13 +142,7 @@ def read_categories(categories: Categories, batch: Any, targets: Tensor) -> Tens
 
 
 def deal_folds(categories: Tensor, folds: int, seed: int) -> Tensor:
-    """Fold of every validation sample, (M,). Each category is shuffled and dealt out to the folds one by one.
-
-    Args:
-        categories: categories of all samples in index order, (M,).
-        folds: number of folds.
-        seed: seed of the influence estimate.
-    """
+    """Fold of every validation sample, (M,). Each category is shuffled and dealt out to the folds one by one."""
     generator = torch.Generator().manual_seed(seed)
     fold = torch.zeros_like(categories)
     for category in categories.unique():

@@ -12,13 +12,9 @@ from lightning_pareto.influence.passes import GradientPass
 
 
 def category_gradients(validation: GradientPass, measure: Measure, cells: Cells, block: range) -> Directions:
-    """Mean gradient of the measure over each of D cells, (D, R, O, I) for every layer; zero where a cell is empty.
+    """Mean gradient of the measure over each of the D cells of a block, (D, R, O, I) for every layer.
 
-    Args:
-        validation: the validation pass.
-        measure: the per-sample measure.
-        cells: cells of all validation samples.
-        block: the D cells to compute.
+    The gradient of an empty cell is zero.
     """
 
     def sums() -> dict[Layer, Tensor]:
@@ -43,11 +39,6 @@ def category_gradients(validation: GradientPass, measure: Measure, cells: Cells,
 def score(train: GradientPass, measure: Measure, directions: Directions) -> tuple[Tensor, Tensor, Tensor]:
     """Dot products of every training sample's loss gradient with every direction.
 
-    Args:
-        train: the training pass.
-        measure: the training loss.
-        directions: (D, R, O, I) for every layer.
-
     Returns:
         Scores (N, D) in float32, labels (N,) and predicted labels (N,), complete on every process.
 
@@ -66,9 +57,7 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
             for layer, part, factors in forward.backward(signal, omit=train.probe.plan.all_but(products)):
                 found[part] += factors.dots(products[layer]).cpu().double()
             if not torch.isfinite(found).all():
-                raise CurvatureError(
-                    "influence scores are not finite: raise the damping, or check if the model diverged"
-                )
+                raise CurvatureError("influence scores are not finite: raise the damping or look for a diverged model")
             scores[indices] = found.float()
             labels[0, indices], labels[1, indices] = forward.targets.cpu(), forward.logits.argmax(dim=1).cpu()
         return scores, labels

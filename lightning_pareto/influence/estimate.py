@@ -162,16 +162,7 @@ def estimate(
     options: InfluenceOptions,
     execution: Execution,
 ) -> InfluenceMatrix:
-    """Same as :func:`estimate_influence`, with its options as objects.
-
-    Args:
-        module: the trained model, on its device.
-        train_dataloader: loader of the training set.
-        val_dataloader: loader of the validation set.
-        reading: how to read samples and categories from batches.
-        options: what to compute.
-        execution: how to run.
-    """
+    """Same as :func:`estimate_influence`, with its options as objects."""
     shard = execution.shard
     with set_up(
         module, train_dataloader, val_dataloader, task=reading.task, layers=options.layers, execution=execution

@@ -37,10 +37,7 @@ def fingerprint_of_data(data: GradientPass) -> str:
 
     The samples go through the collate function, the transfer, the model and the loss. So the digest changes with the
     order, the labels or the transform. It misses changes in the inputs of other samples. A dataset with random samples
-    gets a new digest each time.
-
-    Args:
-        data: a pass over the dataset; its probe must be open.
+    gets a new digest each time. The probe must be open.
     """
     size = data.dataset_size
     indices = list(dict.fromkeys(np.linspace(0, size - 1, HASHED_SAMPLES).round().astype(int).tolist()))

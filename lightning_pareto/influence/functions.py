@@ -7,7 +7,7 @@ the recorder which operation the parameters did on which input.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,11 +40,7 @@ def _convolution(function: Callable[..., Tensor], space: int) -> Callable[..., T
         kernel = tuple(weight.shape[2:])
         sides = _padded_sides(padding, kernel, dilations)
         return recorder.record(
-            input,
-            output,
-            weight,
-            bias,
-            lambda terms: Convolution(terms, kernel, strides, sides, dilations, groups),
+            input, output, weight, bias, lambda terms: Convolution(terms, kernel, strides, sides, dilations, groups)
         )
 
     return convolve
@@ -63,58 +59,23 @@ def _padded_sides(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ..
     return tuple((p, p) for p in _per_dimension(0 if padding == "valid" else padding, len(kernel)))
 
 
-def _layer_norm(
-    recorder: Recorder,
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    output = F.layer_norm(input, list(normalized_shape), weight, bias, eps)
-    with torch.no_grad():
-        x = F.layer_norm(input, list(normalized_shape), None, None, eps)
-    space = len(normalized_shape)
-    return recorder.record(x, output, weight, bias, lambda terms: Scaling(terms, space, space))
+def _normalisation(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    signature = inspect.signature(function)
 
+    def normalise(recorder: Recorder, *args: Any, **kwargs: Any) -> Tensor:
+        given = signature.bind(*args, **kwargs).arguments
+        parameters = {name: given.pop(name) for name in ("weight", "bias") if name in given}
+        output = function(**given, **parameters)
+        if given.get("training"):  # a batch norm that mixes the samples
+            return output
+        with torch.no_grad():
+            x = function(**given)
+        space = len(given["normalized_shape"]) if "normalized_shape" in given else None
+        item, features = (x.ndim - 1, 1) if space is None else (space, space)
+        weight, bias = parameters.get("weight"), parameters.get("bias")
+        return recorder.record(x, output, weight, bias, lambda terms: Scaling(terms, item, features))
 
-def _rms_norm(
-    recorder: Recorder,
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    eps: float | None = None,
-) -> Tensor:
-    output = F.rms_norm(input, list(normalized_shape), weight, eps)
-    with torch.no_grad():
-        x = F.rms_norm(input, list(normalized_shape), None, eps)
-    space = len(normalized_shape)
-    return recorder.record(x, output, weight, None, lambda terms: Scaling(terms, space, space))
-
-
-def _group_norm(
-    recorder: Recorder,
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    output = F.group_norm(input, num_groups, weight, bias, eps)
-    with torch.no_grad():
-        x = F.group_norm(input, num_groups, None, None, eps)
-    return recorder.record(x, output, weight, bias, lambda terms: Scaling(terms, input.ndim - 1, 1))
-
-
-def _batch_norm(recorder: Recorder, *args: Any, **kwargs: Any) -> Tensor:
-    given = inspect.signature(F.batch_norm).bind(*args, **kwargs).arguments
-    weight, bias = given.pop("weight", None), given.pop("bias", None)
-    output = F.batch_norm(**given, weight=weight, bias=bias)
-    if given.get("training"):
-        return output
-    with torch.no_grad():
-        x = F.batch_norm(**given)
-    return recorder.record(x, output, weight, bias, lambda terms: Scaling(terms, x.ndim - 1, 1))
+    return normalise
 
 
 def _embedding(
@@ -157,12 +118,8 @@ def _attention(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
     eye = torch.eye(width, dtype=weight.dtype, device=weight.device)
     out_weight, out_bias = given["out_proj_weight"], given["out_proj_bias"]
     identities = dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj_weight"), eye)
-    given |= identities | {
-        "in_proj_weight": None,
-        "in_proj_bias": None,
-        "out_proj_bias": None,
-        "use_separate_proj_weight": True,
-    }
+    given |= identities | dict.fromkeys(("in_proj_weight", "in_proj_bias", "out_proj_bias"))
+    given["use_separate_proj_weight"] = True
     mixed, attention = F.multi_head_attention_forward(**given)
     return recorder.linear(mixed, out_weight, out_bias), attention
 
@@ -202,10 +159,10 @@ RECORDED: dict[Callable[..., Any], Callable[..., Any]] = {
     F.conv1d: _convolution(F.conv1d, 1),
     F.conv2d: _convolution(F.conv2d, 2),
     F.conv3d: _convolution(F.conv3d, 3),
-    F.layer_norm: _layer_norm,
-    F.rms_norm: _rms_norm,
-    F.group_norm: _group_norm,
-    F.batch_norm: _batch_norm,
+    F.layer_norm: _normalisation(F.layer_norm),
+    F.rms_norm: _normalisation(F.rms_norm),
+    F.group_norm: _normalisation(F.group_norm),
+    F.batch_norm: _normalisation(F.batch_norm),
     F.embedding: _embedding,
     F.multi_head_attention_forward: _attention,
     torch.Tensor.add: _elementwise(torch.add, multiplies=False),

@@ -33,8 +33,7 @@ class Plan:
         factored: layers whose gradients come from the inputs and output gradients of their uses, with their layout.
         looped: layers that take a backward pass per sample.
         methods: what each layer does or how it is handled, in words for the user; only layers that were seen in use.
-        items_per_sample: how many rows each sample has in a layer's batch dimension, in the uses that were verified,
-            see :func:`items_per_sample`.
+        items_per_sample: the numbers of :func:`items_per_sample` in the verified uses of each factored layer.
         expansion: which tensors shared by the batch are expanded per sample.
     """
 
@@ -45,12 +44,7 @@ class Plan:
     expansion: Expansion = "nothing"
 
     def add_looped(self, layer: Layer, used: bool) -> None:
-        """Loop over a layer's parameters, each on its own.
-
-        Args:
-            layer: the layer.
-            used: whether it was seen in use.
-        """
+        """Loop over a layer's parameters, each on its own. ``used`` says whether the layer was seen in use."""
         parameters = layer.split()
         self.looped += parameters
         if used:

@@ -38,10 +38,10 @@ def arrange(x: Tensor, item: int, batch: int, layout: Layout, layer: Layer) -> T
 
 
 def items_per_sample(use: Use, batch: int, layout: Layout) -> int:
-    """How many rows each sample has in the batch dimension of a use's input.
+    """How many items of each sample are in the batch dimension of a use's input.
 
     This is 1 in an ordinary layer. It is larger where a model folds something into the batch dimension, such as the
-    frames of a video, (B·frames, …). It is 0 if the rows do not divide evenly among the samples.
+    frames of videos, (B·frames, …). It is 0 if the samples do not have equally many.
     """
     lead = use.x.shape[: use.x.ndim - use.operation.item]
     sizes = lead if layout == "sample first" else lead[1:]
@@ -49,13 +49,6 @@ def items_per_sample(use: Use, batch: int, layout: Layout) -> int:
 
 
 def keeps_samples_apart(use: Use, batch: int, layout: Layout, verified: frozenset[int]) -> bool:
-    """Whether a use has one row per sample, or as many as in a use that was compared with autograd.
-
-    Args:
-        use: the use.
-        batch: number of samples.
-        layout: the layer's layout.
-        verified: numbers of items per sample that agreed with autograd.
-    """
+    """Whether a use has one item per sample, or a number of items that was verified against autograd."""
     found = items_per_sample(use, batch, layout)
     return found == 1 or (found > 0 and found in verified)

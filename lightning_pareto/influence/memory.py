@@ -24,11 +24,7 @@ class Memory:
     scratch: Scratch = field(default_factory=Scratch, repr=False)
 
     def halve(self, batch: int) -> bool:
-        """Halve both limits; returns False if there is nothing left to halve.
-
-        Args:
-            batch: current batch size.
-        """
+        """Halve both limits, given the current batch size. Returns False if there is nothing left to halve."""
         batch = min(batch, self.batch or batch)
         if batch == 1 and self.elements <= MIN_ELEMENTS:
             return False

@@ -53,8 +53,10 @@ class Operation(ABC):
     item: int
     """How many trailing dimensions of the input belong to the operation."""
 
-    output_item: int
-    """How many trailing dimensions of the output belong to the operation."""
+    @property
+    def output_item(self) -> int:
+        """How many trailing dimensions of the output belong to the operation."""
+        return self.item
 
     @abstractmethod
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
@@ -66,9 +68,9 @@ class Operation(ABC):
             scratch: buffers. The next call with the same scratch overwrites these factors.
         """
 
-    @abstractmethod
     def cost(self, x: Tensor, g: Tensor) -> int:
         """How many numbers the factors and the gradient of one sample take."""
+        return 2 * g[0].numel()
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class MatrixProduct(Operation):
     terms: Terms
     rows: tuple[int, int] | None = None
     kind = "linear"
-    item = output_item = 1
+    item = 1
 
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`."""
@@ -114,11 +116,6 @@ class Convolution(Operation):
     def item(self) -> int:  # type: ignore[override]
         """Channels and spatial dimensions."""
         return 1 + len(self.kernel)
-
-    @property
-    def output_item(self) -> int:  # type: ignore[override]
-        """As for the input."""
-        return self.item
 
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`."""
@@ -175,11 +172,6 @@ class Scaling(Operation):
     features: int
     kind = "normalisation"
 
-    @property
-    def output_item(self) -> int:  # type: ignore[override]
-        """As for the input."""
-        return self.item
-
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`; sums over the positions right away."""
         x, g = (z[..., None].flatten(2 + self.features).flatten(2, 1 + self.features) for z in (x, g))  # (B, n, C, T)
@@ -188,10 +180,6 @@ class Scaling(Operation):
         sums = [value.sum(dim=(1, 3)) * float(used) for used, value in columns if used is not None]
         a = torch.stack(sums, dim=-1)[:, :, None]  # (B, C, 1, I)
         return DenseFactors(a, torch.ones_like(a[..., :1]), scratch)
-
-    def cost(self, x: Tensor, g: Tensor) -> int:
-        """See :class:`Operation`."""
-        return 2 * x[0].numel()
 
 
 @dataclass(frozen=True)
@@ -215,10 +203,6 @@ class Lookup(Operation):
             g = g.masked_fill((x == self.padding)[..., None], 0)
         return EmbeddingFactors(x, g, self.rows)
 
-    def cost(self, x: Tensor, g: Tensor) -> int:
-        """See :class:`Operation`."""
-        return 2 * g[0].numel()
-
 
 @dataclass(frozen=True)
 class Broadcast(Operation):
@@ -233,11 +217,6 @@ class Broadcast(Operation):
     item: int
     kind = "broadcast"
 
-    @property
-    def output_item(self) -> int:  # type: ignore[override]
-        """As for the input."""
-        return self.item
-
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`; ``x`` is what the parameter is multiplied with, or ones for a sum."""
         a = (g * x)[:, 0]
@@ -246,10 +225,6 @@ class Broadcast(Operation):
         a = a.sum(dim=axes, keepdim=True) if axes else a
         a = a.reshape(len(a), -1)[:, :, None, None]
         return DenseFactors(a, torch.ones_like(a), scratch)
-
-    def cost(self, x: Tensor, g: Tensor) -> int:
-        """See :class:`Operation`."""
-        return 2 * g[0].numel()
 
 
 def concatenate(uses: list[Factors]) -> Factors:

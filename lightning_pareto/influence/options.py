@@ -62,8 +62,8 @@ class InfluenceOptions:
     def resolved_fisher(self) -> FisherName:
         """The Fisher information to use, with the default filled in.
 
-        One draw of labels per sample is enough to scale EK-FAC's eigenbasis. Used directly as H, its rank is at most the
-        number of samples. On digits, conjugate gradients with the sampled Fisher information predicted leave-one-out
-        retraining with a rank correlation of 0.6, and with the exact one of 1.0.
+        One draw of labels per sample is enough to scale EK-FAC's eigenbasis. Used directly as H, its rank is at most
+        the number of samples. On digits, conjugate gradients with the sampled Fisher information predicted
+        leave-one-out retraining with a rank correlation of 0.6, and with the exact one of 1.0.
         """
         return self.fisher or ("exact" if self.curvature == "cg" else "sampled")

@@ -133,11 +133,7 @@ class GradientPass:
         return int(min(size_of_batches(self.loader), self.probe.memory.batch or math.inf, looped))
 
     def first(self, count: int) -> Any:
-        """The first samples as one batch, the same on every process.
-
-        Raises:
-            ValueError: if the batch does not hold that many samples.
-        """
+        """The first samples as one batch, the same on every process."""
         return self.batch_of(self.indices[:count])
 
     def batch_of(self, indices: Sequence[int]) -> Any:
@@ -155,14 +151,7 @@ class GradientPass:
 
     @contextlib.contextmanager
     def locating_errors(self, indices: Sequence[int] | Tensor) -> Iterator[None]:
-        """Add the dataset index to errors about one row of a batch.
-
-        Args:
-            indices: dataset indices of the batch, (B,).
-
-        Raises:
-            BatchError: the original error, prefixed with the sample's index.
-        """
+        """Prefix errors about one row of a batch with the sample's dataset index, from ``indices``, (B,)."""
         try:
             yield
         except BatchError as error:
@@ -179,9 +168,7 @@ class GradientPass:
     def all_reduce(self, sums: dict[Layer, Tensor], dtype: torch.dtype | None = None) -> dict[Layer, Tensor]:
         """Sum each layer's tensor over the processes. A process that did not reach a layer counts as zero.
 
-        Args:
-            sums: this process's tensors.
-            dtype: of tensors that this process lacks; by default the layer's, at least float32.
+        Its zeros have the given ``dtype``, or the layer's promoted to at least float32.
         """
         if self.shard.count == 1:
             return {layer: sums[layer] for layer in self.probe.layers if layer in sums}

@@ -46,10 +46,10 @@ class Recorder(TorchFunctionMode):
     used outside of their module, and the inside of ``nn.MultiheadAttention``. Other uses of a parameter are missed; the
     verification then finds that the layer's gradients are wrong.
 
-    Some tensors are shared by the whole batch, so their gradient is already summed over the samples. A parameter that is
-    added, multiplied or expanded is recorded at the output instead, where the samples are apart. A table that is looked
-    up once for all samples, as for positions, is looked up once per sample instead. That changes shapes inside the
-    model, so compare the logits with those of a pass with ``expansion="nothing"``.
+    Some tensors are shared by the whole batch, so their gradient is already summed over the samples. A parameter that
+    is added, multiplied or expanded is recorded at the output instead, where the samples are apart. A table that is
+    looked up once for all samples, as for positions, is looked up once per sample instead. That changes shapes inside
+    the model, so compare the logits with those of a pass with ``expansion="nothing"``.
 
     Args:
         layers: the layers to look for.

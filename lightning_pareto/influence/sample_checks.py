@@ -50,9 +50,7 @@ def check_loss(loss: Measure, logits: Tensor, targets: Tensor) -> None:
 def check_samples(train: GradientPass, count: int) -> int:
     """Warn about random samples in the dataset, and about a model that mixes the samples of a batch.
 
-    Args:
-        train: the training pass; its probe must be open.
-        count: how many samples to check.
+    Reads the first ``count`` samples, twice. The probe must be open.
 
     Returns:
         The number of classes.

@@ -64,16 +64,7 @@ def set_up(
     layers: Sequence[str] | None,
     execution: Execution,
 ) -> Iterator[Setup]:
-    """Check the loaders, put the module into evaluation mode, and compare its layers' gradients with autograd.
-
-    Args:
-        module: the trained model.
-        train_dataloader: loader of the training set.
-        val_dataloader: loader of the validation set.
-        task: reads batches.
-        layers: shell patterns of the parameters to cover; None for all.
-        execution: how the passes run.
-    """
+    """Check the loaders, put the module into evaluation mode, and compare its layers' gradients with autograd."""
     shard, limit = execution.shard, execution.max_memory
     _check_size(check_map_style(train_dataloader, "train_dataloader"), shard)
     _check_size(check_map_style(val_dataloader, "val_dataloader"), shard)
@@ -143,7 +134,8 @@ def _warn_about_loops(plan: Plan) -> None:
     if names:
         some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
         warnings.warn(
-            f"{len(names)} parameter tensors are used in a way that has no fast per-sample gradient ({some}). They "
-            f"take a backward pass per sample, which is exact but slow. To leave them out: layers={_fast_patterns(plan)}",
+            f"{len(names)} parameter tensors are used in a way that has no fast per-sample gradient ({some}). "
+            "They take a backward pass per sample, which is exact but slow. To leave them out: "
+            f"layers={_fast_patterns(plan)}",
             stacklevel=5,
         )

@@ -78,10 +78,7 @@ class Shard:
     def agreement(self, stage: str) -> Iterator[None]:
         """Raise an error on every process as soon as one of them fails in the block, so that none waits forever.
 
-        A process that hangs is waited for until the process group's timeout.
-
-        Args:
-            stage: name of the work in the block, for the error.
+        A process that hangs is waited for until the process group's timeout. Errors name the ``stage``.
 
         Raises:
             LostProcessError: if another process died or hangs.

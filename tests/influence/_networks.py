@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 CLASSES = 3
 
@@ -234,7 +234,7 @@ def _conv(kernel_size=3, **options):
 
 def _pruned():
     layer = nn.Linear(5, 4)
-    nn.utils.prune.random_unstructured(layer, "weight", amount=0.5)
+    prune.random_unstructured(layer, "weight", amount=0.5)
     return layer
 
 

@@ -340,7 +340,7 @@ def test_losses_without_a_value_or_a_slope_are_errors(network):
 
     with pytest.raises(BatchError, match="a sample's loss is not finite"):
         estimate(network, task=ClassificationTask(loss=lost))
-    with pytest.raises(CurvatureError, match="influence scores are not finite: the model diverged"):
+    with pytest.raises(CurvatureError, match="influence scores are not finite"):
         estimate(network, task=ClassificationTask(loss=steep), measure="soft_error")
 
 

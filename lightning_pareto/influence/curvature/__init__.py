@@ -32,15 +32,9 @@ def fit_curvature(
     tolerance: float = 1e-3,
     stages: Stages | None = None,
 ) -> Curvature:
-    """Fit the curvature called ``name`` on the training set.
+    """Fit the curvature called ``name`` to the samples of a pass, which must be in random order.
 
-    Args:
-        name: ``"ekfac"``, ``"cg"``, ``"gauss_newton"`` or ``"identity"``.
-        train: pass over the samples to fit to, in random order.
-        damping: λ as a share of each layer's mean eigenvalue.
-        fisher: which Fisher information.
-        tolerance: relative residual at which conjugate gradients stop.
-        stages: saves the fitted curvature, so that an interrupted computation can resume.
+    An EK-FAC fit is saved in ``stages``, so that an interrupted computation can resume.
 
     Raises:
         ValueError: for an unknown name.

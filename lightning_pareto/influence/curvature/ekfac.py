@@ -34,12 +34,7 @@ class EkfacCurvature(Curvature):
 
     @classmethod
     def fit(cls, train: GradientPass, damping: float, fisher: Fisher) -> "EkfacCurvature":
-        """Fit the factors and then the corrected eigenvalues, each on as many samples as it needs.
-
-        Args:
-            train: the training pass, in random order.
-            damping: λ as a share of each layer's mean eigenvalue.
-            fisher: which Fisher information.
+        """Fit the factors and then the corrected eigenvalues, each on as many samples as needed.
 
         Raises:
             CurvatureError: if a layer's factors are not finite or cannot be decomposed.
@@ -157,11 +152,7 @@ class _FactorSums:
         return {layer for layer in self._positions if self._share(layer) >= 1}
 
     def samples_needed(self, seen: int) -> int:
-        """How many samples the layer closest to its goal needs in total, or ``seen`` if none needs more.
-
-        Args:
-            seen: number of samples so far.
-        """
+        """How many samples the next layer needs in total, after ``seen`` samples; ``seen`` if none needs more."""
         needed = [math.ceil(seen / self._share(x)) for x in self._positions if 0 < self._share(x) < 1]
         return max(min(needed), seen + ENOUGH_SAMPLES // 4) if needed else seen
 

@@ -36,7 +36,7 @@ class Fisher:
         return cls(name, torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), loss)
 
     def signals(self, forward: Forward, indices: Tensor) -> Iterator[Tensor]:
-        """Yield signals, (B, C) each. The outer products of their per-sample gradients sum to the Fisher information."""
+        """Yield signals, (B, C) each, whose per-sample gradients' outer products sum to the Fisher information."""
         if self.name == "sampled":
             yield sampled_signal(forward.logits, self.uniforms[indices])
         elif self.name == "exact":
