@@ -41,9 +41,9 @@ def scan(
     folds: int,
     seed: int,
 ) -> Cells:
-    """Read the category of every validation sample and deal each category's samples out to the folds.
+    """Read the category of every validation sample, and deal each category's samples out to the folds.
 
-    This takes one forward pass. It also finds unreadable batches, labels out of range and non-finite losses before the
+    This takes one forward pass. It also finds unreadable batches, labels out of range and non-finite losses, before the
     long passes begin.
 
     Args:
@@ -57,7 +57,7 @@ def scan(
     Raises:
         ValueError: if a category is out of range.
     """
-    given = None if category_names is None else checked_names(category_names)
+    given = None if category_names is None else checked_names(category_names, "category_names")
     found, classes = validation.run("validation scan", lambda: _categories(validation, measure, categories))
     found = validation.shard.sum(found)
     if categories is None:
@@ -79,8 +79,8 @@ def scan(
     absent = [name for name, samples in zip(names, support.sum(dim=0).tolist(), strict=True) if samples == 0]
     if absent:
         warnings.warn(
-            f"no validation samples of {listed(absent)}: the verdict and the weights leave these categories out. Add "
-            "validation samples of them",
+            f"no validation samples of {listed(absent)}: add some, or the verdict and the weights leave these "
+            "categories out",
             stacklevel=2,
         )
     return Cells(cell, support, names)

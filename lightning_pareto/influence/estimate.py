@@ -70,9 +70,8 @@ def estimate_influence(
     read in index order, even if the loaders shuffle or drop some. With a random transform in the dataset, the scores
     are those of one random draw, so pass loaders without augmentation.
 
-    The directions take four times K · folds times the number of covered parameters in memory, unless ``max_memory``
-    limits it. The result takes N · K · folds numbers. When memory runs out on a batch, the stage restarts with half the
-    batch size.
+    In memory, the directions take 4 · K · folds numbers per covered parameter, unless ``max_memory`` limits them. The
+    result takes N · K · folds numbers. When memory runs out on a batch, the stage restarts with half the batch size.
 
     Args:
         module: the trained model, on its device.
@@ -213,7 +212,7 @@ def _scores(
         with train.shard.agreement("solving for the directions"):
             directions = curvature.solve(gradients) if gradients else {}
         if not directions:
-            raise CurvatureError("the model's output does not depend on any covered parameter")
+            raise CurvatureError("the model's output depends on no covered parameter: cover other layers, layers=[…]")
         scores, labels, predicted = score(train, task.loss, directions)
         reached = torch.tensor([layer in directions for layer in layers])
         return {"scores": scores, "labels": labels, "predicted": predicted, "reached": reached}
@@ -237,8 +236,8 @@ def _warn_about_untrained_classes(labels: torch.Tensor, names: Sequence[str]) ->
     absent = [name for number, name in enumerate(names) if number not in present]
     if absent:
         warnings.warn(
-            f"no training samples of {listed(absent)}: weights can affect these classes only through samples of other "
-            "classes. Add training samples of them",
+            f"no training samples of {listed(absent)}: add some, or weights can affect these classes only through "
+            "samples of other classes",
             stacklevel=4,
         )
 

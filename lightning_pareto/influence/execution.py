@@ -1,4 +1,4 @@
-"""Options of how an influence estimate runs and reads batches. What it computes is in :mod:`options`."""
+"""Options for how an influence estimate runs and reads batches. The options for what it computes are elsewhere."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How the passes over the data run. Apart from ``context``, nothing here changes the numbers beyond rounding.
+    """How the passes over the data run. Nothing here changes the numbers beyond rounding.
 
     Attributes:
         shard: this process's part of the work.

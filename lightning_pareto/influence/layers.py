@@ -86,8 +86,8 @@ def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> S
     layers: list[Layer] = []
     taken: set[int] = set()
     for pair in _pairs(module):
-        chosen = {name: p for name, p in pair.items() if name in trainable and _matches(name, patterns)}
-        chosen = {name: p for name, p in chosen.items() if id(p) not in taken}
+        new = {name: p for name, p in pair.items() if name in trainable and id(p) not in taken}
+        chosen = {name: p for name, p in new.items() if _matches(name, patterns)}
         taken.update(map(id, chosen.values()))
         layer_name = next(iter(pair)).rpartition(".")[0] if len(pair) == 2 else next(iter(pair))
         if any(owners[id(p)] > 1 for p in chosen.values()):

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from lightning_pareto.arguments import checked_count, checked_number
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.measures import MeasureName, get_measure
+from lightning_pareto.influence.task import cross_entropy
 
 CurvatureName = Literal["ekfac", "cg", "gauss_newton", "identity"]
 
@@ -38,7 +39,7 @@ class InfluenceOptions:
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
-        get_measure(self.measure, lambda logits, targets: logits[:, 0] + targets)
+        get_measure(self.measure, cross_entropy)  # checks the name
         if self.curvature not in get_args(CurvatureName):
             raise ValueError(f"curvature must be one of {get_args(CurvatureName)}, found {self.curvature!r}")
         if self.fisher is not None and self.fisher not in get_args(FisherName):

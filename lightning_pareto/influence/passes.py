@@ -25,10 +25,10 @@ Progress = Callable[[str, int, int], None]
 """Called with (stage, batches done, batches in total) before the first batch and after every batch."""
 
 _MAX_DIMENSIONS = 4
-"""Most dimensions of a tensor that processes add up."""
+"""Maximum number of dimensions of the tensors in :meth:`GradientPass.all_reduce`."""
 
 LOOPED_BATCH = 4
-"""Batch size while a layer is looped over: each of its backward passes goes through the whole batch."""
+"""Batch size while a layer is looped over. Each of its backward passes goes through the whole batch."""
 
 
 class PlanChangedError(RuntimeError):
@@ -49,8 +49,8 @@ class GradientPass:
         shard: this process's part.
         device: target of batches, unless ``transfer`` is given.
         transfer: moves a batch to the device, with the user's own hooks.
-        progress: called for every batch.
-        chosen: dataset indices to go over, all by default.
+        progress: called before the first batch and after every batch.
+        chosen: dataset indices to go over; all by default.
         name: name of the dataset in errors.
     """
 
@@ -181,8 +181,8 @@ class GradientPass:
             if reached:
                 if mine is None:
                     like = layer.parameters[0]
-                    dtype_here = dtype or torch.promote_types(like.dtype, torch.float32)
-                    mine = torch.zeros([n // reached for n in shape if n], dtype=dtype_here, device=like.device)
+                    kind = dtype or torch.promote_types(like.dtype, torch.float32)
+                    mine = torch.zeros([n // reached for n in shape if n], dtype=kind, device=like.device)
                 totals[layer] = self.shard.sum(mine)
         return totals
 

@@ -28,7 +28,7 @@ class Stages:
         shard: this process; the first one writes.
 
     Attributes:
-        variant: suffix of file names, for stages of one computation that must not be confused.
+        variant: suffix of file names. Set it to tell apart results of one computation that are not interchangeable.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, key: str, shard: Shard) -> None:
@@ -88,7 +88,7 @@ class Stages:
         )
 
     def clear(self) -> None:
-        """Remove the stages once the computation is done, and the folder if it is empty then."""
+        """Remove the stages once the computation is done, and the folder too if it is then empty."""
         if self._folder is None or self._shard.index > 0:
             return
         try:

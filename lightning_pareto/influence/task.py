@@ -25,7 +25,7 @@ and pass task=task. (Use named functions instead of lambdas with strategy="ddp_s
 
 
 class BatchError(ValueError):
-    """A batch, or the module's output for it, is not a classification problem.
+    """A batch, or the module's output for it, cannot be read as a classification problem.
 
     Attributes:
         row: position in the batch of the sample at fault; None if the error concerns the whole batch.
