@@ -46,13 +46,7 @@ def scan(
     This takes one forward pass. It also finds unreadable batches, labels out of range and non-finite losses, before the
     long passes begin.
 
-    Args:
-        validation: the validation pass.
-        measure: the per-sample measure, checked to be finite.
-        categories: function of a batch; the labels by default.
-        category_names: K names; numbers by default. K is then the number of logits, or of the categories found.
-        folds: number of folds F. Each category is spread over them as evenly as its size allows.
-        seed: seed of the random deal.
+    Without names the categories are numbered. K is then the number of logits, or of categories found.
 
     Raises:
         ValueError: if a category is out of range.

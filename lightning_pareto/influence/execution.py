@@ -15,13 +15,7 @@ from lightning_pareto.influence.task import ClassificationTask
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How to read samples and their categories from batches.
-
-    Attributes:
-        task: reads logits and labels.
-        categories: function of a validation batch returning (B,) integers; None for the labels.
-        category_names: names of the K categories; None for numbers.
-    """
+    """How to read samples and their categories from batches, see :func:`estimate_influence`."""
 
     task: ClassificationTask = field(default_factory=ClassificationTask)
     categories: Categories | None = None
@@ -30,16 +24,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How the passes over the data run. Nothing here changes the numbers beyond rounding.
-
-    Attributes:
-        shard: this process's part of the work.
-        transfer: moves a batch to the device; None moves every tensor.
-        val_transfer: the same for validation batches; None uses ``transfer``.
-        context: entered around every forward pass, for instance autocast.
-        progress: called with (stage, batches done, batches in total).
-        max_memory: limit in GiB for directions and intermediate results; None for no limit.
-        stages_dir: folder for finished stages until all are done; None saves nothing.
+    """How the passes over the data run, see :func:`estimate_influence`. It affects the numbers only by rounding.
 
     Raises:
         ValueError: if ``max_memory`` is not above zero.

@@ -32,7 +32,7 @@ class Plan:
     Attributes:
         factored: layers whose gradients come from the inputs and output gradients of their uses, with their layout.
         looped: layers that take a backward pass per sample.
-        methods: what each layer does or how it is handled, in words for the user; only layers that were seen in use.
+        methods: what the gradients of each layer in use come from, in words for the user, such as ``"linear"``.
         items_per_sample: the numbers of :func:`items_per_sample` in the verified uses of each factored layer.
         expansion: which tensors shared by the batch are expanded per sample.
     """
@@ -87,10 +87,11 @@ class GradientProbe:
     """Runs a module on batches and computes per-sample gradients of its layers.
 
     A :class:`Recorder` watches the forward pass. The backward pass then asks only for the gradients at the recorded
-    places. That leaves ``.grad`` alone and saves the weight gradients of an ordinary backward pass.
+    places. That leaves ``.grad`` alone and saves the weight gradients of an ordinary backward pass. Use it within
+    :meth:`open`.
 
     Args:
-        module: the model, in evaluation mode while the probe is open (:meth:`open`).
+        module: the model.
         layers: the layers to cover, assumed to keep their samples first until :func:`verify` has checked them.
         task: reads batches.
         context: entered around the forward pass, for instance autocast.
@@ -117,7 +118,7 @@ class GradientProbe:
         return self.plan.layers
 
     def open(self) -> AbstractContextManager[None]:
-        """See :func:`evaluation_mode`."""
+        """Context in which the module is in evaluation mode."""
         return evaluation_mode(self._module)
 
     def forward(self, batch: Any) -> "Forward":
@@ -161,14 +162,11 @@ class Forward:
     ) -> Iterator[tuple[Layer, slice, Factors]]:
         """Yield the factors of per-sample gradients, layer by layer and in parts of the batch that fit the memory.
 
-        Args:
-            signal: (B, C).
-            omit: layers to leave out.
-            uses: result of :meth:`uses` for the same arguments, to go over the factors a second time.
+        To go over the factors a second time, pass the result of :meth:`uses` for the same arguments.
 
         Yields:
             A layer, a part of the batch, and the factors of its samples in at least float32. The next factors may
-            overwrite them. A layer that no sample of the batch reaches is left out.
+            overwrite them. Layers in ``omit`` and layers that the signal does not reach are left out.
 
         Raises:
             BatchError: if a layer's input does not keep the samples apart.
@@ -180,7 +178,7 @@ class Forward:
             yield from self._looped(looped, signal)
 
     def release(self) -> None:
-        """Free the graph. Only the values of the logits are left."""
+        """Free the graph. Only the values of the logits remain."""
         self._uses.clear()
         object.__setattr__(self, "logits", self.logits.detach())
 
@@ -243,8 +241,7 @@ class Forward:
             for number, layer in enumerate(layers):
                 column = [row[number] for row in rows]
                 if column[0] is not None:  # all samples share one graph, so None for one means None for all
-                    flat = torch.stack([g.flatten() for g in column if g is not None])
-                    a = flat[:, :, None, None]
+                    a = torch.stack([g.flatten() for g in column if g is not None])[:, :, None, None]
                     yield layer, part, DenseFactors(a, torch.ones_like(a))
 
     def _parts(self, cost: int) -> Iterator[slice]:

@@ -78,7 +78,6 @@ class MatrixProduct(Operation):
     """``y = W x + b`` over the last dimension.
 
     Attributes:
-        terms: which parameters are used.
         rows: if only some rows of W are used, the first of them and the number of rows of W; None for all.
     """
 
@@ -162,7 +161,6 @@ class Scaling(Operation):
     """``y = γ x̂ + β`` for each feature, the last step of a normalisation. Each feature is a 1 × 2 block.
 
     Attributes:
-        terms: which parameters are used.
         item: number of trailing dimensions of one sample's x̂.
         features: how many of those, from the first on, index γ; the others are positions.
     """

@@ -14,19 +14,7 @@ CurvatureName = Literal["ekfac", "cg", "gauss_newton", "identity"]
 
 @dataclass(frozen=True, kw_only=True)
 class InfluenceOptions:
-    """Options of :func:`estimate_influence` that change its numbers. They are stored in the result's metadata.
-
-    Attributes:
-        curvature: how to approximate H.
-        measure: validation measure.
-        damping: λ of each layer, as a share of the mean eigenvalue of its block of H.
-        folds: number of parts of the validation set for cross-fitting; a proof takes at least 3.
-        seed: seed of the Fisher labels and of the folds.
-        layers: shell patterns of the parameters to cover; all by default.
-        fisher: which Fisher information; None for ``"sampled"`` with EK-FAC and ``"exact"`` with ``"cg"``.
-        curvature_samples: how many training samples to fit the curvature to; None for all.
-        tolerance: relative residual at which conjugate gradients stop.
-    """
+    """Options of :func:`estimate_influence` that change its numbers. They are stored in the result's metadata."""
 
     curvature: CurvatureName = "ekfac"
     measure: MeasureName = "loss"

@@ -90,9 +90,7 @@ class GradientPass:
     def run(self, stage: str, work: Callable[[], T]) -> T:
         """Do the work of a stage on all processes. Retries with half the batch when one of them runs out of memory.
 
-        Args:
-            stage: its name in errors.
-            work: goes over this pass and returns its result. It must not leave anything behind when it fails.
+        The work must have no side effects when it fails.
 
         Raises:
             OtherProcessError: if another process failed.

@@ -50,11 +50,6 @@ class Recorder(TorchFunctionMode):
     is added, multiplied or expanded is recorded at the output instead, where the samples are apart. A table that is
     looked up once for all samples, as for positions, is looked up once per sample instead. That changes shapes inside
     the model, so compare the logits with those of a pass with ``expansion="nothing"``.
-
-    Args:
-        layers: the layers to look for.
-        samples: number of samples in the batch.
-        expansion: which shared tensors to expand per sample.
     """
 
     def __init__(self, layers: Sequence[Layer], samples: int, expansion: Expansion = "nothing") -> None:
@@ -85,12 +80,7 @@ class Recorder(TorchFunctionMode):
     ) -> Tensor:
         """Record that these parameters turned ``x`` into ``output``, and return the output.
 
-        Args:
-            x: the input, or what the operation multiplies the weight with.
-            output: the output.
-            weight: the weight, of any layer or none.
-            bias: the bias.
-            operation: builds the operation from the parameters of one layer that it uses.
+        ``x`` is what the weight is multiplied with. ``operation`` is called once for each layer that takes part.
         """
         if output.requires_grad:
             owners = [self._owner[p] for p in (weight, bias) if isinstance(p, nn.Parameter) and p in self._owner]

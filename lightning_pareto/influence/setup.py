@@ -27,13 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Setup:
-    """Passes over both datasets, with one shared probe.
-
-    Attributes:
-        train: pass over the training set.
-        validation: pass over the validation set.
-        selection: the covered parameters.
-    """
+    """Passes over both datasets with one shared probe, and the covered parameters."""
 
     train: GradientPass
     validation: GradientPass

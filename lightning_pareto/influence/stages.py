@@ -39,12 +39,9 @@ class Stages:
         self.variant = ""
 
     def load_or_compute(self, name: str, compute: Callable[[], Tensors], device: torch.device) -> Tensors:
-        """Return the result of a stage, from disk if it was finished before.
+        """Return the result of a stage, loaded to ``device`` if it was finished before.
 
-        Args:
-            name: name of the stage.
-            compute: does the stage's work, and returns the same tensors on every process.
-            device: where to put loaded tensors.
+        ``compute`` must return the same tensors on every process.
 
         Raises:
             StagesError: if the folder holds stages of another model, other data or other options.

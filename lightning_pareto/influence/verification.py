@@ -1,7 +1,7 @@
 """Compares the fast per-sample gradients of every layer with autograd on a few samples.
 
-A recorded use of a layer may mislead: the model may reorder its samples, move positions before them, or use a parameter
-in a second way that the recorder does not see. So no layer is trusted until its gradients agree with autograd's.
+A recorded use of a layer can mislead: the model may reorder the samples, put the positions first, or use a parameter a
+second time in a way that is not recorded. So no layer is trusted until its gradients agree with those of autograd.
 """
 
 import json
@@ -30,7 +30,7 @@ ROUNDING, ROUNDING_HALF = 1e-6, 1e-2
 example is the bias of an attention's keys: it cancels in the softmax, so its true gradient is zero."""
 
 
-def verify(probe: GradientProbe, batch: Any) -> Plan:
+def verify(probe: GradientProbe, batch: Any) -> None:
     """Find out how to compute each layer's per-sample gradients, and set the probe's plan accordingly.
 
     For each layer, the gradients of a few samples are computed from its recorded uses, once per layout, and by one
@@ -40,13 +40,6 @@ def verify(probe: GradientProbe, batch: Any) -> Plan:
     The gradient of the logits is random, so that samples count equally even if the model is already sure of some. A
     layer whose gradients are all zero on these samples is judged by its shapes. A layer that is not used for them is
     looped over.
-
-    Args:
-        probe: must be open.
-        batch: a few samples, at least two to tell the layouts apart.
-
-    Returns:
-        The plan, which the probe now follows.
     """
     forward = _forward(probe, batch)
     _refuse_reentrant(forward.logits)
@@ -68,7 +61,6 @@ def verify(probe: GradientProbe, batch: Any) -> Plan:
             items = (items_per_sample(use, len(signal), layout) for use, _ in uses[layer])
             plan.items_per_sample[layer] = frozenset(items)
     probe.plan = plan
-    return plan
 
 
 def plan_to_json(plan: Plan) -> str:

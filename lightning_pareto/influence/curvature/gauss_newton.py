@@ -45,7 +45,11 @@ class GaussNewtonCurvature(Curvature):
         """
         layers = train.probe.layers
         size = sum(layer.size for layer in layers)
-        _check_size(size)
+        if size > MAX_PARAMETERS:
+            raise ValueError(
+                f'curvature="gauss_newton" builds a dense matrix for up to {MAX_PARAMETERS} parameters, found {size} '
+                'covered parameters. Use curvature="ekfac", freeze all but the last layers, or select layers=[…]'
+            )
         shapes: dict[Layer, torch.Size] = {}
 
         def matrix() -> Tensor:
@@ -76,11 +80,3 @@ class GaussNewtonCurvature(Curvature):
             for layer, part in zip(self._layers, parts, strict=True)
             if layer in self._shapes
         }
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_PARAMETERS:
-        raise ValueError(
-            f'curvature="gauss_newton" builds a dense matrix for up to {MAX_PARAMETERS} parameters, found {size} '
-            'covered parameters. Use curvature="ekfac", freeze all but the last layers, or select layers=[…]'
-        )
