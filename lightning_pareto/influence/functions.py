@@ -1,7 +1,7 @@
 """The torch functions in which parameters act on data, each with a wrapper that records the use.
 
-A wrapper takes the recorder and then the arguments of the function it stands for. It returns the same output, and tells
-the recorder which operation the parameters did on which input.
+A wrapper takes the recorder and then the arguments of the function. It returns the same output, and records which
+operation the parameters performed on which input.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Terms:
 
 
 class Operation(ABC):
-    """What a layer's parameters did in one function call of the forward pass."""
+    """What a layer's parameters do in one function call of the forward pass."""
 
     kind: str
     """Name for the user, in the metadata of the result."""

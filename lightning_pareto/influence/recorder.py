@@ -24,7 +24,7 @@ class Use:
 
     Attributes:
         layer: the layer.
-        operation: what its parameters did.
+        operation: what its parameters do.
         x: the input.
         edge: the place in the autograd graph at which to ask for the output's gradient. Later in-place changes of the
             output do not affect it.

@@ -108,7 +108,7 @@ class ConjugateGradientCurvature(Curvature):
 
 def _dot(a: Directions, b: Directions) -> Tensor:
     """Dot product of each pair of directions over all layers, in float64, (D,)."""
-    products = [to_float64(a[layer]) * to_float64(b[layer]) for layer in a]
+    products = (to_float64(a[layer]) * to_float64(b[layer]) for layer in a)
     return torch.stack([product.flatten(1).sum(1).cpu() for product in products]).sum(dim=0)
 
 
