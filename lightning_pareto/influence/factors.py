@@ -1,8 +1,9 @@
 """Per-sample gradients in factored form, and the sums and products that influence needs of them.
 
 Where a layer computes y = W a, the gradient of one sample is the sum over positions of (output gradient) × (input)ᵀ. So
-it is enough to keep those two factors. One shape convention holds everywhere, with B samples, R independent blocks (the
-groups of a convolution, the features of a normalisation, otherwise 1) and T positions (pixels, tokens, repeated calls):
+it is enough to keep those two factors. All shapes follow one convention, with B samples, R independent blocks and T
+positions. Blocks are the groups of a convolution or the features of a normalisation, and R = 1 otherwise. Positions are
+pixels, tokens or repeated calls.
 
     inputs            a  (B, R, T, I)
     output gradients  g  (B, R, T, O)

@@ -1,8 +1,8 @@
 """The operations in which parameters act on data, such as a matrix product or a convolution.
 
 Each operation turns its input x and the gradient g of its output into the factors of per-sample gradients. Both arrive
-as (B, n, …): the samples first, then n items per sample (tokens, repeated calls, otherwise 1), then the dimensions that
-belong to the operation itself, such as the channels and pixels of a convolution.
+as (B, n, …). The samples come first, then n items per sample (tokens, say, or 1). The last dimensions belong to the
+operation itself, such as the channels and pixels of a convolution.
 """
 
 import itertools
