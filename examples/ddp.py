@@ -1,10 +1,10 @@
-"""The same on several processes: the work of the analysis is shared, and every process gets the same verdict.
+"""The main job with several processes: they share the work of the analysis, and all get the same verdict.
 
     python examples/ddp.py [--devices 2]
 
-Takes some twenty seconds on the CPU. Nothing of it is special to several processes: the weighted sampler gives each of
-them its share of one weighted draw. Expected: the verdict once, by the first process; then the worst class after an
-ordinary second fit and after one with weights.
+Takes about twenty seconds on a CPU. The code is the same as for one process. The weighted sampler gives each
+process its share of one weighted draw. Expected output: the verdict, printed once. Then the accuracy of the worst class
+after an ordinary second fit and after one with weights.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def network() -> nn.Module:
 
 
 def fit(datamodule: pl.LightningDataModule, callback: ParetoCallback, options: dict[str, Any]) -> float:
-    """A fit from scratch; returns the accuracy of the worst class."""
+    """Fit from scratch. Returns the accuracy of the worst class."""
     pl.seed_everything(0, verbose=False)
     trainer = pl.Trainer(**options, callbacks=[callback])
     trainer.fit(Classifier(network(), lr=1e-2), datamodule=datamodule)
@@ -60,9 +60,9 @@ def main() -> None:
         }
         pareto = ParetoCallback(budget=0.3)
         ordinary = fit(data, pareto, options)
-        weights = reweight(pareto.influence, budget=0.3)  # the same on every process
+        weights = reweight(pareto.influence)  # the same on every process
         weighted = fit(ReweightedDataModule(data, weights), ParetoCallback(analyse=False), options)
-    say(f"worst class: {ordinary:.1%} after the ordinary fit, {weighted:.1%} after that with weights")
+    say(f"worst class: {ordinary:.1%} after the ordinary fit, {weighted:.1%} after the fit with weights")
 
 
 if __name__ == "__main__":

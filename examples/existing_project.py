@@ -1,9 +1,9 @@
-"""An ordinary Lightning project, and the ten lines that this package adds to it (marked with <-).
+"""An ordinary Lightning project with the ten lines that this package adds to it (marked with <-).
 
     python examples/existing_project.py
 
-Takes some ten seconds. Expected: "Pareto improvement possible: YES", as 30 % of the training labels are wrong, then the
-validation accuracy of the worst class after both fits; the second one is higher by some two points.
+Takes about ten seconds. Expected output: "Pareto improvement possible: YES", because 30 % of the training labels are
+wrong. Then the validation accuracy of the worst class after both fits, about two points higher after the second.
 """
 
 import tempfile
@@ -62,7 +62,7 @@ def main(folder: str) -> None:
 
     if pareto.verdict.improvable and not pareto.verdict.underfitted:  # <-
         pl.seed_everything(0, verbose=False)
-        weights = reweight(pareto.influence, budget=0.3, return_mass="multiplicative")  # <-
+        weights = reweight(pareto.influence, return_mass="multiplicative")  # <-
         weights.save(Path(folder) / "weights.safetensors")  # <-
         trainer = pl.Trainer(**options, callbacks=[ParetoCallback(analyse=False)])  # <-
         trainer.fit(Classifier(), datamodule=ReweightedDataModule(Plane(), weights))  # <-

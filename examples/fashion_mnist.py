@@ -1,11 +1,11 @@
-"""The main job on Fashion-MNIST with a small convolutional net, over seeds, with label noise or imbalance.
+"""The main job on Fashion-MNIST with a small convolutional network, label noise or imbalance, and several seeds.
 
     python examples/fashion_mnist.py --noise 0.3 --seeds 5
     python examples/fashion_mnist.py --noise 0 --imbalance 0.2 --samples 20000 --devices 2
 
-Prints, for every seed, the verdict and how well influence finds the flipped labels, then accuracy per class on the
-10,000 test images, which no decision sees: after the first fit, an ordinary second fit, an ordinary fit on training and
-validation data together, and the Pareto second fit, each at its best epoch by validation.
+Prints the verdict and how well influence finds the flipped labels, for every seed. Then prints the accuracy per class
+on the 10,000 test images, which no decision uses: after the first fit, an ordinary second fit, an ordinary fit on
+training and validation data together, and the Pareto second fit. Each fit is at its best epoch by validation.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from lightning_pareto import ClasswiseComparison, plot_comparison
 
 CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-HELP = """No Fashion-MNIST found{where}. One of these gets it:
+HELP = """Fashion-MNIST not found{where}. To get it, use one of these:
 
     apt-get install dataset-fashion-mnist           # Debian and Ubuntu
-    pip install torchvision                         # downloads it, where there is internet
+    pip install torchvision                         # downloads it, needs internet access
     python examples/fashion_mnist.py --data FOLDER  # a folder with train-images-idx3-ubyte.gz and so on"""
 
 
@@ -58,7 +58,7 @@ def _standardised(pixels: Tensor) -> Tensor:
 
 
 def load(folder: Path | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Training and test part, from a folder, from Debian's package or through torchvision."""
+    """Training and test data from a folder, from Debian's package or from torchvision."""
     folder = folder or DEBIAN
     if (folder / "train-images-idx3-ubyte.gz").exists():
         return read_idx(folder, "train"), read_idx(folder, "t10k")
@@ -80,7 +80,7 @@ def load(folder: Path | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tens
 def make_split(
     train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], seed: int, options: argparse.Namespace
 ) -> Split:
-    """Draw training and validation images; thin out the even classes, then flip labels, in the training part only."""
+    """Draw training and validation images. In the training data, thin out the even classes and flip labels."""
     x, y = train
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(y), generator=generator)
@@ -101,11 +101,11 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with the four idx files")
     parser.add_argument("--noise", type=float, default=0.3, help="share of flipped training labels")
-    parser.add_argument("--imbalance", type=float, default=0.0, help="share of every second class that is left out")
+    parser.add_argument("--imbalance", type=float, default=0.0, help="share of every second class to leave out")
     parser.add_argument("--samples", type=int, default=12_000, help="training images")
     parser.add_argument("--val-samples", type=int, default=2_000, help="validation images")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
-    parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first seed")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of every fit")
     parser.add_argument("--budget", type=float, default=0.3, help="share of the training mass that may move")
     parser.add_argument("--devices", type=int, default=1, help="processes (CPU) or GPUs")

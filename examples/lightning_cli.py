@@ -1,13 +1,13 @@
 """A LightningCLI project: the callback, the weights and the course correction come from YAML alone.
 
     python examples/lightning_cli.py fit --config examples/configs/first_fit.yaml
-    lightning-pareto reweight results/first_fit --budget 0.3
+    lightning-pareto reweight results/first_fit
     python examples/lightning_cli.py fit --config examples/configs/second_fit.yaml
     python examples/lightning_cli.py fit --config examples/configs/course_correction.yaml
 
-The model and the data below know nothing of `lightning_pareto`. Each command takes some seconds.
-Expected: the first fit prints "Pareto improvement possible: YES", as 30 % of the training labels are wrong; the second
-one draws its samples by the weights; the third one prints a line for every epoch that is taken again.
+The model and the data below do not use `lightning_pareto`. Each command takes a few seconds. Expected output: the first
+fit prints "Pareto improvement possible: YES", because 30 % of the training labels are wrong. The second fit draws its
+samples by weight. The third fit prints a line for every epoch that is rerun.
 """
 
 from typing import Any
@@ -56,7 +56,7 @@ class Plane(pl.LightningDataModule):
     Args:
         samples: number of training samples.
         noise: share of wrong training labels.
-        batch_size: of training and validation.
+        batch_size: batch size of training and validation.
     """
 
     def __init__(self, samples: int = 2000, noise: float = 0.3, batch_size: int = 64) -> None:
@@ -79,7 +79,7 @@ def main() -> None:
     LightningCLI(
         Classifier,
         pl.LightningDataModule,
-        subclass_mode_data=True,  # so that the data may be a ReweightedDataModule around a Plane
+        subclass_mode_data=True,  # allows a ReweightedDataModule around a Plane
         save_config_kwargs={"overwrite": True},
     )
 

@@ -1,7 +1,6 @@
 """The main job, shared by the examples: first fit, influence, verdict, weights, second fits, comparison.
 
-Everything specific to `lightning_pareto` stands in `first_fit` and `run_seed`; the model and the data are an ordinary
-Lightning project.
+Everything specific to `lightning_pareto` is in `run_seed`. The model and the data are an ordinary Lightning project.
 """
 
 import logging
@@ -78,12 +77,12 @@ class Images(pl.LightningDataModule):
 
 @dataclass(frozen=True)
 class Split:
-    """One seed's data.
+    """The data of one seed.
 
     Attributes:
         train: images and given labels.
         val: images and labels.
-        test: images and labels that no decision sees.
+        test: images and labels that no decision uses.
         flipped: which training labels are known to be wrong, (N,) bool.
         class_names: K names.
     """
@@ -97,15 +96,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Job:
-    """What to run for every seed.
+    """The fits to run for every seed.
 
     Attributes:
         network: makes an untrained network.
-        epochs: of every fit.
-        batch_size: of every fit.
+        epochs: epochs of every fit.
+        batch_size: batch size of every fit.
         lr: peak of the one-cycle schedule.
         budget: share of the training mass that the weights may move.
-        trainer: further arguments of every Trainer.
+        trainer: more arguments of every Trainer.
     """
 
     network: Callable[[], nn.Module]
@@ -118,7 +117,7 @@ class Job:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What one seed gave."""
+    """The results of one seed."""
 
     accuracy: dict[str, np.ndarray]  # arm -> (K,) on the test part
     verdict: ParetoVerdict
@@ -126,14 +125,14 @@ class SeedResult:
 
 
 def flip_labels(labels: Tensor, share: float, classes: int, generator: torch.Generator) -> tuple[Tensor, np.ndarray]:
-    """Give a random share of the labels another class, each other class as likely; returns labels and who was hit."""
+    """Replace a random share of the labels by another class, uniformly. Returns the labels and which were flipped."""
     flipped = torch.rand(len(labels), generator=generator) < share
     shift = torch.randint(1, classes, labels.shape, generator=generator)
     return torch.where(flipped, (labels + shift) % classes, labels), flipped.numpy()
 
 
 class StopAfter(Callback):
-    """Ends a fit after some epochs of its schedule."""
+    """Stops a fit after some epochs of its schedule."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
@@ -156,7 +155,7 @@ def trainer_for(job: Job, folder: str, *callbacks: Callback) -> pl.Trainer:
 
 
 def fit(job: Job, datamodule: pl.LightningDataModule, pareto: ParetoCallback, seed: int) -> tuple[Classifier, int]:
-    """Fit from scratch; returns the model at its best epoch by validation, and that epoch."""
+    """Fit from scratch. Returns the model at its best epoch by validation, and that epoch."""
     pl.seed_everything(seed, verbose=False)
     model = Classifier(job.network(), job.lr)
     with tempfile.TemporaryDirectory() as folder:
@@ -164,13 +163,13 @@ def fit(job: Job, datamodule: pl.LightningDataModule, pareto: ParetoCallback, se
         trainer = trainer_for(job, folder, pareto, best)
         trainer.fit(model, datamodule=datamodule)
         checkpoint = torch.load(best.best_model_path, weights_only=True)
-        trainer.strategy.barrier()  # the folder goes with the first process that leaves
+        trainer.strategy.barrier()  # the first process that leaves removes the folder
     model.load_state_dict(checkpoint["state_dict"])
     return model, int(checkpoint["epoch"]) + 1
 
 
 def fit_joined(job: Job, split: Split, seed: int, epochs: int) -> Classifier:
-    """The honest rival: an ordinary fit on training and validation data, for as long as validation chose before."""
+    """The rival: an ordinary fit on training and validation data, for the epochs that validation chose before."""
     pl.seed_everything(seed, verbose=False)
     model = Classifier(job.network(), job.lr)
     with tempfile.TemporaryDirectory() as folder:
@@ -181,13 +180,13 @@ def fit_joined(job: Job, split: Split, seed: int, epochs: int) -> Classifier:
 
 
 def run_seed(job: Job, split: Split, seed: int, show: bool) -> SeedResult:
-    """First fit with the callback, then the second fits from the same fresh start."""
+    """Run the first fit with the callback, then the second fits from the same initial weights."""
     datamodule = Images(split.train, split.val, job.batch_size)
     pareto = ParetoCallback(class_names=split.class_names, budget=job.budget, verbose=show)
     with tempfile.TemporaryDirectory() as folder:
         pareto.dirpath = Path(folder)
         first, _ = fit(job, datamodule, pareto, seed)
-    weights = reweight(pareto.influence, budget=job.budget)
+    weights = reweight(pareto.influence)
 
     second = 1000 + seed
     ordinary, epochs = fit(job, datamodule, ParetoCallback(analyse=False), second)
@@ -209,7 +208,7 @@ def classwise_accuracy(model: nn.Module, data: TensorDataset, classes: int) -> n
 
 
 def auc(influence: InfluenceMatrix, flipped: np.ndarray) -> float:
-    """How well the lowest total influence finds the flipped labels; NaN if there are none."""
+    """How well the lowest total influence finds the flipped labels. NaN if there are none."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(flipped, -influence.total())) if flipped.any() else float("nan")
@@ -221,14 +220,14 @@ def say(text: str) -> None:
 
 
 def quiet() -> None:
-    """Leave out what Lightning says about itself."""
+    """Silence Lightning's own messages."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for message in (".*does not have many workers", ".*have no `val_dataloader`", ".*LeafSpec.* is deprecated"):
         warnings.filterwarnings("ignore", message=message)
 
 
 def run(job: Job, make_split: Callable[[int], Split], seeds: range) -> ClasswiseComparison:
-    """Run every seed and print what it gave."""
+    """Run every seed and print its results."""
     results = []
     for seed in seeds:
         say(f"seed {seed}: four fits and the influence of every training sample …")

@@ -1,8 +1,8 @@
-"""The main job on scikit-learn's handwritten digits, 30 % of the training labels flipped: under two minutes on 2 cores.
+"""The main job on scikit-learn's digits with 30 % of the training labels flipped. Under two minutes on 2 cores.
 
-Prints the verdict of the first seed, then accuracy per class on a test part that nothing else saw: after the first fit,
-after an ordinary second fit, after an ordinary fit on training and validation data together, and after the Pareto
-second fit, each at its best epoch by validation.
+Prints the verdict of the first seed, then the accuracy per class on test data that no decision used: after the first
+fit, an ordinary second fit, an ordinary fit on training and validation data together, and the Pareto second fit. Each
+fit is at its best epoch by validation.
 
     python examples/quickstart.py [--seeds 5] [--noise 0.3] [--picture digits.png]
 """
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="epochs of every fit")
     parser.add_argument("--picture", help="where to save a picture of the result")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # the net is small: a second thread costs more than it gives
+    torch.set_num_threads(1)  # the network is so small that a second thread slows it down
     quiet()
 
     job = Job(network, epochs=options.epochs, batch_size=64, lr=5e-3, budget=0.3)

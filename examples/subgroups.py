@@ -1,13 +1,14 @@
-"""Categories that are no classes: can every hospital gain, or does one pay for the others?
+"""Subgroups instead of classes: can every hospital gain, or does one gain at the cost of the others?
 
-Two classes, three sites. A quarter of the labels that the third site sends for training are wrong; its patients also
-look a little different. Asked about its classes, the model seems fine on average; asked about the sites, the verdict
-says whether all three can gain, and the suspects say where the wrong labels come from.
+There are two classes and three sites. A quarter of the third site's training labels are wrong, and its patients differ
+slightly. The verdict by site says whether all three sites can gain. The suspected samples show where the wrong labels
+come from.
 
     python examples/subgroups.py
 
-Takes some ten seconds. Expected: a verdict with a row for each site, YES; then the sites of the 100 training samples
-that harm most, some 70 of them from the third one. Some 65 % of these labels really are wrong, of all labels 8 %.
+Takes about ten seconds. Expected output: the verdict YES with a row for each site. Then the sites of the 100 most
+harmful training samples, about 70 of them from the third site. About 65 % of these labels are really wrong, against 8 %
+of all labels.
 """
 
 import tempfile
@@ -25,7 +26,7 @@ SITES = ["north", "harbour", "rural"]
 
 
 def patients(count: int, seed: int, wrong_at_the_last_site: float = 0.0) -> tuple[TensorDataset, Tensor]:
-    """Measurements, site and diagnosis of each patient, and whose diagnosis is wrong."""
+    """Measurements, site and diagnosis of each patient, and which diagnoses are wrong."""
     generator = torch.Generator().manual_seed(seed)
     site = torch.randint(3, (count,), generator=generator)
     truth = torch.randint(2, (count,), generator=generator)
@@ -85,7 +86,7 @@ def main() -> None:
     suspects = torch.as_tensor(suspected_samples(pareto.influence, 100).index)
     found = torch.bincount(train.tensors[1][suspects], minlength=3).tolist()
     print("suspects by site: " + ", ".join(f"{name} {count}" for name, count in zip(SITES, found, strict=True)))
-    print(f"of these, really wrong: {wrong[suspects].float().mean():.0%}; of all samples: {wrong.float().mean():.0%}")
+    print(f"really wrong: {wrong[suspects].float().mean():.0%} of these, {wrong.float().mean():.0%} of all samples")
 
 
 if __name__ == "__main__":

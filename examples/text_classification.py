@@ -1,13 +1,13 @@
 """Dict batches, as with Hugging Face: a small transformer that sorts generated sentences into three classes.
 
-The sentences come from templates, 25 % of the training labels are wrong. The batches are dicts with `input_ids`,
-`attention_mask` and `labels`; the output has `.logits` and `.loss`. That is what the callback reads by default, so
-nothing is said about it. A `transformers` model takes the place of `Transformer` as it is.
+The sentences come from templates, and 25 % of the training labels are wrong. The batches are dicts with `input_ids`,
+`attention_mask` and `labels`, and the output has `.logits` and `.loss`. The callback reads these by default. You can
+replace `Transformer` with a model from `transformers` without other changes.
 
     python examples/text_classification.py
 
-Takes some ten seconds. Expected: "Pareto improvement possible: YES", then ten suspects as text, each with a label that
-does not fit.
+Takes about ten seconds. Expected output: "Pareto improvement possible: YES", then ten suspected sentences, each with a
+label that does not fit.
 """
 
 import random
@@ -43,7 +43,7 @@ def sentences(count: int, seed: int, noise: float) -> tuple[list[str], list[int]
     texts, labels, wrong = [], [], []
     for _ in range(count):
         label = rng.randrange(3)
-        other = label if rng.random() < 0.8 else rng.randrange(3)  # some mix two subjects
+        other = label if rng.random() < 0.8 else rng.randrange(3)  # some sentences mix two subjects
         texts.append(f"{rng.choice(SUBJECTS[label])} {rng.choice(VERBS[other])} {rng.choice(TIMES)}")
         wrong.append(rng.random() < noise)
         labels.append((label + rng.randint(1, 2)) % 3 if wrong[-1] else label)

@@ -1,10 +1,10 @@
-"""A search for a better second fit on scikit-learn's digits, 30 % of the training labels flipped: a minute on one core.
+"""A search for a better second fit on scikit-learn's digits with 30 % flipped training labels. A minute on one core.
 
     python examples/tuner.py [--search genetic] [--include-validation]
 
-Everything specific to `lightning_pareto` is the call of `ParetoTuner`. It prints a line for every trial and the result,
-measured on validation samples; the last lines compare with an ordinary fit on a test part that no decision saw.
-Expected: accepted, the mean over classes up by about two points.
+Only the call of `ParetoTuner` is specific to `lightning_pareto`. It prints a line for every trial and the result on
+validation samples. The last lines compare it with an ordinary fit, on test data that no decision used. Expected output:
+weights are accepted, and the mean over the classes rises by about two points.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from lightning_pareto import ParetoCallback, ParetoTuner
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--search", default="screening", choices=["screening", "genetic"])
-    parser.add_argument("--include-validation", action="store_true", help="fit the chosen model on both in the end")
-    parser.add_argument("--epochs", type=int, default=15, help="epochs of every whole fit")
+    parser.add_argument("--include-validation", action="store_true", help="also train on validation data at the end")
+    parser.add_argument("--epochs", type=int, default=15, help="epochs of every complete fit")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -54,9 +54,9 @@ def main() -> None:
         ordinary = Classifier(network(), lr=5e-3)
         trainer().fit(ordinary, datamodule=data)
 
-    for name, fitted in (("ordinary fit", ordinary), ("handed back", model)):
+    for name, fitted in (("ordinary fit", ordinary), ("chosen fit", model)):
         accuracy = classwise_accuracy(fitted, split.test, 10)
-        print(f"{name}: test accuracy {accuracy.mean():.1%} in the mean, {accuracy.min():.1%} in the worst class")
+        print(f"{name}: test accuracy {accuracy.mean():.1%} on average, {accuracy.min():.1%} for the worst class")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,17 @@
-"""Can a classifier still improve on some classes without losing on any other? Find out, and do it."""
+"""Finds out whether a classifier can improve on some classes without losing on any other, and does it.
+
+Data flow from batches to a better fit, in the order in which the modules depend on each other:
+
+- ``arguments``, ``linprog``, ``display``, ``storage``, ``data``: checks of options, LPs with HiGHS, text tables,
+  artifacts on disk, labels of datasets.
+- ``influence``: per-sample gradients, curvature, and the influence of every training sample on every category, (N, K).
+- ``pareto``: headroom, its held-out test, trade-offs, and the verdict.
+- ``reweighting``, ``sampling``: sample weights from influence, and the sampler that draws with them.
+- ``evaluation``: outcomes of a fit on validation data, paired tests between fits, results of a search.
+- ``report``: figures, sample tables and the HTML report.
+- ``integration``: everything that knows Lightning: the callbacks, the reweighted DataModule and the tuner.
+- ``command_line``: the same on the results of a fit, from a shell.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -45,7 +58,7 @@ if TYPE_CHECKING:
     from lightning_pareto.sampling import ParetoSampler
     from lightning_pareto.storage import ArtifactError
 else:
-    # Each name is looked up when it is first asked for, so that the command line need not wait for torch and Lightning.
+    # Names are imported at first access, so that the command line starts without torch and Lightning.
     _PARTS = (
         "storage",
         "linprog",

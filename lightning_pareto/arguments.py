@@ -1,4 +1,4 @@
-"""Options that have to be numbers, and names that have to be different."""
+"""Validation of options that must be numbers and of lists of names."""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def checked_number(value: Any, what: str) -> float:
-    """Return ``value`` if it is a finite number.
+    """Return ``value`` as a float if it is a finite number.
 
     Args:
-        value: what the user gave.
-        what: the option and what it means, for the error.
+        value: the user's value.
+        what: what the option must be; the error message begins with it.
 
     Raises:
         ValueError: otherwise.
@@ -22,17 +22,17 @@ def checked_number(value: Any, what: str) -> float:
 
 
 def checked_count(value: Any, what: str, least: int = 0) -> int:
-    """Return ``value`` if it is a whole number of at least ``least``; see :func:`checked_number`."""
+    """Return ``value`` if it is an integer ≥ ``least``; see :func:`checked_number`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{what}, found {value!r}")
     return int(value)
 
 
 def checked_names(names: Sequence[Any], what: str = "class_names") -> tuple[str, ...]:
-    """The names as texts.
+    """Return the names as strings.
 
     Raises:
-        ValueError: for a single text, or names that are not different.
+        ValueError: if ``names`` is a single string or contains duplicates.
     """
     if isinstance(names, str) or len(set(map(str, names))) != len(names):
         raise ValueError(f"{what} must be a list of different names, found {names!r}")

@@ -1,4 +1,4 @@
-"""Linear programs through HiGHS: the only module that knows the solver."""
+"""Linear programs solved by HiGHS. No other module imports the solver."""
 
 from dataclasses import dataclass
 
@@ -9,31 +9,31 @@ INFINITY = highspy.kHighsInf
 
 
 class LinearProgramError(RuntimeError):
-    """The solver ended without an optimal solution."""
+    """The solver stopped without an optimal solution."""
 
 
 class InfeasibleError(LinearProgramError):
-    """No point satisfies all the constraints."""
+    """No point satisfies all constraints."""
 
 
 class _QuietHighs(highspy.Highs):
-    """HiGHS prints its banner while the constructor enables callbacks: silence it before that."""
+    """HiGHS without its banner, which the constructor prints as soon as it enables callbacks."""
 
-    def enableCallbacks(self) -> None:  # noqa: N802 (the solver's name)
+    def enableCallbacks(self) -> None:  # noqa: N802 (HiGHS's name)
         self.setOptionValue("output_flag", False)
         super().enableCallbacks()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
 class LinearProgramSolution:
-    """An optimal point with its certificate.
+    """An optimal point and the dual values that certify it.
 
     Attributes:
-        x: the optimal point, (n,).
-        objective: its value.
-        row_duals: change of the optimal value for a unit rise of each row's active bound, (m,). In a maximisation a
-            binding lower bound has a dual ≤ 0 and a binding upper bound one ≥ 0.
-        reduced_costs: the same for the bounds of the columns, (n,).
+        x: optimal point, (n,).
+        objective: optimal value.
+        row_duals: change of the optimal value per unit increase of each row's active bound, (m,). When maximising, a
+            binding lower bound has a dual ≤ 0 and a binding upper bound a dual ≥ 0.
+        reduced_costs: the same for the column bounds, (n,).
     """
 
     x: np.ndarray
@@ -45,19 +45,19 @@ class LinearProgramSolution:
 class LinearProgram:
     """Maximise ``objective @ x`` subject to ``row_lower ≤ rows @ x ≤ row_upper`` and ``lower ≤ x ≤ upper``.
 
-    The model stays alive in the solver: changing only :meth:`set_row_bounds` between two solves restarts from the last
-    basis, which is faster by far than a new model.
+    The solver keeps the model between solves. If you only change the row bounds with :meth:`set_row_bounds`, the next
+    solve restarts from the last basis. That is much faster than building a new model.
 
     Args:
         objective: (n,).
-        rows: dense constraint matrix, (m, n), few rows and many columns.
-        row_lower: (m,), ``-INFINITY`` where there is none.
-        row_upper: (m,), ``INFINITY`` where there is none.
+        rows: dense constraint matrix with few rows and many columns, (m, n).
+        row_lower: (m,), ``-INFINITY`` where a row has no lower bound.
+        row_upper: (m,), ``INFINITY`` where a row has no upper bound.
         lower: (n,).
         upper: (n,).
 
     Raises:
-        LinearProgramError: if the objective or a row is not finite.
+        LinearProgramError: if an array is not finite or HiGHS rejects the model.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class LinearProgram:
         upper: np.ndarray,
     ) -> None:
         if not (np.isfinite(objective).all() and np.isfinite(rows).all()):
-            raise LinearProgramError("the objective and the rows of a linear program must be finite")
+            raise LinearProgramError("the objective and rows of a linear program must be finite, found NaN or infinity")
         m, n = rows.shape
         model = highspy.HighsLp()
         model.num_col_, model.num_row_ = n, m
@@ -85,26 +85,26 @@ class LinearProgram:
         model.a_matrix_.index_ = np.tile(np.arange(m, dtype=np.int32), n)
         model.a_matrix_.value_ = np.asarray(rows, dtype=np.float64).ravel(order="F")
         self._highs = _QuietHighs()
-        self._accept(self._highs.passModel(model))
+        self._check(self._highs.passModel(model))
 
     def set_row_bounds(self, row_lower: np.ndarray, row_upper: np.ndarray) -> None:
-        """Replace the bounds of every row; the next solve is a warm start."""
-        for row, (least, largest) in enumerate(zip(row_lower, row_upper, strict=True)):
-            self._accept(self._highs.changeRowBounds(row, float(least), float(largest)))
+        """Replace the bounds of every row. The next solve is warm-started."""
+        for row, (lower, upper) in enumerate(zip(row_lower, row_upper, strict=True)):
+            self._check(self._highs.changeRowBounds(row, float(lower), float(upper)))
 
     def solve(self) -> LinearProgramSolution:
         """Solve to optimality.
 
         Raises:
             InfeasibleError: if no point satisfies the constraints.
-            LinearProgramError: if the solver stops for any other reason; there is never a NaN answer.
+            LinearProgramError: if the solver stops for any other reason. It never returns NaN.
         """
         self._highs.run()
         status = self._highs.getModelStatus()
         if status == highspy.HighsModelStatus.kInfeasible:
             raise InfeasibleError("the linear program has no feasible point")
         if status != highspy.HighsModelStatus.kOptimal:
-            raise LinearProgramError(f"HiGHS stopped with: {self._highs.modelStatusToString(status)}")
+            raise LinearProgramError(f"HiGHS stopped without an optimum: {self._highs.modelStatusToString(status)}")
         solution = self._highs.getSolution()
         return LinearProgramSolution(
             x=np.array(solution.col_value),
@@ -114,6 +114,6 @@ class LinearProgram:
         )
 
     @staticmethod
-    def _accept(status: highspy.HighsStatus) -> None:
+    def _check(status: highspy.HighsStatus) -> None:
         if status == highspy.HighsStatus.kError:
-            raise LinearProgramError("HiGHS refused the model: its arrays must be finite and their shapes agree")
+            raise LinearProgramError("HiGHS rejected the model: its arrays must be finite and have matching shapes")

@@ -1,4 +1,4 @@
-"""Systematic resampling: every sample drawn as often as its weight says, within one."""
+"""A sampler that draws each sample as often as its weight says, to within one draw."""
 
 import math
 from collections.abc import Iterator
@@ -14,30 +14,30 @@ from torch.utils.data import DistributedSampler
 from lightning_pareto.arguments import checked_count
 from lightning_pareto.reweighting.weights import SampleWeights
 
-_BLOCK = 2**16  # draws turned into Python integers at a time
+_BLOCK = 2**16  # draws converted to Python integers at a time
 
 
 def systematic_draws(weights: npt.NDArray[np.float64], generator: torch.Generator) -> npt.NDArray[np.integer[Any]]:
-    """Draw one epoch in a random order.
+    """Draw one shuffled epoch by systematic resampling.
 
-    With C the cumulative sum of the weights over a random order and u uniform in [0, 1), sample i is drawn
-    ``⌊C_i + u⌋ − ⌊C_{i−1} + u⌋`` times: its mean is exactly w_i and it is within one of w_i. The random order keeps
-    neighbours from being tied to each other; a second one shuffles the draws.
+    Let C be the cumulative sum of the weights over a random permutation, and u uniform in [0, 1). Sample i is drawn
+    ``⌊C_i + u⌋ − ⌊C_{i−1} + u⌋`` times. This count has mean exactly w_i and always stays within one of w_i. Without
+    the permutation, the counts of neighbours would be correlated. A second permutation shuffles the draws.
 
     Args:
-        weights: (N,) weights ≥ 0 with an integer sum.
-        generator: source of the orders and of u.
+        weights: weights ≥ 0 with an integer sum, (N,).
+        generator: source of the permutations and of u.
 
     Returns:
-        As many sample indices as the weights sum to; int32 where they fit, to save memory.
+        Σw sample indices, as int32 where they fit, to save memory.
     """
     n, total = len(weights), round(weights.sum())
     integer = torch.int32 if max(n, total) < 2**31 else torch.int64
     order = torch.randperm(n, generator=generator, dtype=integer)
     cumulative = torch.from_numpy(weights).index_select(0, order).cumsum(0).numpy()
     np.minimum(cumulative, total, out=cumulative)
-    cumulative[-1] = total  # exact, whatever the rounding of the sum
-    # An integer cumulative sum must floor to itself plus u's part whatever the rounding: u stays clear of 0 and 1.
+    cumulative[-1] = total  # remove the rounding error of the sum
+    # Rounding must not change ⌊C + u⌋ where C is an integer, so u keeps clear of 0 and 1.
     cumulative += 2**-20 + float(torch.rand((), dtype=torch.float64, generator=generator)) * (1 - 2**-19)
     floors = cumulative.astype(order.numpy().dtype)
     draws = torch.from_numpy(np.repeat(order.numpy(), np.diff(floors, prepend=floors.dtype.type(0))))
@@ -47,22 +47,23 @@ def systematic_draws(weights: npt.NDArray[np.float64], generator: torch.Generato
 
 
 class ParetoSampler(DistributedSampler[int]):
-    """Draws an epoch of dataset indices by systematic resampling, shuffled anew every epoch.
+    """Draws dataset indices in proportion to their weights, in a new random order each epoch.
 
-    Being a ``DistributedSampler``, it is used by Lightning as it is and told of every epoch. An epoch has Σw draws
-    (rounded), as long as an ordinary one for weights of mean 1; with w ≡ 1 it *is* an ordinary shuffled epoch. Over
-    several replicas the draws are dealt out in turn; the last ones are repeated or dropped to make the replicas even,
-    as ``DistributedSampler`` does. Ten million weights take about a second per epoch, and N may be of any size.
+    Lightning uses the sampler as it is and calls ``set_epoch``, because it is a ``DistributedSampler``. An epoch has
+    Σw draws, rounded. Weights of mean 1 give epochs of ordinary length, and w ≡ 1 gives an ordinary shuffled epoch.
+    With several replicas, the draws are dealt out in turn. As in ``DistributedSampler``, some draws are repeated or
+    dropped to give all replicas the same number. Ten million weights take about a second per epoch, and N is not
+    limited.
 
     Args:
-        weights: weights of the dataset's indices, (N,).
-        num_replicas: number of processes; by default that of the process group when it is iterated, else 1.
-        rank: this process; likewise.
-        seed: the same on all processes.
-        drop_last: drop the draws that do not divide over the replicas instead of repeating some.
+        weights: one weight per dataset index, (N,).
+        num_replicas: number of processes. By default, the size of the process group during iteration, or 1 without one.
+        rank: index of this process. By default, its rank in the process group, or 0 without one.
+        seed: random seed, the same on all processes.
+        drop_last: drop the draws that do not divide evenly among the replicas, instead of repeating some.
 
     Raises:
-        ValueError: if the weights are negative, not finite or all zero, or the seed is no whole number.
+        ValueError: if the weights are negative, not finite or all zero, or if the seed is not an integer ≥ 0.
 
     Example:
         >>> sampler = ParetoSampler([2.0, 1.0, 0.0], num_replicas=1, rank=0)
@@ -81,12 +82,12 @@ class ParetoSampler(DistributedSampler[int]):
     ) -> None:
         if not isinstance(weights, SampleWeights):
             weights = SampleWeights(np.asarray(weights))
-        checked_count(seed, "seed must be a whole number ≥ 0, the same on all processes")
+        checked_count(seed, "seed must be an integer ≥ 0, the same on all processes")
         values = weights.values
         draws = max(1, round(values.sum()))
-        self._given = (num_replicas, rank)
+        self._requested = (num_replicas, rank)
         super().__init__(
-            range(draws),  # type: ignore[arg-type]  # only its length is read
+            range(draws),  # type: ignore[arg-type]  # only its length is used
             num_replicas=1 if num_replicas is None else num_replicas,
             rank=0 if rank is None else rank,
             shuffle=True,
@@ -98,39 +99,36 @@ class ParetoSampler(DistributedSampler[int]):
         self._skipped = 0
 
     def __len__(self) -> int:
-        self._follow_process_group()
+        self._resolve_replicas()
         return self.num_samples
 
     def __iter__(self) -> Iterator[Any]:
-        self._follow_process_group()
+        self._resolve_replicas()
         skipped, self._skipped = self._skipped, 0
-        draws = systematic_draws(self._scaled, torch.Generator().manual_seed(_mixed(self.seed, self.epoch)))
+        draws = systematic_draws(self._scaled, torch.Generator().manual_seed(_combined(self.seed, self.epoch)))
         if len(draws) < self.total_size:
             draws = np.resize(draws, self.total_size)
         mine = draws[self.rank : self.total_size : self.num_replicas][skipped:].copy()
         return chain.from_iterable(mine[i : i + _BLOCK].tolist() for i in range(0, len(mine), _BLOCK))
 
     def skip(self, draws: int) -> None:
-        """Begin the next iteration after so many draws of this replica: the rest of an interrupted epoch.
+        """Skip this replica's first ``draws`` draws in the next iteration, to resume an interrupted epoch.
 
-        It holds for one iteration, and leaves the length as it is.
+        Later iterations and the length are not affected.
         """
         self._skipped = draws
 
-    def _follow_process_group(self) -> None:
-        """Resolve what was left open only now: a sampler is often made before the processes are launched."""
+    def _resolve_replicas(self) -> None:
+        """Read the process group as late as possible: samplers are often built before the processes start."""
         up = dist.is_available() and dist.is_initialized()
-        replicas, rank = self._given
+        replicas, rank = self._requested
         self.num_replicas = (dist.get_world_size() if up else 1) if replicas is None else replicas
         self.rank = (dist.get_rank() if up else 0) if rank is None else rank
-        draws = len(self.dataset)  # type: ignore[arg-type]
-        if self.drop_last:
-            self.num_samples = draws // self.num_replicas
-        else:
-            self.num_samples = math.ceil(draws / self.num_replicas)
-        self.total_size = self.num_samples * self.num_replicas
+        draws, n = len(self.dataset), self.num_replicas  # type: ignore[arg-type]
+        self.num_samples = draws // n if self.drop_last else math.ceil(draws / n)
+        self.total_size = self.num_samples * n
 
 
-def _mixed(seed: int, epoch: int) -> int:
-    """One seed of two, so that no other pair of seed and epoch near it gives the same draws."""
+def _combined(seed: int, epoch: int) -> int:
+    """Hash seed and epoch into one seed, so that nearby pairs do not share draws (as seed + epoch would)."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> np.uint64(1))

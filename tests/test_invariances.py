@@ -1,4 +1,4 @@
-"""What must not change a number: order, names, batches, workers, scale, precision; and programs without any slack."""
+"""Invariance under order, class names, batch size, workers, scale and precision, and properties of degenerate LPs."""
 
 import numpy as np
 import pytest
@@ -35,13 +35,13 @@ def problem():
 
 
 def scores(module, train, val, batch_size=16, **options):
-    """With exact curvature, so that no draw depends on the order of the samples."""
+    """Scores with exact curvature by default, so that no draw depends on the order of the samples."""
     options = {"curvature": "gauss_newton", "folds": 1, **options}
     loaders = (DataLoader(part, batch_size, num_workers=options.pop("workers", 0)) for part in (train, val))
     return estimate_influence(module, *loaders, **options).scores
 
 
-def test_the_order_of_samples(problem):
+def test_scores_do_not_depend_on_the_order_of_samples(problem):
     module, train, val = problem
     order = torch.randperm(60, generator=torch.Generator().manual_seed(1)).tolist()
     turned = scores(module, Subset(train, order), Subset(val, list(range(30))[::-1]))
@@ -49,8 +49,8 @@ def test_the_order_of_samples(problem):
 
 
 @pytest.mark.parametrize("curvature", ["ekfac", "gauss_newton", "identity"])
-def test_the_names_of_classes(problem, curvature):
-    """Logits and labels renumbered alike; sampled labels are drawn from another order, so EK-FAC is exact here."""
+def test_scores_follow_a_renumbering_of_classes(problem, curvature):
+    """Logits and labels are renumbered alike. Sampled labels would depend on the numbering, so EK-FAC is exact here."""
     module, train, val = problem
     fisher = {"fisher": "exact"} if curvature == "ekfac" else {}
     new = [2, 0, 1]  # class k is called new[k]
@@ -65,24 +65,24 @@ def test_the_names_of_classes(problem, curvature):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 60])
 @pytest.mark.parametrize("curvature", ["ekfac", "gauss_newton"])
-def test_the_size_of_batches(problem, batch_size, curvature):
+def test_scores_do_not_depend_on_the_batch_size(problem, batch_size, curvature):
     found = scores(*problem, batch_size=batch_size, curvature=curvature)
     assert_near(found, scores(*problem, curvature=curvature), RELATIVE[torch.float32])
 
 
-def test_workers_change_no_bit(problem):
+def test_scores_are_identical_with_workers(problem):
     np.testing.assert_array_equal(scores(*problem, workers=2, curvature="ekfac"), scores(*problem, curvature="ekfac"))
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_one_another_draw(problem):
+def test_same_seed_gives_identical_scores(problem):
     first, again, other = (scores(*problem, curvature="ekfac", seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 7.0])
-def test_the_scale_of_the_loss(problem, factor):
-    """Scores grow with its square, as the curvature is that of the model; the verdict and the weights stay."""
+def test_scores_scale_with_the_square_of_the_loss(problem, factor):
+    """The curvature is the model's and stays the same, and so do the verdict and the weights."""
 
     def loss(logits, targets):
         return factor * nn.functional.cross_entropy(logits, targets, reduction="none")
@@ -96,7 +96,7 @@ def test_the_scale_of_the_loss(problem, factor):
 
 
 @pytest.mark.parametrize("curvature", ["ekfac", "gauss_newton"])
-def test_single_precision(problem, curvature):
+def test_float32_agrees_with_float64(problem, curvature):
     module, train, val = problem
     single = nn.Sequential(*(type(m)(8 if i else 4, 3 if i else 8) if i != 1 else m for i, m in enumerate(module)))
     single.load_state_dict(module.state_dict())
@@ -109,7 +109,7 @@ sizes = st.tuples(st.integers(1, 40), st.integers(1, 6))
 
 @st.composite
 def matrices(draw):
-    """Scores with whatever leaves a program without slack: zeros, equal rows and columns, more columns than rows."""
+    """Scores that make LPs degenerate: zeros, equal rows and columns, more columns than rows."""
     n, k = draw(sizes)
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     kind = draw(st.sampled_from(["normal", "zero", "equal", "duplicates", "zero column", "signs", "small", "huge"]))
@@ -134,8 +134,8 @@ budgets = st.sampled_from([1e-3, 0.2, 0.5, 1.0])
 
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(matrices(), budgets)
-def test_a_verdict_always_has_a_certificate(matrix, budget):
-    """Headroom and prices prove each other: h is reached, and no admissible weights have more at these prices."""
+def test_headroom_is_always_certified(matrix, budget):
+    """The weights reach h, and the prices prove that no admissible weights reach more."""
     verdict = check_pareto(matrix, budget=budget)
     assert 0 <= verdict.headroom < np.inf
     assert np.isfinite(verdict.prices).all()
@@ -169,14 +169,14 @@ def test_weights_keep_the_mass_of_every_class_and_harm_none(matrix, budget, retu
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(matrices(), st.sampled_from([1.0, 2.0]))
-def test_the_papers_weights_meet_its_thresholds(matrix, largest):
+def test_paper_weights_meet_their_thresholds(matrix, largest):
     sums = matrix.scores.sum(axis=0, dtype=np.float64)
-    alpha = np.where(sums >= 0, 0.5, 1.0)  # w = 1 meets these
+    alpha = np.where(sums >= 0, 0.5, 1.0)  # w = 1 meets these thresholds
     slack = SLACK * np.abs(matrix.scores).sum(axis=0)
     scores, scale = matrix.scores.astype(np.float64), column_scale(matrix.scores)
     total = scores.sum(axis=1) / max(scale.max(), np.finfo(float).tiny)
     best = linprog(-total, -(scores / scale).T, -alpha * sums / scale, bounds=(0, largest))
-    assume(best.status == 0 and -best.fun > SLACK)  # without a gain it takes no samples, which is refused
+    assume(best.status == 0 and -best.fun > SLACK)  # without a gain all weights would be zero, which is rejected
     weights = reweight(matrix, method="paper", thresholds=alpha, max_weight=largest)
     assert ((weights.values >= 0) & (weights.values <= largest)).all()
     assert (weights.values @ scores >= alpha * sums - slack).all()
@@ -193,10 +193,9 @@ def test_every_sample_is_drawn_within_one_of_its_weight(values, replicas, epoch)
     for rank in range(replicas):
         sampler = ParetoSampler(values, num_replicas=replicas, rank=rank, seed=1)
         sampler.set_epoch(epoch)
-        mine = list(sampler)
-        assert len(mine) == len(sampler)
-        draws.append(mine)
-    dealt = [one for row in zip(*draws, strict=True) for one in row]
+        draws.append(list(sampler))
+        assert len(draws[-1]) == len(sampler)
+    dealt = [index for row in zip(*draws, strict=True) for index in row]
     total = max(1, round(sum(values)))
     counts = np.bincount(dealt[:total], minlength=len(values))
     scaled = np.array(values) * total / sum(values)
@@ -205,8 +204,8 @@ def test_every_sample_is_drawn_within_one_of_its_weight(values, replicas, epoch)
 
 
 @pytest.mark.parametrize("k", [2, 10, 100, 1000])
-def test_many_categories_few_samples(k):
-    """More categories than samples leave no room, or all the room that there is; either is certified."""
+def test_more_categories_than_samples(k):
+    """With at least 100 categories and 30 samples there is no headroom."""
     rng = np.random.default_rng(0)
     matrix = InfluenceMatrix(rng.normal(size=(30, k)), np.arange(30) % 2)
     verdict = check_pareto(matrix)
@@ -215,14 +214,14 @@ def test_many_categories_few_samples(k):
     weights = reweight(matrix)
     assert (weights.predicted_gain / column_scale(matrix.scores)).min() >= -SLACK
     assert reweight(matrix, method="paper", thresholds=0.9).values.max() <= 2
-    gone = InfluenceMatrix(np.zeros((30, k)), np.arange(30) % 2)
-    assert check_pareto(gone).answer == "no"
-    np.testing.assert_allclose(reweight(gone).values, 1.0)
+    zero = InfluenceMatrix(np.zeros((30, k)), np.arange(30) % 2)
+    assert check_pareto(zero).answer == "no"
+    np.testing.assert_allclose(reweight(zero).values, 1.0)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(matrices(), st.integers(0, 2**16))
-def test_the_order_of_samples_and_categories_changes_no_verdict(matrix, seed):
+def test_verdict_does_not_depend_on_the_order_of_samples_or_categories(matrix, seed):
     rng = np.random.default_rng(seed)
     rows, columns = rng.permutation(len(matrix.labels)), rng.permutation(len(matrix.category_names))
     turned = InfluenceMatrix(matrix.scores[rows][:, columns], matrix.labels[rows])

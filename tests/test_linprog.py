@@ -1,4 +1,4 @@
-"""LP answers by their KKT conditions."""
+"""Linear programs: solutions are checked by their KKT conditions."""
 
 import numpy as np
 import pytest
@@ -21,12 +21,12 @@ def random_problem(seed, m=4, n=60):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_satisfies_the_kkt_conditions(seed):
+def test_solution_satisfies_the_kkt_conditions(seed):
     problem = random_problem(seed)
     assert_optimal(LinearProgram(**problem).solve(), **problem)
 
 
-def test_a_warm_start_finds_what_a_cold_start_finds():
+def test_warm_start_agrees_with_cold_start():
     problem = random_problem(3)
     program = LinearProgram(**problem)
     program.solve()
@@ -46,7 +46,7 @@ def test_errors_are_typed():
     bounds = {"row_lower": np.zeros(1), "row_upper": np.ones(1), "upper": np.ones(2)}
     with pytest.raises(LinearProgramError, match="must be finite"):
         LinearProgram(**(box | {"objective": np.array([np.nan, 1])}), **bounds)
-    with pytest.raises(LinearProgramError, match="refused the model"):  # else it would solve an empty one
+    with pytest.raises(LinearProgramError, match="rejected the model"):  # otherwise HiGHS would solve an empty model
         LinearProgram(**box, **(bounds | {"upper": np.array([np.nan, 1])}))
 
 

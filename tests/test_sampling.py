@@ -1,4 +1,4 @@
-"""Systematic resampling: counts, means, replicas, epochs."""
+"""ParetoSampler: counts, their means, replicas and epochs."""
 
 import numpy as np
 import pytest
@@ -35,14 +35,14 @@ def test_unit_weights_give_an_ordinary_shuffled_epoch():
     assert len({tuple(epoch) for epoch in epochs}) == 50
 
 
-def test_every_count_is_within_one_of_its_weight_and_sums_are_exact(weights):
+def test_counts_are_within_one_of_the_weights_and_sum_exactly(weights):
     for epoch in range(200):
         found = counts(ParetoSampler(weights), epoch)
         assert np.abs(found - weights).max() < 1 + 1e-9
         assert found.sum() == 501
 
 
-def test_the_mean_count_is_the_weight(weights):
+def test_mean_counts_are_the_weights(weights):
     epochs = 4000
     total = sum(systematic_counts(weights, seed) for seed in range(epochs))
     fraction = weights % 1
@@ -50,22 +50,22 @@ def test_the_mean_count_is_the_weight(weights):
     assert (np.abs(total / epochs - weights) <= 5 * error + 1e-6).all()
 
 
-@pytest.mark.parametrize("few", [[0.9, 0.1], [1.2, 0.2]])
-def test_the_mean_count_of_very_few_is_their_share(few):
-    """Where chance has to come from u: two samples have two orders. Weights that sum to 1.4 are one draw."""
-    drawn = sum(counts(ParetoSampler(few), epoch) for epoch in range(3000)) / 3000
-    np.testing.assert_allclose(drawn, np.array(few) / sum(few), atol=0.03)
+@pytest.mark.parametrize("two", [[0.9, 0.1], [1.2, 0.2]])
+def test_mean_counts_of_two_samples_are_their_shares(two):
+    """Two samples have only two orders, so the randomness must come from u. Weights that sum to 1.4 give one draw."""
+    drawn = sum(counts(ParetoSampler(two), epoch) for epoch in range(3000)) / 3000
+    np.testing.assert_allclose(drawn, np.array(two) / sum(two), atol=0.03)
 
 
-def test_neighbours_are_not_tied():
-    """With weights of one half and no random order, exactly one of every two neighbours would be drawn."""
+def test_counts_of_neighbours_are_uncorrelated():
+    """Without the random order, weights of 0.5 would draw exactly one of every two neighbours."""
     drawn = np.array([systematic_counts(np.full(40, 0.5), s) for s in range(2000)])
     assert abs(np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1]) < 0.1
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 7])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_replicas_share_one_epoch(weights, replicas, drop_last):
+def test_replicas_share_the_draws_of_one_epoch(weights, replicas, drop_last):
     samplers = [
         ParetoSampler(weights, num_replicas=replicas, rank=rank, drop_last=drop_last) for rank in range(replicas)
     ]
@@ -80,7 +80,7 @@ def test_replicas_share_one_epoch(weights, replicas, drop_last):
         assert len(dealt) - len(whole) < replicas
 
 
-def test_epochs_and_seeds_differ_and_repeat(weights):
+def test_draws_depend_on_seed_and_epoch_only(weights):
     first = ParetoSampler(weights, seed=3)
     draws = [list(first)]
     first.set_epoch(1)
@@ -91,7 +91,7 @@ def test_epochs_and_seeds_differ_and_repeat(weights):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_an_interrupted_epoch_goes_on_once(weights, rank):
+def test_skip_resumes_one_epoch(weights, rank):
     sampler = ParetoSampler(weights, num_replicas=2, rank=rank)
     whole = list(sampler)
     sampler.skip(96)
@@ -100,20 +100,20 @@ def test_an_interrupted_epoch_goes_on_once(weights, rank):
     assert list(sampler) == whole
 
 
-def test_the_draws_are_shuffled_again():
-    """A sample drawn several times is not drawn in a row."""
+def test_draws_are_shuffled():
+    """Repeated draws of one sample do not follow each other."""
     drawn = np.array(list(ParetoSampler(np.full(1000, 3.0))))
-    assert 0 < (drawn[1:] == drawn[:-1]).sum() < 20, "two thirds of 3,000 without the second shuffle"
+    assert 0 < (drawn[1:] == drawn[:-1]).sum() < 20, "it would be two thirds of 3,000 without the second shuffle"
 
 
-def test_an_epoch_has_as_many_draws_as_the_weights_sum_to():
+def test_epoch_length_is_the_sum_of_the_weights():
     assert len(ParetoSampler(np.full(10, 2.0))) == 20
     assert len(ParetoSampler(np.full(10, 0.01))) == 1
     assert counts(ParetoSampler([0.0, 1.0, 2.0])).tolist() == [0, 1, 2]
 
 
-def test_rounding_never_moves_a_whole_weight():
-    """0.1 + 0.2 + … is not exact, yet nine tenths and one tenth make one."""
+def test_rounding_never_changes_integer_counts():
+    """Sums of 0.1 are not exact in binary, yet 200 of them must give 20 draws and unit weights one draw each."""
     for seed in range(500):
         found = systematic_counts(np.tile([0.1] * 10, 20), seed)
         assert found.sum() == 20
@@ -121,17 +121,17 @@ def test_rounding_never_moves_a_whole_weight():
 
 
 @pytest.mark.parametrize("u", [0.0, 1 - 2.0**-53])
-def test_rounding_moves_nothing_at_either_end_of_u(u, monkeypatch):
+def test_rounding_changes_nothing_at_either_end_of_u(u, monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(u, dtype=torch.float64))
     for seed in range(50):
         found = systematic_counts(np.append(np.full(200, 0.1), np.ones(50)), seed)
         assert found[200:].tolist() == [1] * 50
         assert found.sum() == 70
     total = 395_889
-    assert len(systematic_draws(np.full(400_000, total / 400_000), torch.Generator())) == total, "its sum is too small"
+    assert len(systematic_draws(np.full(400_000, total / 400_000), torch.Generator())) == total, "the sum rounds down"
 
 
-def test_takes_weights_and_refuses_bad_ones():
+def test_accepts_sample_weights_and_rejects_bad_values():
     assert list(ParetoSampler(SampleWeights([0.0, 1.0]))) == [1]
     with pytest.raises(ValueError, match="finite and ≥ 0"):
         ParetoSampler([1.0, -1.0])

@@ -27,10 +27,10 @@ pareto/significance.py: pareto/test_significance.py
     stats.t.sf(statistic, degrees)  →  stats.norm.sf(statistic)
 pareto/headroom.py: pareto/test_targets.py
     program.solve(n * demand.floors)  →  program.solve(demand.floors)
-    value=max(found.value / n, 0.0) if free else found.value / n  →  value=max(found.value / n, 0.0)
+    value=max(found.value / n, 0.0) if unchanged_is_feasible else found.value / n  →  value=max(found.value / n, 0.0)
 pareto/sifting.py: pareto/test_sifting.py
     np.where(self._fixed > 0, -reduced, reduced)  →  np.where(self._fixed > 0, -np.inf, reduced)
-    CERTIFIED = 1e-6  →  CERTIFIED = 1e6
+    MAX_GAP = 1e-6  →  MAX_GAP = 1e6
 pareto/tradeoff.py: pareto/test_tradeoff.py
     prices[:, None] / prices[None, :]  →  prices[None, :] / prices[:, None]
 pareto/result.py: pareto/test_verdict.py pareto/test_tradeoff.py
@@ -40,6 +40,7 @@ pareto/hyperplane.py: pareto/test_verdict.py
     scores.astype(np.float64) - scores.mean(axis=0, dtype=np.float64)  →  scores.astype(np.float64)
 pareto/admissible.py: pareto/test_headroom.py reweighting/test_reweight.py
     self._class_means(exact) - exact  →  exact.mean(axis=0) - exact
+influence/gains.py: pareto/test_headroom.py reweighting/test_reweight.py
     (weights - 1) @ scores  →  (weights - weights.mean()) @ scores
 linprog.py: test_linprog.py
     if status != highspy.HighsModelStatus.kOptimal:  →  if False:
@@ -52,18 +53,18 @@ reweighting/outcomes.py: reweighting/test_outcomes.py
     np.arange(len(order), 0, -1)  →  len(order)
     self._count(discordant) - 1, self  →  self._count(discordant), self
     level / looks / 2  →  level / 2
-reweighting/candidates.py: reweighting/test_candidates.py
-    key = candidate.measure, candidate.budget  →  key = candidate.measure, 0.0
-    gain.min() > -TRIFLE and  →  True and
+reweighting/proposals.py: reweighting/test_candidates.py
+    key = proposal.measure, proposal.budget  →  key = proposal.measure, 0.0
+    np.nanmin(gain) > -NEGLIGIBLE and  →  True and
 reweighting/weights.py: reweighting/test_reweight.py
     if expected is not None and fingerprint  →  if False and fingerprint
     np.maximum(1 - self.values, 0)  →  np.abs(1 - self.values)
 sampling.py: test_sampling.py
-    manual_seed(_mixed(self.seed, self.epoch))  →  manual_seed(self.seed + self.epoch)
+    manual_seed(_combined(self.seed, self.epoch))  →  manual_seed(self.seed + self.epoch)
     [skipped:].copy()  →  [0:].copy()
     2**-20 + float(torch.rand((), dtype=torch.float64, generator=generator)) * (1 - 2**-19)  →  0.5
     self._scaled = values * (draws / values.sum())  →  self._scaled = values
-artifacts.py: test_artifacts.py
+storage/artifacts.py: storage/test_artifacts.py
     if digest != _digest(arrays, header):  →  if False:
     digest.update(f"{name}{array.dtype}{array.shape}".encode())  →  digest.update(f"{name}".encode())
 influence/operations.py: influence/test_gradients.py
@@ -73,9 +74,9 @@ influence/operations.py: influence/test_gradients.py
 influence/gradients.py: influence/test_gradients.py influence/test_routing.py
     submodule.training = training  →  pass
     if len(arranged) == 1 else None  # several  →  if True else None  # several
-    if known is not None and not trusted(  →  if False and not trusted(
+    if verified is not None and not keeps_samples_apart(  →  if False and not keeps_samples_apart(
 influence/factors.py: influence/test_factors.py influence/test_curvature.py
-    turned = matrices @ self.inputs.transpose(-1, -2)  →  turned = matrices @ self.inputs
+    restored = matrices @ self.inputs.transpose(-1, -2)  →  restored = matrices @ self.inputs
     result[:, :start, part] = result[:, part, :start].transpose(1, 2)  →  result[:, :start, part] = 0
 influence/embedding.py: influence/test_factors.py
     self.tokens.flatten()[a.any(dim=1)]  →  self.tokens.flatten()
@@ -99,27 +100,28 @@ influence/categories.py: influence/test_categories.py
     if low < 0 or high >= count:  →  if False:
 influence/estimate.py: influence/test_estimate.py influence/test_stages.py
     support / np.maximum(support.sum(axis=0), 1)  →  np.full(support.shape, 1 / folds)
-    fingerprint_of(cells.cell), fingerprints])  →  fingerprint_of(cells.cell)])
+    list(cells.names), cell, fingerprints])  →  list(cells.names), cell])
 influence/averaging.py: influence/test_averaging.py
-    np.divide(unit, scale, out  →  np.divide(np.ones_like(unit), scale, out
+    np.nan_to_num(unit / matrix.scale)  →  np.nan_to_num(1 / matrix.scale)
 influence/sharding.py: influence/test_sharding.py
     block.to(self.device, copy=True)  →  block.to(self.device)
 influence/passes.py: influence/test_estimate.py
     drop_last=False  →  drop_last=self.loader.drop_last
     _check_count(count, min(loader.batch_size or count, len(indices) - start))  →  pass
-influence/samples.py: influence/test_estimate.py
-    if float((together[:1] - alone).abs().max()) > SAME_LOGITS  →  if False and SAME_LOGITS
+influence/sample_checks.py: influence/test_estimate.py
+    if float((together[:1] - alone).abs().max()) > LOGIT_TOLERANCE  →  if False and LOGIT_TOLERANCE
 influence/fingerprint.py: influence/test_stages.py
     [*module.named_parameters(), *module.named_buffers()]  →  [*module.named_parameters()]
-    return [_labels(dataset.dataset), list(dataset.indices)]  →  return _labels(dataset.dataset)
+data/labels.py: influence/test_stages.py
+    labels[torch.as_tensor(dataset.indices, dtype=torch.int64)]  →  labels
 influence/matrix.py: influence/test_matrix.py
     scores[:, support.sum(axis=0) == 0] = np.nan  →  pass
 influence/stages.py: influence/test_stages.py
     if metadata.get("key") != self._key:  →  if False:
 influence/layouts.py: influence/test_routing.py
-    return found == 1 or (found > 0 and found in known)  →  return found > 0
+    return found == 1 or (found > 0 and found in verified)  →  return found > 0
 influence/verification.py: influence/test_routing.py influence/test_gradients.py
-    AGREEMENT = 1e-3  →  AGREEMENT = 1e3
+    GRADIENT_TOLERANCE, GRADIENT_TOLERANCE_HALF = 1e-3,  →  GRADIENT_TOLERANCE, GRADIENT_TOLERANCE_HALF = 1e3,
 integration/datamodule.py: integration/test_weighted_fits.py integration/test_datamodule.py
     sampler.set_epoch(epoch)  →  pass
     sampler.skip(batches % max(1, len(twin)) * size_of_batches(twin))  →  pass

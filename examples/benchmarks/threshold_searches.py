@@ -32,7 +32,7 @@ from lightning_pareto.integration.tuner.trial import Trial
 from lightning_pareto.integration.tuner.trials import Project, Trials
 from lightning_pareto.reweighting import SampleWeights
 from lightning_pareto.reweighting.genetic_search import GeneticSearch, ThresholdSearch
-from lightning_pareto.reweighting.proposals import Candidate, CandidateWeights
+from lightning_pareto.reweighting.proposals import Proposal, ProposalSolver
 
 sys.path.append(str(Path(__file__).parents[1]))  # the other examples
 from main_job import Classifier, Images, Split, classwise_accuracy, quiet
@@ -109,8 +109,8 @@ def weights_of(search: str, situation: Situation, trials: Trials, seed: int, epo
         return None
     half = situation.halves[0]
     if search == CLASSES:
-        maker = CandidateWeights(half.influences, situation.targets, half.accuracy)
-        return maker.weights(Candidate("loss", 0.0, 0.0, "additive", 0.5))
+        maker = ProposalSolver(half.influences, situation.targets, half.accuracy)
+        return maker.weights(Proposal("loss", 0.0, 0.0, "additive", 0.5))
     found = search_called(search, situation, seed).find(situation, trials, epochs)
     return found[0].fits[0][0] if found else None
 

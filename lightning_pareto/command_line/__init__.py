@@ -1,4 +1,4 @@
-"""The command line: ``lightning-pareto check | reweight | export | report`` on what a fit has left on disk."""
+"""The command line: ``lightning-pareto check | reweight | export | report`` on the results of a fit."""
 
 from lightning_pareto.command_line.main import main
 

@@ -1,4 +1,4 @@
-"""``lightning-pareto check``: the verdict, and an exit code that states it."""
+"""``lightning-pareto check``: prints the verdict and returns it as an exit code."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ UNDERFITTED = 12
 
 
 def run(options: Any) -> int:
-    """Print the verdict and return its code."""
+    """Print the verdict and return its exit code."""
     influence = InfluenceMatrix.load(find(options.path, "influence"))
     verdict = check_pareto(
         influence,
@@ -35,7 +35,7 @@ def run(options: Any) -> int:
 
 
 def code_of(verdict: ParetoVerdict) -> int:
-    """The exit code that states the verdict."""
+    """The exit code of the verdict."""
     return UNDERFITTED if verdict.improvable and verdict.underfitted else CODES[verdict.answer]
 
 

@@ -1,4 +1,4 @@
-"""``lightning-pareto export``: results for other tools, as CSV, JSON or npz."""
+"""``lightning-pareto export``: tables for other tools, as CSV, JSON or npz."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ def run(options: Any) -> int:
     frame, form = _FRAMES[what](options), _format_of(options)
     if options.output is None:
         if form == "npz" or options.json:
-            raise ValueError("npz and --json need a file to write: -o FILE")
+            raise ValueError("npz and --json need an output file: -o FILE")
         text = _as_text(frame, form)
         sys.stdout.write("\n".join(map(printable_line, text.split("\n"))) if sys.stdout.isatty() else text)
         return 0
@@ -42,7 +42,7 @@ def run(options: Any) -> int:
 
 
 def _as_text(frame: Any, form: str) -> str:
-    """A data frame as CSV or JSON with its index as the first column; a missing value is empty or null."""
+    """A data frame as CSV or JSON with its index as the first column. Missing values are empty or null."""
     rows = frame.reset_index()
     if form == "csv":
         return str(rows.to_csv(index=False, lineterminator="\n"))
@@ -50,20 +50,20 @@ def _as_text(frame: Any, form: str) -> str:
 
 
 def _format_of(options: Any) -> str:
-    """The format asked for, else that of the file's name, else CSV."""
+    """The requested format, otherwise that of the file name, otherwise CSV."""
     if options.to or options.output is None:
         return str(options.to or "csv")
     suffix = options.output.suffix.lstrip(".").lower()
     if suffix not in FORMATS:
-        raise ValueError(f"what format is {options.output}? Name it: --to csv, --to json or --to npz")
+        raise ValueError(f"expected a file name that ends in .csv, .json or .npz, or --to, found {options.output}")
     return str(suffix)
 
 
 def _kind_of(path: Path) -> str:
-    """What an artifact holds."""
+    """The kind of an artifact."""
     kind = read_kind(find(path, "influence"))
     if kind not in FILES:
-        raise ValueError(f"{path} holds {kind!r}, which cannot be exported. These can: {', '.join(FILES)}")
+        raise ValueError(f"expected a file of kind {', '.join(FILES)}, found {path} of kind {kind!r}")
     return kind
 
 
@@ -73,12 +73,12 @@ def _influence(options: Any) -> Any:
 
 def _suspects(options: Any) -> Any:
     if options.count < 1:
-        raise ValueError(f"--count is the number of suspects to list, at least 1, found {options.count}")
+        raise ValueError(f"--count must be at least 1, found {options.count}")
     return _of_samples(options, lambda influence: suspected_samples(influence, options.count).to_pandas())
 
 
 def _of_samples(options: Any, make: Callable[[InfluenceMatrix], Any]) -> Any:
-    """A row for each training sample, with the names of the labels and the weights if there are any."""
+    """A row per training sample, with the names of the labels and the weights if there are any."""
     source = find(options.path, "influence")
     influence = InfluenceMatrix.load(source)
     frame = make(influence)
@@ -89,7 +89,7 @@ def _of_samples(options: Any, make: Callable[[InfluenceMatrix], Any]) -> Any:
 
 
 def _weights_for(options: Any, source: Path, influence: InfluenceMatrix) -> SampleWeights | None:
-    """The weights given, else those next to the influence, if there are any."""
+    """The given weights, otherwise the weights next to the influence, if there are any."""
     beside = source.parent / FILES["weights"]
     if options.weights is None and not beside.is_file():
         return None
@@ -97,8 +97,8 @@ def _weights_for(options: Any, source: Path, influence: InfluenceMatrix) -> Samp
     weights = SampleWeights.load(path)
     if len(weights) != len(influence.labels):
         raise ValueError(
-            f"{path} holds {len(weights)} weights, the influence {len(influence.labels)} samples: they belong to "
-            "another run. Give the right ones, --weights FILE"
+            f"expected {len(influence.labels)} weights, one per sample, found {len(weights)} in {path}. They belong to "
+            "another run: pass the right ones with --weights FILE"
         )
     return weights
 

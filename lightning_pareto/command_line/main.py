@@ -1,4 +1,4 @@
-"""From arguments to an exit code: errors in one line, and nothing imported before it is needed."""
+"""Entry point: turns arguments into an exit code and errors into one line, and imports only what is needed."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from lightning_pareto.command_line.output import tell
+from lightning_pareto.command_line.output import notify
 
 DONE, WRONG_INPUT, NOT_INSTALLED, INTERRUPTED, NOBODY_READS = 0, 2, 3, 130, 141
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: those of the process by default.
+        arguments: by default the arguments of the process.
 
     Returns:
         The exit code, see ``lightning-pareto --help``.
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # as when the output goes to `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left for Python to flush at its exit
+    except BrokenPipeError:  # for example if the output is piped to `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails to flush it at exit
         return NOBODY_READS
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -55,10 +55,10 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _command(name: str) -> Any:
-    """The function of a subcommand; it takes the options and returns the exit code."""
+    """The function of a subcommand. It takes the options and returns the exit code."""
     return import_module(f"lightning_pareto.command_line.{name}").run
 
 
 def _fail(message: str, code: int) -> int:
-    tell(f"error: {message}")
+    notify(f"error: {message}")
     return code

@@ -1,10 +1,12 @@
-"""Text and strict JSON, to the terminal or a file."""
+"""Writes text and strict JSON to the standard output, and notes to the standard error."""
 
 import json
 import math
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+from lightning_pareto.display.terminal import printable
 
 
 def say(text: str) -> None:
@@ -17,18 +19,18 @@ def say_json(value: Any) -> None:
     say(as_json(value))
 
 
-def tell(message: str) -> None:
+def notify(message: str) -> None:
     """Write one line to the standard error."""
     sys.stderr.write(f"lightning-pareto: {one_line(message)}\n")
 
 
 def as_json(value: Any, indent: int | None = 2) -> str:
-    """Strict JSON in ASCII: what is not finite becomes null."""
+    """Strict JSON in ASCII. Values that are not finite become null."""
     return json.dumps(plain(value), indent=indent, allow_nan=False)
 
 
 def plain(value: Any) -> Any:
-    """Arrays, numbers and mappings as JSON has them; NaN and infinity as None."""
+    """Convert arrays, numbers and mappings to JSON types, and NaN and infinity to None."""
     if hasattr(value, "tolist"):  # arrays and their scalars
         value = value.tolist()
     if isinstance(value, float):
@@ -41,7 +43,5 @@ def plain(value: Any) -> Any:
 
 
 def one_line(message: str) -> str:
-    """A message in one line that a terminal shows and does not obey."""
-    from lightning_pareto.display.terminal import printable  # only now, as it brings torch with it
-
+    """A message in one line, without control characters."""
     return printable(" ".join(message.split()), longest=2000)

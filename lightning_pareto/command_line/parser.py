@@ -8,8 +8,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 DESCRIPTION = """Can a classifier still improve on some classes without losing on any other?
 
-Works on what ParetoCallback leaves on disk: PATH is an influence.safetensors, or the folder of a run that holds one,
-in itself or under pareto/; of several runs below it the newest one.
+Works on the results that ParetoCallback writes to disk. PATH is an influence.safetensors, the folder of a run that
+contains one (directly or in pareto/), or a folder above several runs, of which the newest is used.
 
   lightning-pareto check lightning_logs/version_0
   lightning-pareto reweight lightning_logs/version_0
@@ -17,12 +17,12 @@ in itself or under pareto/; of several runs below it the newest one.
   lightning-pareto report lightning_logs/version_0 -o report.html"""
 
 CODES = """exit codes:
-    0  done; for check: yes, every class asked for can gain
-    2  wrong options or input, with one line on the standard error that says how to mend it
-    3  something is not installed that the command needs
+    0  success; check: yes, all targets can gain
+    2  wrong options or input; one line on the standard error says how to fix it
+    3  a required package is not installed
    10  check: not proven
    11  check: no, even the optimistic headroom is negligible
-   12  check: yes, but the model is underfitted: train on first"""
+   12  check: yes, but the model is underfitted: train longer first"""
 
 
 class UsageError(ValueError):
@@ -30,7 +30,7 @@ class UsageError(ValueError):
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):  # type: ignore[misc,unused-ignore]
-    """Descriptions as they are written here, and defaults where there are any."""
+    """Keeps line breaks of descriptions, and shows defaults if there are any."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         shown = action.default not in (None, False, argparse.SUPPRESS)
@@ -38,7 +38,7 @@ class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):  # type
 
 
 class _Parser(ArgumentParser):
-    """Hands errors on instead of printing the usage."""
+    """Raises errors instead of printing the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(message) from ex
@@ -59,33 +59,33 @@ def _parser(description: str, **options: Any) -> Any:
 
 
 def _check() -> tuple[Any, str]:
-    text = "say whether every class can still gain"
-    parser = _parser("Print the verdict on a fit; it is computed anew from the influence.")
+    text = "check whether every class can still gain"
+    parser = _parser("Compute the verdict from the influence and print it.")
     _add_input(parser)
     _add_budget(parser)
     parser.add_argument(
-        "--level", type=float, default=None, help="level of the test; by default that of the fit, else 0.05"
+        "--level", type=float, default=None, help="level of the test (default: that of the fit, or 0.05)"
     )
-    parser.add_argument("--min-gain", type=float, default=0.01, help="relative gain that counts as none")
+    parser.add_argument("--min-gain", type=float, default=0.01, help="largest negligible relative gain")
     _add_targets(parser)
     parser.add_argument(
         "--floors",
         type=float,
         nargs="+",
         metavar="GAIN",
-        help="least relative gain of the categories that are no targets, one number or one for each (default: 0)",
+        help="least relative gain of the other categories, one number or one per category (default: 0)",
     )
-    parser.add_argument("--exit-zero", action="store_true", help="exit with 0 whatever the verdict is")
+    parser.add_argument("--exit-zero", action="store_true", help="exit with 0 whatever the verdict")
     _add_json(parser)
     return parser, text
 
 
 def _reweight() -> tuple[Any, str]:
     text = "write sample weights for a second fit"
-    parser = _parser("Turn influence into sample weights: ReweightedDataModule(datamodule, 'weights.safetensors').")
+    parser = _parser("Compute sample weights from influence, for ReweightedDataModule(datamodule, WEIGHTS_FILE).")
     _add_input(parser)
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="file to write (default: weights.safetensors beside PATH)"
+        "-o", "--output", type=Path, metavar="FILE", help="file to write (default: weights.safetensors next to PATH)"
     )
     _add_budget(parser)
     _add_targets(parser)
@@ -94,19 +94,19 @@ def _reweight() -> tuple[Any, str]:
         type=float,
         nargs="+",
         metavar="GAIN",
-        help="least relative gain of each category, for the paper's method the share of its influence that each keeps; "
-        "one number or one for each",
+        help="least relative gain of each category, or the share of its influence that it keeps (paper), "
+        "as one number or one per category",
     )
     parser.add_argument(
-        "--method", choices=["mass_preserving", "paper"], default="mass_preserving", help="which linear program"
+        "--method", choices=["mass_preserving", "paper"], default="mass_preserving", help="linear program to solve"
     )
     parser.add_argument(
         "--return-mass",
         choices=["additive", "multiplicative"],
         default="additive",
-        help="give mass back evenly to the class, or only to the samples kept",
+        help="give mass back to the class evenly, or only to samples that keep some",
     )
-    parser.add_argument("--max-weight", type=float, default=2.0, help="largest weight, for the paper's method only")
+    parser.add_argument("--max-weight", type=float, default=2.0, help="largest weight, for the paper's method")
     _add_json(parser)
     return parser, text
 
@@ -114,20 +114,18 @@ def _reweight() -> tuple[Any, str]:
 def _export() -> tuple[Any, str]:
     text = "write influence, suspects, weights or verdict as CSV, JSON or npz"
     parser = _parser(
-        "Write results for other tools. A row for each training sample: dataset index, label, the model's own\n"
-        "prediction, influence on the validation set as a whole and on each category, and its weight if there is one.\n"
-        "Positive influence is beneficial. For a verdict: a row for each category."
+        "Write results for other tools. Each training sample is a row: dataset index, label, the model's prediction,\n"
+        "influence on the whole validation set and on each category, and its weight if there is one. Positive\n"
+        "influence is beneficial. For a verdict, each category is a row."
     )
     _add_input(parser, "influence, weights or verdict file, or the folder of a run")
     parser.add_argument(
         "--what",
         choices=["influence", "suspects", "weights", "verdict"],
-        help="what to write (default: what the file holds, of a folder the influence); suspects are the samples that "
-        "harm most, the worst first",
+        help="what to write (default: the content of the file, or the influence of a folder); suspects are the most "
+        "harmful samples, the worst first",
     )
-    parser.add_argument(
-        "--to", choices=["csv", "json", "npz"], help="format (default: that of the file's name, else csv)"
-    )
+    parser.add_argument("--to", choices=["csv", "json", "npz"], help="format (default: that of the file name, or csv)")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="file to write (default: the standard output)"
     )
@@ -135,16 +133,16 @@ def _export() -> tuple[Any, str]:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="weights of the samples (default: weights.safetensors beside PATH, if it is there)",
+        help="weights of the samples (default: weights.safetensors next to PATH, if it exists)",
     )
-    parser.add_argument("--count", type=int, default=100, help="how many suspects")
+    parser.add_argument("--count", type=int, default=100, help="number of suspects")
     _add_json(parser)
     return parser, text
 
 
 def _report() -> tuple[Any, str]:
     text = "write a report of a run as one HTML file"
-    parser = _parser("Write a report of a run as one HTML file that needs nothing else.")
+    parser = _parser("Write a report of a run as one self-contained HTML file.")
     parser.add_argument("path", metavar="PATH", type=Path, help="folder of a run")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="file to write (default: report.html in that folder)"
@@ -153,7 +151,7 @@ def _report() -> tuple[Any, str]:
     return parser, text
 
 
-def _add_input(parser: Any, text: str = "influence.safetensors, or the folder of a run that holds one") -> None:
+def _add_input(parser: Any, text: str = "influence.safetensors, or the folder of a run that contains one") -> None:
     parser.add_argument("path", metavar="PATH", type=Path, help=text)
 
 
@@ -162,7 +160,7 @@ def _add_budget(parser: Any) -> None:
         "--budget",
         type=float,
         default=None,
-        help="share of the training mass that may move; by default that of the fit, else 0.2",
+        help="share of the training mass that may move (default: that of the fit, or 0.2)",
     )
 
 
@@ -172,7 +170,7 @@ def _add_targets(parser: Any) -> None:
         type=str,
         nargs="+",
         metavar="CLASS",
-        help="categories that are to gain, by name or number (default: all)",
+        help="categories that must gain, by name or number (default: all)",
     )
 
 

@@ -35,7 +35,7 @@ def run(options: Any) -> int:
 
 
 def as_mapping(weights: SampleWeights, path: Path) -> dict[str, Any]:
-    """What was written, as nested mappings of plain values."""
+    """The weights as nested mappings of plain values."""
     assert weights.predicted_gain is not None
     return {
         "weights": str(path.resolve()),
@@ -51,7 +51,7 @@ def as_mapping(weights: SampleWeights, path: Path) -> dict[str, Any]:
 
 
 def summary(weights: SampleWeights, path: Path) -> str:
-    """What was written, in words."""
+    """The weights in words."""
     assert weights.predicted_gain is not None
     gains = ["no validation samples" if np.isnan(gain) else f"{gain:+.3g}" for gain in weights.predicted_gain]
     columns = {"category": [printable(name) for name in weights.category_names], "predicted gain": gains}
@@ -59,14 +59,14 @@ def summary(weights: SampleWeights, path: Path) -> str:
     lines = [
         *wrapped(
             f"{len(weights)} weights from {weights.values.min():.2f} to {weights.values.max():.2f}, "
-            f"{(weights.values == 0).sum()} of them zero. They move {weights.moved:.1%} of the training mass{budget}, "
-            f"which leaves an effective size of {weights.effective_size:.0f} samples."
+            f"{(weights.values == 0).sum()} of them zero. They move {weights.moved:.1%} of the training mass{budget}. "
+            f"The effective size is {weights.effective_size:.0f} samples."
         ),
         "",
         *text_table(columns),
         *wrapped(
-            "The predicted gain is the first-order drop of the validation measure. On networks its size is far too "
-            "large: trust its order and sign."
+            "The predicted gain is the first-order drop of the validation measure. On networks it is far too large: "
+            "trust its sign and the order of the categories."
         ),
         "",
         f"Written: {printable_line(str(path))}",

@@ -1,4 +1,4 @@
-"""Synthetic data whose status is known: what can be improved, and what cannot."""
+"""Synthetic data for which it is known whether reweighting can help."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from torch.utils.data import TensorDataset
 
 @dataclass(frozen=True, eq=False)
 class LabelledData:
-    """Samples with the labels that a learner is given and those that are true.
+    """Samples with noisy and true labels.
 
     Attributes:
         inputs: (N, 2).
-        given: labels with noise, (N,).
-        true: labels without, (N,).
+        given: noisy labels, as the model sees them, (N,).
+        true: true labels, (N,).
     """
 
     inputs: Tensor
@@ -29,24 +29,24 @@ class LabelledData:
         return wrong
 
     def dataset(self) -> TensorDataset:
-        """Dataset of (input, given label)."""
+        """Dataset of (input, noisy label) pairs."""
         return TensorDataset(self.inputs, self.given)
 
 
 def gaussian_classes(
     size: int, *, noise: float = 0.0, classes: int = 4, distance: float = 2.2, seed: int = 0
 ) -> LabelledData:
-    """Draw overlapping Gaussian classes with means on a circle, for which a linear classifier is optimal.
+    """Draw overlapping Gaussian classes whose means lie on a circle.
 
-    Without noise, a linear model fitted to it is at its ceiling: no reweighting helps every class. With noise, the
-    wrong labels can be found and given up.
+    A linear classifier is optimal for these data. Without noise, a fitted linear model is at its ceiling, and no
+    reweighting helps every class. With noise, it helps to down-weight the samples with wrong labels.
 
     Args:
         size: number of samples N.
-        noise: share of labels given another class, evenly over the others.
+        noise: share of the labels that are replaced by another class, drawn uniformly.
         classes: number of classes.
         distance: radius of the circle in standard deviations.
-        seed: of everything drawn.
+        seed: random seed.
 
     Example:
         >>> data = gaussian_classes(1000, noise=0.3)

@@ -1,4 +1,4 @@
-"""Several ways of training, compared class by class over seeds."""
+"""Compares ways of training class by class over seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,26 +17,25 @@ Float = npt.NDArray[np.float64]
 LEVEL = 0.05
 
 ROUNDING = 1e-6
-"""How far a mean of accuracies may lie outside [0, 1]."""
+"""Tolerance outside [0, 1] for accuracies that are themselves means."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClasswiseComparison:
     """Accuracy per class of several arms over the same seeds, and paired tests against one of them.
 
-    The tests are two-sided paired t-tests over seeds, one per class, not corrected for the number of classes: with ten
-    classes and the level 0.05, expect one class in two comparisons to look changed by luck. They say nothing with one
-    seed and little with three.
+    The tests are two-sided paired t-tests over seeds, one per class, not corrected for the number of classes. With ten
+    classes and level 0.05, expect one class in every two comparisons to look changed by chance. One seed allows no
+    test, and three seeds only a weak one.
 
     Args:
-        accuracy: for every arm the accuracies, (S, K) in [0, 1], row s of every arm under the same seed. NaN for a
-            class without samples, in all arms and seeds.
+        accuracy: the accuracies of each arm, (S, K) in [0, 1]. Row s has the same seed in every arm. A class without
+            samples is NaN in all arms and seeds.
         class_names: K names.
         baseline: the arm that the others are compared with.
 
     Raises:
-        ValueError: if the shapes disagree, the baseline is not an arm, names are double, or an accuracy is not in
-            [0, 1].
+        ValueError: if the shapes differ, the baseline is not an arm, names repeat, or an accuracy is not in [0, 1].
 
     Example:
         >>> comparison = ClasswiseComparison(
@@ -57,7 +56,7 @@ class ClasswiseComparison:
     def __post_init__(self) -> None:
         arms = {name: np.asarray(values, dtype=np.float64) for name, values in self.accuracy.items()}
         if self.baseline not in arms:
-            raise ValueError(f"the baseline {self.baseline!r} is not one of the arms {list(arms)}")
+            raise ValueError(f"baseline must be one of the arms {list(arms)}, found {self.baseline!r}")
         expected = (len(arms[self.baseline]), len(self.class_names))
         for name, values in arms.items():
             if values.shape != expected:
@@ -67,18 +66,18 @@ class ClasswiseComparison:
             outside = values[~((values >= -ROUNDING) & (values <= 1 + ROUNDING) | absent)]
             if len(outside):
                 raise ValueError(
-                    f"arm {name!r} holds {outside[0]:g}, and accuracies lie in [0, 1]: divide percentages by 100, "
-                    "leave out seeds without a result, and give a class without samples NaN in all arms and seeds"
+                    f"accuracies must be in [0, 1], found {outside[0]:g} in arm {name!r}. Divide percentages by 100, "
+                    "leave out seeds without a result, and set a class without samples to NaN in all arms and seeds"
                 )
         object.__setattr__(self, "accuracy", arms)
         object.__setattr__(self, "class_names", checked_names(self.class_names))
 
     def change(self, arm: str) -> Float:
-        """Accuracy minus the baseline's under the same seed, (S, K)."""
+        """Accuracy minus the baseline's accuracy with the same seed, (S, K)."""
         return self.accuracy[arm] - self.accuracy[self.baseline]
 
     def p_values(self, arm: str) -> Float:
-        """Two-sided paired p-value of every class and, last, of the mean over classes, (K + 1,); NaN for one seed."""
+        """Two-sided paired p-values of the classes and, last, of the mean over classes, (K + 1,). NaN for one seed."""
         change = _with_mean(self.change(arm))
         error = standard_error(change)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -87,11 +86,11 @@ class ClasswiseComparison:
         return np.where(np.isnan(error), np.nan, p_values)
 
     def lost(self, arm: str, level: float = LEVEL) -> tuple[str, ...]:
-        """Classes that an arm lost significantly."""
+        """Classes whose accuracy is significantly lower than the baseline's."""
         return self._significant(arm, level, sign=-1)
 
     def gained(self, arm: str, level: float = LEVEL) -> tuple[str, ...]:
-        """Classes that an arm gained significantly."""
+        """Classes whose accuracy is significantly higher than the baseline's."""
         return self._significant(arm, level, sign=1)
 
     def _significant(self, arm: str, level: float, sign: int) -> tuple[str, ...]:
@@ -102,18 +101,16 @@ class ClasswiseComparison:
         arms = list(self.accuracy)
         others = [arm for arm in arms if arm != self.baseline]
         seeds = len(self.accuracy[self.baseline])
-        lines = [f"Accuracy in %, mean ± standard error over {seeds} seed{'s' if seeds > 1 else ''}:"]
+        lines = [f"Accuracy in %, mean ± standard error over {seeds} seeds:" if seeds > 1 else "Accuracy in %, 1 seed:"]
         lines += self._table({arm: _cells(_with_mean(self.accuracy[arm])) for arm in arms})
-        lines += ["", f"Change against {self.baseline!r} under the same seed, in points (* p ≤ {LEVEL}):"]
+        lines += ["", f"Change against {self.baseline!r} with the same seed, in points (* p ≤ {LEVEL}):"]
         lines += self._table({arm: self._change_cells(arm) for arm in others})
         lines.append("")
         for arm in others:
             lost, p_value, name = self.lost(arm), self.p_values(arm)[-1], printable_line(arm)
-            verdict = "no class significantly lost"
-            if lost:
-                verdict = f"classes significantly LOST: {listed(lost, len(lost))}"
-            tested = f"{name}: {verdict}; mean over classes p = {p_value:.3f}."
-            lines.append(tested if seeds > 1 else f"{name}: one seed, nothing can be tested. Fit with more of them.")
+            losses = f"significant losses: {listed(lost, len(lost))}" if lost else "no significant loss of any class"
+            tested = f"{name}: {losses}. Mean over classes: p = {p_value:.3f}."
+            lines.append(tested if seeds > 1 else f"{name}: one seed allows no test. Fit with more seeds.")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -124,9 +121,9 @@ class ClasswiseComparison:
             *((f"change by {arm}, points", self._change_cells(arm)) for arm in others),
         ]:
             columns[head] = ["–" if cell.startswith(("nan", "+nan")) else cell for cell in (cells[-1], *cells[:-1])]
-        lost = [f"{arm}: classes significantly LOST: {', '.join(self.lost(arm))}" for arm in others if self.lost(arm)]
+        lost = [f"{arm}: significant losses: {', '.join(self.lost(arm))}" for arm in others if self.lost(arm)]
         seeds = len(self.accuracy[self.baseline])
-        note = f"Changes are against {self.baseline} under the same seed (* p ≤ {LEVEL}); {seeds} seeds."
+        note = f"Changes are against {self.baseline} with the same seed (* p ≤ {LEVEL}). Number of seeds: {seeds}."
         return html_table("Accuracy, mean ± standard error over seeds", columns, [note, *lost])
 
     def to_pandas(self) -> Any:
@@ -158,7 +155,7 @@ class ClasswiseComparison:
 
 
 def standard_error(values: Float) -> Float:
-    """Standard error of the mean over the first axis; NaN for one value."""
+    """Standard error of the mean over the first axis. NaN for one value."""
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan)
     error: Float = values.std(axis=0, ddof=1) / np.sqrt(len(values))
@@ -170,6 +167,8 @@ def _with_mean(values: Float) -> Float:
 
 
 def _cells(values: Float, sign: str = "") -> list[str]:
+    means, errors = values.mean(axis=0), standard_error(values)
     return [
-        f"{100 * m:{sign}.2f} ± {100 * e:.2f}" for m, e in zip(values.mean(axis=0), standard_error(values), strict=True)
+        f"{100 * mean:{sign}.2f}" + (f" ± {100 * error:.2f}" if len(values) > 1 else "")
+        for mean, error in zip(means, errors, strict=True)
     ]

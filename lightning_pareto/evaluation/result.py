@@ -12,7 +12,7 @@ from lightning_pareto.display.notebook import data_frame, html_table
 from lightning_pareto.display.terminal import printable, printable_line, text_table, wrapped
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.weights import SampleWeights
-from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
+from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class ParetoResult:
             ArtifactError: if the file is not a complete result.
         """
         arrays, metadata = load_artifact(path, "result")
-        with fitting_together(path):
+        with consistent_parts(path):
             names = tuple(map(str, metadata["category_names"]))
             weights = None
             if "weights" in arrays:

@@ -41,7 +41,7 @@ from lightning_pareto.integration.validation.collector import Consumer
 from lightning_pareto.integration.validation.metrics import Metrics
 from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categories, per_category
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options
-from lightning_pareto.storage.run_folders import INFLUENCE_FILE, RECORD_FILE, VERDICT_FILE, holds
+from lightning_pareto.storage.run_folders import INFLUENCE_FILE, RECORD_FILE, VERDICT_FILE, contains_results
 
 KEPT = "pareto_classwise"
 """Key of the class-wise values in a checkpoint."""
@@ -297,7 +297,9 @@ class ParetoCallback(ValidationCallback):
         """Keep the influence before anything else happens to it. Then reach a verdict, keep, print and log it."""
         assert self.results_folder is not None
         first = trainer.is_global_zero
-        folder = self.results_folder.choose(trainer, continues=lambda folder: not holds(folder, (RECORD_FILE,)))
+        folder = self.results_folder.choose(
+            trainer, continues=lambda folder: not contains_results(folder, (RECORD_FILE,))
+        )
         self._last_fit.keep_influence(influence)
         saved = first and save_influence(influence, folder)
         if saved:

@@ -1,4 +1,4 @@
-"""What is asked of each category: to gain, or to hold a floor."""
+"""The user's demands on each category: to gain, or to stay above a floor."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.admissible import Float
 
 Targets = Sequence[int | str] | str | int | None
-"""Categories by name or number; None for all."""
+"""Categories by name or index; None for all."""
 
 Limits = float | Sequence[float] | Mapping[str, float] | npt.NDArray[np.floating] | None
-"""One number for all categories, one for each, or by name those of some; a default for None and what is not named."""
+"""One number for all categories, one per category, or a dict by name. None and missing names mean the default."""
 
 
 @dataclass(frozen=True, eq=False)
 class Demand:
-    """Which categories are to gain, and what the others hold.
+    """Which categories must gain, and the floors of the others.
 
     Attributes:
-        targets: the categories that are to gain, (K,) bool, at least one.
-        floors: least relative gain of the others, (K,); not read at the targets.
+        targets: categories that must gain, (K,) bool, at least one.
+        floors: least relative gain of the other categories, (K,). The entries of targets are ignored.
     """
 
     targets: npt.NDArray[np.bool_]
@@ -31,74 +31,74 @@ class Demand:
 
     @classmethod
     def of_all(cls, categories: int) -> "Demand":
-        """Every category is to gain."""
+        """Every category must gain."""
         return cls(np.ones(categories, dtype=bool), np.zeros(categories))
 
     def over(self, present: npt.NDArray[np.bool_]) -> "Demand":
-        """The same of some of the categories."""
+        """The same demand, restricted to the present categories."""
         return Demand(self.targets[present], self.floors[present])
 
     def bar(self, margin: float) -> Float:
-        """What a held-out gain has to exceed, (K,): 0 for a target, ``margin`` below its floor for another."""
+        """Value that each held-out gain must exceed, (K,): 0 for targets, ``margin`` below the floor for others."""
         return np.where(self.targets, 0.0, self.floors - margin)
 
 
 def chosen_categories(names: Sequence[str], targets: Targets) -> npt.NDArray[np.bool_]:
-    """Which of the categories of these names are meant, (K,).
+    """Resolve ``targets`` to a mask over the categories, (K,).
 
     Raises:
-        ValueError: for an unknown name or a number out of range.
+        ValueError: for an unknown name or an index out of range.
     """
     chosen = np.zeros(len(names), dtype=bool)
     if isinstance(targets, (str, int, float, np.number)):
-        targets = [targets]  # a number that is not whole is refused below
+        targets = [targets]  # non-integer numbers are rejected below
     for target in range(len(names)) if targets is None else targets:
         index = names.index(target) if target in names else target
         if not isinstance(index, (int, np.integer)) or isinstance(index, bool) or not 0 <= index < len(names):
-            raise ValueError(f"unknown target {target!r}; the categories are {list(names)}")
+            raise ValueError(f"unknown target {target!r}, expected one of {list(names)} or its index")
         chosen[index] = True
     return chosen
 
 
 def per_category(value: Limits, names: Sequence[str], default: float, what: str = "thresholds") -> Float:
-    """One limit for each of the K categories of these names, (K,).
+    """Expand ``value`` to one limit per category, (K,).
 
     Raises:
-        ValueError: if there are not as many as categories, a name is unknown, or one is no finite number.
+        ValueError: if the length is wrong, a name is unknown, or a limit is not a finite number.
     """
     k = len(names)
     if isinstance(value, Mapping):
         unknown = [name for name in value if name not in names]
         if unknown:
-            raise ValueError(f"{what} of unknown categories {unknown}; the categories are {list(names)}")
+            raise ValueError(f"{what} of unknown categories {unknown}, expected names from {list(names)}")
         value = [value.get(name, default) for name in names]
     try:
         limits = np.asarray(default if value is None else value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"{what} must be numbers: one, {k}, or a dict by name, found {value!r:.80}") from None
+        raise ValueError(f"{what} must be one number, {k} numbers or a dict by name, found {value!r:.80}") from None
     if limits.ndim and limits.shape != (k,):
-        raise ValueError(f"{what} must be one number or {k}, one per category, found {limits.shape}")
+        raise ValueError(f"{what} must be one number or {k}, one per category, found shape {limits.shape}")
     if not np.isfinite(limits).all():
         name = printable(names[int(np.argmax(~np.isfinite(limits)))]) if limits.ndim else "all categories"
-        raise ValueError(f"{what} must be finite, that of {name} is {limits[~np.isfinite(limits)][0]}")
+        raise ValueError(f"{what} must be finite, found {limits[~np.isfinite(limits)][0]} for {name}")
     return np.full(k, limits)
 
 
 def read_demand(influence: InfluenceMatrix, targets: Targets, floors: Limits) -> Demand:
-    """Read the two options of :func:`lightning_pareto.check_pareto`.
+    """Turn the options of :func:`lightning_pareto.check_pareto` into a :class:`Demand`.
 
     Raises:
-        ValueError: for unknown targets, floors of the wrong shape, targets without validation samples, or floors
-            without targets.
+        ValueError: for unknown targets, targets without validation samples, floors without targets, or floors of the
+            wrong shape.
     """
     check_floors(floors, targets)
     chosen = chosen_categories(influence.category_names, targets)
     demand = Demand(chosen, per_category(floors, influence.category_names, 0.0, "floors"))
     if not (chosen & influence.present).any():
         raise ValueError("none of the targets has validation samples")
-    absent = [name for name, yes in zip(influence.category_names, chosen & ~influence.present, strict=True) if yes]
+    absent = [influence.category_names[k] for k in np.flatnonzero(chosen & ~influence.present)]
     if targets is not None and absent:
-        raise ValueError(f"no validation samples of {listed(absent)}: nothing can be said about these targets")
+        raise ValueError(f"targets must have validation samples, found none of {listed(absent)}. Drop these targets")
     return demand
 
 
@@ -106,6 +106,6 @@ def check_floors(floors: Limits, targets: Targets) -> None:
     """Raise a ValueError for floors without targets."""
     if targets is None and floors is not None:
         raise ValueError(
-            "floors are for the categories that are not to gain: say which are, targets=[...]. Without targets every "
-            "category has to gain"
+            "floors apply to categories that need not gain, but without targets every category must gain. Name the "
+            "categories that must gain with targets=[...]"
         )

@@ -1,4 +1,4 @@
-"""Headroom: how much the categories could gain at once, with its dual prices."""
+"""The headroom LP: how much all target categories can gain at once, with its shadow prices."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,11 @@ class Headroom:
     """Solution of the headroom LP.
 
     Attributes:
-        value: h, the largest relative gain that every target can have at once; ≥ 0 unless a floor is above zero.
-        weights: admissible weights that reach it, (N,).
-        prices: trade-off prices λ ≥ 0, (K,), with sum 1 over the targets: where h = 0, no admissible change raises
-            Σ_k λ_k gain_k/s_k. Of a category with a floor: what a unit less of it would add to h.
-        budget_price: what a unit more of the budget (a share of the training mass) would add to h.
+        value: h, the largest relative gain that all targets can reach at once. It is ≥ 0 unless a floor is above zero.
+        weights: admissible weights that reach h, (N,).
+        prices: shadow prices λ ≥ 0 with sum 1 over the targets, (K,). If h = 0, no admissible change raises
+            Σ_k λ_k gain_k/s_k. For a category with a floor: how much h rises per unit by which the floor is lowered.
+        budget_price: how much h rises per unit of additional budget (a share of the training mass).
     """
 
     value: float
@@ -37,28 +37,28 @@ def headroom(
 ) -> Headroom:
     """Solve ``max_w min_{k∈T} gain_k(w) / s_k``, with ``gain_k(w)/s_k ≥ floor_k`` elsewhere, over admissible weights.
 
-    Written with t' = N·t for coefficients of order one:
+    The LP uses t' = N·t, so that its coefficients are of order one:
     maximise t' subject to Σ_i d_i slope_ik / s_k ≥ t' or N·floor_k, Σ_i d_i ≤ budget·N, 0 ≤ d ≤ 1.
 
     Args:
-        scores: (N, K), every column finite.
+        scores: influence P, (N, K), all finite.
         scale: s_k, (K,).
-        admissible: the weights allowed.
-        demand: the targets and the floors of the others; by default every category is a target.
-        start: prices to begin with, (K,), for instance those of other scores of the same samples. They save time and
-            change nothing.
+        admissible: the allowed weights.
+        demand: the targets and the floors of the others. By default every category is a target.
+        start: initial prices, (K,), for instance from other scores of the same samples. They save time and do not
+            change the result.
 
     Raises:
-        FloorsError: if the floors cannot be held together; its ``nearest`` comes nearest.
+        FloorsError: if no admissible weights hold all floors. Its ``nearest`` comes closest.
         LinearProgramError: if the solver fails.
     """
     n, k = scores.shape
     demand = Demand.of_all(k) if demand is None else demand
     program = MaxMinProgram(admissible.slopes(scores) / scale, admissible.capacity, demand.targets, start)
     found = program.solve(n * demand.floors)
-    free = not (demand.floors[~demand.targets] > 0).any()  # then no change at all is feasible: h ≥ 0
+    unchanged_is_feasible = not (demand.floors[~demand.targets] > 0).any()  # then h ≥ 0
     return Headroom(
-        value=max(found.value / n, 0.0) if free else found.value / n,
+        value=max(found.value / n, 0.0) if unchanged_is_feasible else found.value / n,
         weights=admissible.weights(found.removed),
         prices=found.prices,
         budget_price=found.capacity_price,
@@ -68,22 +68,19 @@ def headroom(
 def floor_out_of_reach(
     scores: npt.NDArray[np.floating], scale: Float, admissible: AdmissibleSet, demand: Demand
 ) -> tuple[int, float]:
-    """Find the floor that cannot be held beside those below it, and the most that its category can have then.
-
-    The floors are taken in rising order: the first category whose largest gain, given the floors before it, falls short
-    of its own.
+    """Find the first floor that cannot be held, adding floors in rising order.
 
     Returns:
-        The category's number and its largest relative gain.
+        Index of the category with this floor, and its largest relative gain while the lower floors are held.
     """
     n, k = scores.shape
     slopes = admissible.slopes(scores) / scale
     held = np.full(k, -np.inf)
-    others = [category for category in np.argsort(demand.floors, kind="stable") if not demand.targets[category]]
+    others = [int(category) for category in np.argsort(demand.floors, kind="stable") if not demand.targets[category]]
     for category in others:
         program = MaxMinProgram(slopes, admissible.capacity, np.arange(k) == category)
         largest = program.solve(n * held).value / n
         if largest < demand.floors[category]:
-            return int(category), largest
+            return category, largest
         held[category] = demand.floors[category]
-    return int(others[-1]), largest
+    return others[-1], largest

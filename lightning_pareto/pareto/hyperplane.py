@@ -1,4 +1,4 @@
-"""The paper's own diagnostics: do the influence vectors lie on a trade-off hyperplane?"""
+"""The paper's diagnostics: do the influence vectors lie on a trade-off hyperplane?"""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ from lightning_pareto.pareto.admissible import Float
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """Where each training sample lies.
+    """Region of each training sample.
 
     Attributes:
-        sign: +1 jointly beneficial (all P_ik > 0), −1 jointly harmful (all P_ik < 0), 0 a trade-off, (N,).
+        sign: +1 for jointly beneficial (all P_ik > 0), −1 for jointly harmful (all P_ik < 0), 0 for a trade-off, (N,).
     """
 
     sign: npt.NDArray[np.int8]
 
     def __post_init__(self) -> None:
         if self.sign.ndim != 1 or not self.sign.size:
-            raise ValueError(f"one sign for each training sample, found shape {self.sign.shape}")
+            raise ValueError(f"sign must be a vector (N,) with N ≥ 1, found shape {self.sign.shape}")
 
     @property
     def beneficial(self) -> float:
@@ -39,12 +39,12 @@ class Regions:
 
 
 def regions(scores: npt.NDArray[np.floating]) -> Regions:
-    """Sort the samples into the three regions by the signs of their scores, (N, K)."""
+    """Assign each sample to one of the three regions by the signs of its scores, (N, K)."""
     return Regions(((scores > 0).all(axis=1).astype(np.int8) - (scores < 0).all(axis=1)).astype(np.int8))
 
 
 def explained_variance_ratio(scores: npt.NDArray[np.floating]) -> Float:
-    """Share of variance along each principal axis of the influence vectors, falling, (K,)."""
+    """Share of the variance along each principal axis of the influence vectors, in decreasing order, (K,)."""
     centred = scores.astype(np.float64) - scores.mean(axis=0, dtype=np.float64)
     variance = np.linalg.eigvalsh(centred.T @ centred)[::-1].clip(min=0)
     total = variance.sum()
@@ -52,9 +52,9 @@ def explained_variance_ratio(scores: npt.NDArray[np.floating]) -> Float:
 
 
 def hyperplane_distance(scores: npt.NDArray[np.floating]) -> float:
-    """Root mean square share of an influence vector that points along (1, …, 1), in [0, 1].
+    """Root mean square share of the influence vectors along (1, …, 1), in [0, 1].
 
-    0 when every vector lies on the hyperplane Σ_k P_ik = 0, where what one category gains another loses.
+    It is 0 if all vectors are on the hyperplane Σ_k P_ik = 0, where one category only gains what others lose.
     """
     scores = scores.astype(np.float64)
     along = scores.sum(axis=1) ** 2 / scores.shape[1]
@@ -63,7 +63,7 @@ def hyperplane_distance(scores: npt.NDArray[np.floating]) -> float:
 
 
 def correlation(scores: npt.NDArray[np.floating]) -> Float:
-    """Correlation of the columns, (K, K); NaN for a column without variance, and throughout for a single sample."""
+    """Correlation between categories, (K, K). NaN for a column without variance, and for a single sample."""
     if len(scores) == 1:
         return np.full((scores.shape[1], scores.shape[1]), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -16,7 +16,7 @@ from lightning_pareto.pareto.hyperplane import Regions
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_SAMPLES
 from lightning_pareto.pareto.tradeoff import exchange_rates
 from lightning_pareto.pareto.wording import TEXT, UNDERFITTED, describe
-from lightning_pareto.storage.artifacts import ArtifactError, fitting_together, load_artifact, save_artifact
+from lightning_pareto.storage.artifacts import ArtifactError, consistent_parts, load_artifact, save_artifact
 
 Answer = Literal["yes", "no", "not proven"]
 
@@ -238,7 +238,7 @@ class ParetoVerdict:
         missing = {*_ARRAYS, "regions"} - arrays.keys()
         if missing:
             raise ArtifactError(f"{path} was written by another version and lacks {sorted(missing)}: check again")
-        with fitting_together(path):
+        with consistent_parts(path):
             sign = arrays.pop("regions")
             names = tuple(map(str, metadata.pop("category_names")))
             fields: dict[str, Any] = {**arrays, **metadata}

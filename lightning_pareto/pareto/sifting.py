@@ -1,17 +1,25 @@
 """The max-min linear program with few rows and very many columns, solved exactly by sifting.
 
-    maximise t  subject to  Σ_i d_i slope_ik ≥ t for k in T,  Σ_i d_i slope_ik ≥ least_k for the others,
+    maximise t  subject to  Σ_i d_i slope_ik ≥ t for k in T,  Σ_i d_i slope_ik ≥ floor_k for the others,
                             Σ_i d_i ≤ B,  0 ≤ d ≤ 1
 
-With prices λ ≥ 0, Σ_{k∈T} λ_k = 1, of the K rows and μ ≥ 0 of the budget, the reduced cost of column i is
-r_i = Σ_k λ_k slope_ik − μ, and d is optimal where every column with r_i > 0 is at 1 and every one with r_i < 0 at 0. At
-a vertex no more than K + 1 columns are elsewhere. So all but a few thousand columns are fixed at the bound that the
-prices of a random tenth suggest (solved in the same way), and the LP is solved over the rest. Columns that its prices
-find at the wrong bound are freed, those nearest to the guess first, until there is none. Each round starts from a
-point that is no worse, and the last one is optimal for all columns: its prices prove it.
+**Optimality.** Let λ ≥ 0 with Σ_{k∈T} λ_k = 1 be the prices of the K rows, and μ ≥ 0 the price of the capacity B. The
+reduced cost of column i is r_i = Σ_k λ_k slope_ik − μ. Then d is optimal if every column with r_i > 0 is at 1 and every
+column with r_i < 0 is at 0. At a vertex, at most K + 1 columns are strictly between their bounds.
 
-Where the free columns cannot reach the floors, the round brings the least of them as near as it can instead; its prices
-choose the columns to free in the same way, and prove, when there is none, that no d reaches the floors.
+**Sifting.** So almost all columns can be fixed at a bound, and the LP is solved over the remaining few thousand:
+
+1. Solve the LP for a random tenth of the columns, in the same way, and take its prices as a guess.
+2. Fix the columns whose reduced costs are clear under these prices. The others are free.
+3. Solve the LP over the free columns. Its prices may show that some fixed columns are at the wrong bound.
+4. Free these columns and repeat from 3, until there are none. A round at most doubles the number of free columns, and
+   frees those with the smallest guessed reduced costs first.
+
+Each round starts from a point that is no worse than the last. The final prices prove that the solution is optimal over
+all columns.
+
+**Infeasible floors.** If the free columns cannot reach the floors, a round minimises the largest shortfall instead. Its
+prices choose the columns to free in the same way. If there are none left, they prove that no d reaches the floors.
 
 Source: sifting; Bixby, Gregory, Lustig, Marsten and Shanno, "Very large-scale linear programming: a case study in
 combining interior point and simplex methods", Operations Research 40 (1992).
@@ -25,28 +33,28 @@ import numpy.typing as npt
 from lightning_pareto.linprog import INFINITY, InfeasibleError, LinearProgram, LinearProgramError
 from lightning_pareto.pareto.admissible import Float
 
-DIRECT = 2_000
-"""Columns up to which the LP is solved whole."""
+MAX_DIRECT = 2_000
+"""Number of columns up to which the LP is solved directly: all of them are free from the start."""
 
 BAND = 8.0
-"""Free columns of the first round, in units of √N: the prices of a sample are off by the order of 1/√N."""
+"""Number of free columns in the first round, in units of √N. Prices from a subsample have errors of order 1/√N."""
 
-WRONG_SIDE = 1e-7
-"""Reduced cost above which a column at the wrong bound counts, in units of the mean absolute slope or 1, the larger."""
+MISPLACED = 1e-7
+"""Reduced cost above which a column counts as being at the wrong bound. The unit is max(1, mean absolute slope)."""
 
-CERTIFIED = 1e-6
-"""Largest gap between the value and its bound from the prices, per column and in the same units."""
+MAX_GAP = 1e-6
+"""Largest accepted duality gap, per column and in the same unit."""
 
 
 @dataclass(frozen=True, eq=False)
 class MaxMin:
-    """An optimal point with its certificate.
+    """An optimal point and the prices that certify it.
 
     Attributes:
         value: t.
         removed: d, (N,).
-        prices: λ, (K,): with sum 1 over T; elsewhere what a unit less of ``least`` would add to t.
-        capacity_price: μ, what a unit more of the budget B would add to t.
+        prices: λ with sum 1 over T, (K,). For the other rows: how much t rises per unit by which the floor is lowered.
+        capacity_price: μ, how much t rises per unit of additional capacity B.
     """
 
     value: float
@@ -59,22 +67,22 @@ class FloorsError(InfeasibleError):
     """No d reaches the floors.
 
     Attributes:
-        nearest: the d that comes nearest: the largest least difference to the floors, (N,).
+        nearest: the d that minimises the largest shortfall, (N,).
     """
 
     def __init__(self, shortfall: float, nearest: Float) -> None:
-        super().__init__(f"the floors cannot be reached together: the least lacks {shortfall:.3g}")
+        super().__init__(f"the floors cannot all be reached: one of them is missed by at least {shortfall:.3g}")
         self.nearest = nearest
 
 
 class MaxMinProgram:
-    """The LP above, kept alive: solving it again with other floors or another budget starts from the last basis.
+    """The LP above. Solving it again with other floors or another capacity starts from the last basis.
 
     Args:
-        slopes: (N, K), finite, of the order of one: the solver's tolerances are absolute.
+        slopes: (N, K), finite and of order one, because the solver's tolerances are absolute.
         capacity: B ≥ 0.
-        targets: which rows are in T, (K,) bool; all by default.
-        start: prices to begin with, (K,), for instance those of a similar program; by default those of a random tenth.
+        targets: which rows are in T, (K,) bool. All by default.
+        start: initial prices, (K,), for instance from a similar program. By default they come from a random tenth.
     """
 
     def __init__(
@@ -92,75 +100,74 @@ class MaxMinProgram:
         self._free: npt.NDArray[np.bool_] = np.zeros(n, dtype=bool)
         self._program: LinearProgram | None = None
 
-    def solve(self, least: Float | None = None, capacity: float | None = None) -> MaxMin:
-        """Solve for these floors.
+    def solve(self, floors: Float | None = None, capacity: float | None = None) -> MaxMin:
+        """Solve the LP.
 
         Args:
-            least: the floors of the rows that are not in T, (K,), ``-inf`` for none; the entries of T are not read.
-            capacity: another B ≥ 0, which stays.
+            floors: floors of the rows outside T, (K,), ``-inf`` (the default) for no floor. Entries of T are ignored.
+            capacity: a new B ≥ 0, which also holds for later calls.
 
         Raises:
             FloorsError: if no d reaches the floors.
-            LinearProgramError: if the solver fails, or its prices do not prove the value.
+            LinearProgramError: if the solver fails, or if its prices do not prove that the value is optimal.
         """
-        least = np.full(len(self._targets), -INFINITY) if least is None else np.where(self._targets, 0.0, least)
+        floors = np.where(self._targets, 0.0, -INFINITY if floors is None else floors)
         self._capacity = self._capacity if capacity is None else capacity
-        again = bool(self._free.any() and self._fixed.sum() <= self._capacity)
-        if not again:
-            self._begin(self._prices_of_a_tenth(least) if self._start is None else self._start)
+        reuse = bool(self._free.any() and self._fixed.sum() <= self._capacity)
+        if not reuse:
+            self._choose_free(self._prices_of_a_tenth(floors) if self._start is None else self._start)
         while True:
-            found, reached = self._solve_free(least)
+            found, reached = self._solve_free(floors)
             reduced = self._slopes @ found.prices - found.capacity_price
-            wrong = np.where(self._fixed > 0, -reduced, reduced) > WRONG_SIDE * self._tolerated(found)
-            wrong &= ~self._free
-            if not wrong.any():
+            # prices, and with them reduced costs, can grow far above one where floors bind
+            unit = self._unit * max(float(found.prices.sum()), 1.0)
+            misplaced = np.where(self._fixed > 0, -reduced, reduced) > MISPLACED * unit
+            misplaced &= ~self._free
+            if not misplaced.any():
                 break
-            if again and reached:  # other floors, other prices: begin anew with these, they are near
-                self._begin(found.prices)
-                again = False
+            if reuse and reached:  # the free columns suited the last floors: choose new ones by the new prices
+                self._choose_free(found.prices)
+                reuse = False
                 continue
-            self._release(_nearest(np.where(wrong, np.abs(self._guess), np.inf), int(self._free.sum())) & wrong)
+            distance = np.where(misplaced, np.abs(self._guess), np.inf)
+            self._release(_smallest(distance, int(self._free.sum())) & misplaced)
         if not reached:
             raise FloorsError(-found.value, found.removed)
         self._start = found.prices
-        gap = upper_bound(self._slopes, self._capacity, found.prices) - _priced(found.prices, self._floors(least))
-        if gap - found.value > CERTIFIED * self._tolerated(found) * len(reduced):
+        priced = found.prices > 0
+        bound = upper_bound(self._slopes, self._capacity, found.prices)
+        bound -= float((found.prices[priced] * floors[priced]).sum())
+        if bound - found.value > MAX_GAP * unit * len(reduced):
             raise LinearProgramError(
-                f"the prices leave a gap of {(gap - found.value) / len(reduced):.1e} per sample: the LP is "
-                "badly scaled. Look for outliers, np.abs(influence.scores).max(axis=0), and clip them"
+                f"the LP has a duality gap of {(bound - found.value) / len(reduced):.1e} per sample, because it is "
+                "badly scaled. Look for outliers in np.abs(influence.scores).max(axis=0) and clip them"
             )
         return found
 
-    def _tolerated(self, found: MaxMin) -> float:
-        """The unit of reduced costs: sums of slopes times prices, which floors can drive far above one."""
-        return self._unit * max(float(found.prices.sum()), 1.0)
-
-    def _floors(self, least: Float) -> Float:
-        return np.where(self._targets, 0.0, least)
-
-    def _begin(self, prices: Float) -> None:
-        """Fix the columns that these prices leave no doubt about."""
+    def _choose_free(self, prices: Float) -> None:
+        """Fix the columns whose reduced costs are clear under these prices, and free the others."""
         n = len(self._slopes)
-        if n > DIRECT:
+        if n > MAX_DIRECT:
             self._guess = self._reduced(prices)
         self._free[:] = False
         self._fixed = (self._guess > 0).astype(np.float64)
-        self._release(_nearest(np.abs(self._guess), max(DIRECT, int(BAND * np.sqrt(n)))))
+        self._release(_smallest(np.abs(self._guess), max(MAX_DIRECT, int(BAND * np.sqrt(n)))))
 
     def _reduced(self, prices: Float) -> Float:
         values: Float = self._slopes @ prices
         return values - _threshold(values, self._capacity)
 
-    def _prices_of_a_tenth(self, least: Float) -> Float:
+    def _prices_of_a_tenth(self, floors: Float) -> Float:
+        """Prices of the same LP over a random tenth of the columns."""
         n, k = self._slopes.shape
-        if n <= DIRECT:
+        if n <= MAX_DIRECT:
             return np.zeros(k)
         sample = np.random.default_rng(0).choice(n, n // 10, replace=False)
         tenth = MaxMinProgram(self._slopes[sample], self._capacity / 10, self._targets)
         try:
-            return tenth.solve(least / 10).prices
-        except FloorsError:  # the floors are tight: chance decides whether a tenth can reach them
-            return tenth.solve(None).prices
+            return tenth.solve(floors / 10).prices
+        except FloorsError:  # a tenth may miss tight floors by chance
+            return tenth.solve().prices
 
     def _release(self, columns: npt.NDArray[np.bool_]) -> None:
         self._free |= columns
@@ -168,10 +175,10 @@ class MaxMinProgram:
         self._offset = self._fixed @ self._slopes
         self._program = None
 
-    def _solve_free(self, least: Float) -> tuple[MaxMin, bool]:
-        """Solve over the free columns, the others staying where they are; say whether they reach the floors."""
-        lower = np.append(self._floors(least) - self._offset, -INFINITY)
-        upper = np.append(np.full(len(least), INFINITY), self._capacity - self._fixed.sum())
+    def _solve_free(self, floors: Float) -> tuple[MaxMin, bool]:
+        """Solve over the free columns, and return whether they reach the floors."""
+        lower = np.append(floors - self._offset, -INFINITY)
+        upper = np.append(np.full(len(floors), INFINITY), self._capacity - self._fixed.sum())
         if self._program is None:
             self._program = self._program_over(self._targets, INFINITY, lower, upper)
         else:
@@ -179,17 +186,17 @@ class MaxMinProgram:
         try:
             return self._read(self._program, self._targets), True
         except InfeasibleError:
-            others = ~self._targets & (least > -INFINITY)
+            others = ~self._targets & (floors > -INFINITY)
             lower[:-1][~others] = -INFINITY
             return self._read(self._program_over(others, 0.0, lower, upper), others), False
 
-    def _program_over(self, moving: npt.NDArray[np.bool_], largest: float, lower: Float, upper: Float) -> LinearProgram:
-        """Over the free columns: maximise t ≤ ``largest``, the rows ``moving`` lying above their bounds by t."""
+    def _program_over(self, raised: npt.NDArray[np.bool_], largest: float, lower: Float, upper: Float) -> LinearProgram:
+        """LP over the free columns: maximise t ≤ ``largest``, with the lower bounds of ``raised`` rows raised by t."""
         columns = self._slopes[self._free]
         m, k = columns.shape
         rows = np.zeros((k + 1, m + 1))
         rows[:k, :m] = columns.T
-        rows[:k, m] = -1.0 * moving
+        rows[:k, m] = -1.0 * raised
         rows[k, :m] = 1
         return LinearProgram(
             objective=np.append(np.zeros(m), 1.0),
@@ -200,49 +207,38 @@ class MaxMinProgram:
             upper=np.append(np.ones(m), largest),
         )
 
-    def _read(self, program: LinearProgram, moving: npt.NDArray[np.bool_]) -> MaxMin:
+    def _read(self, program: LinearProgram, raised: npt.NDArray[np.bool_]) -> MaxMin:
+        """Solve an LP over the free columns, and scale its prices to sum 1 over the raised rows."""
         solution = program.solve()
-        k = len(moving)
+        k = len(raised)
         prices = np.maximum(-solution.row_duals[:k], 0)
         removed = self._fixed.copy()
         removed[self._free] = solution.x[:-1].clip(0, 1)
-        total = prices[moving].sum()
-        return MaxMin(
-            solution.objective,
-            removed,
-            prices / (total or 1.0),
-            max(float(solution.row_duals[k]), 0.0) / (total or 1.0),
-        )
+        total = prices[raised].sum() or 1.0
+        return MaxMin(solution.objective, removed, prices / total, max(float(solution.row_duals[k]), 0.0) / total)
 
 
 def solve_max_min(slopes: Float, capacity: float) -> MaxMin:
-    """Solve the LP above with all rows in T, once; see :class:`MaxMinProgram`."""
+    """Solve the LP above once, with all rows in T; see :class:`MaxMinProgram`."""
     return MaxMinProgram(slopes, capacity).solve()
 
 
 def upper_bound(slopes: Float, capacity: float, prices: Float) -> float:
-    """What no admissible d exceeds: the λ-weighted slopes of the best B columns, the smallest of them in part."""
+    """Upper bound on t from the prices: sum of the B largest λ-weighted slopes, the last of them in part."""
     values = slopes @ prices
     threshold = _threshold(values, capacity)
     return float(capacity * threshold + np.maximum(values - threshold, 0).sum())
 
 
-def _priced(prices: Float, floors: Float) -> float:
-    """Σ_k λ_k least_k over the rows that have a price."""
-    return float((prices[prices > 0] * floors[prices > 0]).sum())
-
-
-def _nearest(distance: Float, count: int) -> npt.NDArray[np.bool_]:
-    """The columns of least distance, (N,)."""
-    chosen = np.ones(len(distance), dtype=bool)
-    if count < len(distance):
-        chosen[np.argpartition(distance, count)[count:]] = False
+def _smallest(values: Float, count: int) -> npt.NDArray[np.bool_]:
+    """Mask of the ``count`` smallest values, (N,)."""
+    chosen = np.ones(len(values), dtype=bool)
+    if count < len(values):
+        chosen[np.argpartition(values, count)[count:]] = False
     return chosen
 
 
 def _threshold(values: Float, capacity: float) -> float:
-    """The price μ ≥ 0 at which no more than B columns pay."""
-    whole = int(capacity)
-    if whole >= len(values):
-        return 0.0
-    return max(float(np.partition(values, len(values) - 1 - whole)[len(values) - 1 - whole]), 0.0)
+    """Price μ ≥ 0 that at most B of the values exceed."""
+    position = len(values) - 1 - int(capacity)
+    return max(float(np.partition(values, position)[position]), 0.0) if position >= 0 else 0.0

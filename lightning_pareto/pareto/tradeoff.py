@@ -1,4 +1,4 @@
-"""What each category could have alone, what it has in the compromise, and at what rate they trade."""
+"""Gains of each category alone and in the compromise, and the rates at which categories trade."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class Compromise:
     """In-sample relative gains of the categories.
 
     Attributes:
-        alone: the largest gain that each category can have if the others do not matter, (K,).
-        together: its gain under the weights of the headroom, (K,); at least h.
+        alone: largest gain of each category if the others did not matter, (K,).
+        together: its gain under the headroom's weights, (K,), at least h.
     """
 
     alone: Float
@@ -24,15 +24,15 @@ class Compromise:
 
 
 def compromise(scores: np.ndarray, scale: Float, admissible: AdmissibleSet, solved: Headroom) -> Compromise:
-    """Compare the headroom's weights with the best ones for each category alone.
+    """Compare the headroom's weights with the best weights for each category alone.
 
-    Alone, the best weights take from the samples of the highest slopes, as many as the budget allows.
+    The best weights for a single category take from the samples with the highest slopes, up to the budget.
 
     Args:
-        scores: (N, K), finite.
+        scores: influence P, (N, K), all finite.
         scale: s_k, (K,).
-        admissible: the weights allowed.
-        solved: the headroom.
+        admissible: the allowed weights.
+        solved: solution of the headroom LP.
     """
     n, k = scores.shape
     slopes = admissible.slopes(scores) / scale
@@ -42,11 +42,11 @@ def compromise(scores: np.ndarray, scale: Float, admissible: AdmissibleSet, solv
 
 
 def exchange_rates(prices: Float) -> Float:
-    """How much relative gain category b loses for a unit more of category a, at the margin, (K, K) as [a, b].
+    """Relative gain that category b loses per additional unit of category a, at the margin, (K, K) as [a, b].
 
-    At the compromise no admissible change raises Σ_k λ_k gain_k, so that a unit of a costs λ_a/λ_b units of b if b
-    alone pays for it. Where b has no price it has gain to spare, and the rate is NaN: it pays nothing until that is
-    used up.
+    At the compromise no admissible change raises Σ_k λ_k gain_k. So one more unit of a costs λ_a/λ_b units of b, if
+    only b pays for it. A category b without a price has gain to spare. It pays nothing until that is used up, and its
+    rate is NaN.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         rates = prices[:, None] / prices[None, :]

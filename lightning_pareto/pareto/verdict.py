@@ -1,4 +1,4 @@
-"""The verdict: can the categories still gain, and how sure is that?"""
+"""Reaches the verdict: whether the categories can still gain, and how certain that is."""
 
 import numpy as np
 
@@ -28,28 +28,28 @@ def check_pareto(
     targets: Targets = None,
     floors: Limits = None,
 ) -> ParetoVerdict:
-    """Say whether reweighting the training data can still improve every category, or some at no cost to the others.
+    """Check whether reweighting the training data can still improve all categories, or some without loss of others.
 
-    The headroom LP ``h = max_w min_k gain_k(w)/s_k`` over mass-preserving weights is solved on all folds of the
-    validation set but one and evaluated on that one, for every fold; an intersection-union test over the categories
-    asks whether all of them gain. Its errors allow for the correlation of the folds. With fewer than three folds
-    nothing is proven: the verdict then says what holds in sample only.
+    The headroom LP ``h = max_w min_k gain_k(w)/s_k`` over mass-preserving weights is solved on all validation folds but
+    one and evaluated on the remaining fold, for each fold in turn. An intersection-union test over the categories then
+    asks whether all of them gain. Its standard errors allow for the correlation of the folds. With fewer than three
+    folds, nothing is proven and the verdict only describes the gain in sample.
 
-    With ``targets`` the minimum is over them, subject to the floors of the others, and the test asks whether every
-    target gains and every other category holds its floor but for ``min_gain``. Where a floor binds, the weights leave
-    nothing above it: a proof then takes an error below ``min_gain``, which is thousands of validation samples. Ask for
-    less (a floor of −0.05) only if you would accept that loss.
+    With ``targets``, the minimum is over the targets, subject to the floors of the other categories. The test asks
+    whether every target gains and every other category loses less than ``min_gain`` below its floor. The weights leave
+    no slack at a binding floor, so a proof then needs a standard error below ``min_gain``, which takes thousands of
+    validation samples. Use a lower floor, such as −0.05, only if you would accept that loss.
 
     Args:
-        influence: the influence matrix; with at least three folds if anything is to be proven.
-        budget: share of the training mass that may move, in (0, 1]. By default the one that the fit's callback was
-            given, which the influence remembers, otherwise 0.2.
-        level: significance level of the test. By default that of the fit's callback, otherwise 0.05.
-        min_gain: relative gain (in units of mean absolute influence) below which an improvement is negligible; for the
-            categories that are no targets, the loss below their floor that is.
-        targets: category or categories that are to gain, by name or number; all by default.
-        floors: least relative gain of the others, one number, K (those of targets are not read), or some by name as
-            ``{"shirt": -0.02}``; 0 by default, not to lose. Below zero: the loss that is allowed.
+        influence: the influence matrix. A proof needs at least three folds.
+        budget: share of the training mass that may move, in (0, 1]. By default the budget of the fit's callback, which
+            the influence stores, otherwise 0.2.
+        level: significance level of the test. By default the level of the fit's callback, otherwise 0.05.
+        min_gain: relative gain (in units of mean absolute influence) below which an improvement is negligible. For
+            categories that are not targets, the negligible loss below their floor.
+        targets: category or categories that must gain, by name or number. All by default.
+        floors: least relative gains of the other categories: one number, K numbers (those of targets are ignored), or
+            some by name, such as ``{"shirt": -0.02}``. 0 (no loss) by default. A negative floor allows a loss.
 
     Returns:
         The verdict over the categories that have validation samples.
@@ -57,19 +57,19 @@ def check_pareto(
     Raises:
         ValueError: for unknown targets, for a budget, level, ``min_gain`` or floors out of range, or if no category has
             validation samples.
-        InfeasibleError: if the floors cannot be held together; it names the category and the most that it can have.
+        InfeasibleError: if no weights satisfy all floors. The error names a category and its largest possible gain.
         LinearProgramError: if the solver fails.
 
     Example:
         >>> scores = np.random.default_rng(0).normal(size=(200, 2))
         >>> verdict = check_pareto(InfluenceMatrix(scores, np.arange(200) % 2, ["cat", "dog"]))
-        >>> verdict.answer  # made by hand, without folds: nothing can be proven
+        >>> verdict.answer  # scores without folds cannot prove anything
         'not proven'
         >>> bool(verdict.headroom > 0.1)
         True
 
-    Source: arXiv:2510.03950 for influence vectors and the hyperplane diagnostic; headroom and its test are this
-    package's.
+    Source: arXiv:2510.03950 for influence vectors and the hyperplane diagnostic. Headroom and its test are this
+    package's own.
     """
     check_type(influence)
     budget = influence.asked("budget", DEFAULT_BUDGET) if budget is None else budget
@@ -126,13 +126,13 @@ def _solved(
         number, largest = floor_out_of_reach(scores, scale, admissible, demand)
         name = influence.category_names[int(np.flatnonzero(influence.present)[number])]
         raise InfeasibleError(
-            f"the floors cannot be held together: category {name!r} is to gain {demand.floors[number]:.4g} and can "
-            f"gain at most {largest:.4g} beside the floors of the others. Lower its floor or raise the budget"
+            f"no weights satisfy all floors: category {name!r} must gain {demand.floors[number]:.4g} but can gain at "
+            f"most {largest:.4g} if the others hold their floors. Lower its floor or raise the budget"
         ) from error
 
 
 def _support(influence: InfluenceMatrix) -> Float:
-    """Validation samples of every category, as far as the matrix says, (K,)."""
+    """Number of validation samples per category, (K,). NaN if the matrix does not store it."""
     support = np.full(len(influence.category_names), np.nan)
     if influence.fold_support is not None:
         support[:] = influence.fold_support.sum(axis=0)
@@ -149,11 +149,11 @@ def _held_out(
     margin: float,
     start: Float,
 ) -> HeldOutGain | None:
-    """Cross-fitted gains of the categories present; None with too few folds for a test."""
+    """Cross-fitted gains of the categories present. None with too few folds for a test."""
     scores, support, present = influence.fold_scores, influence.fold_support, influence.present
     if scores is None or support is None or len(scores) < LEAST_FOLDS:
         return None
-    if not present.all():  # else spare the copy
+    if not present.all():  # otherwise avoid the copy
         scores, support = scores[:, :, present], support[:, present]
     return cross_fit(scores, support, scale, admissible, demand, margin, start)
 
@@ -161,16 +161,16 @@ def _held_out(
 def check_options(budget: float, level: float, min_gain: float = 0.0) -> None:
     """Raise a ValueError for a budget, a level or a negligible gain out of range."""
     check_budget(budget)
-    what = "level is that of a test, in (0, 1)"
+    what = "level must be a significance level in (0, 1)"
     if not 0 < checked_number(level, what) < 1:
         raise ValueError(f"{what}, found {level}")
-    what = "min_gain is a relative gain, at least 0"
+    what = "min_gain must be a relative gain of at least 0"
     if checked_number(min_gain, what) < 0:
         raise ValueError(f"{what}, found {min_gain}")
 
 
 def _spread(values: Float, present: np.ndarray, fill: float = np.nan) -> Float:
-    """Put values of the present categories back into rows over all K."""
+    """Expand values of the categories present to all K, (K, ...)."""
     spread = np.full((len(present), *values.shape[1:]), fill)
     spread[present] = values
     return spread

@@ -1,4 +1,4 @@
-"""What people see, from result objects only."""
+"""Figures, sample tables and the HTML report, made from result objects only."""
 
 from lightning_pareto.report.figures import (
     plot_accuracy,

@@ -1,4 +1,4 @@
-"""What single training samples look like: small pictures and short texts of dataset items."""
+"""Previews of training samples: small pictures and short texts."""
 
 import itertools
 import os
@@ -12,20 +12,20 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
+from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
-LARGEST = 64
-"""Pixels of a picture's longer side."""
+MAX_SIDE = 64
+"""Longer side of a picture, in pixels."""
 
-LONGEST = 600
-"""Letters of a text."""
+MAX_CHARACTERS = 600
+"""Length of a text, in characters."""
 
 CHANNELS = (1, 3, 4)
-LEAST_SIDE = 4
+MIN_SIDE = 4
 
 Picture = npt.NDArray[np.uint8]
 Preview = Picture | str
-"""A picture, (H, W) or (H, W, 3), or a text."""
+"""A picture (H, W) or (H, W, 3), or a text."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,8 +33,8 @@ class SamplePreviews:
     """Pictures and texts of some training samples.
 
     Attributes:
-        of: preview by dataset index; samples that nothing could be shown of are not in it.
-        class_names: names of the labels; empty if they have none.
+        of: previews by dataset index. Samples without a preview are missing.
+        class_names: names of the labels. Empty if they have none.
     """
 
     of: Mapping[int, Preview]
@@ -45,7 +45,7 @@ class SamplePreviews:
         return f"SamplePreviews({len(self.of) - texts} pictures, {texts} texts)"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the previews to ``path`` (safetensors), whole or not at all."""
+        """Write the previews to ``path`` (safetensors) atomically."""
         pictures = {str(index): preview for index, preview in self.of.items() if not isinstance(preview, str)}
         texts = {str(index): preview for index, preview in self.of.items() if isinstance(preview, str)}
         return save_artifact(path, "samples", pictures, {"texts": texts, "class_names": list(self.class_names)})
@@ -55,60 +55,61 @@ class SamplePreviews:
         """Read previews written by :meth:`save`.
 
         Raises:
-            ArtifactError: if the file is not a whole samples artifact.
+            ArtifactError: if the file is not a valid samples artifact.
         """
         pictures, metadata = load_artifact(path, "samples")
-        with fitting_together(path):
+        with consistent_parts(path):
             found: dict[str, Preview] = {**pictures, **metadata["texts"]}
             names = tuple(map(str, metadata["class_names"]))
             return cls({int(index): _checked(preview) for index, preview in found.items()}, names)
 
 
 def _checked(preview: Any) -> Preview:
-    """What a page can show; ValueError for anything else."""
+    """Return the preview if it can be displayed, else raise a ValueError."""
     if isinstance(preview, str):
         return preview
     if preview.dtype != np.uint8 or not (preview.ndim == 2 or (preview.ndim == 3 and preview.shape[2] == 3)):
-        raise ValueError(f"a picture is (H, W) or (H, W, 3) bytes, found {preview.shape} of {preview.dtype}")
+        raise ValueError(f"a picture must be uint8 (H, W) or (H, W, 3), found {preview.dtype} {preview.shape}")
     found: Picture = preview
     return found
 
 
 def preview_of(item: Any, function: Callable[[Any], Any] | None = None) -> Preview | None:
-    """What can be shown of a dataset item.
+    """Return a picture or a text that shows a dataset item.
 
-    A string is a text. A tensor or array is a picture if it is (C, H, W) with one, three or four channels (of four the
-    first three are shown), or (H, W) or (H, W, C) with a ``function``; its own smallest value is black and its largest
-    white, so that normalised pictures can be seen, but brightness cannot be compared between samples. Of a mapping the
-    entry ``"text"`` is taken, else the first that can be shown; of a tuple or list likewise the first.
+    Strings become texts. Tensors and arrays become pictures if they are (C, H, W) with one, three or four channels, the
+    fourth of which is dropped. With a ``function``, (H, W) and (H, W, C) are accepted too. Of a mapping, the entry
+    ``"text"`` is used, or else the first entry that can be shown. Of a tuple or list, it is the first such element.
+    Pictures are scaled from their smallest value (black) to their largest (white). So normalised pictures are visible,
+    but brightness cannot be compared between samples.
 
     Args:
-        item: of the dataset.
-        function: of the item, returning a picture (tensor, array or PIL image) or a text.
+        item: an item of the dataset.
+        function: turns the item into a picture (tensor, array or PIL image) or a text.
 
     Returns:
-        (H, W) or (H, W, 3) bytes of at most 64 pixels a side, a text of at most 600 letters, or None.
+        A picture, uint8 (H, W) or (H, W, 3), of at most 64 pixels per side, a text of at most 600 characters, or None.
     """
     if function is not None:
-        return _shown(function(item), loose=True)
-    return next((found for part in _parts(item) if (found := _shown(part, loose=False)) is not None), None)
+        return _preview(function(item), any_layout=True)
+    return next((found for part in _parts(item) if (found := _preview(part, any_layout=False)) is not None), None)
 
 
 def previews_of(
     dataset: Any, indices: Iterable[int], function: Callable[[Any], Any] | None = None
 ) -> tuple[dict[int, Preview], dict[int, Exception]]:
-    """Previews of some items of a dataset, and what went wrong with others.
+    """Return previews of some items of a dataset, and the errors from the other items, both by index.
 
     Args:
-        dataset: with ``__getitem__``.
-        indices: of the items.
+        dataset: a dataset with ``__getitem__``.
+        indices: indices of the items.
         function: see :func:`preview_of`.
     """
     found, failed = dict[int, Preview](), dict[int, Exception]()
     for index in map(int, indices):
         try:
             preview = preview_of(dataset[index], function)
-        except Exception as error:  # anything that a dataset or the function may raise
+        except Exception as error:  # datasets and functions may raise anything
             failed[index] = error
         else:
             if preview is not None:
@@ -122,38 +123,38 @@ def _parts(item: Any) -> Iterable[Any]:
     return item if isinstance(item, (tuple, list)) else [item]
 
 
-def _shown(value: Any, loose: bool) -> Preview | None:
+def _preview(value: Any, any_layout: bool) -> Preview | None:
     if isinstance(value, str):
-        return value if len(value) <= LONGEST else value[: LONGEST - 1] + "…"
+        return value if len(value) <= MAX_CHARACTERS else value[: MAX_CHARACTERS - 1] + "…"
     if isinstance(value, torch.Tensor):
         value = value.detach().to("cpu", torch.float32).numpy()
     elif hasattr(value, "convert") and hasattr(value, "size"):  # a PIL image
         value = np.asarray(value.convert("RGB")).transpose(2, 0, 1)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
         return None
-    pixels = _channels_first(value, loose)
+    pixels = _channels_first(value, any_layout)
     return None if pixels is None else _picture(pixels.astype(np.float32))
 
 
-def _channels_first(pixels: npt.NDArray[Any], loose: bool) -> npt.NDArray[Any] | None:
-    if loose and pixels.ndim == 2:
+def _channels_first(pixels: npt.NDArray[Any], any_layout: bool) -> npt.NDArray[Any] | None:
+    if any_layout and pixels.ndim == 2:
         pixels = pixels[None]
-    if loose and pixels.ndim == 3 and pixels.shape[0] not in CHANNELS and pixels.shape[2] in CHANNELS:
+    if any_layout and pixels.ndim == 3 and pixels.shape[0] not in CHANNELS and pixels.shape[2] in CHANNELS:
         pixels = pixels.transpose(2, 0, 1)
-    if pixels.ndim != 3 or pixels.shape[0] not in CHANNELS or min(pixels.shape[1:]) < LEAST_SIDE:
+    if pixels.ndim != 3 or pixels.shape[0] not in CHANNELS or min(pixels.shape[1:]) < MIN_SIDE:
         return None
     return pixels[:3]
 
 
 def _picture(pixels: npt.NDArray[np.float32]) -> Picture:
-    """Bytes (H, W) or (H, W, 3) of a picture (C, H, W), over its own range and at most 64 pixels a side."""
+    """Convert (C, H, W) to uint8 (H, W) or (H, W, 3), scaled to its own range and at most 64 pixels per side."""
     finite = np.isfinite(pixels)
     low, high = (pixels[finite].min(), pixels[finite].max()) if finite.any() else (0, 0)
     scaled = (np.where(finite, pixels, low) - low) / max(high - low, 1e-12)
     height, width = scaled.shape[1:]
-    if max(height, width) > LARGEST:
-        share = LARGEST / max(height, width)
-        size: Sequence[int] = [max(round(side * share), 1) for side in (height, width)]
+    if max(height, width) > MAX_SIDE:
+        factor = MAX_SIDE / max(height, width)
+        size: Sequence[int] = [max(round(side * factor), 1) for side in (height, width)]
         scaled = F.interpolate(torch.from_numpy(scaled)[None], size=size, mode="area")[0].numpy()
     picture = (255 * scaled).round().astype(np.uint8)
     return picture[0] if len(picture) == 1 else np.ascontiguousarray(picture.transpose(1, 2, 0))

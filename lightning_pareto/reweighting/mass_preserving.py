@@ -1,4 +1,4 @@
-"""The mass-preserving LP: move training mass within each class only."""
+"""The mass-preserving LP, which moves training mass only within each class."""
 
 from typing import Literal
 
@@ -12,15 +12,15 @@ GiveBack = Literal["additive", "multiplicative"]
 
 
 class MassPreservingProgram:
-    """Maximise ``Σ_{t∈T} gain_t/s_t`` with ``gain_k/s_k ≥ floor_k`` over the admissible weights.
+    """Maximise ``Σ_{t∈T} gain_t/s_t`` over the admissible weights, subject to ``gain_k/s_k ≥ floor_k``.
 
-    The mean over T is one more row of the max-min program, and its only target. That program is kept alive: another
-    call with other floors or another budget starts from the last basis.
+    The mean over T becomes an additional row of the max-min program, and its only target. The program is kept, so
+    solving again with other floors or another budget starts from the last basis.
 
     Args:
-        scores: (N, K).
+        scores: influence P, (N, K).
         scale: s_k, (K,).
-        admissible: the weights allowed.
+        admissible: the allowed weights.
         targets: which categories are in T, (K,) bool.
     """
 
@@ -33,39 +33,40 @@ class MassPreservingProgram:
         self._program = MaxMinProgram(slopes, admissible.capacity, np.arange(categories + 1) == categories)
 
     def solve(self, floors: Float, budget: float | None = None) -> Float:
-        """Return the mass d taken from every sample, in [0, 1], (N,).
+        """Return the mass d taken from each sample, in [0, 1], (N,).
 
         Args:
-            floors: least relative gain of every category, (K,).
-            budget: another largest share of the training mass that may be moved, which stays.
+            floors: least relative gain of each category, (K,).
+            budget: new share of the training mass that may move, which also holds for later calls.
 
         Raises:
-            InfeasibleError: if the floors cannot be met together.
+            InfeasibleError: if no admissible weights meet all floors.
         """
         capacity = None if budget is None else budget * self._samples
         try:
             return self._program.solve(np.append(floors * self._samples, 0.0), capacity).removed
         except InfeasibleError as error:
             raise InfeasibleError(
-                f"no admissible weights reach relative gains of {floors.round(4).tolist()}: lower the thresholds "
-                "(0 is always feasible) or raise the budget. check_pareto(...).headroom is the largest gain that all "
-                "categories can have at once"
+                f"no admissible weights reach relative gains of {floors.round(4).tolist()}. Lower the thresholds (0 is "
+                "always feasible) or raise the budget. check_pareto(...).headroom is the largest gain that all "
+                "categories can reach at once"
             ) from error
 
 
 def give_back(removed: Float, admissible: AdmissibleSet, how: GiveBack) -> Float:
-    """Turn removed mass d into weights that keep the mass of every class, (N,).
+    """Return weights for the removed mass d that keep the mass of each class, (N,).
 
     Args:
         removed: d in [0, 1], (N,).
-        admissible: holds the classes.
-        how: ``"additive"`` gives evenly to the whole class, ``w_i = 1 − d_i + mean_j d_j``; ``"multiplicative"`` only
-            to what is kept, ``w_i = (1 − d_i) n_c / Σ_{j∈c} (1 − d_j)``, so that rejected samples get nothing.
+        admissible: defines the classes.
+        how: ``"additive"`` spreads the mass evenly over the class, ``w_i = 1 − d_i + mean_j d_j``. ``"multiplicative"``
+            gives it to the remaining mass only, ``w_i = (1 − d_i) n_c / Σ_{j∈c} (1 − d_j)``, so that fully removed
+            samples get nothing.
     """
     additive = admissible.weights(removed)
     if how == "additive":
         return additive
     kept = 1 - removed
-    class_mean_kept = 1 - (additive - kept)  # the additive rule gives back the class mean of d
-    emptied = class_mean_kept < 1e-9  # a class of which all is taken gets all of it back, whatever the rounding
+    class_mean_kept = 1 - (additive - kept)  # the additive rule adds the class mean of d
+    emptied = class_mean_kept < 1e-9  # a class that loses all its mass gets all of it back, despite rounding
     return np.divide(kept, class_mean_kept, out=np.ones_like(kept), where=~emptied)

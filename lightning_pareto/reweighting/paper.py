@@ -1,4 +1,4 @@
-"""The paper's LP, at its word."""
+"""The paper's LP, as published."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from lightning_pareto.pareto.admissible import Float
 
 
 class PaperProgram:
-    """Maximise ``Σ_i w_i Σ_{t∈T} P_it`` with ``Σ_i w_i P_ik ≥ α_k Σ_i P_ik`` and ``0 ≤ w_i ≤ w_max``.
+    """Maximise ``Σ_i w_i Σ_{t∈T} P_it`` subject to ``Σ_i w_i P_ik ≥ α_k Σ_i P_ik`` and ``0 ≤ w_i ≤ w_max``.
 
-    It moves mass between classes freely. Taken without the paper's search over α it was measured to lose tens of
-    points on single classes (see the README's limits); it is here for comparison and for that search. The solver's
-    model is kept: another call with other thresholds starts from the last basis.
+    This LP moves mass freely between classes. Without the paper's search over α, it lost tens of points on single
+    classes in measurements (see the README's limits). It is here for comparison and for that search. The program is
+    kept, so solving again with other thresholds starts from the last basis.
 
     Args:
-        scores: (N, K).
+        scores: influence P, (N, K).
         targets: which categories are in T, (K,) bool.
         max_weight: w_max ≥ 1.
 
@@ -28,7 +28,7 @@ class PaperProgram:
         scaled = scores / scale
         self._scaled, self._sums, self._max_weight = scaled, scaled.sum(axis=0), max_weight
         objective = scaled[:, targets] @ scale[targets] / scale[targets].mean()
-        self._program = self._over(objective, scaled)
+        self._program = self._program_for(objective)
 
     def solve(self, thresholds: Float) -> Float:
         """Return the weights, (N,).
@@ -43,15 +43,15 @@ class PaperProgram:
         return self._program.solve().x.clip(0, self._max_weight)
 
     def out_of_reach(self, thresholds: Float) -> tuple[int, str]:
-        """Find the threshold that cannot be met beside those before it.
+        """Find the first threshold that cannot be met together with those before it.
 
         Returns:
-            The category's number, and the thresholds that it can have: at most so much where its influence is positive
-            in sum, at least so much where it is negative, none where it is zero.
+            Index of its category, and a text that says which thresholds are possible. That is an upper bound if the
+            category's influence has a positive sum, a lower bound if it is negative, and none if it is zero.
         """
         held = np.full(len(thresholds), -INFINITY)
         for category, (threshold, total) in enumerate(zip(thresholds, self._sums, strict=True)):
-            program = self._over(self._scaled[:, category], self._scaled)
+            program = self._program_for(self._scaled[:, category])
             program.set_row_bounds(held, np.full(len(held), INFINITY))
             largest = program.solve().objective
             if largest < threshold * total:
@@ -62,11 +62,11 @@ class PaperProgram:
         bound = "at most" if total > 0 else "at least"
         return category, f"{bound} {largest / total:.4g}"
 
-    def _over(self, objective: Float, scaled: Float) -> LinearProgram:
-        n, k = scaled.shape
+    def _program_for(self, objective: Float) -> LinearProgram:
+        n, k = self._scaled.shape
         return LinearProgram(
             objective=objective,
-            rows=scaled.T,
+            rows=self._scaled.T,
             row_lower=np.full(k, -INFINITY),
             row_upper=np.full(k, INFINITY),
             lower=np.zeros(n),

@@ -1,4 +1,4 @@
-"""The weights that a search for a better second fit tries: which linear program, how much mass, where it goes."""
+"""Proposals of weights for a second fit, from which a search chooses."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -14,33 +14,34 @@ from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservin
 from lightning_pareto.reweighting.weights import SampleWeights, weights_from
 
 SHARES = (0.6, 0.0, 0.3)
+"""Floors of the categories' gains, as shares of the headroom."""
 
 TILTS = (0.0, 0.25)
-"""Powers of the classes' errors. Measured on Fashion-MNIST with labels confused in one direction, 0.25 raised the worst
-class by 11 points, 0.5 by 15 and 1 by 20, and the class that it is confused with fell by 3, 6 and 9."""
+"""Powers of the class errors. On Fashion-MNIST with labels confused in one direction, 0.25 raised the worst class by 11
+points, 0.5 by 15 and 1 by 20. The class it is confused with fell by 3, 6 and 9 points."""
 
-SAME = 0.01
-"""Mean absolute difference below which two sets of weights count as one."""
+SAME_WEIGHTS = 0.01
+"""Mean absolute difference up to which two weight vectors count as the same."""
 
-TRIFLE = 1e-6
-"""Relative gain that counts as none."""
+NEGLIGIBLE = 1e-6
+"""Relative gain that counts as zero."""
 
-LEAST_ERROR = 0.02
-"""Added to the error of every class, so that a class without errors keeps some mass."""
+ERROR_OFFSET = 0.02
+"""Added to each class's error, so that a class without errors keeps some mass."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One way to make weights.
+class Proposal:
+    """The options for one vector of weights.
 
     Attributes:
-        measure: of the influence that they are made from.
-        budget: share of the training mass that may move within the classes; 0 for weights of whole classes only.
-        share: floor of every category's gain, as a share of the headroom: 0 for the sum of gains alone. Near 1, for the
-            best minimum, the weights follow the noise of the validation set: on Fashion-MNIST with 30 % label noise
-            the mean fell by 1 point against a share of 0.6.
+        measure: measure of the influence matrix to use.
+        budget: share of the training mass that may move within the classes. With 0, only whole classes are reweighted.
+        share: floor of each category's gain, as a share of the headroom. 0 maximises the sum of gains alone. Near 1,
+            the weights maximise the smallest gain and follow the noise of the validation set: on Fashion-MNIST with
+            30 % label noise, the mean fell by 1 point compared with a share of 0.6.
         return_mass: how mass is given back within a class.
-        tilt: power of the classes' validation errors by which their masses are multiplied; 0 keeps them.
+        tilt: power of the class's validation error that multiplies its mass. 0 keeps the mass.
     """
 
     measure: MeasureName
@@ -57,35 +58,35 @@ class Candidate:
         return f"{within}, {tilt}" if tilt else within
 
 
-def candidates(
+def proposals(
     measures: Sequence[MeasureName], budgets: Sequence[float], with_targets: bool, with_tilt: bool
-) -> list[Candidate]:
-    """All combinations, those that are most likely to serve first.
+) -> list[Proposal]:
+    """Return all combinations of options, the most promising first.
 
     Args:
-        measures: of the influence matrices at hand.
-        budgets: shares of the training mass.
-        with_targets: floors in the headroom say nothing where only some categories are to gain: they are 0 then.
-        with_tilt: also move mass between the classes.
+        measures: measures of the available influence matrices.
+        budgets: shares of the training mass that may move.
+        with_targets: whether only some categories must gain. Then all floors are 0, since the headroom is of no use.
+        with_tilt: whether to also move mass between classes.
     """
     shares = (0.0,) if with_targets else SHARES
     tilts = TILTS if with_tilt else (0.0,)
-    ways: tuple[GiveBack, ...] = ("additive", "multiplicative")
-    within = [
-        Candidate(measure, budget, share, way, tilt)
-        for share, budget, tilt, measure, way in itertools.product(shares, budgets, tilts, measures, ways)
+    rules: tuple[GiveBack, ...] = ("additive", "multiplicative")
+    within_classes = [
+        Proposal(measure, budget, share, rule, tilt)
+        for share, budget, tilt, measure, rule in itertools.product(shares, budgets, tilts, measures, rules)
     ]
-    alone = [Candidate(measures[0], 0.0, 0.0, "additive", tilt) for tilt in tilts if tilt]
-    return within[:1] + alone + within[1:]
+    between_classes = [Proposal(measures[0], 0.0, 0.0, "additive", tilt) for tilt in tilts if tilt]
+    return within_classes[:1] + between_classes + within_classes[1:]
 
 
-class CandidateWeights:
-    """Turns candidates into weights; each linear program stays alive for the next candidate.
+class ProposalSolver:
+    """Computes the weights of proposals. Linear programs are reused from one proposal to the next.
 
     Args:
-        influences: one matrix for each measure.
-        targets: which categories are to gain, (K,) bool; the others must not lose.
-        accuracy: validation accuracy of every class, (K,), for tilting; not used without.
+        influences: one influence matrix per measure.
+        targets: which categories must gain, (K,) bool. The others must not lose.
+        accuracy: validation accuracy of each class, (K,), for tilting. Without it, nothing is tilted.
     """
 
     def __init__(
@@ -98,67 +99,67 @@ class CandidateWeights:
         self._headrooms: dict[tuple[MeasureName, float], float] = {}
 
     @property
-    def able(self) -> bool:
-        """Whether every influence knows some target: else there are no weights to be made from it."""
+    def covers_targets(self) -> bool:
+        """Whether each influence matrix covers at least one target. Otherwise no weights can be computed."""
         return all((self._targets & influence.present).any() for influence in self._influences.values())
 
-    def weights(self, candidate: Candidate) -> SampleWeights:
-        """The weights of one candidate, of mean 1, with the gains that they predict.
+    def weights(self, proposal: Proposal) -> SampleWeights:
+        """Return the weights of a proposal, with mean 1, and their predicted gains.
 
-        Gains from moving mass between classes are predicted badly: measured on Fashion-MNIST, single classes lost 20
+        Do not trust the predicted gains from moving mass between classes. On Fashion-MNIST, single classes lost 20
         points where all should have gained.
 
         Raises:
             LinearProgramError: if the solver fails.
         """
-        influence = self._influences[candidate.measure]
-        values = self._within_classes(candidate) * self._of_classes(influence.labels, candidate.tilt)
+        influence = self._influences[proposal.measure]
+        values = self._within_classes(proposal) * self._class_factors(influence.labels, proposal.tilt)
         values *= len(values) / values.sum()
-        return weights_from(influence, values, candidate=str(candidate))
+        return weights_from(influence, values, proposal=str(proposal))
 
-    def distinct(self, given: Sequence[Candidate]) -> list[tuple[Candidate, SampleWeights]]:
-        """The candidates that promise something and have not the weights of another."""
-        kept: list[tuple[Candidate, SampleWeights]] = []
-        if not self.able:
+    def distinct(self, proposed: Sequence[Proposal]) -> list[tuple[Proposal, SampleWeights]]:
+        """Return the promising proposals and their weights, without those whose weights repeat an earlier one's."""
+        kept: list[tuple[Proposal, SampleWeights]] = []
+        if not self.covers_targets:
             return kept
-        for candidate in given:
-            weights = self.weights(candidate)
+        for proposal in proposed:
+            weights = self.weights(proposal)
             others = [np.ones(len(weights)), *(other.values for _, other in kept)]
-            if all(np.abs(weights.values - other).mean() > SAME for other in others) and self._promises(candidate):
-                kept.append((candidate, weights))
+            is_new = all(np.abs(weights.values - other).mean() > SAME_WEIGHTS for other in others)
+            if is_new and self._is_promising(proposal):
+                kept.append((proposal, weights))
         return kept
 
-    def _promises(self, candidate: Candidate) -> bool:
-        """Whether what moves within the classes gains something by prediction and harms no category."""
-        if not candidate.budget:
+    def _is_promising(self, proposal: Proposal) -> bool:
+        """Whether the changes within classes are predicted to help a target and harm no category."""
+        if not proposal.budget:
             return True
-        influence = self._influences[candidate.measure]
-        gain = influence.predicted_gain(self._within_classes(candidate)) / influence.scale
-        return bool(np.nanmin(gain) > -TRIFLE and np.nanmax(gain[self._targets]) > TRIFLE)
+        influence = self._influences[proposal.measure]
+        gain = influence.predicted_gain(self._within_classes(proposal)) / influence.scale
+        return bool(np.nanmin(gain) > -NEGLIGIBLE and np.nanmax(gain[self._targets]) > NEGLIGIBLE)
 
-    def _within_classes(self, candidate: Candidate) -> Float:
-        """Weights that keep the mass of every class, (N,)."""
-        influence = self._influences[candidate.measure]
-        if not candidate.budget:
+    def _within_classes(self, proposal: Proposal) -> Float:
+        """Weights that only move mass within classes, (N,)."""
+        influence = self._influences[proposal.measure]
+        if not proposal.budget:
             return np.ones(len(influence.labels))
         present = influence.present
         scores = influence.scores[:, present]
-        scale, admissible = influence.scale[present], AdmissibleSet(influence.labels, candidate.budget)
-        if candidate.measure not in self._programs:
+        scale, admissible = influence.scale[present], AdmissibleSet(influence.labels, proposal.budget)
+        if proposal.measure not in self._programs:
             chosen = self._targets[present]
-            self._programs[candidate.measure] = MassPreservingProgram(scores, scale, admissible, chosen)
-        key = candidate.measure, candidate.budget
-        if candidate.share and key not in self._headrooms:
+            self._programs[proposal.measure] = MassPreservingProgram(scores, scale, admissible, chosen)
+        key = proposal.measure, proposal.budget
+        if proposal.share and key not in self._headrooms:
             self._headrooms[key] = headroom(scores, scale, admissible).value
-        floor = candidate.share * self._headrooms[key] if candidate.share else 0.0
-        removed = self._programs[candidate.measure].solve(np.full(scores.shape[1], floor), candidate.budget)
-        return give_back(removed, admissible, candidate.return_mass)
+        floor = proposal.share * self._headrooms[key] if proposal.share else 0.0
+        removed = self._programs[proposal.measure].solve(np.full(scores.shape[1], floor), proposal.budget)
+        return give_back(removed, admissible, proposal.return_mass)
 
-    def _of_classes(self, labels: np.ndarray, tilt: float) -> Float:
-        """A factor for every sample, by the validation error of its class, (N,)."""
+    def _class_factors(self, labels: np.ndarray, tilt: float) -> Float:
+        """Factor of each sample, from the validation error of its class, (N,)."""
         if not tilt or self._accuracy is None:
             return np.ones(len(labels))
         error = 1 - np.where(np.isnan(self._accuracy), np.nanmean(self._accuracy), self._accuracy)
-        factors: Float = (error + LEAST_ERROR) ** tilt
-        chosen: Float = factors[labels]
-        return chosen
+        factors: Float = ((error + ERROR_OFFSET) ** tilt)[labels]
+        return factors

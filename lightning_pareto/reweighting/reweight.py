@@ -1,4 +1,4 @@
-"""From an influence matrix to sample weights."""
+"""Computes sample weights from an influence matrix."""
 
 from typing import Literal, get_args
 
@@ -7,7 +7,7 @@ import numpy as np
 from lightning_pareto.arguments import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.linprog import InfeasibleError
-from lightning_pareto.pareto.admissible import DEFAULT_BUDGET, AdmissibleSet, check_budget
+from lightning_pareto.pareto.admissible import DEFAULT_BUDGET, AdmissibleSet, Float, check_budget
 from lightning_pareto.pareto.demand import Demand, Limits, Targets, chosen_categories, per_category
 from lightning_pareto.pareto.headroom import floor_out_of_reach, headroom
 from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
@@ -15,13 +15,18 @@ from lightning_pareto.reweighting.paper import PaperProgram
 from lightning_pareto.reweighting.weights import SampleWeights, weights_from
 
 HEADROOM_SHARE = 0.6
-"""Floor of every category's gain, as a share of what all can have at once, where no targets are chosen.
+"""Floor of every category's gain if no targets are chosen, as a share of the headroom.
 
-Between the sum of gains (0), which may pass over a weak category, and their minimum (1), which was measured to let
-strong categories go. On Fashion-MNIST with 30 % label noise, over four development seeds, 0, 0.6 and 0.9 changed the
-mean over classes by +1.06, +1.21 and +0.94 points, the weakest class by −0.3, +3.2 and +5.1, and the class hit worst
-by −0.3, −0.1 and −1.3.
+At 0, the program maximises the sum of the gains, which may ignore a weak category. At 1, it maximises the smallest
+gain, which let strong categories fall in measurements. On Fashion-MNIST with 30 % label noise and 4 development seeds,
+0, 0.6 and 0.9 changed the mean over classes by +1.06, +1.21 and +0.94 points, the weakest class by −0.3, +3.2 and +5.1,
+and the class that fell most by −0.3, −0.1 and −1.3.
 """
+
+PAPER_THRESHOLD = 0.9
+"""Default share of its influence that each category keeps in the paper's LP."""
+
+Method = Literal["mass_preserving", "paper"]
 
 
 def reweight(
@@ -30,38 +35,39 @@ def reweight(
     targets: Targets = None,
     thresholds: Limits = None,
     budget: float | None = None,
-    method: Literal["mass_preserving", "paper"] = "mass_preserving",
+    method: Method = "mass_preserving",
     return_mass: GiveBack = "additive",
     max_weight: float = 2.0,
 ) -> SampleWeights:
     """Find sample weights that raise the target categories without lowering another, to first order.
 
-    ``"mass_preserving"`` (default): take mass from at most a share ``budget`` of the samples and give it back within
-    each one's class; maximise the sum of the targets' relative gains, with a floor for every category. Without targets
-    the floor is 0.6 of the headroom, so that the weak categories have their share of the sum; with targets it is 0.
+    ``"mass_preserving"`` (default) takes mass from samples, at most a share ``budget`` of the training mass, and gives
+    it back within the class of each sample. It maximises the sum of the targets' relative gains, with a floor for every
+    category. Without targets, the floor is 0.6 of the headroom, so that weak categories get their share of the sum.
+    With targets, it is 0.
 
-    ``"paper"``: the LP of PARETO-LP-GA with thresholds α and weights up to ``max_weight``. It moves mass between
-    classes; its predictions hold for small steps only.
+    ``"paper"`` is the LP of PARETO-LP-GA with thresholds α and weights up to ``max_weight``. It moves mass between
+    classes, and its predictions hold for small steps only.
 
     Args:
         influence: the influence matrix.
-        targets: category or categories to raise, by name or number; all by default.
-        thresholds: for ``"mass_preserving"`` the least relative gain (in units of mean absolute influence) of each
-            category; for ``"paper"`` the share α_k ∈ [0, 1] of its influence that each keeps, 0.9 by
-            default. One number, K, or some by name as ``{"shirt": -0.02}``.
-        budget: share of the training mass that may move, in (0, 1]; ``"mass_preserving"`` only. By default the one that
-            the fit's callback was given, which the influence remembers, otherwise 0.2. The weights print it.
-        method: which LP.
-        return_mass: ``"additive"`` gives mass back evenly to the class, ``"multiplicative"`` only to samples kept;
-            ``"mass_preserving"`` only.
-        max_weight: largest weight, ≥ 1; ``"paper"`` only.
+        targets: category or categories to raise, by name or number. All by default.
+        thresholds: for ``"mass_preserving"``, the least relative gain of each category (in units of mean absolute
+            influence). For ``"paper"``, the share α_k ∈ [0, 1] of its influence that each category keeps, 0.9 by
+            default. One number, K numbers, or some by name, such as ``{"shirt": -0.02}``.
+        budget: share of the training mass that may move, in (0, 1], for ``"mass_preserving"``. By default the budget of
+            the fit's callback, which the influence stores, otherwise 0.2. Printing the weights shows it.
+        method: which LP to solve.
+        return_mass: for ``"mass_preserving"``. ``"additive"`` gives mass back to all samples of the class evenly,
+            ``"multiplicative"`` only to those that keep some.
+        max_weight: largest weight, ≥ 1, for ``"paper"``.
 
     Returns:
         The weights, with the gain that they predict for each category.
 
     Raises:
         ValueError: for unknown targets or methods, or options out of range.
-        InfeasibleError: if the thresholds cannot be met; it names the category and what it can have.
+        InfeasibleError: if the thresholds cannot be met. The error names a category and what it can have.
 
     Example:
         >>> influence = InfluenceMatrix([[1.0, 0.5], [-2.0, -1.0], [0.5, 1.0], [0.5, 0.5]], [0, 0, 1, 1])
@@ -71,49 +77,60 @@ def reweight(
     check_type(influence)
     budget = influence.asked("budget", DEFAULT_BUDGET) if budget is None else budget
     check_budget(budget)
-    if return_mass not in get_args(GiveBack):
-        raise ValueError(f"return_mass must be one of {get_args(GiveBack)}, found {return_mass!r}")
-    present = influence.present
-    scores = influence.scores[:, present]
-    chosen = chosen_categories(influence.category_names, targets)[present]
-    if not chosen.any():
+    for name, value, allowed in (("return_mass", return_mass, GiveBack), ("method", method, Method)):
+        if value not in get_args(allowed):
+            raise ValueError(f"{name} must be one of {get_args(allowed)}, found {value!r}")
+    if not (chosen_categories(influence.category_names, targets) & influence.present).any():
         raise ValueError("none of the targets has validation samples")
-    if method == "mass_preserving":
-        admissible, scale = AdmissibleSet(influence.labels, budget), influence.scale[present]
-        if thresholds is None and targets is None:
-            thresholds = HEADROOM_SHARE * headroom(scores, scale, admissible).value
-        limits = per_category(thresholds, influence.category_names, 0.0)[present]
-        program = MassPreservingProgram(scores, scale, admissible, chosen)
-        try:
-            removed = program.solve(limits)
-        except InfeasibleError as error:
-            number, largest = floor_out_of_reach(scores, scale, admissible, Demand(np.zeros_like(chosen), limits))
-            raise InfeasibleError(
-                f"no admissible weights meet the thresholds: category {_name(influence, number)!r} is to gain "
-                f"{limits[number]:.4g} and can gain at most {largest:.4g} beside the lower thresholds of the others. "
-                "Lower its threshold (0 is always feasible) or raise the budget"
-            ) from error
-        values = give_back(removed, admissible, return_mass)
-    elif method == "paper":
-        limits = per_category(thresholds, influence.category_names, 0.9)[present]
-        if not checked_number(max_weight, "max_weight must be at least 1") >= 1:
-            raise ValueError(f"max_weight must be at least 1, found {max_weight}")
-        if (limits < 0).any() or (limits > 1).any():
-            raise ValueError(f"thresholds of the paper's LP lie in [0, 1], found {limits.tolist()}")
-        paper = PaperProgram(scores, chosen, max_weight)
-        try:
-            values = paper.solve(limits)
-        except InfeasibleError as error:
-            number, share = paper.out_of_reach(limits)
-            raise InfeasibleError(
-                f"no weights in [0, {max_weight:g}] meet the thresholds: category {_name(influence, number)!r} has "
-                f"{limits[number]:.4g} and can have {share} beside the thresholds before it. Change its threshold or "
-                "raise max_weight"
-            ) from error
-    else:
-        raise ValueError(f"method must be 'mass_preserving' or 'paper', found {method!r}")
-    options = {"method": method, "budget": budget, "return_mass": return_mass, "max_weight": max_weight}
-    return weights_from(influence, values, **options)
+    if method == "paper":
+        values = _solve_paper(influence, targets, thresholds, max_weight)
+        return weights_from(influence, values, method=method, max_weight=max_weight)
+    values = _solve_mass_preserving(influence, targets, thresholds, budget, return_mass)
+    return weights_from(influence, values, method=method, budget=budget, return_mass=return_mass)
+
+
+def _solve_mass_preserving(
+    influence: InfluenceMatrix, targets: Targets, thresholds: Limits, budget: float, return_mass: GiveBack
+) -> Float:
+    """Weights of the mass-preserving LP, (N,)."""
+    present, names = influence.present, influence.category_names
+    scores, scale = influence.scores[:, present], influence.scale[present]
+    admissible = AdmissibleSet(influence.labels, budget)
+    if thresholds is None and targets is None:
+        thresholds = HEADROOM_SHARE * headroom(scores, scale, admissible).value
+    floors = per_category(thresholds, names, 0.0)[present]
+    chosen = chosen_categories(names, targets)[present]
+    try:
+        removed = MassPreservingProgram(scores, scale, admissible, chosen).solve(floors)
+    except InfeasibleError as error:
+        number, largest = floor_out_of_reach(scores, scale, admissible, Demand(np.zeros_like(chosen), floors))
+        raise InfeasibleError(
+            f"no admissible weights meet the thresholds: category {_name(influence, number)!r} must gain "
+            f"{floors[number]:.4g} but can gain at most {largest:.4g} if the lower thresholds are met. Lower its "
+            "threshold (0 is always feasible) or raise the budget"
+        ) from error
+    return give_back(removed, admissible, return_mass)
+
+
+def _solve_paper(influence: InfluenceMatrix, targets: Targets, thresholds: Limits, max_weight: float) -> Float:
+    """Weights of the paper's LP, (N,)."""
+    present, names = influence.present, influence.category_names
+    shares = per_category(thresholds, names, PAPER_THRESHOLD)[present]
+    what = "max_weight must be at least 1"
+    if not checked_number(max_weight, what) >= 1:
+        raise ValueError(f"{what}, found {max_weight}")
+    if (shares < 0).any() or (shares > 1).any():
+        raise ValueError(f"thresholds of the paper's LP must be in [0, 1], found {shares.tolist()}")
+    program = PaperProgram(influence.scores[:, present], chosen_categories(names, targets)[present], max_weight)
+    try:
+        return program.solve(shares)
+    except InfeasibleError as error:
+        number, possible = program.out_of_reach(shares)
+        raise InfeasibleError(
+            f"no weights in [0, {max_weight:g}] meet the thresholds: category {_name(influence, number)!r} has "
+            f"{shares[number]:.4g} and can have {possible} if the thresholds before it are met. Change its threshold "
+            "or raise max_weight"
+        ) from error
 
 
 def _name(influence: InfluenceMatrix, number: int) -> str:

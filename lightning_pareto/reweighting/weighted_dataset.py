@@ -1,4 +1,4 @@
-"""Weights handed over in the batch, for training steps that weight their own loss."""
+"""A dataset that puts the weights into the batch, for training steps that weight their own loss."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,22 +12,22 @@ from lightning_pareto.reweighting.weights import SampleWeights
 
 
 class WeightedDataset(Dataset[Any]):
-    """A map-style dataset whose samples carry their weight, so that a batch of any collate function does too.
+    """A map-style dataset whose samples carry their weights, so that batches contain them.
 
-    A dict sample gets the entry ``key``, a tuple or list sample one more element at its end: a float32 scalar, which
-    is collated to (B,). ``training_step`` then takes ``(loss * weight).mean()`` over the per-sample losses. Every
-    other attribute (``classes``, ``targets``) is the dataset's own.
+    The weight is a float32 scalar, which is collated to (B,). Dict samples get it as the entry ``key``, tuples and
+    lists as an additional last element. In ``training_step``, return ``(loss * weight).mean()`` over the per-sample
+    losses. All other attributes (``classes``, ``targets``) are forwarded to the dataset.
 
-    Weights in the loss and in the draws (:class:`ParetoSampler`) have the same mean. Draws need no change to the module
-    and spend no time on samples that weigh nothing; weights in the loss take every sample once an epoch.
+    Weights in the loss have the same effect on average as weighted draws (:class:`ParetoSampler`). Draws need no change
+    to the module and spend no time on samples of weight zero. Weights in the loss use every sample once per epoch.
 
     Args:
-        dataset: the user's dataset.
-        weights: one weight for each of its indices.
+        dataset: the dataset to wrap.
+        weights: one weight per dataset index.
         key: name of the weight in dict samples.
 
     Raises:
-        ValueError: if there are not as many weights as samples, or the weights were made for other labels.
+        ValueError: if the number of weights is wrong, or if they belong to other labels.
 
     Example:
         >>> data = WeightedDataset([("a", 0), ("b", 1)], [0.5, 1.5])
@@ -49,25 +49,25 @@ class WeightedDataset(Dataset[Any]):
         return self._weighted(self.dataset[index], self._values[index])
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Fetch a batch at once, where the dataset can."""
-        many = getattr(self.dataset, "__getitems__", None)
-        samples = many(indices) if callable(many) else [self.dataset[index] for index in indices]
+        """Fetch a batch at once if the dataset supports it."""
+        fetch_many = getattr(self.dataset, "__getitems__", None)
+        samples = fetch_many(indices) if callable(fetch_many) else [self.dataset[index] for index in indices]
         return [self._weighted(sample, self._values[index]) for sample, index in zip(samples, indices, strict=True)]
 
     def __getattr__(self, name: str) -> Any:
-        """Read what is not defined here from the user's dataset."""
-        if name.startswith("__") or "dataset" not in self.__dict__:  # as while a copy is made
+        """Forward all other attributes to the dataset."""
+        if name.startswith("__") or "dataset" not in self.__dict__:  # copy and pickle create objects without attributes
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self.dataset, name)
 
     def _weighted(self, sample: Any, weight: Tensor) -> Any:
         if isinstance(sample, Mapping):
             if self.key in sample:
-                raise ValueError(f"the samples have an entry {self.key!r} already: choose another key")
+                raise ValueError(f"samples already have an entry {self.key!r}. Choose another key")
             return {**sample, self.key: weight}
         if isinstance(sample, (tuple, list)):
             return (*sample, weight)
         raise TypeError(
-            f"samples must be dicts, tuples or lists to carry a weight, found {type(sample).__name__}: return "
+            f"samples must be dicts, tuples or lists to carry a weight, found {type(sample).__name__}. Return "
             '{"x": x, "y": y} or (x, y) from the dataset'
         )

@@ -1,4 +1,4 @@
-"""Results on disk: one artifact format, and the folders that hold the artifacts of a run."""
+"""Results on disk: the artifact format, and the folders of runs and searches."""
 
 from lightning_pareto.storage.artifacts import ArtifactError
 

@@ -1,7 +1,7 @@
-"""One file format for every result: named arrays in safetensors, everything else as JSON in its metadata.
+"""The file format of all results: named arrays in safetensors, with everything else as JSON in the metadata.
 
-Nothing is ever executed on loading, a file is written whole or not at all, and whatever bytes a file has, reading it
-gives a result that fits together or an :class:`ArtifactError`.
+Loading never executes code. Writing is atomic. Whatever bytes a file contains, reading it either returns a consistent
+result or raises an :class:`ArtifactError`.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from lightning_pareto.display.terminal import printable
 
 FORMAT_VERSION = 1
 
-LARGEST_HEADER = 2**24
-"""Bytes of names and metadata that are written, and read: far more than any result has."""
+MAX_HEADER_BYTES = 2**24
+"""Largest header (names and metadata) that is written or read. Results need far less."""
 
-ABANDONED = 3600.0
-"""Seconds after which a temporary file is taken for that of a writer that was killed."""
+STALE_SECONDS = 3600.0
+"""Age from which a temporary file counts as left behind by a killed process."""
 
 
 class ArtifactError(ValueError):
@@ -39,12 +39,11 @@ def save_artifact(
 ) -> Path:
     """Write ``arrays`` and ``metadata`` to ``path`` atomically, creating its folder.
 
-    The bytes go to a temporary file beside the target, which then takes its place: a reader sees the old file, the
-    whole new one, or none.
+    Readers see the old file, the complete new file, or no file.
 
     Args:
         path: target file.
-        kind: what the file holds, checked on loading (for instance ``"influence"``).
+        kind: kind of result, for instance ``"influence"``. It is checked on loading.
         arrays: named arrays.
         metadata: JSON-serialisable description.
 
@@ -52,55 +51,56 @@ def save_artifact(
         The path written.
 
     Raises:
-        OSError: if the folder cannot be written or the disk is full; nothing is left behind.
+        OSError: if the folder is not writable or the disk is full. Nothing is left behind.
         TypeError: if the metadata are not JSON-serialisable.
-        ValueError: if they are larger than would be read again.
+        ValueError: if the metadata are too large to be read back.
     """
     path = Path(path)
     try:
         described = json.dumps(metadata)
     except TypeError as error:
-        raise TypeError(f"metadata must be texts, numbers, lists and dicts, to be kept as JSON: {error}") from error
-    if 2 * len(described) > LARGEST_HEADER:  # escaped once more
-        raise ValueError(f"metadata of {len(described)} bytes are too large for a file; keep them elsewhere")
+        raise TypeError(f"metadata must be JSON-serialisable (strings, numbers, lists, dicts): {error}") from error
+    limit = MAX_HEADER_BYTES // 2  # the header is JSON too, and escapes the quotes in this text once more
+    if len(described) > limit:
+        raise ValueError(f"metadata must have at most {limit} bytes, found {len(described)}. Store them elsewhere")
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     header = {"kind": kind, "format_version": str(FORMAT_VERSION), "metadata": described}
     payload = save(arrays, metadata={**header, "digest": _digest(arrays, header)})
-    write_whole(path, payload)
-    remove_temporaries(path.parent, path.name, older=ABANDONED)
+    write_atomically(path, payload)
+    remove_temporary_files(path.parent, path.name, min_age=STALE_SECONDS)
     return path
 
 
-def write_whole(path: Path, payload: bytes) -> None:
-    """Write a file that is there whole or not at all, creating its folder.
+def write_atomically(path: Path, payload: bytes) -> None:
+    """Write a file completely or not at all, creating its folder.
+
+    The bytes go to a temporary file next to the target, which then replaces the target.
 
     Raises:
-        OSError: if it cannot be written; nothing is left behind.
+        OSError: if the file cannot be written. Nothing is left behind.
     """
+    temporary = None
     try:
-        _replace(path, payload)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}: nothing was written", str(path)) from error
-
-
-def _replace(path: Path, payload: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(_mode_of(path))
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink(missing_ok=True)
+        temporary.chmod(_permissions(path))
+        temporary.replace(path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"{error.strerror or error}: nothing was written", str(path)) from error
         raise
 
 
-def _mode_of(path: Path) -> int:
-    """Permissions that the file has, or that a new one gets here: temporary files are for their owner alone."""
+def _permissions(path: Path) -> int:
+    """Permissions of the existing file, or the default for new files. Temporary files are private to their owner."""
     if path.exists():
         return stat.S_IMODE(path.stat().st_mode)
     mask = os.umask(0)
@@ -108,17 +108,17 @@ def _mode_of(path: Path) -> int:
     return 0o666 & ~mask
 
 
-def remove_temporaries(folder: Path, name: str, older: float = 0.0) -> None:
-    """Remove what writers that were killed have left beside a file.
+def remove_temporary_files(folder: Path, name: str, min_age: float = 0.0) -> None:
+    """Remove temporary files that killed processes have left behind.
 
     Args:
-        folder: where they are.
-        name: of the file they were to become; a shell pattern.
-        older: only those that have not been written to for so many seconds.
+        folder: folder to search.
+        name: name of the target file, or a shell pattern.
+        min_age: seconds since the last write below which a file is kept.
     """
     for path in folder.glob(f".{name}.*"):
-        with contextlib.suppress(OSError):  # another process may be faster
-            if time.time() - path.stat().st_mtime >= older:
+        with contextlib.suppress(OSError):  # another process may have removed it
+            if time.time() - path.stat().st_mtime >= min_age:
                 path.unlink()
 
 
@@ -127,15 +127,15 @@ def load_artifact(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np
 
     Args:
         path: the file.
-        kind: the kind expected.
+        kind: the expected kind.
 
     Returns:
-        The named arrays and the metadata. Whoever makes a result of them does so within :func:`fitting_together`.
+        The named arrays and the metadata. Build the result from them inside :func:`consistent_parts`.
 
     Raises:
-        ArtifactError: if the file is truncated, changed since it was written, of another kind, of a newer format, or
-            its header is too large.
-        FileNotFoundError: if there is none.
+        ArtifactError: if the file is truncated, has changed since it was written, is of another kind or a newer format,
+            or has too large a header.
+        FileNotFoundError: if the file does not exist.
     """
     path = Path(path)
     if not path.is_file():
@@ -146,37 +146,33 @@ def load_artifact(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np
             header = file.metadata() or {}
             _check_kind(path, header, kind)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, TypeError, KeyError) as error:  # the latter for types of numbers that numpy lacks
-        told = printable(str(error), 200)
-        raise ArtifactError(f"{path} is not a whole safetensors file ({told}); compute it again") from error
+    except (SafetensorError, TypeError, KeyError) as error:  # TypeError and KeyError: dtypes that NumPy lacks
+        reason = printable(str(error), 200)
+        raise ArtifactError(f"{path} is not a valid safetensors file ({reason}). Compute it again") from error
     digest = header.pop("digest", None)
     if digest != _digest(arrays, header):
-        raise ArtifactError(f"{path} was changed since it was written, by a failing disk perhaps; compute it again")
-    with fitting_together(path):
+        raise ArtifactError(f"{path} has changed since it was written, perhaps on a failing disk. Compute it again")
+    with consistent_parts(path):
         metadata = json.loads(header["metadata"])
         return arrays, {**metadata}
 
 
 @contextlib.contextmanager
-def fitting_together(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn the errors of parts that are missing or do not fit together into an :class:`ArtifactError`.
-
-    Args:
-        path: of the file, for the error.
-    """
+def consistent_parts(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn errors from missing or inconsistent parts of the file ``path`` into an :class:`ArtifactError`."""
     try:
         yield
     except ArtifactError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError) as error:
         raise ArtifactError(
-            f"{path} was damaged, or written by another version: its parts do not fit together "
-            f"({type(error).__name__}: {printable(str(error), 200)}); compute it again"
+            f"{path} is damaged, or was written by another version: its parts are inconsistent "
+            f"({type(error).__name__}: {printable(str(error), 200)}). Compute it again"
         ) from error
 
 
 def _digest(arrays: dict[str, np.ndarray], header: dict[str, str]) -> str:
-    """Of everything in the file, 32 hexadecimal digits: against accidents, not against anyone's intent."""
+    """Hash of everything in the file, 32 hexadecimal digits. It detects accidents, not tampering."""
     digest = hashlib.blake2b(digest_size=16)
     for name, text in sorted(header.items()):
         digest.update(f"{name}={text};".encode())
@@ -187,13 +183,13 @@ def _digest(arrays: dict[str, np.ndarray], header: dict[str, str]) -> str:
 
 
 def _check_header_size(path: Path) -> None:
-    """Refuse a header before it is parsed."""
+    """Reject an oversized header before it is parsed."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-    if size > LARGEST_HEADER:
+    if size > MAX_HEADER_BYTES:
         raise ArtifactError(
-            f"{path} is not a whole safetensors file of this package: its header claims {size} bytes, at most "
-            f"{LARGEST_HEADER} are read; compute it again"
+            f"{path} is not a valid safetensors file of this package: its header claims {size} bytes, and at most "
+            f"{MAX_HEADER_BYTES} are read. Compute it again"
         )
 
 
@@ -202,9 +198,9 @@ def _check_kind(path: Path, header: dict[str, str], kind: str) -> None:
         raise ArtifactError(f"{path} holds {header.get('kind', 'no known kind')[:40]!r}, expected {kind!r}")
     version = header.get("format_version", "")
     if not (version.isascii() and version.isdigit()) or len(version) > 9:
-        raise ArtifactError(f"{path} has no format version that is known, found {version[:20]!r}; compute it again")
+        raise ArtifactError(f"{path} must have a numeric format version, found {version[:20]!r}. Compute it again")
     if int(version) > FORMAT_VERSION:
         raise ArtifactError(
-            f"{path} has format version {version}, this lightning_pareto reads up to {FORMAT_VERSION}: "
-            "pip install --upgrade lightning_pareto"
+            f"{path} has format version {version}, but this lightning_pareto reads versions up to {FORMAT_VERSION} "
+            "only. Upgrade it: pip install --upgrade lightning_pareto"
         )

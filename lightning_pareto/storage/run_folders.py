@@ -1,4 +1,4 @@
-"""Where the results of a fit or a search lie: the names of their files, and which of several runs is the newest."""
+"""File names of results, and how to find the folders of runs and searches."""
 
 import re
 from collections.abc import Callable
@@ -12,67 +12,67 @@ SAMPLES_FILE = "samples.safetensors"
 RECORD_FILE = "corrections.json"
 
 RUN_FOLDER = "pareto"
-"""Where a fit's results lie in its log directory; ``pareto_1`` and so on where those of earlier fits lay there."""
+"""Folder of a fit's results in its log directory. If it holds an earlier fit, ``pareto_1`` is used, and so on."""
 
-FINISHED = "finished"
-"""Where the folder of a search keeps its trials, one of them for each measure of the influence that it began with."""
+FINISHED_FOLDER = "finished"
+"""Folder of a finished search's trials. Each trial ``influence_on_*`` holds the first influence on one measure."""
+
+RESULT_FILES = (INFLUENCE_FILE, VERDICT_FILE, RESULT_FILE, RECORD_FILE, WEIGHTS_FILE)
+"""Files written by a fit or a search, and the weights computed from them."""
 
 
-RESULTS = (INFLUENCE_FILE, VERDICT_FILE, RESULT_FILE, RECORD_FILE, WEIGHTS_FILE)
-"""What a fit or a search leaves, and the weights that are made of it."""
-
-
-def holds(folder: Path, names: tuple[str, ...] = RESULTS) -> bool:
-    """Whether there is one of these files in a folder, as one that cannot be read is taken to have."""
+def contains_results(folder: Path, names: tuple[str, ...] = RESULT_FILES) -> bool:
+    """Whether the folder contains any of these files. An unreadable folder counts as if it did."""
     try:
         return any((folder / name).is_file() for name in names)
     except PermissionError:
         return True
 
 
-def folders_of_run(home: Path) -> list[Path]:
-    """All in a log directory that hold results, the newest first, and at last ``pareto``, which need not be there."""
-    named = (re.fullmatch(rf"{RUN_FOLDER}_([1-9][0-9]*)", path.name) for path in home.glob(f"{RUN_FOLDER}_*"))
-    numbers = sorted((int(match[1]) for match in named if match), reverse=True)
+def run_folders_in(home: Path) -> list[Path]:
+    """All folders with results in a log directory, newest first, and finally ``pareto`` even if it does not exist."""
+    matches = (re.fullmatch(rf"{RUN_FOLDER}_([1-9][0-9]*)", path.name) for path in home.glob(f"{RUN_FOLDER}_*"))
+    numbers = sorted((int(match[1]) for match in matches if match), reverse=True)
     folders = [home / f"{RUN_FOLDER}_{number}" for number in numbers]
-    return [*filter(holds, folders), home / RUN_FOLDER]
+    return [*filter(contains_results, folders), home / RUN_FOLDER]
 
 
-def runs_with(folder: Path, has: Callable[[Path], bool]) -> tuple[list[Path], Path | None]:
-    """The runs that have what is looked for, of those in a folder, else of those anywhere below it.
+def find_runs(folder: Path, matches: Callable[[Path], bool]) -> tuple[list[Path], Path | None]:
+    """Find the matching runs in a folder, or anywhere below it if the folder itself has none.
 
     Args:
-        folder: a run, its log directory, or what several lie below.
-        has: whether a run has it.
+        folder: the folder of a run, its log directory, or any folder above.
+        matches: whether a run has the required files.
 
     Returns:
-        Their folders, the newest first, and that of the newest run, which may lack what is looked for; None for no run.
+        Folders of the matching runs, newest first, and the folder of the newest run, which may not match. The latter is
+        None if there are no runs.
     """
-    near = [place for place in (folder, *folders_of_run(folder)) if holds(place)]
-    found = [run for run in near if has(run)]
+    near = [run for run in (folder, *run_folders_in(folder)) if contains_results(run)]
+    found = [run for run in near if matches(run)]
     if found:
         return found, near[0]
     below = _runs_below(folder)
-    return [run for run in below if has(run)], next(iter(near or below), None)
+    return [run for run in below if matches(run)], next(iter(near or below), None)
 
 
 def _runs_below(folder: Path) -> list[Path]:
-    """Runs by the age of what they left themselves; weights may be made of an old one, and date those without else."""
+    """Runs by date, newest first. Weights may be much newer, so they only date a run that has nothing else."""
     written: dict[Path, float] = {}
     for path in (path for name in (INFLUENCE_FILE, VERDICT_FILE, RESULT_FILE) for path in folder.rglob(name)):
-        written[run_of(path)] = max(written.get(run_of(path), 0.0), path.stat().st_mtime)
+        written[run_folder_of(path)] = max(written.get(run_folder_of(path), 0.0), path.stat().st_mtime)
     for path in folder.rglob(WEIGHTS_FILE):
-        written.setdefault(run_of(path), path.stat().st_mtime)
+        written.setdefault(run_folder_of(path), path.stat().st_mtime)
     return sorted(written, key=lambda run: written[run], reverse=True)
 
 
-def run_of(path: Path) -> Path:
-    """The folder of the run that a file is of; that of a search has those of its trials below it."""
+def run_folder_of(path: Path) -> Path:
+    """Folder of the run that a file belongs to. The files of a search's trials belong to the search."""
     trials = path.parent.parent
-    return trials.parent if trials.name == FINISHED else path.parent
+    return trials.parent if trials.name == FINISHED_FOLDER else path.parent
 
 
 def influence_of_search(folder: Path) -> Path | None:
-    """The influence that a finished search began with and its verdict is of: that on the first of its measures."""
-    found = folder.glob(f"{FINISHED}/influence_on_*/{INFLUENCE_FILE}")
+    """File of the influence on a finished search's first measure, which its verdict was computed from."""
+    found = folder.glob(f"{FINISHED_FOLDER}/influence_on_*/{INFLUENCE_FILE}")
     return min(found, key=lambda path: path.stat().st_mtime, default=None)

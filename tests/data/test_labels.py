@@ -1,4 +1,4 @@
-"""What datasets tell of their labels without being read."""
+"""Labels that datasets store apart from their samples."""
 
 import torch
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
@@ -10,10 +10,10 @@ WHOLE = TensorDataset(torch.zeros(5), LABELS)
 
 
 class Unlabelled(list):
-    """Has its labels in its samples only."""
+    """Stores its labels only inside its samples."""
 
 
-def test_parts_have_the_labels_of_their_samples():
+def test_subsets_and_concatenations_have_the_labels_of_their_samples():
     part = Subset(WHOLE, [4, 2, 1])
     assert stored_labels(part).tolist() == [2, 1, 0]
     assert stored_labels(Subset(part, [1])).tolist() == [1]
@@ -22,12 +22,12 @@ def test_parts_have_the_labels_of_their_samples():
     assert first_label_out_of_range(part, 3) is None
 
 
-def test_labels_of_some_samples_are_none():
+def test_partly_stored_labels_count_as_none():
     assert stored_labels(ConcatDataset([WHOLE, Unlabelled([(0.0, 1)])])) is None
     assert stored_labels(Subset(Unlabelled([(0.0, 1)]), [0])) is None
 
 
-def test_another_order_is_another_dataset():
-    names = {fingerprint_of_labels(Subset(WHOLE, order)) for order in ([0, 1, 2], [1, 0, 2], [0, 1], [3, 1, 2])}
-    assert len(names) == 4
+def test_fingerprint_depends_on_the_order():
+    fingerprints = {fingerprint_of_labels(Subset(WHOLE, order)) for order in ([0, 1, 2], [1, 0, 2], [0, 1], [3, 1, 2])}
+    assert len(fingerprints) == 4
     assert fingerprint_of_labels(Subset(WHOLE, range(5))) == fingerprint_of_labels(WHOLE)

@@ -290,5 +290,5 @@ def test_a_record_that_is_not_whole_is_no_record(tmp_path):
     assert len(watch.corrections) == 1
     path = tmp_path / "corrections.json"
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(ArtifactError, match="compute it again"):
+    with pytest.raises(ArtifactError, match="Compute it again"):
         _ = watch.corrections

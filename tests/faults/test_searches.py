@@ -12,7 +12,7 @@ from lightning_pareto.influence import estimate
 from lightning_pareto.integration.tuner import search_folder as folders
 from lightning_pareto.integration.tuner import trial_recorder as recorder
 from lightning_pareto.integration.tuner.trial_result import TrialResult
-from lightning_pareto.reweighting.proposals import CandidateWeights
+from lightning_pareto.reweighting.proposals import ProposalSolver
 from tests.faults._struck import before, ended, striking
 from tests.integration._models import Data, Plain, datasets, trainer
 
@@ -61,7 +61,7 @@ def undisturbed(tmp_path_factory):
 
 POINTS = {
     "scoring": lambda how: setattr(estimate, "score", striking(how)),
-    "linear program": lambda how: setattr(CandidateWeights, "distinct", striking(how)),
+    "linear program": lambda how: setattr(ProposalSolver, "distinct", striking(how)),
     "writing of a trial": lambda how: setattr(TrialResult, "save", before(TrialResult.save, striking(how, count=2))),
     "writing of the result": lambda how: setattr(ParetoResult, "save", striking(how)),
     "end, before the trials are put away": lambda how: setattr(

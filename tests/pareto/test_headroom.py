@@ -1,4 +1,4 @@
-"""The headroom LP: by hand, by duality, and on the trade-off hyperplane."""
+"""The headroom LP, checked by hand, by duality and on the trade-off hyperplane."""
 
 import numpy as np
 import pytest
@@ -21,13 +21,13 @@ def solve(scores, labels, budget=0.2):
 
 
 def test_by_hand():
-    """One harmful sample among four of one class: with a budget of a quarter, give it up."""
+    """One of four samples of a class is harmful. A budget of a quarter gives it up."""
     scores = np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [-3.0, -1.0]])
     found, scale = solve(scores, np.zeros(4, int), budget=0.25)
     np.testing.assert_allclose(found.weights, [1.25, 1.25, 1.25, 0.25])
     np.testing.assert_allclose(scale, [1.5, 1.0])
     np.testing.assert_allclose(predicted_gain(scores, found.weights), [0.75, 0.375])
-    assert found.value == pytest.approx(0.375)  # the second class gains least: 0.375 / 1
+    assert found.value == pytest.approx(0.375)  # the second category gains least: 0.375 / 1
     np.testing.assert_allclose(found.prices, [0, 1], atol=1e-9)
 
 
@@ -46,7 +46,7 @@ def test_primal_and_dual_agree(problem):
     assert found.value == pytest.approx(best, abs=LINEAR_PROGRAM)
 
 
-def test_the_weights_are_admissible(problem):
+def test_weights_are_admissible(problem):
     scores, labels = problem
     found, _ = solve(scores, labels)
     for label in range(3):
@@ -55,25 +55,25 @@ def test_the_weights_are_admissible(problem):
     assert np.maximum(1 - found.weights, 0).mean() <= 0.2 + LINEAR_PROGRAM
 
 
-def test_no_headroom_where_one_gains_what_another_loses():
+def test_no_headroom_in_a_pure_trade_off():
     x = np.random.default_rng(0).normal(size=(100, 1))
     found, _ = solve(np.hstack([x, -2 * x]), np.zeros(100, int))
     assert found.value == pytest.approx(0, abs=LINEAR_PROGRAM)
     np.testing.assert_allclose(found.prices, [0.5, 0.5], atol=1e-6)
 
 
-def test_no_headroom_for_a_category_that_nothing_reaches():
+def test_no_headroom_if_nothing_influences_a_category():
     scores = np.random.default_rng(0).normal(size=(50, 2))
     scores[:, 1] = 0
     assert solve(scores, np.zeros(50, int))[0].value == pytest.approx(0, abs=LINEAR_PROGRAM)
 
 
-def test_more_budget_is_never_worse(problem):
+def test_headroom_grows_with_the_budget(problem):
     values = [solve(*problem, budget)[0].value for budget in (0.05, 0.1, 0.2, 0.5)]
     assert values == sorted(values)
 
 
-def test_the_budget_price_is_what_a_little_more_budget_adds(problem):
+def test_budget_price_is_the_gain_from_more_budget(problem):
     found, _ = solve(*problem, budget=0.2)
     more, less = (solve(*problem, budget=0.2 + step)[0].value for step in (1e-4, -1e-4))
     assert found.budget_price > 0

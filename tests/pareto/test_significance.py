@@ -1,4 +1,4 @@
-"""Cross-fitting and its test: by hand, by the size it keeps, and on cases that it has to tell apart."""
+"""Cross-fitting and its test: by hand, by their size, and on data with and without a gain."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def column(*values):
 
 
 def t2_tail(t):
-    """P(T > t) for two degrees of freedom, in closed form."""
+    """P(T > t) of a t distribution with two degrees of freedom, in closed form."""
     return 0.5 - t / (2 * np.sqrt(2 + t**2))
 
 
@@ -33,7 +33,7 @@ def test_equal_folds_by_hand():
 def test_unequal_folds_by_hand():
     """Shares 1/2, 1/4, 1/4; odds 1, 1/3, 1/3.
 
-    Variance of the mean: 1 + 1/3 + 1/3 + 2 (1/3 + 1/3 + 1/9) = 29/9; its covariances with the folds: 5/3, 7/9, 7/9.
+    Variance of the mean: 1 + 1/3 + 1/3 + 2 (1/3 + 1/3 + 1/9) = 29/9. Its covariances with the folds: 5/3, 7/9, 7/9.
     Expected squares: 5/3 − 2 (5/6 + 7/36 + 7/36) + 3/8 · 29/9 = 31/72. Observed: (1/2)² + 0 + (1/2)² = 1/2.
     """
     found = _test(column(1, 2, 4), column(200, 100, 100), np.zeros(1))
@@ -42,9 +42,9 @@ def test_unequal_folds_by_hand():
     assert found.p_value == pytest.approx(t2_tail(2 / np.sqrt(116 / 31)))
 
 
-def test_each_category_counts_its_own_folds_and_the_least_certain_decides():
+def test_each_category_uses_its_own_folds_and_the_least_certain_decides():
     gains = np.array([[1.0, 1.0], [2.0, np.nan], [3.0, 2.0], [2.0, 4.0]])
-    support = 1000 * np.array([[5, 20], [5, 0], [5, 10], [5, 10]])  # so many that each has its own spread alone
+    support = 1000 * np.array([[5, 20], [5, 0], [5, 10], [5, 10]])  # so many that the common spread does not matter
     found = _test(gains, support, np.zeros(2))
     np.testing.assert_allclose(found.mean, [2, 2])
     np.testing.assert_allclose(found.standard_error, [np.sqrt(1 / 8 * 4), np.sqrt(116 / 31)])
@@ -54,8 +54,8 @@ def test_each_category_counts_its_own_folds_and_the_least_certain_decides():
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 1, 1, 1, 1, 1, 1, 1), (2, 2, 1, 1, 1), (5, 2, 1, 1)])
-def test_the_standard_error_is_right_where_only_noise_was_fitted(sizes):
-    """Weights that are linear in the noise of the folds that they were fitted to, drawn 20,000 times."""
+def test_standard_error_is_right_if_only_noise_was_fitted(sizes):
+    """The weights are linear in the noise of the folds they were fitted to. 20,000 draws."""
     rng = np.random.default_rng(0)
     n, draws = np.array(sizes, dtype=float), 20_000
     noise = rng.normal(size=(len(n), draws, 5)) / np.sqrt(n)[:, None, None]
@@ -68,9 +68,9 @@ def test_the_standard_error_is_right_where_only_noise_was_fitted(sizes):
 
 
 def draw_folds(rng, signal, folds=5, samples=40, n=60, spread=1.0):
-    """Fold scores as they come about: means of sample-level scores over the fold's share of each category.
+    """Fold scores as means of per-sample scores over the fold's share of each category.
 
-    A fifth of the training samples harms every category by its signal; what else a validation sample says is noise.
+    A fifth of the training samples harms each category by its signal. The rest of a per-sample score is noise.
     """
     categories = len(signal)
     harmful = rng.random(n) < 0.2
@@ -94,10 +94,10 @@ def rejections(signal, repetitions, **options):
     return np.mean([evaluate(*draw_folds(rng, signal, **options)).p_value <= 0.05 for _ in range(repetitions)])
 
 
-def test_keeps_its_level_where_one_category_alone_does_not_gain():
-    """The least favourable case; with errors for independent folds 13.5 % of the same draws were rejected.
+def test_keeps_its_level_if_exactly_one_category_does_not_gain():
+    """The least favourable case. Standard errors for independent folds rejected 13.5 % of the same draws.
 
-    The margin: three standard errors of a share of 0.05 in 600 repetitions, 2.7 %.
+    The margin is three standard errors of a share of 0.05 in 600 repetitions, 2.7 %.
     """
     margin = 3 * np.sqrt(0.05 * 0.95 / 600)
     assert 0.01 <= rejections((0.0, 2.0, 2.0), 600, folds=8, samples=44) <= 0.05 + margin
@@ -108,8 +108,8 @@ def test_finds_a_gain_of_every_category():
     assert rejections((2.0, 2.0, 2.0), 50, folds=3) >= 0.9
 
 
-def test_sees_through_a_gain_in_sample():
-    """Pure noise, 20 times: weights fitted to all folds gain on them, weights fitted to the others do not."""
+def test_in_sample_gains_do_not_hold_out():
+    """20 draws of pure noise. Weights fitted to all folds gain on these folds, weights fitted to the others do not."""
     rng = np.random.default_rng(0)
     in_sample, held_out = [], []
     for _ in range(20):
@@ -127,8 +127,8 @@ def test_sees_through_a_gain_in_sample():
     assert np.mean([found.mean for found in held_out]) < np.mean([found.mean for found in in_sample]) / 10
 
 
-def test_each_fold_is_judged_by_weights_that_never_saw_it():
-    """Changing one fold's scores changes no weights for it: its gain is linear in them."""
+def test_each_fold_is_evaluated_with_weights_that_never_saw_it():
+    """A fold's scores do not affect the weights for it, so its gain is linear in them."""
     scores, support, labels = draw_folds(np.random.default_rng(1), (1.0, 1.0, 1.0))
     scale, admissible = np.ones(3), AdmissibleSet(labels, 0.2)
     doubled = scores.copy()
@@ -143,7 +143,7 @@ def influence_of(scores, support, labels):
     return InfluenceMatrix(whole, labels, fold_scores=scores, fold_support=support)
 
 
-def test_one_category_that_gains_is_not_enough():
+def test_gain_of_one_category_is_not_enough():
     found = draw_folds(np.random.default_rng(3), (3.0, 0.0), folds=8)
     by_category = evaluate(*found).p_values
     assert by_category[0] < 0.001
@@ -155,7 +155,7 @@ def test_one_category_that_gains_is_not_enough():
 
 
 @pytest.mark.parametrize(("folds", "improvable"), [(1, False), (2, False), (3, True)])
-def test_a_proof_takes_three_folds(folds, improvable):
+def test_a_proof_needs_three_folds(folds, improvable):
     verdict = check_pareto(influence_of(*draw_folds(np.random.default_rng(0), (9.0, 9.0), folds=folds)))
     assert verdict.improvable == improvable
     assert np.isnan(verdict.p_value) != improvable
@@ -163,7 +163,7 @@ def test_a_proof_takes_three_folds(folds, improvable):
 
 
 @pytest.mark.parametrize("present", [1, 2])
-def test_a_category_in_fewer_than_three_folds_proves_nothing(present):
+def test_category_in_fewer_than_three_folds_proves_nothing(present):
     scores, support, labels = draw_folds(np.random.default_rng(0), (9.0, 9.0), folds=8)
     support[present:, 1] = 0
     found = evaluate(scores, support, labels)
@@ -175,8 +175,8 @@ def test_a_category_in_fewer_than_three_folds_proves_nothing(present):
     assert "in fewer than 3 validation folds proves nothing" in str(verdict)
 
 
-def test_the_other_folds_count_by_their_samples():
-    """Against averages written out, with as many samples in the folds as chance has it."""
+def test_other_folds_are_weighted_by_their_samples():
+    """Compared with explicit averages over folds of random sizes."""
     rng = np.random.default_rng(0)
     scores, support = rng.normal(size=(4, 50, 2)), rng.integers(1, 9, size=(4, 2))
     scale, admissible = np.array([1.0, 2.0]), AdmissibleSet(rng.integers(0, 2, 50), 0.2)
@@ -188,7 +188,7 @@ def test_the_other_folds_count_by_their_samples():
         np.testing.assert_allclose(found.by_fold[fold], predicted_gain(scores[fold], weights) / scale)
 
 
-def test_scores_without_samples_behind_them_are_never_read():
+def test_scores_without_samples_are_ignored():
     scores, support, labels = draw_folds(np.random.default_rng(0), (2.0, 2.0))
     support[0, 1] = 0
     expected = evaluate(scores, support, labels)
@@ -200,14 +200,14 @@ def test_scores_without_samples_behind_them_are_never_read():
 
 
 def test_folds_without_spread():
-    """The limits of the formula: certain where there is a gain, no evidence where nothing moves."""
+    """Limits of the formula: a gain is certain, and there is no evidence if nothing moves."""
     found = _test(np.array([[1.0, 0.0, -1.0]] * 3), np.full((3, 3), 9), np.zeros(3))
     np.testing.assert_array_equal(found.standard_error, 0)
     np.testing.assert_allclose(found.p_values, [0, 0.5, 1])
 
 
-def test_reads_single_precision_without_a_copy_of_all_folds():
-    """The peak of memory is that of one fold: its LP, not the folds together."""
+def test_float32_scores_are_not_all_copied():
+    """Peak memory is set by the LP of one fold, not by the number of folds."""
     import tracemalloc
 
     rng = np.random.default_rng(0)
@@ -222,7 +222,7 @@ def test_reads_single_precision_without_a_copy_of_all_folds():
 
 
 def by_fold(samples, folds=8):
-    """Means of the folds that samples are dealt to, (F, …), and their sizes, (F,)."""
+    """Deal samples to folds. Returns the means of the folds, (F, …), and their sizes, (F,)."""
     fold = np.arange(len(samples)) % folds
     counts = np.bincount(fold, minlength=folds)
     means = [samples[fold == f].mean(axis=0) if counts[f] else np.full(samples.shape[1:], np.nan) for f in range(folds)]
@@ -230,10 +230,10 @@ def by_fold(samples, folds=8):
 
 
 @pytest.mark.parametrize("size", [3, 10, 15, 30])
-def test_a_handful_without_a_bad_sample_proves_nothing(size):
-    """One sample in twenty loses what the others gain, in all ten categories; one of them has few samples.
+def test_few_samples_without_a_bad_one_prove_nothing(size):
+    """In all ten categories, one sample in twenty loses what the others gain. One category has few samples.
 
-    The share of false proofs by the spread of the few alone: 0.7, 0.6, 0.5 and 0.2.
+    The share of false proofs from the spread of these few alone is 0.7, 0.6, 0.5 and 0.2.
     """
     rng, draws = np.random.default_rng(0), 400
     parts = [np.where(rng.random((n, draws)) < 0.05, -19.0, 1.0) for n in (size, *[60] * 9)]
@@ -244,18 +244,18 @@ def test_a_handful_without_a_bad_sample_proves_nothing(size):
     assert np.mean(found) <= 0.05
 
 
-def test_the_common_spread_by_hand():
-    """Variances of the means 4, 1 and ∞ of 10, 40 and 5 samples: σ² = (400 + 1600)/50 = 40, and 40/n for each."""
+def test_common_spread_by_hand():
+    """Variances of the means 4, 1 and ∞ with 10, 40 and 5 samples: σ² = (400 + 1600)/50 = 40, so 40/n for each."""
     found = _with_common_spread(np.array([4.0, 1.0, np.inf]), np.array([10, 40, 5]))
     np.testing.assert_allclose(found, [4, 1, np.inf])
     found = _with_common_spread(np.array([1.0, 1.0]), np.array([10, 40]))  # σ² = (100 + 1600)/50 = 34
     np.testing.assert_allclose(found, [3.4, 1.0])
-    found = _with_common_spread(np.array([1.0, 0.001]), np.array([100, 300]))  # σ² = 10090/400, 60/300 of it
+    found = _with_common_spread(np.array([1.0, 0.001]), np.array([100, 300]))  # σ² = 10090/400, times 60/300
     np.testing.assert_allclose(found, [1.0, 10_090 / 400 / 300 * 0.2])
 
 
 @pytest.mark.parametrize(("samples", "proves"), [((9, 100), False), ((10, 100), True), ((29, 30), False)])
-def test_the_least_samples_that_can_prove_anything(samples, proves):
+def test_smallest_samples_that_can_prove_anything(samples, proves):
     gains, support = np.ones((3, 2)), np.array([[n - 2 * (n // 3), n // 3, n // 3] for n in samples]).T
     assert (_test(gains, support, np.zeros(2)).p_value == 0) == proves
     verdict = check_pareto(influence_of(*sized(support)))
@@ -267,7 +267,7 @@ def test_the_least_samples_that_can_prove_anything(samples, proves):
 
 
 def sized(support):
-    """Scores without noise: a fifth of the samples harms both categories."""
+    """Scores without noise. A fifth of the samples harms both categories."""
     rng = np.random.default_rng(0)
     scores = np.where(rng.random(100) < 0.2, -1.0, 0.25)[None, :, None] * np.ones((len(support), 1, 2))
     return scores, support, rng.integers(0, 2, 100)
@@ -278,16 +278,16 @@ def floors_demand(floor):
 
 
 def draw_trade_off(rng, folds=8, samples=44):
-    """Fold scores where what helps category 0 harms category 1; category 2 has nothing to do with either."""
+    """Fold scores where what helps category 0 harms category 1. Category 2 is independent of both."""
     scores, support, labels = draw_folds(rng, (1.5, 0.0, 0.0), folds=folds, samples=samples)
     scores[:, :, 1] -= 0.7 * scores.mean(axis=0)[:, 0]
     return scores, support, labels
 
 
-def test_keeps_its_level_where_a_category_just_misses_its_floor():
-    """At the boundary: the margin is set to what categories 1 and 2 lose on average, held out, in the same draws.
+def test_keeps_its_level_if_a_category_just_misses_its_floor():
+    """At the boundary: the margin equals the average held-out loss of categories 1 and 2 in the same draws.
 
-    The target gains by far, so that the largest p-value is theirs.
+    The target gains so clearly that the largest p-value is always theirs.
     """
     rng = np.random.default_rng(0)
     found = []
@@ -297,14 +297,14 @@ def test_keeps_its_level_where_a_category_just_misses_its_floor():
         found.append(cross_fit(scores, support, scale, AdmissibleSet(labels, 0.2), floors_demand(0.0)))
     mean, error = np.stack([f.mean for f in found]), np.stack([f.standard_error for f in found])
     assert mean[:, 0].mean() > 0.05
-    assert (mean[:, 1:].mean(axis=0) < 0.01).all(), "floors that bind are not held on new samples"
+    assert (mean[:, 1:].mean(axis=0) < 0.01).all(), "binding floors are not held on new samples"
     rejected = (mean - mean.mean(axis=0)) / error > stats.t.isf(0.05, 7)
     margin = 3 * np.sqrt(0.05 * 0.95 / 300)
     assert (rejected[:, 1:].mean(axis=0) <= 0.05 + margin).all()
 
 
-def test_targets_are_to_gain_and_the_others_to_hold_their_floors():
-    """What a t-test says by hand, target against 0 and floors less the margin."""
+def test_targets_must_gain_and_the_others_hold_their_floors():
+    """Compared with a t-test by hand, of the target against 0 and of the others against floor − margin."""
     scores, support, labels = draw_trade_off(np.random.default_rng(1))
     verdict = check_pareto(influence_of(scores, support, labels), targets=[0], floors=[9.0, -0.1, -0.2], min_gain=0.03)
     excess = verdict.held_out_gain - [0.0, -0.13, -0.23]
@@ -317,8 +317,8 @@ def test_targets_are_to_gain_and_the_others_to_hold_their_floors():
     assert (verdict.together[1:] >= np.array([-0.1, -0.2]) - 1e-6).all()
 
 
-def test_floors_that_the_other_folds_cannot_hold_are_come_near_to():
-    """The whole set holds the floor exactly; most of its parts cannot, and none of them ends the verdict."""
+def test_floors_that_the_other_folds_cannot_hold():
+    """The whole set just holds the floor. Most of its parts cannot, and none of them stops the verdict."""
     scores, support, labels = draw_trade_off(np.random.default_rng(2))
     influence = influence_of(scores, support, labels)
     alone = check_pareto(influence).alone[2]
@@ -328,8 +328,8 @@ def test_floors_that_the_other_folds_cannot_hold_are_come_near_to():
     assert not verdict.improvable
 
 
-def test_out_of_reach_floors_get_the_weights_that_come_nearest():
-    """Folds that are all alike: what is held out is what the category can have at most, by sorting its slopes."""
+def test_unreachable_floors_use_the_closest_weights():
+    """All folds are alike, so the held-out gain is the most that the category can reach, computed here by sorting."""
     scores = np.random.default_rng(0).normal(size=(50, 3))
     admissible, scale = AdmissibleSet(np.zeros(50, int), 0.2), column_scale(scores)
     demand = Demand(np.array([True, False, False]), np.array([0.0, -99.0, 99.0]))

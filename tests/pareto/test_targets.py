@@ -1,4 +1,4 @@
-"""Targets and floors of the verdict: what they ask of the weights, and what they refuse."""
+"""Targets and floors of the verdict."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from tests._tolerances import LINEAR_PROGRAM
 
 @pytest.fixture
 def influence():
-    """What helps the cat harms the dog; the cow is indifferent."""
+    """What helps the cat harms the dog. The cow is independent of both."""
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(300, 3)) - np.where(rng.random(300) < 0.2, 1.0, -0.25)[:, None]
     scores[:, 1] -= 0.8 * scores[:, 0]
@@ -31,7 +31,7 @@ def influence():
 
 
 def best(influence, target, floors, budget=0.2):
-    """max gain_target subject to the floors, by scipy, with the gains written out sample by sample."""
+    """Largest gain of the target subject to the floors, by SciPy, with the gains written out sample by sample."""
     scores = influence.scores.astype(np.float64)
     n, k = scores.shape
     means = np.stack([scores[influence.labels == label].mean(axis=0) for label in influence.labels])
@@ -45,7 +45,7 @@ def best(influence, target, floors, budget=0.2):
 
 
 @pytest.mark.parametrize("floor", [0.0, -0.1, 0.05])
-def test_headroom_is_that_of_the_target_under_the_floors(influence, floor):
+def test_headroom_is_the_largest_gain_of_the_target_under_the_floors(influence, floor):
     verdict = check_pareto(influence, targets="cat", floors=floor)
     assert verdict.headroom == pytest.approx(best(influence, 0, [0, floor, floor]), abs=LINEAR_PROGRAM)
     assert verdict.together[0] == pytest.approx(verdict.headroom, abs=LINEAR_PROGRAM)
@@ -56,27 +56,27 @@ def test_headroom_is_that_of_the_target_under_the_floors(influence, floor):
     assert (lower - verdict.headroom) / 1e-4 == pytest.approx(verdict.prices[1], rel=0.02)
 
 
-def test_floors_by_category_and_the_same_weights_as_reweight(influence):
-    """With one target the max-min and the sum are the same program."""
+def test_floors_per_category_give_the_same_weights_as_reweight(influence):
+    """With a single target, the max-min LP and the sum LP are the same."""
     floors = [np.pi, -0.2, 0.02]
     verdict = check_pareto(influence, targets=[0], floors=floors)
     weights = reweight(influence, targets=["cat"], thresholds=[-1.0, -0.2, 0.02])
     np.testing.assert_allclose(weights.predicted_gain / verdict.scale, verdict.together, atol=1e-6)
 
 
-def test_all_categories_as_targets_are_no_targets(influence):
+def test_naming_all_categories_equals_no_targets(influence):
     verdict, again = check_pareto(influence), check_pareto(influence, targets=["cow", "dog", 0])
     assert str(again) == str(verdict)
     assert np.isnan(verdict.floors).all()
 
 
-def test_fewer_targets_can_only_have_more(influence):
+def test_fewer_targets_never_have_less_headroom(influence):
     values = [check_pareto(influence, targets=targets).headroom for targets in (None, [0, 1], [0])]
     assert values == sorted(values)
 
 
 def test_strong_duality_with_floors(influence):
-    """h + Σ_{k∉T} λ_k floor_k is what the λ-weighted best weights reach, sorted out by hand."""
+    """h + Σ_{k∉T} λ_k floor_k equals the best λ-weighted gain, computed here by sorting."""
     scores = influence.scores
     scale, admissible = column_scale(scores), AdmissibleSet(influence.labels, 0.2)
     demand = Demand(np.array([True, False, True]), np.array([0.0, -0.05, 0.0]))
@@ -87,7 +87,7 @@ def test_strong_duality_with_floors(influence):
     assert found.prices[[0, 2]].sum() == pytest.approx(1)
 
 
-def test_floors_out_of_reach_name_the_category_and_the_most_it_can_have(influence):
+def test_unreachable_floor_error_names_category_and_limit(influence):
     most = best(influence, 2, [0.01, 0.02, 0])
     with pytest.raises(InfeasibleError, match=rf"category 'cow' is to gain 5 and can gain at most {most:.4g} beside"):
         check_pareto(influence, targets="cat", floors=[0, 0.02, 5])
@@ -95,14 +95,14 @@ def test_floors_out_of_reach_name_the_category_and_the_most_it_can_have(influenc
     check_pareto(influence, targets="cat", floors=[0, 0.02, below])
 
 
-def test_of_several_floors_out_of_reach_the_lowest_is_named(influence):
+def test_lowest_of_several_unreachable_floors_is_named(influence):
     most = best(influence, 1, [-9, 0, -9])
     with pytest.raises(InfeasibleError, match=rf"category 'dog' is to gain 5 and can gain at most {most:.4g} beside"):
         check_pareto(influence, targets="cat", floors=[0, 5, 6])
 
 
-def test_the_most_is_what_is_left_beside_the_floors_below(influence):
-    """The cat's floor costs the dog."""
+def test_limit_of_a_floor_accounts_for_the_lower_floors(influence):
+    """The cat's floor costs the dog some of its gain."""
     floor = 0.5 * best(influence, 0, [0, -9, -9])
     most = best(influence, 1, [floor, 0, -9])
     assert most < 0.6 * best(influence, 1, [-9, 0, -9])
@@ -110,15 +110,15 @@ def test_the_most_is_what_is_left_beside_the_floors_below(influence):
         check_pareto(influence, targets="cow", floors=[floor, 5, 0])
 
 
-def test_a_floor_may_cost_the_target_more_than_it_has(influence):
-    """Doing nothing holds no floor above zero: the headroom is then what the target has to lose."""
+def test_floor_above_zero_may_cost_the_target(influence):
+    """Unchanged weights do not hold a floor above zero, so the headroom may be negative."""
     floors = [0, 0.99 * best(influence, 1, [-9, 0, -9]), -9]
     expected = best(influence, 0, floors)
     assert expected < -0.01
     assert check_pareto(influence, targets="cat", floors=floors).headroom == pytest.approx(expected, abs=LINEAR_PROGRAM)
 
 
-def test_says_what_was_asked_and_survives_the_disk(influence, tmp_path):
+def test_report_states_the_demand_and_the_verdict_can_be_saved(influence, tmp_path):
     verdict = check_pareto(influence, targets="cat", floors=-0.05)
     text = str(verdict)
     assert "Asked for cat; the others must hold their floors." in text
@@ -140,8 +140,8 @@ def test_says_what_was_asked_and_survives_the_disk(influence, tmp_path):
     np.testing.assert_array_equal(again.floors, [np.nan, -0.05, -0.05])
 
 
-def test_a_target_can_be_proven_where_all_cannot(influence):
-    """What the dog loses the cat gains, exactly: nothing for both, much for the cat if the dog may lose."""
+def test_a_target_can_be_proven_when_all_categories_cannot(influence):
+    """Cat and dog trade off exactly. Both cannot gain, but the cat can gain much if the dog may lose."""
     folds = influence.fold_scores.copy()
     folds[:, :, 1] = -folds[:, :, 0]
     opposed = InfluenceMatrix(
@@ -152,10 +152,10 @@ def test_a_target_can_be_proven_where_all_cannot(influence):
     assert check_pareto(opposed, targets=[0], floors=0.0).answer == "no"
 
 
-def test_a_target_without_validation_samples_is_refused_and_named():
+def test_target_without_validation_samples_is_rejected():
     scores = np.random.default_rng(0).normal(size=(30, 3))
     scores[:, 1] = np.nan
     matrix = InfluenceMatrix(scores, np.arange(30) % 3, ["cat", "dog", "cow"])
-    with pytest.raises(ValueError, match="no validation samples of dog"):
+    with pytest.raises(ValueError, match="must have validation samples, found none of dog"):
         check_pareto(matrix, targets=["cat", "dog"])
     assert check_pareto(matrix).present.tolist() == [True, False, True]

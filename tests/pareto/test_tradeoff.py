@@ -1,4 +1,4 @@
-"""What a category could have alone, the rates of exchange, and how far a proof is."""
+"""Gains of categories alone, exchange rates, and the samples that a proof needs."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from tests._tolerances import LINEAR_PROGRAM
 def problem():
     rng = np.random.default_rng(0)
     scores = rng.normal(0.1, 1, size=(300, 3))
-    scores[:, 1] -= 0.7 * scores[:, 0]  # two categories that want the opposite
+    scores[:, 1] -= 0.7 * scores[:, 0]  # categories 0 and 1 trade off
     return scores, rng.integers(0, 3, 300)
 
 
@@ -33,8 +33,8 @@ def test_alone_is_the_headroom_of_one_category(problem):
     assert (found.alone >= found.together - LINEAR_PROGRAM).all()
 
 
-def test_exchange_rates_are_what_a_unit_really_costs(problem):
-    """On the frontier: raise the floor of one category by ε, and the other's best gain falls by the rate times ε."""
+def test_exchange_rates_are_the_actual_costs(problem):
+    """On the frontier, raising one category's floor by ε lowers the other's best gain by the rate times ε."""
     scores, labels = problem[0][:, :2], problem[1]
     admissible, scale = AdmissibleSet(labels, 0.2), column_scale(scores)
     solved = headroom(scores, scale, admissible)
@@ -42,7 +42,7 @@ def test_exchange_rates_are_what_a_unit_really_costs(problem):
     gain = predicted_gain(scores, solved.weights) / scale
 
     def best_of_other(floor):
-        """max gain_1 subject to gain_0 ≥ floor, by scipy."""
+        """Largest gain_1 subject to gain_0 ≥ floor, by SciPy."""
         slopes = admissible.slopes(scores) / scale / len(scores)
         rows = np.vstack([-slopes[:, 0], np.ones(len(scores))])
         found = optimize.linprog(-slopes[:, 1], A_ub=rows, b_ub=[-floor, 0.2 * len(scores)], bounds=(0, 1))
@@ -51,12 +51,12 @@ def test_exchange_rates_are_what_a_unit_really_costs(problem):
     epsilon = 1e-5
     assert best_of_other(gain[0]) == pytest.approx(gain[1], abs=LINEAR_PROGRAM)
     costs = [(best_of_other(gain[0] + step) - gain[1]) / step for step in (epsilon, -epsilon)]
-    assert min(costs) - 1e-3 <= -rates[0, 1] <= max(costs) + 1e-3, "a vertex has a slope on either side"
+    assert min(costs) - 1e-3 <= -rates[0, 1] <= max(costs) + 1e-3, "a vertex has different slopes on its two sides"
     np.testing.assert_allclose(np.diag(rates), 1)
     assert rates[0, 1] * rates[1, 0] == pytest.approx(1)
 
 
-def test_a_category_with_gain_to_spare_pays_nothing():
+def test_category_with_gain_to_spare_pays_nothing():
     rates = exchange_rates(np.array([0.5, 0.5, 0.0]))
     np.testing.assert_allclose(rates[:2, :2], 1)
     assert np.isnan(rates[:2, 2]).all()
@@ -64,7 +64,7 @@ def test_a_category_with_gain_to_spare_pays_nothing():
 
 
 def influence(signal, support, noise=6.0, opposed=False):
-    """A share of harmful samples in every category, seen through folds of different sizes."""
+    """A fifth of the samples harm each category by ``signal``. Small folds see it with more noise."""
     rng = np.random.default_rng(0)
     support = np.array(support)
     common = np.where(rng.random(400) < 0.2, -signal, 0)[:, None] + rng.normal(size=(400, 3))
@@ -81,7 +81,7 @@ def influence(signal, support, noise=6.0, opposed=False):
     )
 
 
-def test_the_interval_of_the_worst_category_and_the_test_agree():
+def test_interval_of_the_worst_category_agrees_with_the_test():
     for signal in (0.3, 0.8, 2.0):
         verdict = check_pareto(influence(signal, [20, 20, 20]))
         low, high = verdict.worst_interval
@@ -91,7 +91,7 @@ def test_the_interval_of_the_worst_category_and_the_test_agree():
         np.testing.assert_allclose(verdict.lower_bound, bound)
 
 
-def test_says_which_category_lacks_samples_and_how_many():
+def test_report_says_which_category_needs_how_many_samples():
     verdict = check_pareto(influence(0.8, [400, 400, 1], noise=30.0))
     assert verdict.answer == "not proven"
     needed = verdict.samples_needed
@@ -107,7 +107,7 @@ def test_says_which_category_lacks_samples_and_how_many():
     assert needed[0] == np.ceil(3200 * ratio**2)
 
 
-def test_says_which_category_does_not_gain():
+def test_report_says_which_category_does_not_gain():
     verdict = check_pareto(influence(0.0, [20, 20, 20], noise=20.0, opposed=True))
     worst = int(verdict.held_out_gain.argmin())
     assert verdict.held_out_gain[worst] < 0
@@ -115,7 +115,7 @@ def test_says_which_category_does_not_gain():
     assert f"{verdict.category_names[worst]}: does not gain held out" in str(verdict)
 
 
-def test_what_is_unknown_stays_unknown():
+def test_without_folds_held_out_values_are_unknown():
     whole = influence(1.0, [20, 20, 20])
     verdict = check_pareto(InfluenceMatrix(whole.scores, whole.labels))
     assert np.isnan(verdict.samples_needed).all()
@@ -125,14 +125,14 @@ def test_what_is_unknown_stays_unknown():
     assert "unknown" in str(verdict)
 
 
-def test_the_correlation_tells_opposed_categories(problem):
+def test_correlation_of_opposed_categories_is_negative(problem):
     scores, labels = problem
     verdict = check_pareto(InfluenceMatrix(scores, labels))
     np.testing.assert_allclose(verdict.correlation, np.corrcoef(scores.astype(np.float32).T), atol=1e-6)
     assert verdict.correlation[0, 1] < -0.3
 
 
-def test_comes_back_from_disk_with_all_of_it(tmp_path):
+def test_saved_verdict_can_be_loaded(tmp_path):
     verdict = check_pareto(influence(0.8, [20, 20, 2]))
     again = ParetoVerdict.load(verdict.save(tmp_path / "verdict.safetensors"))
     assert str(again) == str(verdict)

@@ -1,4 +1,4 @@
-"""The verdict on data that can, and that cannot, be improved."""
+"""The verdict on data that reweighting can and cannot improve."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def logistic_verdict(noise, seed, budget=0.1):
     return check_pareto(influence, budget=budget), module, train
 
 
-def test_noisy_labels_are_improvable_and_a_small_step_improves_every_class():
+def test_noisy_labels_are_improvable_and_a_small_step_helps_every_class():
     verdict, module, train = logistic_verdict(noise=0.3, seed=0)
     assert verdict.improvable
     assert verdict.answer == "yes"
@@ -31,8 +31,8 @@ def test_noisy_labels_are_improvable_and_a_small_step_improves_every_class():
     assert (after < before).all()
 
 
-def test_clean_labels_at_the_optimum_are_not():
-    """An optimal model: in-sample headroom is above the negligible every time, and cross-fitting sees through it."""
+def test_clean_labels_at_the_optimum_are_not_improvable():
+    """The model is optimal. The in-sample headroom still exceeds ``min_gain`` every time, but not held out."""
     verdicts = [logistic_verdict(noise=0.0, seed=seed)[0] for seed in range(10)]
     assert all(verdict.headroom > verdict.min_gain for verdict in verdicts)
     assert sum(verdict.improvable for verdict in verdicts) <= 1
@@ -41,7 +41,7 @@ def test_clean_labels_at_the_optimum_are_not():
     assert np.median([verdict.p_value for verdict in verdicts]) > 0.3
 
 
-def test_a_gain_must_be_significant_and_more_than_negligible():
+def test_gain_must_be_significant_and_above_min_gain():
     verdict = check_pareto(random_influence(1.5))
     least, h = float(verdict.held_out_gain.min()), verdict.headroom
     assert verdict.p_value < 0.01
@@ -56,7 +56,7 @@ def test_a_gain_must_be_significant_and_more_than_negligible():
 
 
 def random_influence(signal, seed=0, folds=8, n=400, k=3):
-    """Scores with a share of jointly harmful samples, and noise that differs between the folds."""
+    """Scores with a fifth of jointly harmful samples, and independent noise in each fold."""
     rng = np.random.default_rng(seed)
     common = np.where(rng.random(n) < 0.2, -signal, 0)[:, None] + rng.normal(size=(n, k))
     fold_scores = common + rng.normal(size=(folds, n, k))
@@ -78,7 +78,7 @@ def test_without_folds_nothing_is_proven():
     assert "folds=8" in str(verdict)
 
 
-def test_an_absent_category_is_left_out_of_everything():
+def test_absent_category_is_left_out():
     influence = random_influence(3.0)
     scores, folds = influence.scores.copy(), influence.fold_scores.copy()
     scores[:, 1] = np.nan
@@ -103,7 +103,7 @@ def test_an_absent_category_is_left_out_of_everything():
     assert "dog       no validation samples" in str(found)
 
 
-def test_a_category_in_one_fold_only_proves_nothing():
+def test_category_in_a_single_fold_proves_nothing():
     influence = random_influence(3.0)
     assert check_pareto(influence).improvable
     support = influence.fold_support.copy()
@@ -114,7 +114,7 @@ def test_a_category_in_one_fold_only_proves_nothing():
     assert not check_pareto(lonely).improvable
 
 
-def test_does_not_depend_on_the_order_of_samples_or_categories():
+def test_verdict_does_not_depend_on_the_order_of_samples_or_categories():
     influence = random_influence(1.0)
     verdict = check_pareto(influence)
     rows, columns = np.random.default_rng(1).permutation(400), [2, 0, 1]
@@ -130,8 +130,8 @@ def test_does_not_depend_on_the_order_of_samples_or_categories():
     np.testing.assert_allclose(again.prices, verdict.prices[columns], atol=1e-6)
 
 
-def test_an_underfitted_model_is_told_to_train_on():
-    """An untrained model can be improved by anything; after training, further training no longer helps every class."""
+def test_underfitted_model_is_flagged():
+    """Anything improves an untrained model. After training, further training no longer helps every class."""
     train, val = gaussian_classes(500, seed=0), gaussian_classes(400, seed=1)
     x, x_val = train.inputs.double(), val.inputs.double()
     untrained = fit_logistic(x[:4], train.given[:4], 4, l2=10.0)
@@ -147,8 +147,8 @@ def test_an_underfitted_model_is_told_to_train_on():
 @pytest.mark.parametrize(
     ("drift", "underfitted"), [([0.5, 0.07, 0.13], True), ([0.2, 0.08, 0.06], False), ([0.6, 0.3, -0.02], False)]
 )
-def test_an_uneven_drift_counts_too(drift, underfitted):
-    """Scores of one size, another for each category, whose share above zero makes the drift."""
+def test_underfitted_depends_on_the_mean_and_the_smallest_drift(drift, underfitted):
+    """Scores have one magnitude per category. The share of positive scores sets the drift."""
     n = 1_000
     scores = np.stack([np.where(np.arange(n) < n * (1 + d) / 2, 1.0, -1.0) for d in drift], axis=1)
     scores *= 1 + np.arange(len(drift))
@@ -157,7 +157,7 @@ def test_an_uneven_drift_counts_too(drift, underfitted):
     assert verdict.underfitted is underfitted
 
 
-def test_refuses_anything_but_an_influence_matrix():
+def test_rejects_anything_but_an_influence_matrix():
     with pytest.raises(TypeError, match="expected an InfluenceMatrix, found ndarray"):
         check_pareto(np.ones((3, 2)))
 
@@ -170,13 +170,13 @@ def test_saves_loads_and_prints_within_80_columns(tmp_path):
     assert again.regions.harmful == verdict.regions.harmful
 
 
-def test_the_papers_diagnostics():
+def test_diagnostics_of_the_paper():
     line = np.array([[1.0, -1.0], [-2.0, 2.0], [0.5, -0.5]])
     assert hyperplane_distance(line) == pytest.approx(0)
     assert hyperplane_distance(np.abs(line)) == pytest.approx(1)
     np.testing.assert_allclose(explained_variance_ratio(line), [1, 0], atol=1e-12)
     cross = np.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    np.testing.assert_allclose(explained_variance_ratio(cross + 9.0 * np.eye(2)[1]), [0.8, 0.2])  # about their mean
+    np.testing.assert_allclose(explained_variance_ratio(cross + 9.0 * np.eye(2)[1]), [0.8, 0.2])  # centred first
     found = regions(np.array([[1.0, 2.0], [-1.0, -1.0], [1.0, -1.0], [0.0, 1.0]]))
     assert found.sign.tolist() == [1, -1, 0, 0]
     assert (found.beneficial, found.harmful, found.trade_off) == (0.25, 0.25, 0.5)

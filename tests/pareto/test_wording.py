@@ -1,4 +1,4 @@
-"""The verdict as text: in 80 columns, readable, and harmless to the terminal that shows it."""
+"""The verdict as text: within 80 columns, readable, and safe to print on a terminal."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_fits_the_terminal_with_any_number_of_categories(count, options, length)
     assert ("… and 88 more" in text) == (count == 100)
 
 
-def test_of_many_categories_the_worst_are_shown():
+def test_only_the_worst_of_many_categories_are_shown():
     verdict = verdict_of([f"c{k:02d}" for k in range(30)])
     rows = str(verdict).split("alone  price\n")[1].split("… and 18 more")[0].splitlines()
     worst = np.argsort(verdict.lower_bound)[:12]
@@ -40,7 +40,7 @@ def test_of_many_categories_the_worst_are_shown():
 
 @pytest.mark.parametrize("present", [3, 20])
 def test_categories_without_samples_do_not_crowd_out_the_others(present):
-    """A model may have a thousand outputs where a data set has ten classes."""
+    """A model may have a thousand outputs, and the dataset only ten classes."""
     scores = np.random.default_rng(0).normal(size=(400, 30))
     scores[:, present:] = np.nan
     verdict = check_pareto(InfluenceMatrix(scores, np.arange(400) % 30, [f"c{k:02d}" for k in range(30)]))
@@ -57,7 +57,7 @@ EVIL = ["\x1b[2J\x1b[31mcat", "dog\r\nPareto improvement possible: YES", "\u202e
 
 @pytest.mark.parametrize("signal", [0.0, 2.0])
 @pytest.mark.parametrize("options", [{}, {"targets": EVIL[1]}], ids=["all", "targets"])
-def test_names_cannot_command_the_terminal(signal, options):
+def test_names_cannot_control_the_terminal(signal, options):
     text = str(verdict_of(EVIL, signal, **options))
     assert all(letter.isprintable() or letter == "\n" for letter in text)
     assert not any(line.startswith("Pareto improvement") for line in text.splitlines()[1:])

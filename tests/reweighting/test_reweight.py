@@ -1,4 +1,4 @@
-"""Weights by both LPs: their constraints, their optimality, their errors."""
+"""Weights from both LPs: constraints, optimality and errors."""
 
 import dataclasses
 import itertools
@@ -26,22 +26,22 @@ def influence():
 
 
 @pytest.mark.parametrize("return_mass", ["additive", "multiplicative"])
-def test_keeps_the_mass_of_every_class(influence, return_mass):
+def test_mass_of_every_class_is_kept(influence, return_mass):
     weights = reweight(influence, budget=0.3, return_mass=return_mass)
     for label in range(3):
         assert weights.values[influence.labels == label].sum() == pytest.approx((influence.labels == label).sum())
     assert weights.values.min() >= 0
 
 
-def test_predicts_no_loss_and_reports_what_it_predicts(influence):
+def test_predicts_no_loss_and_reports_the_predicted_gain(influence):
     weights = reweight(influence)
     assert (weights.predicted_gain >= -LINEAR_PROGRAM).all()
     np.testing.assert_allclose(weights.predicted_gain, (weights.values - 1) @ influence.scores / 200)
     assert weights.moved <= 0.2 + LINEAR_PROGRAM
 
 
-def test_is_optimal_by_a_lagrangian_bound(influence):
-    """For multipliers y of the floors, the best d of the relaxed problem bounds the optimum from above."""
+def test_weights_reach_the_lagrangian_bound(influence):
+    """For any multipliers y of the floors, the best d of the relaxed problem is an upper bound on the optimum."""
     from scipy.optimize import minimize
 
     admissible, scale = AdmissibleSet(influence.labels, 0.2), column_scale(influence.scores)
@@ -58,8 +58,8 @@ def test_is_optimal_by_a_lagrangian_bound(influence):
     assert value == pytest.approx(best, rel=1e-3)
 
 
-def test_without_targets_every_category_has_its_share_of_the_headroom():
-    """What helps the cat harms the dog: the largest sum would leave one of them less."""
+def test_without_targets_every_category_gets_a_share_of_the_headroom():
+    """What helps the cat harms the dog, so the largest sum of gains would neglect one of them."""
     rng = np.random.default_rng(0)
     scores = rng.normal(0.05, 1, (200, 3))
     scores[:, 1] -= 0.8 * scores[:, 0]
@@ -78,27 +78,27 @@ def test_floors_are_met(influence):
     assert weights.predicted_gain[0] >= reweight(influence, targets=["dog"]).predicted_gain[0]
 
 
-def test_multiplicative_gives_rejected_samples_nothing():
+def test_multiplicative_gives_removed_samples_nothing():
     influence = InfluenceMatrix([[1.0], [1.0], [1.0], [-3.0]], [0, 0, 0, 0])
     np.testing.assert_allclose(reweight(influence, budget=0.25).values, [1.25, 1.25, 1.25, 0.25])
     multiplicative = reweight(influence, budget=0.25, return_mass="multiplicative")
     np.testing.assert_allclose(multiplicative.values, [4 / 3, 4 / 3, 4 / 3, 0])
 
 
-def test_a_class_given_up_entirely_keeps_its_mass():
+def test_fully_removed_class_keeps_its_mass():
     influence = InfluenceMatrix([[1.0], [-1.0]], [0, 1])
     for return_mass in ("additive", "multiplicative"):
         assert reweight(influence, budget=1.0, return_mass=return_mass).values.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("size", [3, 10, 49, 98])  # means of so many ones that are above one, or below, by rounding
-def test_a_large_class_given_up_entirely_keeps_its_mass(size):
+@pytest.mark.parametrize("size", [3, 10, 49, 98])  # sizes whose means of ones round above or below one
+def test_fully_removed_large_class_keeps_its_mass(size):
     admissible = AdmissibleSet(np.zeros(size, int), 1.0)
     for return_mass in ("additive", "multiplicative"):
         np.testing.assert_allclose(give_back(np.ones(size), admissible, return_mass), 1)
 
 
-def test_the_papers_lp_meets_its_own_constraints(influence):
+def test_paper_lp_meets_its_constraints(influence):
     weights = reweight(influence, method="paper", targets=["cat"], thresholds=0.9, max_weight=2)
     scores = influence.scores.astype(np.float64)
     assert ((weights.values @ scores)[[0, 1, 2]] >= 0.9 * scores.sum(axis=0) - 1e-4).all()
@@ -107,16 +107,16 @@ def test_the_papers_lp_meets_its_own_constraints(influence):
     interior = ((weights.values > 1e-9) & (weights.values < 2 - 1e-9)).sum()
     assert interior <= 3, "a vertex has at most as many interior variables as rows"
     assert weights.values @ scores[:, 0] >= scores[:, 0].sum()
-    assert abs(weights.values.mean() - 1) > 0.02, "it keeps no mass, and the prediction is of the weights as they are"
+    assert abs(weights.values.mean() - 1) > 0.02, "the paper's LP does not keep the total mass"
     np.testing.assert_allclose(weights.predicted_gain, (weights.values - 1) @ scores / 200)
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.95])
-def test_the_papers_lp_is_optimal_in_the_papers_own_units(seed, threshold):
-    """KKT conditions of the LP as printed, for two targets whose influence differs a hundredfold in scale.
+def test_paper_lp_is_optimal_in_the_units_of_the_paper(seed, threshold):
+    """KKT conditions of the published LP, for two targets whose influence differs a hundredfold in scale.
 
-    The duals are recovered from the answer: the reduced costs of weights strictly between the bounds are zero.
+    The duals are recovered from the solution, as reduced costs of weights strictly between the bounds are zero.
     """
     rng = np.random.default_rng(seed)
     scores = rng.normal(0.1, 1, size=(80, 4)) * [100, 1, 10, 1]
@@ -128,7 +128,7 @@ def test_the_papers_lp_is_optimal_in_the_papers_own_units(seed, threshold):
     duals = np.zeros(4)
     duals[binding] = np.linalg.solve(scores[inside][:, binding], objective[inside]) if binding.any() else []
     reduced = objective - scores @ duals
-    unit = np.abs(scores).mean(axis=0)  # the checks are absolute: give every row coefficients of order one
+    unit = np.abs(scores).mean(axis=0)  # tolerances are absolute, so scale every row to order one
     assert_optimal(
         SimpleNamespace(x=weights, row_duals=duals * unit, reduced_costs=reduced),
         objective,
@@ -140,8 +140,8 @@ def test_the_papers_lp_is_optimal_in_the_papers_own_units(seed, threshold):
     )
 
 
-def test_the_papers_lp_is_optimal_by_brute_force():
-    """Every vertex of three weights under two floors, two targets of unequal scale."""
+def test_paper_lp_is_optimal_by_brute_force():
+    """Enumerates all vertices for three weights under two floors, with two targets of different scale."""
     scores = np.array([[30.0, -1.0], [-20.0, 4.0], [5.0, -2.0]])
     for threshold in (0.0, 0.5, 1.0):
         rows = np.vstack([np.eye(3), np.eye(3), scores.T])
@@ -158,20 +158,20 @@ def test_the_papers_lp_is_optimal_by_brute_force():
         np.testing.assert_allclose(found, best, atol=1e-6)
 
 
-def test_the_papers_objective_is_the_plain_sum():
-    """Sample 1 costs the first target 50 and gives the second 3: in the paper's units no bargain."""
+def test_paper_objective_is_the_unscaled_sum():
+    """Sample 1 costs the first target 50 and gives the second 3, a loss in the paper's units."""
     scores = np.array([[100.0, 1.0], [-50.0, 3.0]])
     found = PaperProgram(scores, np.array([True, True]), 2.0).solve(np.zeros(2))
     np.testing.assert_allclose(found, [2, 0], atol=1e-7)
 
 
-def test_the_papers_lp_without_binding_thresholds_takes_every_helpful_sample():
+def test_paper_lp_without_binding_thresholds_takes_every_helpful_sample():
     scores = np.array([[1.0, 5.0], [-1.0, 5.0], [2.0, 5.0]])
     weights = reweight(InfluenceMatrix(scores, [0, 1, 0]), method="paper", targets=[0], thresholds=0.0)
     assert weights.values.tolist() == [2, 0, 2]
 
 
-def test_absent_categories_take_no_part():
+def test_absent_categories_are_ignored():
     scores = np.random.default_rng(0).normal(size=(50, 2))
     with_gap = InfluenceMatrix(np.column_stack([scores[:, 0], np.full(50, np.nan), scores[:, 1]]), np.zeros(50, int))
     found, expected = reweight(with_gap), reweight(InfluenceMatrix(scores, np.zeros(50, int)))
@@ -181,24 +181,24 @@ def test_absent_categories_take_no_part():
         reweight(with_gap, targets=[1])
 
 
-def test_gains_without_names_are_numbered_and_names_without_gains_unknown():
+def test_missing_names_are_numbers_and_missing_gains_nan():
     assert SampleWeights([1.0], [0.1, 0.2]).category_names == ("0", "1")
     np.testing.assert_array_equal(SampleWeights([1.0], category_names=["cat", "dog"]).predicted_gain, [np.nan, np.nan])
     assert len(SampleWeights([1.0]).predicted_gain) == 0
 
 
 @pytest.mark.parametrize("method", ["mass_preserving", "paper"])
-def test_weights_know_the_data_that_they_are_for(influence, method):
+def test_weights_reject_another_dataset(influence, method):
     labels = torch.from_numpy(influence.labels)
-    given, other = (TensorDataset(labels, y) for y in (labels, labels.flip(0)))
-    made = dataclasses.replace(influence, metadata={"fingerprints": {"labels": fingerprint_of_labels(given)}})
+    own, other = (TensorDataset(labels, y) for y in (labels, labels.flip(0)))
+    made = dataclasses.replace(influence, metadata={"fingerprints": {"labels": fingerprint_of_labels(own)}})
     weights = reweight(made, method=method, thresholds=0.0)
-    weights.check_dataset(given)
-    with pytest.raises(ValueError, match="made for another training dataset"):
+    weights.check_dataset(own)
+    with pytest.raises(ValueError, match="belong to another training dataset"):
         weights.check_dataset(other)
 
 
-def test_weights_save_and_load(influence, tmp_path):
+def test_weights_can_be_saved_and_loaded(influence, tmp_path):
     weights = reweight(influence)
     again = SampleWeights.load(weights.save(tmp_path / "weights.safetensors"))
     np.testing.assert_array_equal(again.values, weights.values)

@@ -1,4 +1,4 @@
-"""Weights in the batch."""
+"""Weights carried by the samples of a batch."""
 
 import copy
 import pickle
@@ -14,7 +14,7 @@ THREE = TensorDataset(torch.arange(3.0), torch.tensor([0, 1, 0]))
 WEIGHTS = [0.5, 1.0, 1.5]
 
 
-def test_tuples_and_dicts_carry_their_weight_through_the_default_collate():
+def test_default_collate_keeps_the_weights_of_tuples_and_dicts():
     (batch,) = DataLoader(WeightedDataset(THREE, WEIGHTS), batch_size=3)
     x, _y, weight = batch
     assert x.tolist() == [0, 1, 2]
@@ -25,7 +25,7 @@ def test_tuples_and_dicts_carry_their_weight_through_the_default_collate():
     assert batch["w"].tolist() == WEIGHTS
 
 
-def test_any_collate_function_sees_it():
+def test_custom_collate_functions_see_the_weights():
     def collate(samples):
         return {"x": [x for x, _, _ in samples], "weight": torch.stack([w for _, _, w in samples])}
 
@@ -33,7 +33,7 @@ def test_any_collate_function_sees_it():
     assert next(iter(loader))["weight"].tolist() == [1.5, 0.5]
 
 
-def test_a_dataset_that_fetches_many_at_once_still_does():
+def test_batched_fetching_of_the_dataset_is_used():
     class Counting(TensorDataset):
         calls = 0
 
@@ -48,7 +48,7 @@ def test_a_dataset_that_fetches_many_at_once_still_does():
 
 
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_it_is_the_users_dataset_otherwise(twin):
+def test_other_attributes_are_those_of_the_dataset(twin):
     weighted = twin(WeightedDataset(datasets()[0], torch.ones(240).numpy()))
     assert weighted.classes == Named.classes
     assert len(weighted) == 240
@@ -57,10 +57,10 @@ def test_it_is_the_users_dataset_otherwise(twin):
         _ = weighted.nothing
 
 
-def test_what_cannot_carry_a_weight_is_refused():
-    with pytest.raises(ValueError, match="2 weights for a training dataset of 3 samples"):
+def test_invalid_samples_and_weights_are_rejected():
+    with pytest.raises(ValueError, match="expected a training dataset of 2 samples, one per weight, found 3"):
         WeightedDataset(THREE, [1.0, 1.0])
-    with pytest.raises(TypeError, match=r"found int: return \{"):
+    with pytest.raises(TypeError, match=r"found int\. Return \{"):
         WeightedDataset([1, 2], [1.0, 1.0])[0]
-    with pytest.raises(ValueError, match="choose another key"):
+    with pytest.raises(ValueError, match="Choose another key"):
         WeightedDataset([{"weight": 1}], [1.0])[0]

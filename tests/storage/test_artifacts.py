@@ -1,4 +1,4 @@
-"""Files execute nothing, and whatever their bytes are, reading them gives a whole result or an ArtifactError."""
+"""Loading never executes code, and any bytes give either a complete result or an ArtifactError."""
 
 import ast
 import json
@@ -17,7 +17,7 @@ import lightning_pareto
 from lightning_pareto import ArtifactError, InfluenceMatrix, ParetoResult, ParetoVerdict, SampleWeights, check_pareto
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.integration.tuner.trial_result import TrialResult
-from lightning_pareto.storage.artifacts import ABANDONED, load_artifact, remove_temporaries, save_artifact
+from lightning_pareto.storage.artifacts import STALE_SECONDS, load_artifact, remove_temporary_files, save_artifact
 
 PACKAGE = Path(lightning_pareto.__file__).parent
 NAMES = ("cat", "dog", "cow")
@@ -30,8 +30,8 @@ def calls():
                 yield path.name, ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
 
 
-def test_nothing_that_is_read_is_executed():
-    """No pickle is loaded but by torch, which is told to take plain weights only."""
+def test_loading_never_executes_code():
+    """Only torch loads pickles, and always with ``weights_only=True``."""
     found = list(calls())
     reading = {"pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "yaml.load", "yaml.unsafe_load"}
     reading |= {
@@ -94,15 +94,15 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_comes_back(files, kind):
+def test_saved_results_can_be_loaded(files, kind):
     assert repr(KINDS[kind][1].load(files[kind])) == repr(KINDS[kind][0]())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_bytes_that_changed_never_give_another_result(files, tmp_path_factory, kind, data):
-    """A byte replaced, removed or put in anywhere, of which the header has as many as the arrays."""
+def test_changed_bytes_never_give_a_different_result(files, tmp_path_factory, kind, data):
+    """Bytes replaced, removed or inserted anywhere. Header and arrays have about as many bytes each."""
     whole = files[kind].read_bytes()
     at = data.draw(st.integers(0, len(whole) - 1))
     removed, added = data.draw(st.integers(0, 4)), data.draw(st.binary(max_size=4))
@@ -117,15 +117,15 @@ def test_bytes_that_changed_never_give_another_result(files, tmp_path_factory, k
 
 
 @pytest.mark.parametrize(("old", "new"), [("cow", "cat"), ('"I64"', '"F64"'), ('"shape":[12,3]', '"shape":[3,12]')])
-def test_a_header_that_changed_never_gives_another_result(files, tmp_path, old, new):
-    """Names, types and shapes that fit the bytes as well as those that were written."""
+def test_changed_header_never_gives_a_different_result(files, tmp_path, old, new):
+    """The new names, dtypes and shapes fit the bytes as well as the old ones did."""
     content = files["influence"].read_bytes()
     size = 8 + int.from_bytes(content[:8], "little")
     header = content[8:size].replace(old.encode(), new.encode())
     assert header != content[8:size]
     path = tmp_path / "changed"
     path.write_bytes(content[:8] + header + content[size:])
-    with pytest.raises(ArtifactError, match="was changed since it was written"):
+    with pytest.raises(ArtifactError, match="has changed since it was written"):
         load_artifact(path, "influence")
 
 
@@ -144,10 +144,8 @@ arrays = st.sampled_from(
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_parts_that_do_not_fit_never_give_anything_but_a_result_or_an_artifact_error(
-    files, tmp_path_factory, kind, data
-):
-    """Whole files, written by someone else, in which one array and one entry of the metadata are another one."""
+def test_inconsistent_parts_give_a_result_or_an_artifact_error(files, tmp_path_factory, kind, data):
+    """Valid files in which one array and one metadata entry have been replaced."""
     parts, metadata = load_artifact(files[kind], kind)
     name, entry = (
         data.draw(st.sampled_from([*sorted(parts), "more"])),
@@ -167,7 +165,7 @@ def test_parts_that_do_not_fit_never_give_anything_but_a_result_or_an_artifact_e
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.binary(max_size=64))
 @example(b"\x02\0\0\0\0\0\0\0{}")
-def test_any_bytes(tmp_path_factory, content):
+def test_random_bytes_give_an_artifact_error(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(content)
     with pytest.raises(ArtifactError):
@@ -175,8 +173,8 @@ def test_any_bytes(tmp_path_factory, content):
 
 
 @pytest.mark.parametrize("size", [2**30, 2**24 + 1])
-def test_a_large_header_costs_nothing(tmp_path, size):
-    """Neither is it read, nor is memory asked for: the file is sparse, as large as its header says."""
+def test_oversized_header_is_rejected_quickly(tmp_path, size):
+    """The header is neither read nor allocated. The file is sparse and as large as its header claims."""
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.write(size.to_bytes(8, "little"))
@@ -188,7 +186,7 @@ def test_a_large_header_costs_nothing(tmp_path, size):
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../../weights.ckpt", "..", ".", ""])
-def test_a_path_in_a_file_is_not_followed(tmp_path, name):
+def test_checkpoint_paths_in_a_file_are_not_followed(tmp_path, name):
     outcome = Outcome(np.zeros(2, int), np.ones(2, bool), np.ones(2), ("a",))
     TrialResult("trial", outcome, 1, 1, np.zeros(1), tmp_path / "best.ckpt").save(tmp_path, "key")
     assert TrialResult.load(tmp_path, "key").checkpoint == tmp_path / "best.ckpt"
@@ -199,49 +197,51 @@ def test_a_path_in_a_file_is_not_followed(tmp_path, name):
         TrialResult.load(tmp_path, "key")
 
 
-def test_a_path_in_a_result_is_shown_and_nothing_else(tmp_path):
+def test_checkpoint_path_of_a_result_is_only_printed(tmp_path):
     path = result().save(tmp_path / "result")
     parts, metadata = load_artifact(path, "result")
     save_artifact(path, "result", parts, {**metadata, "ckpt_path": "/nowhere/\x1b[2J.ckpt"})
     assert str(ParetoResult.load(path)).endswith("Model: /nowhere/?[2J.ckpt")
 
 
-def test_metadata_of_any_size_that_is_written_can_be_read(tmp_path):
-    """Quotes take two bytes more each time that they are escaped."""
+def test_metadata_that_can_be_written_can_be_read(tmp_path):
+    """Quotes grow each time they are escaped, and metadata are escaped twice."""
     about = {"text": '"' * (2**22 - 100)}
     path = save_artifact(tmp_path / "large", "kind", {}, about)
     assert load_artifact(path, "kind") == ({}, about)
-    with pytest.raises(ValueError, match="too large for a file"):
+    with pytest.raises(ValueError, match="metadata must have at most 8388608 bytes, found 16777"):
         save_artifact(path, "kind", {}, {"text": '"' * 2**23})
     assert json.loads(json.dumps(about)) == load_artifact(path, "kind")[1]
 
 
-def test_what_a_killed_writer_leaves_is_never_read_and_goes_in_the_end(tmp_path):
+def test_leftovers_of_a_killed_writer_are_ignored_and_removed(tmp_path):
     path = SampleWeights([1.0]).save(tmp_path / "weights")
     old, new, other = (tmp_path / name for name in (".weights.old1", ".weights.new1", ".influence.old1"))
     for each in (old, new, other):
         each.write_bytes(path.read_bytes()[:20])
-    os.utime(old, (0, time.time() - ABANDONED - 1))
+    os.utime(old, (0, time.time() - STALE_SECONDS - 1))
     assert SampleWeights.load(path).values.tolist() == [1.0]
     SampleWeights([2.0]).save(path)
-    assert sorted(tmp_path.iterdir()) == sorted([path, new, other]), "another process may be writing the new one"
-    remove_temporaries(tmp_path, "*")
+    assert sorted(tmp_path.iterdir()) == sorted([path, new, other]), (
+        "another process may still be writing the recent one"
+    )
+    remove_temporary_files(tmp_path, "*")
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_is_written_beside_its_target(tmp_path, monkeypatch):
-    """Where it can take the target's place: not from another file system."""
+def test_temporary_file_is_next_to_its_target(tmp_path, monkeypatch):
+    """A file on another file system could not replace the target."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     assert SampleWeights([1.0]).save(tmp_path / "weights").is_file()
 
 
-def test_colleagues_may_read_a_file_where_they_may_read_others(tmp_path):
+def test_files_get_the_usual_permissions(tmp_path):
     before = os.umask(0o027)
     try:
         path = save_artifact(tmp_path / "a.safetensors", "weights", {"a": np.zeros(2)}, {})
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
         path.chmod(0o600)
         save_artifact(path, "weights", {"a": np.ones(2)}, {})
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600, "as the user has set it"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, "the user's permissions are kept"
     finally:
         os.umask(before)

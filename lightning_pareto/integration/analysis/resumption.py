@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from lightning_pareto.storage.artifacts import remove_temporaries
+from lightning_pareto.storage.artifacts import remove_temporary_files
 
 STAGES = "stages"
 
@@ -58,7 +58,7 @@ def last_checkpoint(trainer: pl.Trainer) -> str | None:
 def remove_stages(folder: Path) -> None:
     """Remove the stages that an earlier analysis left behind, and nothing else."""
     for kept in (folder / STAGES).glob("*/"):
-        remove_temporaries(kept, "*.safetensors")
+        remove_temporary_files(kept, "*.safetensors")
         for path in kept.glob("*.safetensors"):
             with contextlib.suppress(OSError):  # a leftover stage is recognised by its contents
                 path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from lightning_pareto.integration.output.log_verdict import log_values
 from lightning_pareto.integration.output.results_folder import ResultsFolder
 from lightning_pareto.integration.trainer.shared_message import SharedMessage
 from lightning_pareto.reweighting.weights import SampleWeights
-from lightning_pareto.storage.artifacts import ArtifactError, fitting_together, remove_temporaries, write_whole
+from lightning_pareto.storage.artifacts import ArtifactError, consistent_parts, remove_temporary_files, write_atomically
 from lightning_pareto.storage.run_folders import RECORD_FILE
 
 
@@ -100,9 +100,9 @@ class Record:
         Raises:
             OSError: if the folder cannot be written.
         """
-        write_whole(folder / RECORD_FILE, f"[{','.join(_texts(self._made))}]".encode())
+        write_atomically(folder / RECORD_FILE, f"[{','.join(_texts(self._made))}]".encode())
         self._message.put(str(folder.resolve()))
-        remove_temporaries(folder, RECORD_FILE)
+        remove_temporary_files(folder, RECORD_FILE)
         own = {weights_file(each.epoch) for each in self._made}
         for path in folder.glob(weights_file("*")):
             if path.name not in own and re.fullmatch(weights_file("[0-9]+"), path.name):
@@ -126,7 +126,7 @@ class Record:
 
 
 def _read(path: Path) -> tuple[Correction, ...]:
-    with fitting_together(path):
+    with consistent_parts(path):
         return tuple(Correction.of(state) for state in json.loads(path.read_text()))
 
 

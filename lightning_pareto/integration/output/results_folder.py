@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_pareto.integration.trainer.processes import shard_of
-from lightning_pareto.storage.run_folders import RUN_FOLDER, VERDICT_FILE, folders_of_run, holds
+from lightning_pareto.storage.run_folders import RUN_FOLDER, VERDICT_FILE, contains_results, run_folders_in
 
 
 @dataclass
@@ -45,7 +45,7 @@ class ResultsFolder:
             trainer: the trainer of the fit.
             continues: whether a fit from a checkpoint continues the results in a folder.
         """
-        if self.chosen is None or not holds(self.chosen, self.own):
+        if self.chosen is None or not contains_results(self.chosen, self.own):
             self.chosen = self.dirpath or self._default(trainer, continues)
         return self.chosen
 
@@ -56,10 +56,10 @@ class ResultsFolder:
         alike = [sibling.chosen for sibling in siblings if sibling.own == self.own]
         others = [sibling.chosen for sibling in siblings if sibling.own != self.own and sibling.chosen is not None]
         for folder in others:
-            if not holds(folder, self.own):
+            if not contains_results(folder, self.own):
                 return folder
         newest, unused = _newest_and_unused(self.home)
-        unfinished = self.resumed and newest not in alike and not holds(newest, (VERDICT_FILE,))
+        unfinished = self.resumed and newest not in alike and not contains_results(newest, (VERDICT_FILE,))
         if unfinished and (newest in others or continues(newest)):
             return newest
         if unused != newest:
@@ -123,10 +123,10 @@ def why_not_writable(folder: Path) -> str | None:
 def _newest_and_unused(home: Path) -> tuple[Path, Path]:
     """The last folder with results in a log directory, and the first unused one; ``pareto`` twice if there is none."""
     try:
-        newest = folders_of_run(home)[0]
+        newest = run_folders_in(home)[0]
     except OSError:  # the log directory cannot be read; writing there will report it
         return home / RUN_FOLDER, home / RUN_FOLDER
-    if not holds(newest):
+    if not contains_results(newest):
         return newest, newest
     number = 1 if newest.name == RUN_FOLDER else int(newest.name.rpartition("_")[2]) + 1
     return newest, home / f"{RUN_FOLDER}_{number}"

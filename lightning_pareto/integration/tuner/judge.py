@@ -198,10 +198,10 @@ class Judge:
         return f", and {listed(names, 5)} {'rises' if len(names) == 1 else 'rise'} beyond chance" if names else ""
 
 
-def _preferred(harmless: Sequence[Tried], incumbent: TrialResult) -> Tried:
+def _preferred(printable: Sequence[Tried], incumbent: TrialResult) -> Tried:
     """The best in the mean, or of those within an error of it the one whose lowest category is highest."""
-    best = max(harmless, key=lambda one: one.against(incumbent).macro)
-    level_with = [one for one in harmless if one is best or _is_level(best, one)]
+    best = max(printable, key=lambda one: one.against(incumbent).macro)
+    level_with = [one for one in printable if one is best or _is_level(best, one)]
     return max(level_with, key=lambda one: float(np.nanmin(one.outcome.accuracy)))
 
 

@@ -18,7 +18,7 @@ from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.genetic_search import GeneticSearch, ThresholdSearch
 from lightning_pareto.reweighting.paper import PaperProgram
-from lightning_pareto.reweighting.proposals import Candidate, CandidateWeights, candidates
+from lightning_pareto.reweighting.proposals import Proposal, ProposalSolver, proposals
 from lightning_pareto.reweighting.weights import SampleWeights, weights_from
 
 IDLE = 3
@@ -131,23 +131,23 @@ class ScreeningSearch(Search):
 
     def find(self, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
         """See :class:`Search`."""
-        makers = [CandidateWeights(half.influences, situation.targets, half.accuracy) for half in situation.halves]
+        makers = [ProposalSolver(half.influences, situation.targets, half.accuracy) for half in situation.halves]
         tilts = situation.halves[0].accuracy is not None and not situation.chosen
-        every = candidates(self._measures, self._budgets, situation.chosen, tilts)
-        if not all(maker.able for maker in makers):  # a half of the validation set has no sample of any target
+        every = proposals(self._measures, self._budgets, situation.chosen, tilts)
+        if not all(maker.covers_targets for maker in makers):  # one half has no sample of any target
             return []
         distinct = makers[0].distinct(every)[: max(epochs, 1)]
         scores = np.zeros(len(distinct))
-        for i, (candidate, weights) in enumerate(distinct):
+        for i, (proposal, weights) in enumerate(distinct):
             if len(distinct) > 1 and epochs > 1:
-                outcome = situation.judged(trials.run(situation.epoch(f"epoch, {candidate}", weights)).outcome)
+                outcome = situation.judged(trials.run(situation.epoch(f"epoch, {proposal}", weights)).outcome)
                 scores[i] = np.nanmean(outcome.soft_accuracy[situation.targets])
         ranked = _varied([distinct[i][0] for i in np.argsort(-scores, kind="stable")])
-        whole = CandidateWeights(situation.both.influences, situation.targets, situation.both.accuracy)
-        return [_on_each_half(candidate, makers, whole, situation) for candidate in ranked]
+        whole = ProposalSolver(situation.both.influences, situation.targets, situation.both.accuracy)
+        return [_on_each_half(proposal, makers, whole, situation) for proposal in ranked]
 
 
-def _varied(ranked: list[Candidate]) -> list[Candidate]:
+def _varied(ranked: list[Proposal]) -> list[Proposal]:
     """First the best that keeps the masses of the classes, which rarely harms any, then the best that does not."""
     kinds = [[one for one in ranked if bool(one.tilt) == tilts] for tilts in (False, True)]
     first = [kind[0] for kind in kinds if kind]
@@ -155,11 +155,11 @@ def _varied(ranked: list[Candidate]) -> list[Candidate]:
 
 
 def _on_each_half(
-    candidate: Candidate, makers: list[CandidateWeights], whole: CandidateWeights, situation: Situation
+    proposal: Proposal, makers: list[ProposalSolver], whole: ProposalSolver, situation: Situation
 ) -> Finalist:
     pairs = zip(makers, situation.halves, strict=True)
-    fits = tuple((maker.weights(candidate), half.unseen) for maker, half in pairs)
-    return Finalist(str(candidate), fits, whole=whole.weights(candidate))
+    fits = tuple((maker.weights(proposal), half.unseen) for maker, half in pairs)
+    return Finalist(str(proposal), fits, whole=whole.weights(proposal))
 
 
 class PaperSearch(Search):
@@ -237,4 +237,4 @@ def _solve(program: PaperProgram, influence: InfluenceMatrix, alpha: Float) -> S
         return None
     values = values * len(values) / values.sum()
     name = "paper's LP, thresholds " + ", ".join(f"{a:.2f}" for a in alpha)
-    return weights_from(influence, values, candidate=name)
+    return weights_from(influence, values, proposal=name)

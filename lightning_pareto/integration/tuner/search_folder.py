@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.pareto.result import ParetoVerdict
-from lightning_pareto.storage.run_folders import FINISHED, RESULT_FILE, VERDICT_FILE
+from lightning_pareto.storage.run_folders import FINISHED_FOLDER, RESULT_FILE, VERDICT_FILE
 
 TRIALS = "trials"
 BEST_FILE = "best.ckpt"
@@ -46,10 +46,10 @@ def _conclude(folder: Path, result: ParetoResult, verdict: ParetoVerdict, chosen
         _keep(chosen, folder / BEST_FILE)
     verdict.save(folder / VERDICT_FILE)
     result.save(folder / RESULT_FILE)
-    if (folder / FINISHED).exists():
-        shutil.rmtree(folder / FINISHED)
-    (folder / TRIALS).rename(folder / FINISHED)
-    for path in (folder / FINISHED).rglob("*"):
+    if (folder / FINISHED_FOLDER).exists():
+        shutil.rmtree(folder / FINISHED_FOLDER)
+    (folder / TRIALS).rename(folder / FINISHED_FOLDER)
+    for path in (folder / FINISHED_FOLDER).rglob("*"):
         if path.suffix in (".ckpt", ".pt"):
             path.unlink()
 

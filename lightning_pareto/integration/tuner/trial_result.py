@@ -8,7 +8,7 @@ import numpy as np
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.evaluation.result import TrialSummary
 from lightning_pareto.pareto.admissible import Float
-from lightning_pareto.storage.artifacts import fitting_together, load_artifact, save_artifact
+from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
 TRIAL_FILE = "trial.safetensors"
 
@@ -73,7 +73,7 @@ class TrialResult:
         if not (folder / TRIAL_FILE).exists():
             return None
         arrays, metadata = load_artifact(folder / TRIAL_FILE, "trial")
-        with fitting_together(folder / TRIAL_FILE):
+        with consistent_parts(folder / TRIAL_FILE):
             if metadata["key"] != key:
                 return None
             names = tuple(map(str, metadata["category_names"]))

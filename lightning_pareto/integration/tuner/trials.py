@@ -28,7 +28,7 @@ from lightning_pareto.integration.tuner.trial_recorder import Expectations, Tria
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.integration.tuner.validation_data import joined
 from lightning_pareto.pareto.demand import Targets
-from lightning_pareto.storage.artifacts import remove_temporaries, write_whole
+from lightning_pareto.storage.artifacts import remove_temporary_files, write_atomically
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE
 
 INITIAL_FILE = "initial.pt"
@@ -245,5 +245,5 @@ def _empty(folder: Path) -> None:
 def _write(state: dict[str, Any], path: Path) -> None:
     payload = io.BytesIO()
     torch.save(state, payload)
-    write_whole(path, payload.getvalue())
-    remove_temporaries(path.parent, path.name)
+    write_atomically(path, payload.getvalue())
+    remove_temporary_files(path.parent, path.name)

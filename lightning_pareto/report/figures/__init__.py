@@ -1,4 +1,4 @@
-"""Figures from result objects, in the way of torchmetrics: they take an axes and return figure and axes."""
+"""Figures of results. As in torchmetrics, each takes optional axes and returns the figure and its axes."""
 
 from lightning_pareto.report.figures.accuracy import plot_accuracy
 from lightning_pareto.report.figures.comparison import plot_comparison

@@ -1,4 +1,4 @@
-"""Accuracy of every class, before and after."""
+"""Accuracy of each class, before and after."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -33,24 +33,25 @@ def plot_accuracy(
     support: npt.ArrayLike | None = None,
     ax: "Axes | None" = None,
 ) -> "tuple[Figure, Axes]":
-    """Draw the accuracy of every class before and after, with 95 % Wilson intervals where the support is known.
+    """Draw the accuracy of each class before and after, with 95 % Wilson intervals if the support is known.
 
-    The intervals are those of each accuracy alone. Both models are measured on the same samples, so that overlapping
-    intervals do not mean that a change is chance: the p-values of a :class:`ParetoResult` say that.
+    Each interval describes a single accuracy. Both models are measured on the same samples, so a change may be
+    significant even if the intervals overlap. See the p-values of a :class:`ParetoResult`.
 
     Args:
-        before: accuracy of every class, (K,) in [0, 1], NaN without samples; or a ``ParetoResult``, which says all.
-        after: likewise, (K,).
-        category_names: K names; numbers by default.
+        before: accuracy of each class, (K,) in [0, 1], NaN without samples. Or a ``ParetoResult``, which replaces all
+            other arguments except ``ax``.
+        after: the same for the second model, (K,).
+        category_names: K names. Numbers by default.
         support: number of samples behind each accuracy, (K,).
-        ax: where to draw; a new figure by default.
+        ax: axes to draw in. By default, a new figure.
 
     Returns:
         The figure and the axes.
 
     Raises:
         ValueError: if the shapes disagree.
-        ImportError: without matplotlib.
+        ImportError: if matplotlib is not installed.
     """
     if isinstance(before, ParetoResult):
         return plot_accuracy(before.before, before.after, before.category_names, before.support, ax)
@@ -74,9 +75,7 @@ def plot_accuracy(
 def _check_shapes(arrays: Sequence[npt.NDArray[np.generic]], classes: int) -> None:
     shapes = [array.shape for array in arrays]
     if set(shapes) != {(classes,)}:
-        raise ValueError(
-            f"before, after and support must be one number for each of the {classes} classes, found shapes {shapes}"
-        )
+        raise ValueError(f"before, after and support must have shape ({classes},), one entry per class, found {shapes}")
 
 
 def wilson_interval(share: Float, count: npt.NDArray[np.generic], coverage: float = COVERAGE) -> Float:
@@ -84,11 +83,11 @@ def wilson_interval(share: Float, count: npt.NDArray[np.generic], coverage: floa
 
     Args:
         share: observed shares, (K,).
-        count: draws behind them, (K,).
-        coverage: of the interval.
+        count: number of samples behind each share, (K,).
+        coverage: coverage of the intervals.
 
     Returns:
-        Lower and upper ends, (2, K); NaN without draws.
+        Lower and upper ends, (2, K), NaN without samples.
     """
     z = stats.norm.isf((1 - coverage) / 2)
     n = np.where(np.asarray(count) > 0, count, np.nan).astype(np.float64)

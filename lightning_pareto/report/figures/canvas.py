@@ -1,4 +1,4 @@
-"""What the figures share: a place to draw, colours that colour-blind people tell apart, and rows of named classes."""
+"""Shared parts of the figures: axes, colour-blind safe colours, and rows of named classes."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ GREY, BLUE, ORANGE, GREEN = COLOURS[:4]
 MARKERS = ("o", "s", "D", "^", "v", "P")
 
 LONGEST_LABEL = 22
-"""Letters of a class name that a figure shows."""
+"""Largest number of characters of a class name in a figure."""
 
 ABSENT = "no validation samples"
 
@@ -25,10 +25,10 @@ FONT, LEAST_FONT = 9.0, 4.5
 
 
 def axes_to_draw_in(ax: "Axes | None", height: float, width: float = 8.0) -> "tuple[Figure, Axes]":
-    """The axes given and its figure, or a new figure of this size in inches.
+    """Return the figure and axes to draw in: those of ``ax``, or a new figure of this size in inches.
 
     Raises:
-        ImportError: without matplotlib, with the command that installs it.
+        ImportError: if matplotlib is not installed. The message contains the command that installs it.
     """
     if ax is not None:
         return ax.get_figure(root=True), ax  # type: ignore[return-value]
@@ -43,38 +43,38 @@ def axes_to_draw_in(ax: "Axes | None", height: float, width: float = 8.0) -> "tu
 
 
 def height_of_rows(count: int) -> float:
-    """Inches of a figure with a row for each of so many classes; the rows get narrower where there are many."""
+    """Height in inches of a figure with one row per class. Rows get narrower if there are many."""
     return 1.5 + count * float(np.interp(count, [12, 60], [0.36, 0.17]))
 
 
 def labels_of(names: Sequence[str], longest: int = LONGEST_LABEL) -> list[str]:
-    """Names as a figure shows them: short, still different from each other, and never read as mathematics."""
-    whole = [printable(name, 10**6) for name in names]
-    short = [printable(name, longest) for name in whole]
+    """Shorten names for a figure, keep them distinct, and escape ``$`` so that they are not read as formulas."""
+    full = [printable(name, 10**6) for name in names]
+    short = [printable(name, longest) for name in full]
     labels = list(short)
-    for number, label in enumerate(short):
-        alike = [whole[k] for k, other in enumerate(short) if other == label and k != number]
-        if alike and label != whole[number]:
-            shared = max(_shared_beginning(whole[number], other) for other in alike)
-            labels[number] = printable("…" + whole[number][max(shared - longest // 2, 1) :], longest)
+    for k, label in enumerate(short):
+        same = [full[other] for other in range(len(short)) if short[other] == label and other != k]
+        if same and label != full[k]:
+            prefix = max(_prefix_length(full[k], other) for other in same)
+            labels[k] = printable("…" + full[k][max(prefix - longest // 2, 1) :], longest)
     return [label.replace("$", r"\$") for label in labels]
 
 
-def _shared_beginning(a: str, b: str) -> int:
+def _prefix_length(a: str, b: str) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def name_rows(ax: "Axes", names: Sequence[str], absent: npt.NDArray[np.bool_], absent_text: str = ABSENT) -> None:
-    """A row for each class, the first on top; small letters, or not every name, where there are many.
+    """Label one row per class, the first on top. If there are many, use a smaller font or skip names.
 
     Args:
         ax: the axes.
         names: K names.
-        absent: the classes that there is nothing to say about, (K,): their names are grey.
-        absent_text: what their rows say.
+        absent: classes without data, (K,). Their names are grey.
+        absent_text: text in the rows of absent classes.
     """
     count = len(names)
-    font, step = _fitting(ax, count)
+    font, step = _font_and_step(ax, count)
     ax.set_yticks(range(0, count, step), labels=labels_of(names)[::step], fontsize=font)
     ax.set_ylim(count - 0.5, -0.5)
     ax.grid(axis="y", alpha=0.3)
@@ -87,7 +87,7 @@ def name_rows(ax: "Axes", names: Sequence[str], absent: npt.NDArray[np.bool_], a
 
 
 def legend_above(ax: "Axes", columns: int | None = None) -> None:
-    """A legend above the axes, where it hides nothing."""
+    """Draw the legend above the axes, so that it hides nothing."""
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(
         handles,
@@ -100,8 +100,8 @@ def legend_above(ax: "Axes", columns: int | None = None) -> None:
     )
 
 
-def _fitting(ax: "Axes", rows: int) -> tuple[float, int]:
-    """Size of letters for so many rows, and every how many-th row has room for them."""
+def _font_and_step(ax: "Axes", rows: int) -> tuple[float, int]:
+    """Font size for this number of rows, and the step between labelled rows."""
     figure: Any = ax.get_figure(root=True)
     points = 72 * figure.get_figheight() * ax.get_position().height / max(rows, 1)
     step = int(np.ceil(LEAST_FONT / (0.8 * points)))

@@ -1,4 +1,4 @@
-"""Several ways of training, class by class."""
+"""Accuracy of several training methods, class by class."""
 
 from typing import TYPE_CHECKING
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 def plot_comparison(comparison: ClasswiseComparison, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
-    """Draw the accuracy of every arm on every class, mean and standard error over seeds.
+    """Draw the accuracy of each arm on each class, as mean and standard error over seeds.
 
     Args:
-        comparison: the arms.
-        ax: where to draw; a new figure by default.
+        comparison: accuracies of the arms.
+        ax: axes to draw in. By default, a new figure.
 
     Returns:
         The figure and the axes.
 
     Raises:
-        ImportError: without matplotlib.
+        ImportError: if matplotlib is not installed.
     """
     figure, ax = axes_to_draw_in(ax, height_of_rows(len(comparison.class_names)))
     rows = np.arange(len(comparison.class_names))
@@ -41,7 +41,7 @@ def plot_comparison(comparison: ClasswiseComparison, ax: "Axes | None" = None) -
             values.mean(axis=0),
             rows + offset,
             xerr=np.nan_to_num(standard_error(values)),
-            fmt=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],  # no two arms look the same
+            fmt=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],  # all arms look different
             color=COLOURS[number % len(COLOURS)],
             markersize=5,
             elinewidth=1.2,

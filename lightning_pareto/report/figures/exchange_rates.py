@@ -1,4 +1,4 @@
-"""At which rate the classes trade."""
+"""The exchange rates between classes."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_NUMBERS = 12
-"""Classes up to which every rate is written into its cell."""
+"""Number of classes up to which each cell shows its rate as text."""
 
 MOST_CLASSES = 24
-"""Classes up to which those without a price are shown too."""
+"""Number of classes up to which classes without a price are shown too."""
 
 RANGE = 20.0
-"""Rates beyond it or its inverse share the last colour."""
+"""Rates above this value, or below its inverse, share the last colour."""
 
 
 def plot_exchange_rates(verdict: ParetoVerdict, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
-    """Draw how much each class loses for a unit more of another one, at the margin.
+    """Draw how much each class loses per additional unit of another class, at the margin.
 
-    Row a, column b: the relative gain that b loses for a unit more of a. Hatched columns are classes without a price:
-    they have gain to spare and pay nothing yet. Of more than 24 classes only those with a price are shown.
+    Row a, column b shows the relative gain that b loses per additional unit of a. Hatched columns are classes without a
+    price: they have gain to spare and pay nothing yet. With more than 24 classes, only those with a price are shown.
 
     Args:
-        verdict: what to draw.
-        ax: where to draw; a new figure by default.
+        verdict: the verdict.
+        ax: axes to draw in. By default, a new figure.
 
     Returns:
         The figure and the axes.
 
     Raises:
-        ImportError: without matplotlib.
+        ImportError: if matplotlib is not installed.
     """
     shown = trading_classes(verdict)
     count = len(shown)
@@ -55,10 +55,10 @@ def plot_exchange_rates(verdict: ParetoVerdict, ax: "Axes | None" = None) -> "tu
             colour = "white" if rates[a, b] < 1 else "black"
             ax.text(b, a, _number(rates[a, b]), ha="center", va="center", fontsize=font, color=colour, zorder=3)
     _name_both(figure, ax, [verdict.category_names[k] for k in shown], ~verdict.present[shown])
-    left_out = len(verdict.category_names) - count
-    rest = f"{left_out} classes without a price left out" if left_out else "hatched: nothing yet"
-    ax.set_xlabel(f"… costs this class so much ({rest})")
-    ax.set_ylabel("a unit more of this class …")
+    omitted = len(verdict.category_names) - count
+    note = f"{omitted} classes without a price omitted" if omitted else "hatched: nothing yet"
+    ax.set_xlabel(f"… costs this class ({note})")
+    ax.set_ylabel("one more unit for this class …")
     bar: Any = figure.colorbar(image, ax=ax, shrink=0.8, extend="both")
     bar.set_ticks([0.05, 0.2, 1, 5, 20], labels=["1/20", "1/5", "1", "5", "20"])
     bar.ax.minorticks_off()
@@ -66,7 +66,7 @@ def plot_exchange_rates(verdict: ParetoVerdict, ax: "Axes | None" = None) -> "tu
 
 
 def trading_classes(verdict: ParetoVerdict) -> npt.NDArray[np.int64]:
-    """Numbers of the classes that are shown: all, or of many those that have a price."""
+    """Indices of the classes to show: all, or only those with a price if there are many."""
     count = len(verdict.category_names)
     return np.flatnonzero(verdict.prices > 0) if count > MOST_CLASSES else np.arange(count)
 
@@ -80,7 +80,7 @@ def _number(rate: float) -> str:
 
 
 def _name_both(figure: Any, ax: "Axes", names: Sequence[str], absent: npt.NDArray[np.bool_]) -> None:
-    """Names at both sides, smaller or not all of them where there are many; grey for absent classes."""
+    """Label both axes, in grey for absent classes. If there are many, use a smaller font or skip names."""
     side = min(figure.get_figheight() * ax.get_position().height, 0.6 * figure.get_figwidth())
     points = 0.85 * 72 * side / max(len(names), 1)
     step = int(np.ceil(LEAST_FONT / points))

@@ -1,4 +1,4 @@
-"""What each class could gain, and which classes hold the others back."""
+"""The possible gain of each class, and the classes that hold the others back."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 
 def plot_headroom(verdict: ParetoVerdict, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
-    """Draw the relative gain of every class, in sample and held out, and its trade-off price.
+    """Draw the relative gain of each class, in sample and held out, and its shadow price.
 
-    Dots are held-out gains with their one-sided bounds at the level of the test on either side; all of them have to
-    clear zero (a class with a floor: its floor) for a proof. Open diamonds are in-sample gains under the same weights,
-    which are always too good, as is the dashed headroom. The bars on the right are the prices: the classes that hold
-    the others back.
+    Dots are held-out gains. Their error bars are one-sided bounds at the level of the test, on both sides. For a proof,
+    all of them must clear zero, or the floor of a class that has one. Open diamonds are in-sample gains of the same
+    weights. They are always too optimistic, and so is the dashed headroom. The bars on the right are the prices. They
+    show which classes hold the others back.
 
     Args:
-        verdict: what to draw.
-        ax: where to draw; a new figure by default. The prices take a fifth of its width more, to its right.
+        verdict: the verdict.
+        ax: axes to draw in. By default, a new figure. The prices are drawn to its right and add a fifth of its width.
 
     Returns:
         The figure and the axes of the gains.
 
     Raises:
-        ImportError: without matplotlib.
+        ImportError: if matplotlib is not installed.
     """
     count = len(verdict.category_names)
     figure, ax = axes_to_draw_in(ax, height_of_rows(count))

@@ -1,4 +1,4 @@
-"""Training samples between two classes: the paper's picture."""
+"""Influence of the training samples on two classes, as in the paper's figure."""
 
 from typing import TYPE_CHECKING
 
@@ -13,36 +13,36 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MANY = 2000
-"""Samples from which on the dots are pixels in a vector file too."""
+"""Number of samples above which the dots are rasterised in vector files."""
 
 
 def plot_influence(
     influence: InfluenceMatrix, class_a: str, class_b: str, ax: "Axes | None" = None
 ) -> "tuple[Figure, Axes]":
-    """Draw the influence of every training sample on two classes, and the line on which one pays for the other.
+    """Draw the influence of each training sample on two classes, and the line on which one class pays for the other.
 
-    Samples in the upper right help both, those in the lower left harm both (suspected wrong labels). Where all of them
-    lie on the line, what one class gains the other loses. Influence is in units of its mean absolute value on the
-    class; the axes are linear up to there and logarithmic beyond, for the tails are long.
+    Samples in the upper right help both classes. Samples in the lower left harm both, which suggests wrong labels. If
+    all samples are on the line, one class only gains what the other loses. Influence is in units of its mean absolute
+    value on the class. The axes are linear up to 1 and logarithmic beyond, because the tails are long.
 
     Args:
         influence: the influence matrix.
         class_a: name of the class on the horizontal axis.
-        class_b: name of that on the vertical axis.
-        ax: where to draw; a new figure by default.
+        class_b: name of the class on the vertical axis.
+        ax: axes to draw in. By default, a new figure.
 
     Returns:
         The figure and the axes.
 
     Raises:
-        ValueError: for a name that is not a category with validation samples, or the same one twice.
-        ImportError: without matplotlib.
+        ValueError: if a name is not a category with validation samples, or if both names are the same.
+        ImportError: if matplotlib is not installed.
 
     Source: arXiv:2510.03950, Figure 2.
     """
     check_type(influence)
     if class_a == class_b:
-        raise ValueError(f"the picture is of two categories, found {class_a!r} twice")
+        raise ValueError(f"class_a and class_b must be different categories, found {class_a!r} twice")
     relative = influence.scores / influence.scale
     x, y = (relative[:, column_of(influence, name)] for name in (class_a, class_b))
     figure, ax = axes_to_draw_in(ax, 6.2, 6)
@@ -61,7 +61,7 @@ def plot_influence(
 
 
 def _cross(ax: "Axes", reach: float) -> None:
-    """Both axes through zero, linear up to 1 and logarithmic beyond, and the line between them."""
+    """Draw both axes through zero, linear up to 1 and logarithmic beyond, and the line y = −x."""
     ax.axline((-1, 1), (1, -1), color=GREY, linewidth=1.2, linestyle="--")
     ax.axhline(0, color=GREY, linewidth=0.6)
     ax.axvline(0, color=GREY, linewidth=0.6)

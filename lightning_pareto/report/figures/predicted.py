@@ -1,4 +1,4 @@
-"""Predicted against measured gains."""
+"""Predicted and measured gains of each class."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,30 +22,30 @@ def plot_predicted(
     category_names: Sequence[str] | None = None,
     ax: "Axes | None" = None,
 ) -> "tuple[Figure, Axes]":
-    """Draw the predicted gain of every class against the measured one.
+    """Draw the measured gain of each class over the predicted gain.
 
-    On the dashed line they agree. First-order predictions of a whole second fit keep the order of the classes at best:
-    read the rank correlation above the picture, not the distance from the line.
+    On the dashed line both agree. For a complete second fit, first-order predictions get at best the order of the
+    classes right. So read the rank correlation above the figure, not the distance from the line.
 
     Args:
-        predicted: predicted gain of every class, (K,), for instance ``weights.predicted_gain``; NaN where unknown.
-        measured: measured gain in the same units, (K,): the drop of the measure, positive where the class improved.
-        category_names: K names; numbers by default. Names that would cover others are left out.
-        ax: where to draw; a new figure by default.
+        predicted: predicted gain of each class, (K,), for instance ``weights.predicted_gain``. NaN where unknown.
+        measured: measured gain in the same units, (K,). This is the drop of the measure, positive if a class improved.
+        category_names: K names. Numbers by default. Names that would cover others are not drawn.
+        ax: axes to draw in. By default, a new figure.
 
     Returns:
         The figure and the axes.
 
     Raises:
         ValueError: if the shapes disagree.
-        ImportError: without matplotlib.
+        ImportError: if matplotlib is not installed.
     """
     x, y = np.asarray(predicted, dtype=np.float64), np.asarray(measured, dtype=np.float64)
     names = list(map(str, range(len(x)) if category_names is None else category_names))
     if x.shape != (len(names),) or y.shape != x.shape:
         raise ValueError(
-            f"predicted and measured must be one number for each of the {len(names)} classes, found shapes {x.shape} "
-            f"and {y.shape}"
+            f"predicted and measured must have shape ({len(names)},), one entry per class, found {x.shape} and "
+            f"{y.shape}"
         )
     figure, ax = axes_to_draw_in(ax, 5.5, 6)
     known = np.isfinite(x) & np.isfinite(y)
@@ -57,13 +57,13 @@ def plot_predicted(
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_title(_summary(x[known], y[known], [n for n, yes in zip(names, known, strict=True) if not yes]), fontsize=8)
     labels, middle = labels_of(names), np.median(y[known]) if known.any() else 0.0
-    far = sorted(np.flatnonzero(known), key=lambda k: -abs(y[k] - middle))
-    _name_points(figure, ax, [(x[k], y[k], labels[k]) for k in far])
+    farthest_first = sorted(np.flatnonzero(known), key=lambda k: -abs(y[k] - middle))
+    _name_points(figure, ax, [(x[k], y[k], labels[k]) for k in farthest_first])
     return figure, ax
 
 
 def _cross(ax: "Axes") -> None:
-    """Both axes through zero, and the line of agreement."""
+    """Draw both axes through zero, and the line of agreement."""
     ax.axhline(0, color=GREY, linewidth=0.6)
     ax.axvline(0, color=GREY, linewidth=0.6)
     ax.axline((0, 0), slope=1, color=GREY, linewidth=1, linestyle="--")
@@ -79,7 +79,7 @@ def _summary(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], absent: Seq
 
 
 def _name_points(figure: Any, ax: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
-    """Names beside their dots, where there is room, the first ones first."""
+    """Write names next to their dots where there is room. Earlier points take precedence."""
     figure.draw_without_rendering()
     to_pixels, pixels = ax.transData.transform, figure.dpi / 72
     dots = np.array([to_pixels(point[:2]) for point in points]).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""One HTML file that holds all of a report and asks nobody for anything."""
+"""The report as one self-contained HTML file."""
 
 import base64
 import hashlib
@@ -13,43 +13,44 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.report.html import tables, words
 from lightning_pareto.report.html.charts import charts
-from lightning_pareto.report.html.run import Run, home_of, read_run
+from lightning_pareto.report.html.run import Run, read_run, results_folder_of
 from lightning_pareto.report.previews import SamplePreviews
 from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.storage.artifacts import write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT_FILE = "report.html"
 
 
 def write_report(folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Path:
-    """Write the report of a run as one HTML file, from what lies on disk.
+    """Write the report of a run as one HTML file, from the results on disk.
 
-    The folder is the run's log directory, its ``pareto`` folder, or the folder of a search. Of several runs below it
-    the newest is taken. The file loads nothing from anywhere: it can be sent, archived and opened offline.
+    The folder is the run's log directory, its ``pareto`` folder, or the folder of a search. If there are several runs
+    below it, the newest is reported. The file loads nothing: you can send it, archive it and open it offline.
 
     Args:
-        folder: where the results lie, or the path of one of them.
-        output: the file to write; ``report.html`` in the folder by default.
+        folder: folder of the results, or the path of one of them.
+        output: the file to write, by default ``report.html`` in the folder.
 
     Returns:
         The path written.
 
     Raises:
         FileNotFoundError: if there are no results.
-        ArtifactError: if a result is not whole, or results of different runs lie together.
+        ArtifactError: if a result is damaged, or the results are from different runs.
         ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
     """
     folder = Path(folder)
-    home = home_of(folder)
+    home = results_folder_of(folder)
     path = (folder.parent if folder.is_file() else folder) / REPORT_FILE if output is None else Path(output)
-    _write(_page(read_run(folder), _title(home)), path)
+    write_atomically(path, _page(read_run(folder), _title(home)).encode(errors="replace"))
     return path
 
 
 def _title(home: Path) -> str:
-    """The last parts of the run's path, which tell it from others; its folder of results is called the same in all."""
-    whole = home.resolve()
-    return "/".join((whole.parent if whole.name == "pareto" else whole).parts[-3:]).strip("/")
+    """The last three parts of the run's path, without the ``pareto`` folder that every run has."""
+    path = home.resolve()
+    return "/".join((path.parent if path.name == "pareto" else path).parts[-3:]).strip("/")
 
 
 def render_report(
@@ -64,18 +65,18 @@ def render_report(
     """Return the report of results in memory as one HTML document.
 
     Args:
-        verdict: whether there is something to gain.
-        influence: that it was reached from; shows the suspected samples.
-        weights: of a second fit.
-        result: of a search for a second fit.
-        previews: of the suspected samples.
+        verdict: the verdict.
+        influence: the influence matrix of the verdict. With it, the report shows suspected samples.
+        weights: the weights of a second fit.
+        result: the result of a search for a second fit.
+        previews: pictures and texts of the suspected samples.
         title: name of the run.
 
     Returns:
         The document.
 
     Raises:
-        ValueError: with neither verdict nor result, or if they are of different categories.
+        ValueError: with neither verdict nor result, or if the results have different categories.
         ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
     """
     return _page(Run(verdict, influence, weights, result, previews), title)
@@ -123,7 +124,7 @@ def _lines(run: Run) -> list[str]:
 
 
 def _data(run: Run, suspects: list[tables.Suspect]) -> dict[str, Any]:
-    """The figures again, for programs that read the page."""
+    """The main numbers, for programs that read the page."""
     found: dict[str, Any] = {"category_names": list(run.category_names)}
     if run.verdict is not None:
         found["answer"] = run.verdict.answer
@@ -134,15 +135,3 @@ def _data(run: Run, suspects: list[tables.Suspect]) -> dict[str, Any]:
     if run.influence is not None:
         found["suspects"] = [suspect.index for suspect in suspects]
     return found
-
-
-def _write(page: str, path: Path) -> None:
-    """Write the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        partial.write_text(page, encoding="utf-8", errors="replace")
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

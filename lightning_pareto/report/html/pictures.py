@@ -1,4 +1,4 @@
-"""Figures as SVG that can stand in a page, and small pictures as PNG."""
+"""Figures as SVG elements for the page, and small pictures as PNG."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from lightning_pareto.report.figures.canvas import axes_to_draw_in
 from lightning_pareto.report.previews import Picture
 
 INK = "#010203"
-"""Stands for the colour of the page's text, which the reader's light or dark mode chooses."""
+"""Placeholder for the page's text colour, which depends on the reader's light or dark mode."""
 
 _SVG = "http://www.w3.org/2000/svg"
 _HREF = "{http://www.w3.org/1999/xlink}href"
@@ -23,11 +23,11 @@ def inline_svg(draw: Callable[[Any], Any], key: str, description: str, height: f
     """Draw a figure and return it as an ``<svg>`` element without references to anything outside it.
 
     Args:
-        draw: draws into the axes that it is given.
-        key: makes the ids of this element differ from those of others on the page.
-        description: for readers who cannot see it.
-        height: in inches.
-        width: in inches.
+        draw: draws into the axes that are passed to it.
+        key: prefix that keeps the ids of this element apart from those of other figures.
+        description: text for screen readers.
+        height: height in inches.
+        width: width in inches.
 
     Raises:
         ImportError: without matplotlib.
@@ -55,7 +55,7 @@ def png_data(picture: Picture) -> str:
 
 
 def _for_page(svg: bytes, key: str, description: str) -> str:
-    """Parse and write anew: only elements and text remain, ids are the figure's own, ink is that of the page."""
+    """Keep elements and text only, make ids unique on the page, and use the page's text colour."""
     root = ElementTree.fromstring(svg)
     for parent in list(root.iter()):
         for child in list(parent):

@@ -1,4 +1,4 @@
-"""The results of a run, found on disk."""
+"""Reads the results of a run from disk."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from lightning_pareto.storage.run_folders import (
     SAMPLES_FILE,
     VERDICT_FILE,
     WEIGHTS_FILE,
+    find_runs,
     influence_of_search,
-    runs_with,
 )
 
 T = TypeVar("T")
@@ -26,17 +26,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What there is to report; at least a verdict or a result.
-
-    Attributes:
-        verdict: whether there is something to gain.
-        influence: that it was reached from.
-        weights: of a second fit.
-        result: of a search for a second fit.
-        previews: of suspected samples.
+    """The results to report, at least a verdict or a result of a search.
 
     Raises:
-        ValueError: with neither verdict nor result, or if they are of different categories.
+        ValueError: with neither verdict nor result, or if the results have different categories.
     """
 
     verdict: ParetoVerdict | None = None
@@ -47,42 +40,41 @@ class Run:
 
     def __post_init__(self) -> None:
         if self.verdict is None and self.result is None:
-            raise ValueError("there is nothing to report: give a verdict (check_pareto(influence)), a result, or both")
+            raise ValueError("expected a verdict, a result or both, found neither: verdict = check_pareto(influence)")
         parts = {"verdict": self.verdict, "result": self.result, "influence": self.influence}
         names = {what: tuple(part.category_names or ()) for what, part in parts.items() if part is not None}
         if len(set(names.values())) > 1:
-            raise ValueError(f"results of different runs, their categories are not the same: {names}")
+            raise ValueError(f"expected results of one run, found different categories: {names}")
 
     @property
     def category_names(self) -> tuple[str, ...]:
         """The K categories."""
-        of = self.verdict or self.result
-        assert of is not None
-        return of.category_names
+        part = self.verdict or self.result
+        assert part is not None
+        return part.category_names
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the training labels; empty where the categories are not the classes."""
+        """Names of the training labels. Empty if the categories are not the classes."""
         if self.previews is not None and self.previews.class_names:
             return self.previews.class_names
         return () if self.influence is None else self.influence.class_names
 
 
 def read_run(folder: Path) -> Run:
-    """Read the results in a folder, in its ``pareto`` or, of several runs below it, in that of the newest one.
+    """Read the results in a folder, in its ``pareto`` folder, or of the newest run below it that has results.
 
-    The newest is taken that has a verdict or a result.
-
-    A search that lies there, or in ``pareto_tuner`` below the folder, is read too if it is about the same categories.
+    A search in the folder or in its ``pareto_tuner`` folder is read too, if its categories are the same.
 
     Raises:
         FileNotFoundError: if there is no verdict and no result.
-        ArtifactError: if a file is not whole, or results of different runs lie together.
+        ArtifactError: if a file is damaged, or the results are from different runs.
     """
-    home = home_of(folder)
-    search = next((place for place in (home, folder, folder / "pareto_tuner") if (place / RESULT_FILE).is_file()), home)
-    of_search = influence_of_search(home)
-    analysed = home if of_search is None or (home / INFLUENCE_FILE).is_file() else of_search.parent
+    home = results_folder_of(folder)
+    places = (home, folder, folder / "pareto_tuner")
+    search = next((place for place in places if (place / RESULT_FILE).is_file()), home)
+    searched = influence_of_search(home)
+    analysed = home if searched is None or (home / INFLUENCE_FILE).is_file() else searched.parent
     verdict = _read(home / VERDICT_FILE, ParetoVerdict.load)
     result = _read(search / RESULT_FILE, ParetoResult.load)
     if (
@@ -105,30 +97,30 @@ def read_run(folder: Path) -> Run:
         raise error if isinstance(error, ArtifactError) else ArtifactError(f"{home}: {error}") from error
 
 
-def home_of(folder: Path) -> Path:
-    """The folder of the results; of the path of one of them the one that it lies in.
+def results_folder_of(folder: Path) -> Path:
+    """The folder of the results, found from a folder above it or from the path of one of the results.
 
     Raises:
-        FileNotFoundError: if there are none.
-        ArtifactError: for a file that is no result.
+        FileNotFoundError: if there are no results.
+        ArtifactError: for a file that is not a result.
     """
     if folder.is_file():
         if folder.suffix != ".safetensors":
-            raise ArtifactError(f"{folder} is not a result: give the folder of a run, or one of its .safetensors files")
+            raise ArtifactError(f"expected the folder of a run or one of its .safetensors files, found {folder}")
         folder = folder.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    runs, _ = runs_with(folder, has_report)
+    runs, _ = find_runs(folder, has_report)
     if not runs:
         raise FileNotFoundError(
-            f"no results in {folder} or below it: neither {VERDICT_FILE}, which ParetoCallback() writes after a fit, "
-            f"nor {RESULT_FILE}, which ParetoTuner(…) does. Name the run's log directory or the callback's dirpath"
+            f"no results in {folder} or below it: neither {VERDICT_FILE}, which ParetoCallback writes after a fit, "
+            f"nor {RESULT_FILE}, which ParetoTuner writes. Pass the run's log directory or the callback's dirpath"
         )
     return runs[0]
 
 
 def has_report(run: Path) -> bool:
-    """Whether there is enough in the folder of a run to report."""
+    """Whether the folder of a run contains a verdict or a result."""
     return any((run / name).is_file() for name in (VERDICT_FILE, RESULT_FILE))
 
 

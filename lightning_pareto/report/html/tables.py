@@ -33,7 +33,7 @@ class Cell:
 
     Attributes:
         text: what is shown.
-        key: what the column is sorted by; None for no value, which comes last.
+        key: the sorting key. None for a missing value, which comes last.
     """
 
     text: str
@@ -47,7 +47,7 @@ class TableColumn:
     Attributes:
         head: short heading.
         meaning: one sentence that explains it.
-        cells: one for each class.
+        cells: one per class.
     """
 
     head: str
@@ -64,7 +64,7 @@ class Suspect:
         given: its label.
         predicted: the model's prediction, if it is known.
         harms: how many classes it harms.
-        picture: a ``data:`` address of a picture of the sample.
+        picture: a picture of the sample, as a ``data:`` address.
         text: the text of a text sample.
     """
 
@@ -77,7 +77,7 @@ class Suspect:
 
 
 def class_columns(run: Run) -> list[TableColumn]:
-    """The columns of the table of classes that have anything to show."""
+    """The columns of the table of classes, without empty ones."""
     names = [printable(name, LONGEST_NAME) for name in run.category_names]
     columns = [TableColumn("Class", "Name of the class or category.", [Cell(name, name) for name in names])]
     if run.verdict is not None:
@@ -102,7 +102,7 @@ def _sort_key(value: float) -> float | None:
 
 
 def suspects(run: Run) -> list[Suspect]:
-    """The samples that harm most, with a preview where there is one."""
+    """The most harmful samples, with a preview if there is one."""
     if run.influence is None:
         return []
     table = suspected_samples(run.influence, MOST_SUSPECTS)
@@ -149,7 +149,7 @@ def how_computed(run: Run) -> dict[str, str]:
     if run.result is not None:
         found["Search"] = f"{run.result.epochs_spent} epochs in {len(run.result.trials)} trials"
         found["Best epoch"] = run.result.best_epoch
-        found["Model handed back"] = run.result.ckpt_path
+        found["Model returned"] = run.result.ckpt_path
     return {name: printable(str(value), 200) for name, value in found.items()}
 
 

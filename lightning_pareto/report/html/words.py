@@ -1,4 +1,4 @@
-"""What the results mean, in sentences."""
+"""The sentences of the report: what the results mean, and when not to trust them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,19 +12,13 @@ from lightning_pareto.pareto.significance import ENOUGH_SAMPLES
 from lightning_pareto.pareto.wording import NO_FOLDS, TOO_FEW_SAMPLES, asks_for_all, obstacles, target_names
 from lightning_pareto.report.html.run import Run
 
-ALONE = 0.05
-"""p of a fall from which on a class is named, though it alone proves nothing among many."""
+NOTABLE_FALL = 0.05
+"""p-value up to which a fall is reported, although one such p-value among many classes proves nothing."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A figure of the evidence.
-
-    Attributes:
-        name: what it is.
-        value: in digits.
-        meaning: in a sentence or two.
-    """
+    """A number of the evidence, formatted, with its explanation in a sentence or two."""
 
     name: str
     value: str
@@ -33,21 +27,21 @@ class Fact:
 
 def verdict_line(verdict: ParetoVerdict) -> str:
     """The verdict in one sentence."""
-    everybody = asks_for_all(verdict)
-    who = "every class" if everybody else f"{target_names(verdict)} (while the others hold their floors)"
+    asks_all = asks_for_all(verdict)
+    who = "every class" if asks_all else f"{target_names(verdict)} (while the others hold their floors)"
     if np.isnan(verdict.p_value) and verdict.answer != "no":
-        return f"Nothing is proven: without held-out folds nobody can say whether {who} can still gain."
+        return f"Nothing is proven: whether {who} can still gain cannot be tested without held-out folds."
     if verdict.answer == "yes" and verdict.underfitted:
-        return f"Yes, but the model is underfitted: {who} would gain from plain further training. Train on first."
+        return f"Yes, but the model is underfitted: {who} would gain from plain further training. Train longer first."
     return {
-        "yes": f"Yes: {who} can still gain from reweighting the training data, and held-out validation data show it.",
-        "no": f"No: within the budget no reweighting of the training data helps {who} at once, not even in sample.",
+        "yes": f"Yes: held-out validation data show that {who} can still gain from reweighting the training data.",
+        "no": f"No: within the budget, no reweighting of the training data helps {who} at once, not even in sample.",
         "not proven": f"Not proven: held-out validation data do not show that {who} can still gain.",
     }[verdict.answer]
 
 
 def badge(verdict: ParetoVerdict | None) -> str:
-    """The verdict in a word or two; empty without one."""
+    """The verdict in a word or two. Empty if there is none."""
     if verdict is None:
         return ""
     return "underfitted" if verdict.improvable and verdict.underfitted else verdict.answer
@@ -59,33 +53,33 @@ def result_line(result: ParetoResult) -> str:
     if result.accepted:
         return (
             f"A second fit with weights was accepted: mean accuracy over the classes {before:.1%} before, {after:.1%} "
-            f"after. {_sentence(result.reason)}"
+            f"after. {result.reason}"
         )
-    return f"A second fit with weights was tried and not accepted. {_sentence(result.reason)}"
+    return f"A second fit with weights was tried and not accepted. {result.reason}"
 
 
 def evidence(verdict: ParetoVerdict) -> Iterator[Fact]:
-    """The figures behind a verdict and what they mean."""
+    """The numbers behind a verdict and what they mean."""
     yield Fact(
         "Headroom, in sample",
         f"{verdict.headroom:.3f}",
-        "The largest gain that all asked-for classes can have at once, in units of each class's mean absolute "
-        f"influence, moving at most {verdict.budget:.0%} of the training mass. Nearly always above zero: alone it "
-        "proves nothing.",
+        "The largest gain that all targets can have at once, in units of each class's mean absolute influence, "
+        f"moving at most {verdict.budget:.0%} of the training mass. It is nearly always above zero and proves "
+        "nothing alone.",
     )
     if not np.isnan(verdict.p_value):
         worst, (low, high) = verdict.worst, verdict.worst_interval
         yield Fact(
             "Least held-out gain",
             f"{verdict.held_out_gain[worst]:+.3f}",
-            f"{printable(verdict.category_names[worst])} gains least on validation samples that the weights were not "
-            f"made from; {1 - 2 * verdict.level:.0%} interval {low:+.3f} to {high:+.3f}. A proof takes an interval "
-            f"above zero, and a gain above {verdict.min_gain:g} to matter.",
+            f"{printable(verdict.category_names[worst])} gains least on validation samples that did not determine the "
+            f"weights. {1 - 2 * verdict.level:.0%} interval: {low:+.3f} to {high:+.3f}. A proof needs an interval "
+            f"above {verdict.min_gain:g}.",
         )
         yield Fact(
             "p-value",
             f"{verdict.p_value:.2g}" if verdict.p_value >= 1e-4 else "< 0.0001",
-            "How easily such gains come by luck if some class does not gain. "
+            "How likely gains this large are by chance if some class does not gain. "
             + (
                 f"At most {verdict.level:g}: beyond chance."
                 if verdict.p_value <= verdict.level
@@ -102,61 +96,54 @@ def evidence(verdict: ParetoVerdict) -> Iterator[Fact]:
 
 
 def cautions(run: Run) -> Iterator[str]:
-    """When not to trust what the report says, the particular before the general."""
+    """When not to trust the report: what applies to this run first, then what always applies."""
     if run.verdict is not None:
         yield from _about_verdict(run.verdict)
     if run.result is not None:
         yield from _about_falls(run.result)
         yield (
-            "The accuracies before and after are validation accuracies, and validation chose the model: measure it "
-            "once more on data that no decision has seen."
+            "The accuracies before and after are validation accuracies, and validation data chose the model. Measure "
+            "it again on data that no decision has used."
         )
     yield (
-        "Influence is first order at one model: it tells whether there is something to gain, not how much a second "
-        "fit keeps of it, nor which class gains most. Only a second fit, over several seeds, shows that."
+        "Influence is a first-order statement about one model. It says whether there is something to gain. Only a "
+        "second fit, over several seeds, shows how much of it is kept, and by which classes."
     )
     if run.influence is not None:
-        yield "A harmful sample is a suspect, not a wrong label: rare but right samples can harm on average too."
+        yield "A harmful sample is only suspected of a wrong label. Rare but correct samples can harm on average too."
 
 
 def _about_falls(result: ParetoResult) -> Iterator[str]:
-    falls = np.flatnonzero(result.p_values <= ALONE)
+    changes = 100 * (result.after - result.before)
+    falls = np.flatnonzero(result.p_values <= NOTABLE_FALL)
     if len(falls):
-        listed_falls = ", ".join(
-            f"{printable(result.category_names[k])} ({100 * (result.after[k] - result.before[k]):+.1f} points)"
-            for k in falls[:6]
-        )
+        names = listed(f"{result.category_names[k]} ({changes[k]:+.1f} points)" for k in falls)
         yield (
-            f"Looked at alone, a fall this large is rarely chance: {listed_falls}. Among all the classes together it "
-            "may be; watch it on other data."
+            f"For a single class, a fall this large is rarely chance: {names}. Among many classes it can be. Check "
+            "these classes on other data."
         )
 
 
 def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
     if verdict.underfitted:
-        yield "The model is underfitted: what looks like a gain by reweighting may be no more than more training."
+        yield "The model is underfitted: what looks like a gain from reweighting may only be a gain from more training."
     if np.isnan(verdict.p_value):
         yield NO_FOLDS
-    absent = [name for name, there in zip(verdict.category_names, verdict.present, strict=True) if not there]
+    absent = [name for name, present in zip(verdict.category_names, verdict.present, strict=True) if not present]
     if absent:
-        yield f"Nothing is said about classes without validation samples: {listed(absent)}."
+        yield f"Classes without validation samples are not tested: {listed(absent)}."
     if np.isinf(verdict.standard_error).any():
         few = [name for name, e in zip(verdict.category_names, verdict.standard_error, strict=True) if np.isinf(e)]
         yield f"Too few validation samples to prove anything about {listed(few)}."
     if np.isfinite(verdict.support).all() and verdict.support.sum() < ENOUGH_SAMPLES:
         yield TOO_FEW_SAMPLES
     if verdict.answer == "not proven":
-        yield "Not proven is not the same as no: with more validation samples a small gain may yet show."
-        yield "Where nothing is proven, leave the weights alone: on clean data such weights did harm."
+        yield "Not proven does not mean no: more validation samples may still show a small gain."
+        yield "Do not use weights if nothing is proven. On clean data such weights did harm."
 
 
 def distance_from_proof(verdict: ParetoVerdict) -> list[tuple[str, str]]:
-    """Classes that stand in the way of a proof and what they lack, the worst first; empty where there is no test."""
+    """Classes that prevent a proof and what each lacks, the worst first. Empty if there is no test."""
     if verdict.answer != "not proven" or np.isnan(verdict.p_value):
         return []
-    return [(printable(verdict.category_names[k], 60), what) for k, what in obstacles(verdict)]
-
-
-def _sentence(text: str) -> str:
-    text = text.strip()
-    return text[:1].upper() + text[1:]
+    return [(printable(verdict.category_names[k], 60), lack) for k, lack in obstacles(verdict)]

@@ -11,7 +11,7 @@ from lightning_pareto.command_line.inputs import find
 from lightning_pareto.integration.analysis import run as analysis
 from lightning_pareto.integration.output.results_folder import why_not_writable
 from lightning_pareto.report.html.run import home_of
-from lightning_pareto.storage.run_folders import folders_of_run
+from lightning_pareto.storage.run_folders import run_folders_in
 from tests.integration._models import Data, Plain, trainer
 
 
@@ -107,7 +107,7 @@ def test_only_result_folders_are_counted(tmp_path):
         (tmp_path / name).mkdir()
     for name in ("pareto", "pareto_3", "pareto_03"):
         (tmp_path / name / "verdict.safetensors").touch()
-    assert folders_of_run(tmp_path) == [tmp_path / "pareto_3", tmp_path / "pareto"]
+    assert run_folders_in(tmp_path) == [tmp_path / "pareto_3", tmp_path / "pareto"]
     callback = ParetoCallback(verbose=False)
     trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
     np.testing.assert_array_equal(scores_in(tmp_path / "pareto_4"), callback.influence.scores)

@@ -156,8 +156,8 @@ def test_more_looks_and_more_finalists_require_more():
 
 def test_next_best_is_chosen_if_the_best_does_harm():
     harmful = tried(result("a", [200, 135]), result("b", [200, 135]))
-    harmless = tried(result("c", [170, 160]), result("d", [170, 160]))
-    found = chosen(GIVEN, GIVEN, harmful, harmless)
+    printable = tried(result("c", [170, 160]), result("d", [170, 160]))
+    found = chosen(GIVEN, GIVEN, harmful, printable)
     assert found.accepted
     assert found.ckpt_path in "cd"
 

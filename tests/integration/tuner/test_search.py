@@ -9,7 +9,7 @@ import pytest
 from lightning_pareto import InfluenceMatrix
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.integration.tuner.search import Half, PaperSearch, ScreeningSearch, Situation
-from lightning_pareto.reweighting.proposals import CandidateWeights, candidates
+from lightning_pareto.reweighting.proposals import ProposalSolver, proposals
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(60) % 2
@@ -89,8 +89,8 @@ def test_each_half_gets_weights_made_in_the_same_way():
 
 def test_last_fit_gets_weights_made_in_the_same_way_from_all_validation_data():
     finalists, _ = found(lambda trial: 0.5, tilt=False)
-    maker = CandidateWeights({"loss": OF_BOTH}, np.ones(2, dtype=bool))
-    ways = {str(way): way for way in candidates(["loss"], (0.3, 0.1), with_targets=False, with_tilt=False)}
+    maker = ProposalSolver({"loss": OF_BOTH}, np.ones(2, dtype=bool))
+    ways = {str(way): way for way in proposals(["loss"], (0.3, 0.1), with_targets=False, with_tilt=False)}
     for finalist in finalists:
         np.testing.assert_array_equal(finalist.whole.values, maker.weights(ways[finalist.name]).values)
 

@@ -28,7 +28,7 @@ from lightning_pareto.integration.tuner.final_fits import FinalFits
 from lightning_pareto.integration.tuner.messages import next_step
 from lightning_pareto.integration.tuner.trial import Trial
 from lightning_pareto.integration.tuner.trials import Project, Trials
-from lightning_pareto.reweighting.proposals import CandidateWeights
+from lightning_pareto.reweighting.proposals import ProposalSolver
 from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Plain, trainer
 
 EPOCHS = 3
@@ -200,7 +200,7 @@ def test_genetic_search_of_the_paper(tmp_path):
     assert all(trial.epochs == 1 for trial in tried)
     if result.accepted:
         assert result.weights.values.mean() == pytest.approx(1)
-        assert "paper's LP" in result.weights.metadata["candidate"]
+        assert "paper's LP" in result.weights.metadata["proposal"]
 
 
 def test_equal_weights_are_not_trained_twice(tmp_path, monkeypatch):
@@ -379,7 +379,7 @@ def test_interruption_says_how_to_resume_and_resuming_is_announced(tmp_path, cap
     def interrupted(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(CandidateWeights, "distinct", interrupted)
+    monkeypatch.setattr(ProposalSolver, "distinct", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tuner_in(tmp_path, verbose=True).fit(module(), Crowded(val=300))
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Every figure: where it draws, that its artists hold the numbers, and that it can be read."""
+"""Figures: axes, plotted numbers and readability."""
 
 import sys
 
@@ -27,7 +27,7 @@ LONG = "an unusually long name of a category, number "
 
 
 def drawings(k, absent=(), names=None):
-    """Every figure as a function of an axes."""
+    """Each figure as a function of the axes."""
     matrix, verdict, weights, found = everything(k, 40 * k, absent, names)
     comparison = ClasswiseComparison({"a": [found.before] * 2, "b": [found.after] * 2}, matrix.category_names, "a")
     present = [name for name, there in zip(matrix.category_names, matrix.present, strict=True) if there]
@@ -57,7 +57,7 @@ def shown_labels(ax):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_returns_figure_and_axes_and_draws_where_it_is_told(of_three, name):
+def test_draws_in_the_given_axes_and_returns_figure_and_axes(of_three, name):
     figure, ax = of_three[name](None)
     assert isinstance(figure, Figure)
     assert ax in figure.axes
@@ -69,7 +69,7 @@ def test_returns_figure_and_axes_and_draws_where_it_is_told(of_three, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_absent_matplotlib_says_what_to_install(of_three, name, monkeypatch):
+def test_missing_matplotlib_error_says_how_to_install_it(of_three, name, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'lightning_pareto\[report\]'"):
         of_three[name](None)
@@ -98,7 +98,7 @@ def test_names_of_points_do_not_overlap(k):
 
 
 @pytest.mark.parametrize("name", ["accuracy", "comparison", "headroom"])
-def test_absent_categories_are_shown_as_such(of_three, name):
+def test_absent_categories_are_marked(of_three, name):
     _, ax = of_three[name](None)
     notes = [text for text in ax.texts if text.get_text() == ABSENT]
     assert [note.get_position()[1] for note in notes] == [1]
@@ -106,7 +106,7 @@ def test_absent_categories_are_shown_as_such(of_three, name):
     assert colours[1] != colours[0] == colours[2]
 
 
-def test_short_names_are_left_alone_and_alike_ones_kept_apart():
+def test_labels_are_shortened_but_stay_distinct():
     assert labels_of(["cat", "a\x1b[31mb"]) == ["cat", "a?[31mb"]
     found = labels_of([f"{LONG}{i}, of ten" for i in range(10)], 16)
     assert len(set(found)) == 10
@@ -114,7 +114,7 @@ def test_short_names_are_left_alone_and_alike_ones_kept_apart():
     assert labels_of(["a$b$c"]) == [r"a\$b\$c"]
 
 
-def test_accuracies_have_the_intervals_of_a_binomial_share():
+def test_accuracy_intervals_are_wilson_intervals():
     found = result(influence(4, absent=(2,)))
     _, ax = plot_accuracy(found)
     for container, values in zip(ax.containers, (found.before, found.after), strict=True):
@@ -128,7 +128,7 @@ def test_accuracies_have_the_intervals_of_a_binomial_share():
     _, plain = plot_accuracy(found.before, found.after)
     assert plain.containers[0][2] == ()
     assert [label.get_text() for label in plain.get_yticklabels()] == list("0123")
-    with pytest.raises(ValueError, match=r"each of the 2 classes, found shapes \[\(2,\), \(3,\)\]"):
+    with pytest.raises(ValueError, match=r"must have shape \(2,\), one entry per class, found \[\(2,\), \(3,\)\]"):
         plot_accuracy([0.1, 0.2], [0.1, 0.2, 0.3])
 
 
@@ -149,7 +149,7 @@ def test_headroom_shows_gains_bounds_and_prices():
     np.testing.assert_array_equal(widths, np.where(verdict.present, verdict.prices, np.nan))
 
 
-def test_headroom_shows_floors_and_does_without_folds():
+def test_headroom_shows_floors_and_works_without_folds():
     matrix = influence(3)
     _, ax = plot_headroom(check_pareto(matrix, targets=["class 0"], floors=-0.1))
     (floor,) = (line for line in ax.lines if line.get_label() == "floor")
@@ -173,15 +173,15 @@ def test_exchange_rates_are_ratios_of_prices():
     assert len(ax.texts) == 5 * priced.sum()
 
 
-def test_of_many_categories_those_with_a_price_trade():
+def test_only_priced_categories_are_shown_if_there_are_many():
     verdict = check_pareto(influence(40, 1000))
     _, ax = plot_exchange_rates(verdict)
     priced = [name for name, price in zip(verdict.category_names, verdict.prices, strict=True) if price > 0]
     assert [label.get_text() for label in ax.get_xticklabels()] == priced
-    assert f"{40 - len(priced)} classes without a price left out" in ax.get_xlabel()
+    assert f"{40 - len(priced)} classes without a price omitted" in ax.get_xlabel()
 
 
-def test_the_pair_is_split_into_regions():
+def test_influence_samples_are_split_into_regions():
     matrix = influence(3, 500)
     _, ax = plot_influence(matrix, "class 0", "class 2")
     relative = matrix.scores[:, [0, 2]] / np.abs(matrix.scores[:, [0, 2]]).mean(axis=0, dtype=float)
@@ -195,24 +195,24 @@ def test_the_pair_is_split_into_regions():
     np.testing.assert_allclose(line[:, 0], -line[:, 1], atol=1e-9)
     with pytest.raises(ValueError, match="'cow' is not a category with validation samples"):
         plot_influence(matrix, "class 0", "cow")
-    with pytest.raises(ValueError, match="found 'class 0' twice"):
+    with pytest.raises(ValueError, match="must be different categories, found 'class 0' twice"):
         plot_influence(matrix, "class 0", "class 0")
 
 
-def test_predicted_against_measured_with_their_rank_correlation():
+def test_predicted_shows_points_and_rank_correlation():
     predicted, measured = np.array([0.1, np.nan, 0.4, 0.2]), np.array([0.2, 0.3, 0.1, 0.5])
     _, ax = plot_predicted(predicted, measured, ["a", "b", "c", "d"])
     (dots,) = (line for line in ax.lines if line.get_marker() == "o")
     np.testing.assert_array_equal(dots.get_xydata(), [[0.1, 0.2], [0.4, 0.1], [0.2, 0.5]])
     assert ax.get_title() == f"rank correlation {stats.spearmanr([0.1, 0.4, 0.2], [0.2, 0.1, 0.5])[0]:.2f}; absent: b"
     assert {text.get_text(): text.xy for text in ax.texts} == {"a": (0.1, 0.2), "c": (0.4, 0.1), "d": (0.2, 0.5)}
-    _, nothing = plot_predicted([np.nan, np.nan], [0.1, 0.2], ["a", "b"])
-    assert nothing.get_title() == "absent: a, b"
-    with pytest.raises(ValueError, match=r"each of the 1 classes, found shapes \(1,\) and \(2,\)"):
+    _, empty = plot_predicted([np.nan, np.nan], [0.1, 0.2], ["a", "b"])
+    assert empty.get_title() == "absent: a, b"
+    with pytest.raises(ValueError, match=r"must have shape \(1,\), one entry per class, found \(1,\) and \(2,\)"):
         plot_predicted([1], [1, 2])
 
 
-def test_weights_are_counted_by_class():
+def test_weights_are_counted_per_class():
     weights = SampleWeights([0.0, 0.3, 1.0, 1.2, 2.0, 0.5])
     labels = [0, 0, 0, 0, 2, 2]
     _, ax = plot_weights(weights, labels, ["a", "b", "c"])
@@ -220,14 +220,14 @@ def test_weights_are_counted_by_class():
     np.testing.assert_allclose(widths[:, 0], [50, 0, 25, 25, 0])
     np.testing.assert_allclose(widths[:, 2], [0, 50, 0, 0, 50])
     assert np.isnan(widths[:, 1]).all()
-    assert ax.get_legend_handles_labels()[1] == ["below 0.5", "to 0.95", "about 1", "to 1.5", "above"]
+    assert ax.get_legend_handles_labels()[1] == ["below 0.5", "0.5 to 0.95", "about 1", "1.05 to 1.5", "above 1.5"]
     _, numbered = plot_weights(weights, labels)
     assert [label.get_text() for label in numbered.get_yticklabels()] == ["0", "1", "2"]
-    with pytest.raises(ValueError, match="one label for each of the 6 weights"):
+    with pytest.raises(ValueError, match=r"labels must have shape \(6,\), one label per weight, found \(2,\)"):
         plot_weights(weights, [0, 1])
 
 
-def test_a_search_is_drawn_over_the_epochs_it_spent():
+def test_search_is_drawn_over_the_epochs_spent():
     found = result(influence())
     _, ax = plot_search(found)
     mean, worst = (dots.get_offsets() for dots in ax.collections)
@@ -238,7 +238,7 @@ def test_a_search_is_drawn_over_the_epochs_it_spent():
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [80, 80, 80, 90])
 
 
-def test_every_arm_is_drawn_and_no_two_look_the_same():
+def test_every_arm_is_drawn_and_all_look_different():
     arms = {f"arm {number}": [[0.5, number / 10]] for number in range(8)}
     _, ax = plot_comparison(ClasswiseComparison(arms, ["cat", "dog"], "arm 0"))
     dots = [container.lines[0] for container in ax.containers]

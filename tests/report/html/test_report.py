@@ -358,6 +358,6 @@ class TestOnDisk:
         with pytest.raises(ArtifactError, match="results of different runs"):
             write_report(tmp_path)
         (tmp_path / "verdict.safetensors").write_bytes(b"half")
-        with pytest.raises(ArtifactError, match="not a whole safetensors file"):
+        with pytest.raises(ArtifactError, match="not a valid safetensors file"):
             write_report(tmp_path)
         assert not (tmp_path / "report.html").exists()

@@ -1,4 +1,4 @@
-"""Figures, tables and HTML pages for the loggers that can show them."""
+"""Logs figures, tables and HTML pages with the loggers that can show them."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ __all__ = ["LoggerAdapter", "adapter_for"]
 
 
 def adapter_for(logger: Any) -> LoggerAdapter | None:
-    """How to show figures, tables and pages with this logger.
+    """Return the adapter that logs figures, tables and pages with this logger, or None if it cannot.
 
-    TensorBoard, Weights & Biases and MLflow show them themselves. Any other logger that has a folder for the run
-    (``log_dir``), such as CSVLogger, gets files there; one without gets nothing, but the metrics that all get.
+    TensorBoard, Weights & Biases and MLflow show them. For any other logger with a folder for the run (``log_dir``),
+    such as CSVLogger, files are written there. A logger without such a folder only gets metrics.
 
     Args:
-        logger: a Lightning logger of either namespace, or a user's own.
+        logger: a Lightning logger of either namespace, or your own.
     """
     if is_a(logger, TensorBoardLogger):
         return TensorBoardAdapter(logger)

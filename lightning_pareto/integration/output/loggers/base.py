@@ -1,4 +1,4 @@
-"""What a logger can be asked to show besides metrics."""
+"""Base class for logging figures, tables and pages."""
 
 import csv
 import io
@@ -11,30 +11,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Cell = str | float | bool | None
-"""Of a table; None where there is no value."""
+"""A cell of a table. None is a missing value."""
 
 
 class LoggerAdapter(ABC):
-    """Shows figures, tables and HTML pages with one logger; whatever the logger raises is let through.
+    """Logs figures, tables and HTML pages with one logger. Errors of the logger are not caught.
 
-    Names may have slashes. ``step`` is that of the trainer.
+    Names may contain slashes. ``step`` is the trainer's step.
     """
 
     @abstractmethod
     def figure(self, name: str, figure: "Figure", step: int) -> None:
-        """Show a figure of matplotlib."""
+        """Log a matplotlib figure."""
 
     @abstractmethod
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int) -> None:
-        """Show a table."""
+        """Log a table."""
 
     @abstractmethod
     def html(self, name: str, path: Path, step: int) -> None:
-        """Show a page that stands in one file."""
+        """Log a self-contained HTML page."""
 
 
 def as_csv(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A table as CSV text, with empty cells where there is no value."""
+    """A table as CSV text. Missing values are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

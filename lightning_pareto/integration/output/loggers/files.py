@@ -1,4 +1,4 @@
-"""Files, for loggers that have a folder and show nothing."""
+"""Writes files, for loggers that have a folder but show nothing."""
 
 import shutil
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class FileAdapter(LoggerAdapter):
-    """Writes PNG, CSV and HTML files under a folder; those of a later step replace them.
+    """Writes PNG, CSV and HTML files into a folder. Later steps overwrite them.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
     """
 
     def __init__(self, folder: str) -> None:
@@ -30,7 +30,7 @@ class FileAdapter(LoggerAdapter):
         self._path(name, ".csv").write_text(as_csv(columns, rows), encoding="utf-8")
 
     def html(self, name: str, path: Path, step: int) -> None:  # noqa: ARG002
-        """Copy the page to ``<name>.html``, if it is not there already."""
+        """Copy the page to ``<name>.html``, unless it is already there."""
         target = self._path(name, ".html")
         if target.resolve() != path.resolve():
             shutil.copyfile(path, target)

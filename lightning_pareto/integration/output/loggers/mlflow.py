@@ -1,4 +1,4 @@
-"""MLflow: artifacts of the run."""
+"""Logs to MLflow, as artifacts of the run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class MLFlowAdapter(LoggerAdapter):
-    """Keeps things as artifacts, which MLflow shows: PNG, CSV (as a table; its own tables need pandas) and HTML.
+    """Logs PNG, CSV and HTML artifacts, which MLflow shows. Its own tables would need pandas.
 
     Args:
         logger: an MLFlowLogger.
@@ -21,14 +21,14 @@ class MLFlowAdapter(LoggerAdapter):
         self._logger = logger
 
     def figure(self, name: str, figure: "Figure", step: int) -> None:  # noqa: ARG002
-        """Keep ``<name>.png``."""
+        """Log ``<name>.png``."""
         self._logger.experiment.log_figure(self._logger.run_id, figure, f"{name}.png")
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int) -> None:  # noqa: ARG002
-        """Keep ``<name>.csv``."""
+        """Log ``<name>.csv``."""
         self._logger.experiment.log_text(self._logger.run_id, as_csv(columns, rows), f"{name}.csv")
 
     def html(self, name: str, path: Path, step: int) -> None:  # noqa: ARG002
-        """Keep ``<name>.html``."""
+        """Log ``<name>.html``."""
         page = path.read_text(encoding="utf-8")
         self._logger.experiment.log_text(self._logger.run_id, page, f"{name}.html")

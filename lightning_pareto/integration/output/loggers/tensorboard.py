@@ -1,4 +1,4 @@
-"""TensorBoard: figures as images, tables as Markdown, of a page where it lies."""
+"""Logs to TensorBoard: figures as images, tables as Markdown, and the path of a page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class TensorBoardAdapter(LoggerAdapter):
-    """Shows things under *Images* and *Text*.
+    """Logs to the tabs *Images* and *Text*.
 
     Args:
         logger: a TensorBoardLogger.
@@ -21,16 +21,16 @@ class TensorBoardAdapter(LoggerAdapter):
         self._logger = logger
 
     def figure(self, name: str, figure: "Figure", step: int) -> None:
-        """Add an image."""
+        """Log an image."""
         self._logger.experiment.add_figure(name, figure, step, close=False)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int) -> None:
-        """Add a Markdown table."""
+        """Log a Markdown table."""
         lines = [_line(columns), _line(["---"] * len(columns)), *(_line([_text(x) for x in row]) for row in rows)]
         self._logger.experiment.add_text(name, "\n".join(lines), step)
 
     def html(self, name: str, path: Path, step: int) -> None:
-        """Add a line that says where the page lies, as TensorBoard shows none."""
+        """Log the path of the page, because TensorBoard cannot show pages."""
         self._logger.experiment.add_text(name, f"The report: {path.resolve()}", step)
 
 

@@ -1,4 +1,4 @@
-"""Weights & Biases."""
+"""Logs to Weights & Biases."""
 
 import io
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class WandbAdapter(LoggerAdapter):
-    """Shows things in panels of the run, at the trainer's step.
+    """Logs to panels of the run, at the trainer's step.
 
     Args:
         logger: a WandbLogger.
@@ -30,7 +30,7 @@ class WandbAdapter(LoggerAdapter):
         self._logger.log_table(name, columns=list(columns), data=[list(row) for row in rows], step=step)
 
     def html(self, name: str, path: Path, step: int) -> None:
-        """Log the page itself."""
+        """Log the page."""
         import wandb
 
         page = wandb.Html(io.StringIO(path.read_text(encoding="utf-8")), inject=False)
