@@ -1,4 +1,4 @@
-"""Wrong data, models and options of fits with the callbacks and of DataModules: no step is trained."""
+"""Wrong data, models and options of fits with the callbacks and of DataModules. No step is trained."""
 
 import lightning.pytorch as pl
 import numpy as np
@@ -43,7 +43,7 @@ class CountSteps(Callback):
 
 
 class Loaders(pl.LightningDataModule):
-    """Gives these loaders, whatever they are."""
+    """Returns these loaders, whatever they are."""
 
     def __init__(self, train=None, val=None):
         super().__init__()
@@ -80,7 +80,7 @@ class Empty(Dataset):
 
 
 class Everything(Sampler):
-    """An order of the user's own, that knows nothing of indices that are asked for."""
+    """An order of the user's own."""
 
     def __iter__(self):
         return iter(range(240))
@@ -137,7 +137,7 @@ def relative_loss(logits, targets):
 
 
 def fit(callback=ParetoCallback, model=Plain, data=Data, trained=None, **options):
-    """A call that fits, with options of the callback; no step may begin."""
+    """A case's call: a fit with these options of the callback, in which no training step may begin."""
 
     def call(folder):
         count = CountSteps()
@@ -176,7 +176,7 @@ DATA = [
     Case("fit on a label of -100", fit(data=lambda: Data(changed(TRAIN, 77, -100))), BatchError, "training sample 77: .*found -100", "relabel"),
     Case("fit with a label too large for validation", fit(data=lambda: Data(val=changed(VAL, 99, 4))), BatchError, "validation sample 99: .*found 4", "relabel"),
     Case("fit on floating labels", fit(data=lambda: Data(floating(TRAIN))), BatchError, "expected integer labels", "targets=lambda batch"),
-    Case("fit on other samples for influence", fit(train_dataloader=DataLoader(VAL)), ValueError, r"ParetoCallback\(train_dataloader=…\) reads 120 samples, the fit 240", "same samples in the same order"),
+    Case("fit on other samples for influence", fit(train_dataloader=DataLoader(VAL)), ValueError, r"ParetoCallback\(train_dataloader=…\) reads 120 samples, but the fit reads 240", "same samples in the same order"),
     Case("fit without such a loader", fit(val_dataloader_idx=1), ValueError, "val_dataloader_idx=1", "there are 1 loaders"),
 ]  # fmt: skip
 MODELS = [
@@ -210,7 +210,7 @@ OPTIONS = [
 ]  # fmt: skip
 CORRECTIONS = [
     Case("correction on a stream", correction(data=Loaders(DataLoader(Stream(), 32))), TypeError, "found Stream", "map-style"),
-    Case("correction on loaders given twice", correction(data=lambda: Loaders({"a": DataLoader(TRAIN), "b": DataLoader(TRAIN)}), train_dataloader=DataLoader(TRAIN)), TypeError, "one training loader, the fit has a dict of 2", "use one, or leave it out"),
+    Case("correction on loaders given twice", correction(data=lambda: Loaders({"a": DataLoader(TRAIN), "b": DataLoader(TRAIN)}), train_dataloader=DataLoader(TRAIN)), TypeError, "one training loader, but the fit has a dict of 2", "use one loader, or remove the callback"),
     Case("correction without batching", correction(data=lambda: Loaders(DataLoader(TRAIN, batch_size=None))), TypeError, "disabled", "batch_size"),
     Case("correction of batches of one's own", correction(data=lambda: Loaders(DataLoader(TRAIN, batch_sampler=Batches(RandomSampler(TRAIN), 32, False)))), TypeError, "your Batches", "shuffle=True"),
     Case("correction on other samples", correction(train_dataloader=DataLoader(VAL)), ValueError, r"CourseCorrection\(train_dataloader=…\) reads 120", "same order"),
@@ -229,7 +229,7 @@ CORRECTIONS = [
     Case("correction without budget", correction(budget=0.0), ValueError, "found 0.0", "budget must be a share"),
     Case("correction of every second epoch", correction(trained={"check_val_every_n_epoch": 2}), ValueError, "one validation at the end", "check_val_every_n_epoch=1"),
     Case("correction with validation within", correction(trained={"val_check_interval": 0.5}), ValueError, "one validation at the end", "val_check_interval=1.0"),
-    Case("correction of the same batches", correction(trained={"overfit_batches": 2}), ValueError, "overfit_batches", "leave one of them out"),
+    Case("correction of the same batches", correction(trained={"overfit_batches": 2}), ValueError, "overfit_batches", "remove one of them"),
     Case("correction of a weighted sampler", correction(data=Loaders(DataLoader(TRAIN, 32, sampler=WeightedRandomSampler([1.0] * 240, 240)))), TypeError, "your WeightedRandomSampler", r"ParetoSampler\(weights\)"),
     Case("correction of an order of one's own", correction(data=Loaders(DataLoader(TRAIN, 32, sampler=Everything()))), TypeError, "your Everything", "shuffle=True"),
     Case("correction of averaged weights", correction(trained={"callbacks": [StochasticWeightAveraging(1e-3)]}), TypeError, "StochasticWeightAveraging", "use WeightAveraging"),

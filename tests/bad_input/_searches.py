@@ -1,4 +1,4 @@
-"""Wrong data, models and options of searches: no step is trained."""
+"""Wrong data, models and options of searches. No step is trained."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from tests.integration._models import Data, Plain, trainer
 
 
 def tuner(ckpt_path=None, model=Plain, data=Data, factory=None, **options):
-    """A call that searches; no step may begin."""
+    """A case's call: a search in which no training step may begin."""
 
     def call(folder):
         count = CountSteps()
@@ -50,7 +50,7 @@ def at_its_end(folder):
 
 
 def unsafe(folder):
-    """A checkpoint with an object of a class that is not loaded safely."""
+    """A checkpoint with an object that cannot be loaded safely."""
     path = at_its_end(folder)
     torch.save({**torch.load(path, weights_only=True), "extra": CountSteps()}, path)
     return path
@@ -62,7 +62,7 @@ def garbage(folder):
 
 
 CASES = [
-    Case("search without budgets", tuner(budgets=[]), ValueError, r"found \[\]", "a list of at least one"),
+    Case("search without budgets", tuner(budgets=[]), ValueError, r"found \[\]", "a list with at least one entry"),
     Case("search with one budget", tuner(budgets=0.2), ValueError, "found 0.2", r"budgets=\[0.3\]"),
     Case("search with a budget of NaN", tuner(budgets=[NAN]), ValueError, "found nan", "budget must be a share"),
     Case("search with a text for measures", tuner(measures="loss"), ValueError, "found 'loss'", r"measures=\['loss'\]"),
@@ -70,14 +70,14 @@ CASES = [
     Case("search in an unknown mode", tuner(mode="both"), ValueError, "found 'both'", "mode must be one of"),
     Case("search by magic", tuner(search="magic"), ValueError, "found 'magic'", "search must be one of"),
     Case("search with an unknown refit", tuner(refit="twice"), ValueError, "found 'twice'", "refit must be one of"),
-    Case("search with a level of 1", tuner(level=1.0), ValueError, "found 1.0", "level lies in"),
+    Case("search with a level of 1", tuner(level=1.0), ValueError, "found 1.0", r"level must be in \(0, 1\)"),
     Case("search with an epsilon of NaN", tuner(epsilon=NAN), ValueError, "found nan", "epsilon at least 0"),
-    Case("search with a weight below 1", tuner(max_weight=0.5), ValueError, "0.5", "max_weight is at least 1"),
+    Case("search with a weight below 1", tuner(max_weight=0.5), ValueError, "0.5", "max_weight at least 1"),
     Case("search in a population of one", tuner(search="genetic", population=1), ValueError, "found 1", "at least 2"),
     Case("search with half a seed", tuner(seed=0.5), ValueError, "found 0.5", "whole number"),
     Case("search with a seed below 0", tuner(seed=-1), ValueError, "found -1", r"in \[0, 2\*\*32\)"),
     Case("search for half an epoch", tuner(max_epochs_spent=2.5), ValueError, "found 2.5", "a number of epochs"),
-    Case("search with too few epochs", tuner(max_epochs_spent=2), ValueError, "max_epochs_spent=2 does not pay", r"say at least \d+, better"),
+    Case("search with too few epochs", tuner(max_epochs_spent=2), ValueError, "max_epochs_spent=2 does not suffice", r"Use at least \d+, better"),
     Case("search without folds", tuner(callback=ParetoCallback(folds=1)), ValueError, "splits the validation set", "folds=8"),
     Case("search with validation but no scratch", tuner(include_validation=True, refit="epoch"), ValueError, "one more fit from scratch", 'refit="scratch"'),
     Case("search with a Trainer for a factory", lambda folder: ParetoTuner(trainer(folder)), TypeError, "found Trainer", "lambda: pl.Trainer"),
@@ -86,12 +86,12 @@ CASES = [
     Case("search on a loader", tuner(data=lambda: DataLoader(TRAIN)), TypeError, "found DataLoader", "from_datasets"),
     Case("search on weights", tuner(data=lambda: ReweightedDataModule(Data(), np.ones(240))), TypeError, "without weights", "reweighted.datamodule"),
     Case("search without validation", tuner(data=OnlyTraining), ValueError, "no validation set", r"val_dataloader\(\)"),
-    Case("search without training data", tuner(data=OnlyValidation), TypeError, r"train_dataloader\(\) of the DataModule, and OnlyValidation has none", "give it the one"),
-    Case("search with validation data of the module", tuner(data=OnlyTraining, model=BringsValidation, include_validation=True), TypeError, r"val_dataloader\(\) of the DataModule, and OnlyTraining has none", "give it the one"),
+    Case("search without training data", tuner(data=OnlyValidation), TypeError, r"train_dataloader\(\) of the DataModule, but OnlyValidation has none", "move the one of the LightningModule"),
+    Case("search with validation data of the module", tuner(data=OnlyTraining, model=BringsValidation, include_validation=True), TypeError, r"val_dataloader\(\) of the DataModule, but OnlyTraining has none", "move the one of the LightningModule"),
     Case("search for an unknown target", tuner(targets="cat"), ValueError, "unknown target 'cat'", "expected one of"),
     Case("search from no checkpoint", tuner("nowhere.ckpt"), FileNotFoundError, "no checkpoint at .*nowhere.ckpt", "save_checkpoint"),
-    Case("search from garbage", tuner(garbage), ValueError, "not a whole Lightning checkpoint", "save_checkpoint"),
-    Case("search from unsafe objects", tuner(unsafe, model=OneCycle), ValueError, "not loaded safely", "save_hyperparameters"),
-    Case("search from the end of a schedule", tuner(at_its_end, model=OneCycle), ValueError, "stands at step 16 of the 16", "of an earlier epoch"),
+    Case("search from garbage", tuner(garbage), ValueError, "not a complete Lightning checkpoint", "save_checkpoint"),
+    Case("search from unsafe objects", tuner(unsafe, model=OneCycle), ValueError, "objects that cannot be loaded safely", "save_hyperparameters"),
+    Case("search from the end of a schedule", tuner(at_its_end, model=OneCycle), ValueError, "is at step 16 of the 16", "Use a checkpoint of an earlier epoch"),
     Case("search from the end for epochs", tuner(at_its_end, model=OneCycle, refit="epoch"), ValueError, "OneCycleLR", "save_top_k=-1"),
 ]  # fmt: skip

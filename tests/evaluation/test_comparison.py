@@ -28,7 +28,8 @@ def test_says_which_classes_lost(comparison):
     assert comparison.lost("Pareto") == ("b",)
     assert comparison.gained("Pareto") == ("a",)
     text = str(comparison)
-    assert "Pareto: classes significantly LOST: b;" in text
+    assert f"Pareto: significant losses: b. Mean over classes: p = {comparison.p_values('Pareto')[-1]:.3f}." in text
+    assert "first: no significant loss of any class." in text
     row = text.splitlines()[4]
     assert row.split()[:4] == ["c", *f"{100 * comparison.accuracy['first'][:, 2].mean():.2f} ±".split(), row.split()[3]]
 
@@ -60,11 +61,11 @@ def test_one_seed_claims_nothing():
     assert comparison.lost("b") == ()
     assert np.isnan(comparison.p_values("b")).all()
     assert "1 seed:" in str(comparison)
-    assert "b: one seed, nothing can be tested. Fit with more of them." in str(comparison)
+    assert "b: one seed allows no test. Fit with more seeds." in str(comparison)
 
 
 def test_arms_that_do_not_fit_together_are_refused():
-    with pytest.raises(ValueError, match="baseline 'c' is not one of"):
+    with pytest.raises(ValueError, match=r"baseline must be one of the arms \['a'\], found 'c'"):
         ClasswiseComparison({"a": [[0.5]]}, ["x"], "c")
     with pytest.raises(ValueError, match=r"arm 'b' must have shape \(1, 1\)"):
         ClasswiseComparison({"a": [[0.5]], "b": [[0.5, 0.5]]}, ["x"], "a")

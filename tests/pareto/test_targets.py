@@ -89,7 +89,7 @@ def test_strong_duality_with_floors(influence):
 
 def test_unreachable_floor_error_names_category_and_limit(influence):
     most = best(influence, 2, [0.01, 0.02, 0])
-    with pytest.raises(InfeasibleError, match=rf"category 'cow' is to gain 5 and can gain at most {most:.4g} beside"):
+    with pytest.raises(InfeasibleError, match=rf"category 'cow' must gain 5 but can gain at most {most:.4g} if"):
         check_pareto(influence, targets="cat", floors=[0, 0.02, 5])
     below = np.floor(1e4 * best(influence, 2, [-9, 0.02, 0])) / 1e4
     check_pareto(influence, targets="cat", floors=[0, 0.02, below])
@@ -97,7 +97,7 @@ def test_unreachable_floor_error_names_category_and_limit(influence):
 
 def test_lowest_of_several_unreachable_floors_is_named(influence):
     most = best(influence, 1, [-9, 0, -9])
-    with pytest.raises(InfeasibleError, match=rf"category 'dog' is to gain 5 and can gain at most {most:.4g} beside"):
+    with pytest.raises(InfeasibleError, match=rf"category 'dog' must gain 5 but can gain at most {most:.4g} if"):
         check_pareto(influence, targets="cat", floors=[0, 5, 6])
 
 
@@ -106,7 +106,7 @@ def test_limit_of_a_floor_accounts_for_the_lower_floors(influence):
     floor = 0.5 * best(influence, 0, [0, -9, -9])
     most = best(influence, 1, [floor, 0, -9])
     assert most < 0.6 * best(influence, 1, [-9, 0, -9])
-    with pytest.raises(InfeasibleError, match=rf"category 'dog' is to gain 5 and can gain at most {most:.4g} beside"):
+    with pytest.raises(InfeasibleError, match=rf"category 'dog' must gain 5 but can gain at most {most:.4g} if"):
         check_pareto(influence, targets="cow", floors=[floor, 5, 0])
 
 

@@ -18,7 +18,7 @@ def influence(**options):
     return InfluenceMatrix(SCORES, [0, 1, 0, 1, 1], ["cat", "dog"], **options)
 
 
-def test_suspects_come_worst_first():
+def test_suspects_are_sorted_worst_first():
     table = suspected_samples(influence(predicted=[0, 0, 1, 1, 1]))
     expected = SCORES.mean(axis=1)
     assert table.index.tolist() == expected.argsort(kind="stable").tolist()
@@ -28,19 +28,19 @@ def test_suspects_come_worst_first():
     assert len(suspected_samples(influence(), 2)) == 2
 
 
-def test_rare_categories_count_as_little_as_they_are():
+def test_categories_count_by_their_validation_samples():
     found = suspected_samples(influence(support=[9, 1])).index
     assert found.tolist() == (SCORES @ [0.9, 0.1]).argsort().tolist()
 
 
-def test_a_pair_disagrees_about_samples_that_help_one_and_harm_the_other():
+def test_trade_offs_help_one_category_and_harm_the_other():
     assert trade_off_samples(influence(), "cat", "dog").index.tolist() == [2, 4]
     assert trade_off_samples(influence(), "dog", "cat").index.tolist() == [3]
     with pytest.raises(ValueError, match="'cow' is not a category with validation samples"):
         trade_off_samples(influence(), "cat", "cow")
 
 
-def test_an_absent_category_takes_no_part():
+def test_absent_category_is_ignored():
     scores = SCORES.copy()
     scores[:, 1] = np.nan
     found = InfluenceMatrix(scores, [0, 1, 0, 1, 1], ["cat", "dog"])
@@ -49,7 +49,7 @@ def test_an_absent_category_takes_no_part():
         trade_off_samples(found, "cat", "dog")
 
 
-def test_goes_to_csv_and_pandas(tmp_path, monkeypatch):
+def test_table_can_be_written_as_csv_and_needs_pandas_for_a_frame(tmp_path, monkeypatch):
     table = suspected_samples(influence(predicted=[0, 0, 1, 1, 1]), 3)
     with table.to_csv(tmp_path / "new" / "suspects.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -61,7 +61,7 @@ def test_goes_to_csv_and_pandas(tmp_path, monkeypatch):
         table.to_pandas()
 
 
-def test_reads_well():
+def test_printed_table_says_how_many_categories_each_sample_harms():
     text = str(suspected_samples(influence(predicted=[0, 0, 1, 1, 1])))
     assert text.splitlines()[0].startswith("Suspected wrong labels")
     assert "2 of 2" in text
@@ -69,7 +69,7 @@ def test_reads_well():
     assert "… 30 more" in str(suspected_samples(many))
 
 
-def test_the_estimate_holds_the_predictions():
+def test_estimate_has_the_models_predictions():
     torch.manual_seed(0)
     module, x = nn.Linear(3, 4), torch.randn(30, 3)
     data = loader(x, torch.arange(30) % 4, shuffle=True)
@@ -77,14 +77,14 @@ def test_the_estimate_holds_the_predictions():
     assert found.predicted.tolist() == module(x).argmax(1).tolist()
 
 
-def test_predictions_come_back_from_disk(tmp_path):
+def test_predictions_survive_saving(tmp_path):
     found = influence(predicted=[0, 0, 1, 1, 1])
     assert InfluenceMatrix.load(found.save(tmp_path / "i")).predicted.tolist() == [0, 0, 1, 1, 1]
     with pytest.raises(ValueError, match=r"predicted must have shape \(5,\)"):
         influence(predicted=[0, 1])
 
 
-def test_the_two_categories_asked_for_are_printed():
+def test_only_the_two_categories_are_printed():
     scores = np.array([[2.0, -1.0, 0.5], [-1.0, 2.0, 0.1], [3.0, -2.0, 0.2]])
     text = str(trade_off_samples(InfluenceMatrix(scores, [0, 1, 2], ["cat", "dog", "cow"]), "cat", "dog"))
     first, second = text.splitlines()[3:5]
@@ -92,11 +92,11 @@ def test_the_two_categories_asked_for_are_printed():
     assert "on dog" in text
     assert "on cow" not in text
     assert first.split()[0] == "2"
-    assert first.split()[-2:] == ["+1.50", "-1.20"]
-    assert second.split()[-2:] == ["+1.00", "-0.60"]
+    assert first.split()[-2:] == ["+3", "-2"], "in the unit of the scores"
+    assert second.split()[-2:] == ["+2", "-1"]
 
 
-def test_senseless_questions_are_refused():
+def test_meaningless_arguments_are_refused():
     matrix = InfluenceMatrix(np.ones((3, 2)), [0, 1, 0], ["cat", "dog"])
     for count in (0, -1):
         with pytest.raises(ValueError, match=f"at least 1, found {count}"):
@@ -105,6 +105,22 @@ def test_senseless_questions_are_refused():
         trade_off_samples(matrix, "cat", "cat")
 
 
-def test_a_long_table_says_how_to_see_the_rest():
+def test_long_table_says_how_to_see_the_rest():
     matrix = InfluenceMatrix(np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 2)
     assert str(suspected_samples(matrix, 30)).endswith("… 10 more: .to_csv(path), .to_pandas() or .rows()")
+
+
+def test_order_of_trade_offs_does_not_depend_on_the_scale_of_a_category():
+    scores = np.random.default_rng(0).normal(size=(60, 2))
+    tables = [
+        trade_off_samples(InfluenceMatrix(scores * [1.0, factor], np.zeros(60, int), ["cat", "dog"]), "cat", "dog")
+        for factor in (1.0, 1000.0)
+    ]
+    assert tables[0].index.tolist() == tables[1].index.tolist()
+    np.testing.assert_allclose(tables[1].influence, tables[0].influence * [1.0, 1000.0], rtol=1e-6)
+
+
+def test_rows_are_plain_values():
+    rows = list(suspected_samples(influence(predicted=[0, 0, 1, 1, 1]), 2).rows())
+    assert rows[0] == {"index": 2, "given": 0, "predicted": 1, "total": -2.5, "cat": 3.0, "dog": -8.0}
+    assert {type(value) for value in rows[1].values()} == {int, float}

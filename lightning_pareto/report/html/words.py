@@ -15,6 +15,9 @@ from lightning_pareto.report.html.run import Run
 NOTABLE_FALL = 0.05
 """p-value up to which a fall is reported, although one such p-value among many classes proves nothing."""
 
+MOST_FALLS = 6
+"""Falls that are reported by name."""
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -74,7 +77,7 @@ def evidence(verdict: ParetoVerdict) -> Iterator[Fact]:
             f"{verdict.held_out_gain[worst]:+.3f}",
             f"{printable(verdict.category_names[worst])} gains least on validation samples that did not determine the "
             f"weights. {1 - 2 * verdict.level:.0%} interval: {low:+.3f} to {high:+.3f}. A proof needs an interval "
-            f"above {verdict.min_gain:g}.",
+            f"above zero and a gain above {verdict.min_gain:g}.",
         )
         yield Fact(
             "p-value",
@@ -117,10 +120,11 @@ def _about_falls(result: ParetoResult) -> Iterator[str]:
     changes = 100 * (result.after - result.before)
     falls = np.flatnonzero(result.p_values <= NOTABLE_FALL)
     if len(falls):
-        names = listed(f"{result.category_names[k]} ({changes[k]:+.1f} points)" for k in falls)
+        names = [f"{printable(result.category_names[k])} ({changes[k]:+.1f} points)" for k in falls[:MOST_FALLS]]
+        more = f" and {len(falls) - MOST_FALLS} more" if len(falls) > MOST_FALLS else ""
         yield (
-            f"For a single class, a fall this large is rarely chance: {names}. Among many classes it can be. Check "
-            "these classes on other data."
+            f"For a single class, a fall this large is rarely chance: {', '.join(names)}{more}. Among many classes it "
+            "can be. Check these classes on other data."
         )
 
 

@@ -1,4 +1,4 @@
-"""A page as a tree, by the standard library's parser."""
+"""A page as a tree, made by the standard library's parser."""
 
 from html.parser import HTMLParser
 
@@ -13,7 +13,7 @@ class Element:
         return self.attributes[name]
 
     def all(self, tag=None, **attributes):
-        """Every element below, of a tag and with these attributes."""
+        """All elements below with this tag and these attributes."""
         attributes = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
         for child in self.children:
             if isinstance(child, Element):
@@ -54,7 +54,7 @@ class _Builder(HTMLParser):
 
 
 def parse(page):
-    """The page as a tree; fails where elements are not closed in order."""
+    """The page as a tree. Fails if elements are not closed in order."""
     builder = _Builder()
     builder.feed(page)
     builder.close()

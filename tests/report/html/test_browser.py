@@ -1,4 +1,4 @@
-"""The report in a real browser; skipped where there is none, as its structure is tested without."""
+"""The report in a real browser. Skipped without one, since test_report.py tests its structure."""
 
 import shutil
 
@@ -34,24 +34,24 @@ def browser():
 
 @pytest.fixture
 def visit(browser, tmp_path):
-    """Opens a report and fails if it says anything to the console or asks for anything."""
-    said, asked = [], []
+    """Open a report, and fail if it writes to the console or requests anything."""
+    messages, requests = [], []
 
     def open_page(text, width=1200, scheme="light"):
         path = tmp_path / "report.html"
         path.write_text(text, encoding="utf-8")
         page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(path.as_uri())
         return page
 
     yield open_page
-    assert said == []
-    assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
-    assert len([url for url in asked if url.startswith("file:")]) == 1
+    assert messages == []
+    assert [url for url in requests if not url.startswith(("data:", "file:"))] == []
+    assert len([url for url in requests if url.startswith("file:")]) == 1
 
 
 def report(k=3, absent=(1,), names=NAMES, text=None):
@@ -89,7 +89,7 @@ def test_headings_sort_by_mouse_and_keyboard(visit):
 @pytest.mark.parametrize(
     ("k", "names", "text"), [(3, NAMES, None), (100, None, None), (2, ["x" * 200, "y"], "w" * 400)]
 )
-def test_a_phone_shows_it_without_scrolling_sideways(visit, k, names, text):
+def test_phone_needs_no_horizontal_scrolling(visit, k, names, text):
     page = visit(report(k, (), names, text)[0], width=360)
     for details in page.locator("details").all():
         details.locator("summary").first.click()
@@ -97,7 +97,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(visit, k, names, text):
     assert page.evaluate("parseFloat(getComputedStyle(document.body).fontSize)") >= 16
 
 
-def test_dark_mode_has_light_ink_on_dark_paper(visit):
+def test_dark_mode_has_light_text_on_dark_background(visit):
     page, lightness = visit(report()[0]), {}
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
@@ -110,21 +110,21 @@ def test_dark_mode_has_light_ink_on_dark_paper(visit):
     assert lightness["dark"][1] > 180
 
 
-def test_nothing_in_names_or_texts_runs(visit):
+def test_names_and_texts_run_nothing(visit):
     page = visit(report(names=[EVIL, "dog", "<b>cow</b>"], text=EVIL)[0])
     assert page.locator("script").count() == 2
     assert page.locator("b, [onclick], [onerror]").count() == 0
     assert EVIL in page.locator("blockquote").first.inner_text()
 
 
-def test_a_foreign_script_would_not_run(browser):
+def test_injected_script_does_not_run(browser):
     text, _ = report()
     page = browser.new_page()
     page.set_content(text.replace("</body>", "<script>document.title = 'broken into'</script></body>"))
     assert page.title().startswith("Pareto report")
 
 
-def test_every_word_in_a_figure_is_inside_it(visit):
+def test_all_text_of_a_figure_is_inside_it(visit):
     page = visit(report(10, (4,), [f"class number {i}" for i in range(10)])[0])
     outside = page.evaluate(
         """() => [...document.querySelectorAll("svg.figure")].flatMap((svg) => {

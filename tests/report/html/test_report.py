@@ -1,7 +1,8 @@
-"""The report as a document: what it holds, and that nothing in it does anything."""
+"""The report as a document: what it contains, and that it runs and loads nothing of others."""
 
 import base64
 import hashlib
+import io
 import json
 import re
 import struct
@@ -11,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lightning_pareto import (
     ArtifactError,
@@ -53,11 +55,11 @@ def column(table, head):
     return {row[0]: row[heads.index(head)] for row in rows_of(table)}
 
 
-def test_it_says_the_verdict_first_and_the_figures_behind_it(page):
+def test_report_begins_with_the_verdict_and_its_evidence(page):
     tree, _, verdict, found = page
     assert tree.one("title").text == "Pareto report: a run"
     assert verdict.answer == "yes"
-    assert tree.one("h1").text.startswith("Yes: every class can still gain")
+    assert tree.one("h1").text.startswith("Yes: held-out validation data show that every class can still gain")
     facts = {
         div.one("dt").text: div.one("dd", class_="value").text for div in tree.one("dl", class_="facts").all("div")
     }
@@ -65,9 +67,15 @@ def test_it_says_the_verdict_first_and_the_figures_behind_it(page):
     assert facts["Least held-out gain"] == f"{np.nanmin(verdict.held_out_gain):+.3f}"
     assert facts["p-value"] == (f"{verdict.p_value:.2g}" if verdict.p_value >= 1e-4 else "< 0.0001")
     assert f"{np.nanmean(found.after):.1%}" in tree.one("p", class_="lead").text
+    meaning = next(
+        dd.text
+        for dd in tree.all("dd")
+        if dd.text.endswith("A proof needs an interval above zero and a gain above 0.01.")
+    )
+    assert "90% interval: {:+.3f} to {:+.3f}".format(*verdict.worst_interval) in meaning
 
 
-def test_the_table_of_classes_holds_every_class(page):
+def test_table_has_a_row_for_each_class(page):
     tree, _, verdict, found = page
     table = next(tree.all("table"))
     assert [row[0] for row in rows_of(table)] == NAMES
@@ -81,7 +89,7 @@ def test_the_table_of_classes_holds_every_class(page):
     assert str(float(verdict.prices[0])) in keys
 
 
-def test_headings_can_be_pressed_and_say_how_they_are_sorted(page):
+def test_headings_are_buttons_and_state_their_order(page):
     tree, *_ = page
     for table in tree.all("table"):
         for head in table.one("thead").all("th"):
@@ -90,7 +98,7 @@ def test_headings_can_be_pressed_and_say_how_they_are_sorted(page):
             assert head.one("button")["type"] == "button"
 
 
-def test_the_suspects_are_shown_with_their_labels_by_name(page):
+def test_suspects_are_shown_with_the_names_of_their_labels(page):
     tree, matrix, *_ = page
     cards = [li for ul in tree.all("ul", class_="suspects") for li in ul.all("li")]
     table = suspected_samples(matrix, 48)
@@ -105,14 +113,14 @@ def test_the_suspects_are_shown_with_their_labels_by_name(page):
     assert ", ".join(map(str, table.index[: len(cards)])) == tree.one("p", class_="indices").text
 
 
-def test_only_samples_that_harm_are_suspects():
+def test_only_harmful_samples_are_suspects():
     scores = np.array([[1.0, 1.0], [-3.0, 1.0], [-1.0, -1.0], [0.5, 0.0]])
     matrix = InfluenceMatrix(scores, [0, 1, 0, 1])
     tree = parse(render_report(check_pareto(matrix), influence=matrix))
     assert [p.text for p in tree.all("p", class_="small")] == ["#1 · harms 1/2", "#2 · harms 2/2"]
 
 
-def test_every_figure_is_there_and_described(page):
+def test_all_figures_are_present_and_described(page):
     tree, *_ = page
     figures = list(tree.all("svg"))
     assert len(figures) == 6
@@ -125,20 +133,21 @@ def test_every_figure_is_there_and_described(page):
                 assert target in ids, f"{element.tag} {name}={value}"
 
 
-def test_it_says_how_it_was_computed_and_when_not_to_trust_it(page):
+def test_report_says_how_it_was_computed_and_when_not_to_trust_it(page):
     tree, matrix, _, found = page
     how = {div.one("dt").text: div.one("dd").text for div in tree.one("dl", class_="how").all("div")}
     assert how["Curvature"] == "ekfac"
     assert how["Damping"] == "0.1"
     assert how["Folds"] == "4"
     assert how["Training samples"] == str(len(matrix.labels))
-    assert how["Model handed back"] == found.ckpt_path
+    assert how["Model returned"] == found.ckpt_path
     cautions = [li.text for li in tree.one("ul", class_="cautions").all("li")]
-    assert any("without validation samples: dog" in caution for caution in cautions)
-    assert any("first order" in caution for caution in cautions)
+    assert any("Classes without validation samples are not tested: dog." in caution for caution in cautions)
+    assert any("first-order statement about one model" in caution for caution in cautions)
+    assert any("Rare but correct samples can harm" in caution for caution in cautions)
 
 
-def test_it_asks_nobody_for_anything(page):
+def test_report_loads_nothing(page):
     tree, *_ = page
     for element in tree.all():
         for name in ("src", "href", "xlink:href", "action", "poster", "srcset", "data"):
@@ -163,7 +172,7 @@ def test_only_its_own_script_may_run(page):
     assert "unsafe-inline" not in policy.split("script-src")[1]
 
 
-def test_names_and_texts_stay_text_everywhere():
+def test_names_and_texts_are_escaped_everywhere():
     matrix, verdict, weights, found = everything(3, names=[EVIL, "dog", "{{ 7 * 7 }}"])
     text = render_report(
         verdict, influence=matrix, weights=weights, result=found, previews=previews(matrix, EVIL), title=EVIL
@@ -184,7 +193,7 @@ def test_names_and_texts_stay_text_everywhere():
 
 
 @pytest.mark.parametrize("k", [2, 100])
-def test_few_and_many_classes(k):
+def test_few_and_many_classes_fit(k):
     matrix, verdict, weights, found = everything(k, 20 * k)
     tree = parse(render_report(verdict, influence=matrix, weights=weights, result=found))
     assert len(rows_of(next(tree.all("table")))) == k
@@ -192,7 +201,7 @@ def test_few_and_many_classes(k):
     assert len(tall) == (3 if k == 100 else 0)
 
 
-def test_not_proven_says_what_is_missing():
+def test_not_proven_says_what_each_class_lacks():
     rng = np.random.default_rng(0)
     parts = rng.normal(size=(4, 200, 2))
     labels, support = rng.integers(0, 2, 200), np.full((4, 2), 20)
@@ -205,40 +214,56 @@ def test_not_proven_says_what_is_missing():
     lacking = [li.text for li in tree.one("ul", class_="lacking").all("li")]
     needed = [name for name, n in zip(verdict.category_names, verdict.samples_needed, strict=True) if n > 80]
     assert {line.split(":")[0].strip() for line in lacking} == set(needed) != set()
-    assert any("leave the weights alone" in li.text for li in tree.one("ul", class_="cautions").all("li"))
+    cautions = " ".join(li.text for li in tree.one("ul", class_="cautions").all("li"))
+    assert "Not proven does not mean no" in cautions
+    assert "Do not use weights if nothing is proven. On clean data such weights did harm." in cautions
 
 
-def test_an_underfitted_model_is_to_be_trained_on():
+def test_underfitted_model_should_train_longer():
     verdict = check_pareto(influence(3, drift=0.2))
     assert verdict.improvable
     assert verdict.underfitted
     tree = parse(render_report(verdict))
     assert tree.one("h1").text.startswith("Yes, but the model is underfitted")
+    assert tree.one("h1").text.endswith("Train longer first.")
     assert tree.one("p", class_="badge underfitted")
 
 
 def test_without_folds_nothing_is_proven():
     tree = parse(render_report(check_pareto(influence(3).of_folds([0, 1]))))
-    assert tree.one("h1").text.startswith("Nothing is proven: without held-out folds")
+    assert tree.one("h1").text.startswith("Nothing is proven: ")
+    assert tree.one("h1").text.endswith("cannot be tested without held-out folds.")
     assert "p-value" not in tree.one("dl", class_="facts").text
 
 
-def test_a_result_alone_and_a_refused_one():
+def test_refused_result_alone_makes_a_report():
     tree = parse(render_report(result=result(influence(), accepted=False)))
     assert tree.one("h1").text.startswith("A second fit with weights was tried and not accepted. The mean accuracy")
-    assert {th.text for th in next(tree.all("thead")).all("th")} >= {"Before", "After", "p of a fall"}
+    assert {th.text for th in next(tree.all("thead")).all("th")} >= {
+        "Before",
+        "After",
+        "Change",
+        "Refused",
+        "P of a fall",
+    }
     assert not list(tree.all("p", class_="badge"))
 
 
-def test_a_fall_that_may_be_chance_is_named():
-    found = result(influence(names=NAMES))
+def test_notable_falls_are_named_with_their_size():
+    long = "a dog with a name of 24 "
+    found = result(influence(names=["cat", long, "cow"]))
     assert "rarely chance" not in render_report(result=replace(found, p_values=np.array([0.06, 0.9, 1.0])))
     tree = parse(render_report(result=replace(found, p_values=np.array([0.9, 0.04, 1.0]))))
     change = f"{100 * (found.after[1] - found.before[1]):+.1f}"
-    assert f"rarely chance: dog ({change} points)" in tree.one("ul", class_="cautions").text
+    text = f"rarely chance: {long} ({change} points). Among many classes it can be."
+    assert " ".join(text.split()) in tree.one("ul", class_="cautions").text
+    many = replace(result(influence(9)), p_values=np.zeros(9))
+    assert (
+        " points) and 3 more. Among many classes" in parse(render_report(result=many)).one("ul", class_="cautions").text
+    )
 
 
-def test_names_in_any_writing():
+def test_names_in_any_script_are_shown():
     names = ["猫", "собака", "קו\u202e", "$x$\x00\ud800"]
     matrix, verdict, weights, found = everything(4, names=names)
     tree = parse(render_report(verdict, influence=matrix, weights=weights, result=found))
@@ -246,7 +271,7 @@ def test_names_in_any_writing():
     assert {"猫", "собака", "קו?", "$x$??"} <= {label.text for label in tree.all("text")}
 
 
-def test_labels_of_other_categories_are_numbers():
+def test_labels_are_numbers_if_the_categories_are_not_the_classes():
     matrix = influence(3, names=NAMES)
     own = InfluenceMatrix(matrix.scores, matrix.labels, NAMES, metadata={"categories": "own"})
     tree = parse(render_report(check_pareto(own), influence=own))
@@ -257,31 +282,31 @@ def test_labels_of_other_categories_are_numbers():
     assert {p.one("strong").text for p in tree.all("p", class_="labels")} <= {"x", "y", "z"}
 
 
-def test_there_has_to_be_something_to_report():
-    with pytest.raises(ValueError, match="nothing to report"):
+def test_report_needs_a_verdict_or_a_result():
+    with pytest.raises(ValueError, match="expected a verdict, a result or both, found neither"):
         render_report(influence=influence())
-    with pytest.raises(ValueError, match="different runs"):
+    with pytest.raises(ValueError, match="expected results of one run, found different categories"):
         render_report(check_pareto(influence(3)), result=result(influence(4)))
 
 
-def test_an_absent_jinja_says_what_to_install(monkeypatch):
+def test_missing_jinja_names_the_extra_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match=r"pip install 'lightning_pareto\[report\]'"):
         render_report(result=result(influence()))
 
 
-def test_a_picture_is_a_whole_png():
+def test_picture_is_a_complete_png():
     for picture in (np.arange(12, dtype=np.uint8).reshape(3, 4), np.arange(36, dtype=np.uint8).reshape(3, 4, 3)):
         file = base64.b64decode(png_data(picture).split(",")[1])
         assert file.startswith(b"\x89PNG\r\n\x1a\n")
         assert struct.unpack(">II", file[16:24]) == (4, 3)
         size = struct.unpack(">I", file[33:37])[0]
-        rows = zlib.decompress(file[41 : 41 + size])
-        assert rows == b"".join(b"\0" + row.tobytes() for row in picture)
         assert zlib.crc32(file[37 : 41 + size]) == struct.unpack(">I", file[41 + size : 45 + size])[0]
+        assert file.endswith(b"IEND\xaeB`\x82")
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(file))), picture)
 
 
-def test_a_drawing_takes_the_ink_of_the_page():
+def test_figures_have_the_text_colour_of_the_page():
     svg = inline_svg(lambda ax: ax.plot([1, 2], label="a"), "key", 'so "described" <b>', 2)
     tree = parse(svg)
     assert "currentColor" in svg
@@ -299,7 +324,7 @@ class TestOnDisk:
         verdict.save(folder / "verdict.safetensors")
         return matrix, weights, found
 
-    def test_it_lies_in_the_folder_of_the_run(self, tmp_path):
+    def test_report_is_written_to_the_folder_of_the_run(self, tmp_path):
         self.fill(tmp_path / "pareto", names=NAMES)
         path = write_report(tmp_path)
         assert path == tmp_path / "report.html"
@@ -309,7 +334,7 @@ class TestOnDisk:
         assert sorted(file.name for file in tmp_path.iterdir()) == ["pareto", "report.html"]
         assert write_report(tmp_path / "pareto" / "verdict.safetensors") == tmp_path / "pareto" / "report.html"
 
-    def test_everything_that_is_there_is_in_it(self, tmp_path):
+    def test_report_contains_all_results_of_the_folder(self, tmp_path):
         matrix, _, found = self.fill(tmp_path)
         reweight(matrix, budget=0.1).save(tmp_path / "weights.safetensors")
         found.save(tmp_path / "result.safetensors")
@@ -319,7 +344,7 @@ class TestOnDisk:
         assert len(list(tree.all("svg"))) == 6
         assert "0.1" in tree.one("dl", class_="how").text
 
-    def test_the_folder_of_a_search(self, tmp_path):
+    def test_folder_of_a_search_is_read(self, tmp_path):
         matrix, verdict, _, found = everything(3)
         found.save(tmp_path / "result.safetensors")
         verdict.save(tmp_path / "verdict.safetensors")
@@ -329,7 +354,7 @@ class TestOnDisk:
         assert len(list(tree.all("img"))) > 12
         assert len(list(tree.all("svg"))) == 6
 
-    def test_of_several_runs_the_newest(self, tmp_path):
+    def test_newest_of_several_runs_is_read(self, tmp_path):
         import os
 
         for number in (1, 2, 3):
@@ -340,22 +365,22 @@ class TestOnDisk:
         tree = parse(write_report(tmp_path).read_text("utf-8"))
         assert len(rows_of(next(tree.all("table")))) == 3
 
-    def test_a_search_about_other_categories_is_left_out(self, tmp_path):
+    def test_search_with_other_categories_is_left_out(self, tmp_path):
         self.fill(tmp_path / "pareto")
         result(influence(4)).save(tmp_path / "pareto_tuner" / "result.safetensors")
         tree = parse(write_report(tmp_path).read_text("utf-8"))
         assert "Before" not in next(tree.all("thead")).text
 
-    def test_nothing_there(self, tmp_path):
+    def test_folder_without_results_is_refused(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no results in .* neither verdict\.safetensors"):
             write_report(tmp_path)
         with pytest.raises(FileNotFoundError, match="there is no folder"):
             write_report(tmp_path / "nowhere")
 
-    def test_half_a_file_or_another_run(self, tmp_path):
+    def test_damaged_files_and_results_of_another_run_are_refused(self, tmp_path):
         self.fill(tmp_path)
         result(influence(4)).save(tmp_path / "result.safetensors")
-        with pytest.raises(ArtifactError, match="results of different runs"):
+        with pytest.raises(ArtifactError, match="expected results of one run, found different categories"):
             write_report(tmp_path)
         (tmp_path / "verdict.safetensors").write_bytes(b"half")
         with pytest.raises(ArtifactError, match="not a valid safetensors file"):
