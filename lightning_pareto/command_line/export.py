@@ -1,6 +1,8 @@
 """``lightning-pareto export``: tables for other tools, as CSV, JSON or npz."""
 
+import io
 import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,12 @@ def run(options: Any) -> int:
         if form == "npz" or options.json:
             raise ValueError("npz and --json need an output file: -o FILE")
         text = _as_text(frame, form)
-        sys.stdout.write("\n".join(map(printable_line, text.split("\n"))) if sys.stdout.isatty() else text)
+        text = "\n".join(map(printable_line, text.split("\n"))) if sys.stdout.isatty() else text
+        sys.stdout.writelines(io.StringIO(text))  # line by line, to notice early that nobody reads on
         return 0
     options.output.parent.mkdir(parents=True, exist_ok=True)
     if form == "npz":
-        columns: dict[str, Any] = {name: np.asarray(frame[name]) for name in frame}
-        texts = {name: values.astype(str) for name, values in columns.items() if values.dtype == object}
-        np.savez(options.output, **{"index": frame.index.to_numpy(), **columns, **texts})
+        _save_arrays(frame, options.output)
     else:
         options.output.write_text(_as_text(frame, form), encoding="utf-8")
     if options.json:
@@ -47,6 +48,16 @@ def _as_text(frame: Any, form: str) -> str:
     if form == "csv":
         return str(rows.to_csv(index=False, lineterminator="\n"))
     return str(rows.to_json(orient="records", double_precision=15)) + "\n"
+
+
+def _save_arrays(frame: Any, path: Path) -> None:
+    """Write each column of a data frame as an array. ``numpy.savez`` would not take a category called ``file``."""
+    rows = frame.reset_index()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in rows:
+            values = np.asarray(rows[name])
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, values.astype(str) if values.dtype == object else values)
 
 
 def _format_of(options: Any) -> str:

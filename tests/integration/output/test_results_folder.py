@@ -10,7 +10,7 @@ from lightning_pareto import InfluenceMatrix, ParetoCallback
 from lightning_pareto.command_line.inputs import find
 from lightning_pareto.integration.analysis import run as analysis
 from lightning_pareto.integration.output.results_folder import why_not_writable
-from lightning_pareto.report.html.run import home_of
+from lightning_pareto.report.html.run import results_folder_of
 from lightning_pareto.storage.run_folders import run_folders_in
 from tests.integration._models import Data, Plain, trainer
 
@@ -48,7 +48,7 @@ def test_results_of_an_earlier_fit_in_the_same_folder_are_kept(tmp_path, caplog)
         kept = InfluenceMatrix.load(tmp_path / folder / "influence.safetensors")
         np.testing.assert_array_equal(kept.scores, expected)
     assert find(tmp_path, "influence") == tmp_path / "pareto_1" / "influence.safetensors"
-    assert find(tmp_path, "verdict").parent == home_of(tmp_path) == tmp_path / "pareto_1"
+    assert find(tmp_path, "verdict").parent == results_folder_of(tmp_path) == tmp_path / "pareto_1"
     trainer(tmp_path, ParetoCallback(analyse=False)).fit(Plain(), datamodule=Data())
     assert not (tmp_path / "pareto_2").exists()
     trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
