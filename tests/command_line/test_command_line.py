@@ -159,7 +159,9 @@ def test_reweight_with_the_lp_of_the_paper(run_folder, capsys):
     beside = run_folder / "pareto" / "weights.safetensors"
     np.testing.assert_array_equal(SampleWeights.load(beside).values, expected.values)
     assert f"Next: ReweightedDataModule(datamodule, {str(beside)!r})" in text
-    assert "% of the training mass. The effective size is" in " ".join(text.split()), "no budget, which this method does not use"
+    assert "% of the training mass. The effective size is" in " ".join(text.split()), (
+        "no budget, which this method does not use"
+    )
     text = " ".join(printed(capsys, "reweight", run_folder, "--budget", "0.1").split())
     assert "% of the training mass with a budget of 10%. The effective size is" in text
 

@@ -1,4 +1,4 @@
-"""Fits on two processes, and what each of them has to say."""
+"""Fits on two processes, and what each of them reports."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def two(tmp_path, *callbacks, strategy="ddp_fork", **options):
 
 
 def launched(folder, code):
-    """Run a script that launches a second process of itself; its argument is the folder that it lies in."""
+    """Run a script that launches a second process of itself. Its argument is its own folder."""
     script = folder / "script.py"
     script.write_text(code)
     done = subprocess.run(
@@ -36,7 +36,7 @@ def launched(folder, code):
 
 
 def untrained():
-    """A model that a fit with this learning rate leaves as it is, so that any number of processes has the same one."""
+    """A model with a learning rate of zero, so any number of processes ends with the same one."""
     torch.manual_seed(0)
     return Plain(lr=0.0)
 
@@ -45,8 +45,8 @@ def describe(error):
     return f"{type(error).__name__}: {error}"
 
 
-class Said(Callback):
-    """Writes to disk with what error the analysis of another callback ended on each process, or at which weights."""
+class AnalysisReport(Callback):
+    """Writes down on each process at which weights another callback's analysis ran, or its error."""
 
     def __init__(self, folder, callback):
         self.folder, self.callback = folder, callback
@@ -58,8 +58,8 @@ class Said(Callback):
             write(self.folder, trainer, describe(error.__cause__))
 
 
-class SaysWhyItDoesNotStart(ParetoCallback):
-    """Writes to disk with what error its look at the data ended on each process."""
+class ReportsFailedStart(ParetoCallback):
+    """Writes down on each process the error of its check before the fit."""
 
     def __init__(self, folder, **options):
         super().__init__(**options)
@@ -70,7 +70,7 @@ class SaysWhyItDoesNotStart(ParetoCallback):
             super().on_train_start(trainer, pl_module)
         except Exception as error:
             write(self.folder, trainer, describe(error))
-            end = time.monotonic() + 20  # the first process to end takes the other with it
+            end = time.monotonic() + 20  # the first process to end also ends the other
             while len(list(self.folder.glob("rank*.json"))) < 2 and time.monotonic() < end:
                 time.sleep(0.01)
             raise

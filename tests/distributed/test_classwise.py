@@ -1,4 +1,4 @@
-"""Class-wise metrics of two processes are those of one."""
+"""Class-wise metrics on two processes equal those on one."""
 
 import pytest
 import torch
@@ -7,11 +7,12 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics.classification import MulticlassAUROC, MulticlassSpecificity
 
 from lightning_pareto import ParetoCallback
-from lightning_pareto.integration.trainer.padding import samples_before_repeats
+from lightning_pareto.integration.trainer.padding import samples_before_padding
 from tests.distributed._two import two, untrained
 from tests.integration._models import Data, Inner, datasets, trainer
 
 pytestmark = [
+    pytest.mark.distributed,
     pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
 ]
@@ -31,7 +32,7 @@ def test_classwise_metrics_are_those_of_the_whole_validation_set(tmp_path):
 
 
 class Opposite(Inner):
-    """Returns from its step what looks like logits and is not, and never calls its own forward."""
+    """Returns something like logits from its step, and never calls its own forward."""
 
     def __init__(self):
         torch.manual_seed(0)
@@ -60,8 +61,8 @@ class Both(Opposite):
 @pytest.mark.parametrize("model", [Opposite, Both])
 @pytest.mark.parametrize("samples", [61, 1])
 @pytest.mark.filterwarnings("ignore:no validation samples of")
-def test_neither_repeats_nor_the_steps_own_output_count(tmp_path, model, samples):
-    """61 samples are 62 on two processes, and of one sample the second process has only the repeat."""
+def test_padding_and_the_output_of_the_step_are_ignored(tmp_path, model, samples):
+    """61 samples become 62 on two processes. With one sample, the second process has only padding."""
     train, val = datasets(val=samples)
     found = []
     for make in (trainer, two):
@@ -77,7 +78,7 @@ def test_neither_repeats_nor_the_steps_own_output_count(tmp_path, model, samples
 @pytest.mark.filterwarnings("ignore:Using `DistributedSampler` with the dataloaders")
 @pytest.mark.filterwarnings("ignore:.*(positive|negative) samples in target")
 @pytest.mark.parametrize("alone", [False, True])
-def test_every_metric_is_that_of_one_process_also_in_validate(tmp_path, samples, alone):
+def test_all_metrics_equal_those_of_one_process_also_in_validate(tmp_path, samples, alone):
     train, val = datasets(val=samples)
     found = []
     for make in (trainer, two):
@@ -102,8 +103,10 @@ def test_every_metric_is_that_of_one_process_also_in_validate(tmp_path, samples,
 
 
 @pytest.mark.filterwarnings("ignore:no validation samples of")
-@pytest.mark.filterwarnings("ignore:metrics.*cannot be had on several processes")
-def test_a_metric_that_keeps_samples_is_left_out_where_a_process_has_none(tmp_path):
+@pytest.mark.filterwarnings(
+    "ignore:metrics.*is not available in this epoch"
+)
+def test_metric_that_keeps_samples_is_left_out_if_a_process_has_none(tmp_path):
     own = {"auroc": MulticlassAUROC(4, average=None), "f1": "f1"}
     fitted = two(tmp_path, ParetoCallback(metrics=own, analyse=False), max_epochs=1)
     fitted.fit(untrained(), datamodule=Data(*datasets(val=1)))
@@ -111,14 +114,14 @@ def test_a_metric_that_keeps_samples_is_left_out_where_a_process_has_none(tmp_pa
     assert not [name for name in fitted.callback_metrics if "auroc" in name]
 
 
-def test_overhearing_costs_no_forward_pass(tmp_path):
+def test_listening_costs_no_forward_pass(tmp_path):
     fitted = two(tmp_path, ParetoCallback(analyse=False), max_epochs=1, num_sanity_val_steps=0)
     fitted.fit(Both(), datamodule=Data())
     assert fitted.callback_metrics["calls"] == 2  # 60 samples a process in batches of 50
 
 
 class AllToRankZero(DistributedSampler):
-    """Deals in a way of its own."""
+    """Gives all samples to rank zero."""
 
     def __iter__(self):
         return iter(range(len(self)))
@@ -128,7 +131,7 @@ class AllToRankZero(DistributedSampler):
 
 
 class Lopsided(Data):
-    """Gives the second process nothing of the second loader; with nothing at all Lightning would not validate there."""
+    """Gives the second process nothing of the second loader. With nothing at all it would not validate."""
 
     def __init__(self):
         super().__init__()
@@ -140,7 +143,7 @@ class Lopsided(Data):
 
 @pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero")
 @pytest.mark.filterwarnings("ignore:.*length of `DataLoader` within local rank is zero")
-def test_a_process_without_a_batch_does_not_stop_the_others(tmp_path):
+def test_process_without_a_batch_does_not_block_the_others(tmp_path):
     class Two(Opposite):
         def validation_step(self, batch, batch_idx, dataloader_idx):
             return None
@@ -154,17 +157,17 @@ def test_a_process_without_a_batch_does_not_stop_the_others(tmp_path):
 @pytest.mark.parametrize("replicas", [2, 7])
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_samples_before_repeats(samples, replicas, drop_last, shuffle):
+def test_samples_before_padding_are_those_of_the_dataset(samples, replicas, drop_last, shuffle):
     seen = []
     for rank in range(replicas):
         sampler = DistributedSampler(range(samples), replicas, rank, shuffle=shuffle, drop_last=drop_last)
         loader = DataLoader(range(samples), batch_size=4, sampler=sampler)
         drawn = [int(i) for batch in loader for i in batch]
-        seen += drawn[: samples_before_repeats(loader)]
+        seen += drawn[: samples_before_padding(loader)]
     assert len(seen) == len(set(seen)) == (samples // replicas * replicas if drop_last else samples)
 
 
-def test_other_orders_have_no_known_repeats():
-    assert samples_before_repeats(DataLoader(range(5))) is None
-    assert samples_before_repeats(DataLoader(range(5), sampler=AllToRankZero(range(5), 2, 1))) is None
-    assert samples_before_repeats([1]) is None
+def test_padding_of_other_orders_is_unknown():
+    assert samples_before_padding(DataLoader(range(5))) is None
+    assert samples_before_padding(DataLoader(range(5), sampler=AllToRankZero(range(5), 2, 1))) is None
+    assert samples_before_padding([1]) is None

@@ -10,9 +10,11 @@ from tests.distributed._two import launched, read, two, write
 from tests.integration._models import Plain, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData, spoilt_datasets
 
+pytestmark = pytest.mark.distributed
+
 
 class Ends(Callback):
-    """Writes to disk how the fit ended on each process."""
+    """Writes down how the fit ended on each process."""
 
     def __init__(self, folder, callback):
         self.folder, self.callback = folder, callback
@@ -26,7 +28,7 @@ class Ends(Callback):
 
 
 class Wide(Plain):
-    """No dropout, which would differ from process to process."""
+    """Has no dropout, which would differ between processes."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +41,7 @@ def run(fitted, size=32):
 
 
 def corrected(folder, strategy):
-    """A fit of which an epoch is taken again, and kept, on two processes started in this way."""
+    """A fit on two processes in which a rerun is kept."""
     folder.mkdir(exist_ok=True)
     callback = CourseCorrection(verbose=False, max_corrections=1)
     run(two(folder, Spoils(), callback, Ends(folder, callback), strategy=strategy, max_epochs=5), size=16)
@@ -54,32 +56,33 @@ def forked(tmp_path_factory):
 
 
 @pytest.mark.parametrize("least_gain", [0.0, 0.999])
-def test_both_processes_decide_as_one_does(tmp_path, least_gain):
-    """Two processes with half the batch each see other batches than one, but the same falls."""
-    alone = CourseCorrection(verbose=False, least_gain=least_gain, max_corrections=1)
+def test_two_processes_decide_like_one(tmp_path, least_gain):
+    """Two processes have other batches than one. A large threshold names the spoilt class only."""
+    options = {"threshold": 0.3, "least_gain": least_gain, "max_corrections": 1, "verbose": False}
+    alone = CourseCorrection(**options)
     run(trainer(tmp_path, Spoils(), alone, max_epochs=5))
-    callback = CourseCorrection(verbose=False, least_gain=least_gain, max_corrections=1)
+    callback = CourseCorrection(**options)
     run(two(tmp_path, Spoils(), callback, Ends(tmp_path, callback), max_epochs=5), size=16)
     first, second = read(tmp_path)
-    assert first == second, "the same decisions, figures and weights"
+    assert first == second, "the same decisions, accuracies and weights"
     (made,), _, steps, epochs = first
     assert (steps, epochs) == (19 * 5, 5)
     assert made[0] == SPOILT
-    (done,) = callback.corrections  # read back from disk by the process that started the others
+    (done,) = callback.corrections  # read from disk by the process that started the others
     assert (done.epoch, done.fallen, done.accepted) == (made[0], tuple(made[1]), made[4])
     (expected,) = alone.corrections
     assert (done.epoch, done.fallen, done.accepted) == (expected.epoch, expected.fallen, expected.accepted)
     assert done.accepted is (least_gain == 0)
 
 
-def test_a_take_that_is_not_kept_leaves_no_trace_on_two_processes(tmp_path):
+def test_rerun_that_is_not_kept_leaves_no_trace_on_two_processes(tmp_path):
     ends = []
     for folder, callback in ((tmp_path / "with", never_kept()), (tmp_path / "without", None)):
         folder.mkdir()
         callbacks = [] if callback is None else [callback]
         run(two(folder, Spoils(), *callbacks, Ends(folder, callback or never_kept()), max_epochs=5), size=16)
         ends.append(read(folder))
-    assert ends[0][0][0], "something was tried"
+    assert ends[0][0][0], "a rerun was tried"
     assert [end[1:] for end in ends[0]] == [end[1:] for end in ends[1]]
 
 
@@ -87,8 +90,8 @@ def never_kept():
     return CourseCorrection(verbose=False, least_gain=0.999, max_corrections=1)
 
 
-def test_samples_that_a_process_repeats_are_counted_once(tmp_path):
-    """399 validation samples on two processes: one of them reads one twice."""
+def test_padding_is_not_counted(tmp_path):
+    """Of 399 validation samples on two processes, one is read twice."""
 
     class Odd(SpoiltData):
         def __init__(self):
@@ -104,8 +107,8 @@ def test_samples_that_a_process_repeats_are_counted_once(tmp_path):
         assert accuracy * size == pytest.approx(round(accuracy * size), abs=1e-6)
 
 
-def test_spawned_processes_do_as_forked_ones(tmp_path, forked):
-    """The parent's copy of the callback comes back empty, and reads what the processes have written."""
+def test_spawned_processes_decide_like_forked_ones(tmp_path, forked):
+    """The parent's copy of the callback is empty and reads what the processes have written."""
     callback = corrected(tmp_path, "ddp_spawn")
     assert (callback.corrections, read(tmp_path)) == forked
     assert callback.corrections[0].accepted
@@ -122,6 +125,6 @@ if __name__ == "__main__":
 """
 
 
-def test_a_launched_script_does_as_forked_processes(tmp_path, forked):
+def test_launched_script_decides_like_forked_processes(tmp_path, forked):
     launched(tmp_path, SCRIPT)
     assert read(tmp_path) == forked[1]

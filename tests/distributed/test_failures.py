@@ -1,4 +1,4 @@
-"""What goes wrong on one process ends on both, and each says why."""
+"""An error on one process ends the work on both, and each says why."""
 
 import warnings
 
@@ -11,13 +11,14 @@ from torch.multiprocessing import ProcessRaisedException
 from lightning_pareto import ClassificationTask, ParetoCallback, estimate_influence
 from tests._asserts import assert_near
 from tests._tolerances import TWO_PROCESSES
-from tests.distributed._two import Said, SaysWhyItDoesNotStart, read, two
+from tests.distributed._two import AnalysisReport, ReportsFailedStart, read, two
 from tests.integration._models import Data, Over, Plain
 
 pytestmark = [
+    pytest.mark.distributed,
     pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
-    pytest.mark.timeout(100),  # a process that waits for ever is what these tests look for
+    pytest.mark.timeout(100),  # these tests look for processes that wait for ever
 ]
 
 
@@ -26,7 +27,7 @@ def on_rank_one():
 
 
 @pytest.mark.filterwarnings("ignore:ParetoCallback failed after the fit")
-def test_an_error_on_one_process_ends_the_analysis_on_both(tmp_path):
+def test_error_on_one_process_ends_the_analysis_on_both(tmp_path):
     over = Over()
 
     def loss_that_fails_on_one_rank(logits, targets):
@@ -34,8 +35,8 @@ def test_an_error_on_one_process_ends_the_analysis_on_both(tmp_path):
         return loss * torch.nan if over and on_rank_one() else loss
 
     callback = ParetoCallback(task=ClassificationTask(loss=loss_that_fails_on_one_rank))
-    said = Said(tmp_path, callback)
-    fitted = two(tmp_path, over, callback, said, max_epochs=1)
+    report = AnalysisReport(tmp_path, callback)
+    fitted = two(tmp_path, over, callback, report, max_epochs=1)
     fitted.fit(Plain(), datamodule=Data())
     assert fitted.state.finished
     zero, one = read(tmp_path)
@@ -46,7 +47,7 @@ def test_an_error_on_one_process_ends_the_analysis_on_both(tmp_path):
 
 
 class OnRankOne(Callback):
-    """Does something at the end of the training on process one only, before the analysis."""
+    """Does something on process one only, at the end of the training and before the analysis."""
 
     def __init__(self, what):
         self.what = what
@@ -57,11 +58,11 @@ class OnRankOne(Callback):
 
 
 @pytest.mark.filterwarnings("ignore:ParetoCallback failed after the fit")
-def test_so_does_one_before_the_first_pass(tmp_path):
+def test_error_before_the_first_pass_ends_the_analysis_on_both(tmp_path):
     callback = ParetoCallback()
-    said = Said(tmp_path, callback)
+    report = AnalysisReport(tmp_path, callback)
     freeze = OnRankOne(lambda module: module.requires_grad_(False))
-    two(tmp_path, freeze, callback, said, max_epochs=1).fit(Plain(), datamodule=Data())
+    two(tmp_path, freeze, callback, report, max_epochs=1).fit(Plain(), datamodule=Data())
     zero, one = read(tmp_path)
     assert zero.startswith("OtherProcessError: another process failed during the preparation of the analysis")
     assert one.startswith("ValueError: ")
@@ -74,8 +75,8 @@ def targets_that_fail_on_one_rank(batch):
     return batch[1]
 
 
-def test_so_does_one_before_the_fit(tmp_path):
-    callback = SaysWhyItDoesNotStart(tmp_path, task=ClassificationTask(targets=targets_that_fail_on_one_rank))
+def test_error_before_the_fit_ends_it_on_both(tmp_path):
+    callback = ReportsFailedStart(tmp_path, task=ClassificationTask(targets=targets_that_fail_on_one_rank))
     fitted = two(tmp_path, callback, num_sanity_val_steps=0, max_epochs=1)
     with pytest.raises(ProcessRaisedException):
         fitted.fit(Plain(), datamodule=Data())
@@ -90,7 +91,7 @@ class Ageing(Plain):
 
 
 class NoteWarnings(Callback):
-    """Writes the warnings that each process shows to a file of its own."""
+    """Writes the warnings of each process to a file."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -103,15 +104,15 @@ class NoteWarnings(Callback):
             with path.open("a") as file:
                 file.write(f"{message}\n")
 
-        warnings.showwarning = show  # of a forked process, which ends with the fit
+        warnings.showwarning = show  # in a forked process, which ends with the fit
 
     def count(self, text):
         return [(self.folder / f"warnings{rank}").read_text().count(text) for rank in range(2)]
 
 
 @pytest.mark.filterwarnings("always:the checkpoint")
-def test_a_checkpoint_that_one_process_cannot_read_is_used_by_none(tmp_path):
-    """As where the machines share no disk."""
+def test_checkpoint_that_one_process_cannot_read_is_used_by_none(tmp_path):
+    """As on machines that do not share a disk."""
 
     def hide(_module):
         def load(*_args, **_options):
@@ -121,16 +122,16 @@ def test_a_checkpoint_that_one_process_cannot_read_is_used_by_none(tmp_path):
 
     best = ModelCheckpoint(tmp_path / "best", monitor="age", mode="min")
     callback, model, data, noted = ParetoCallback(verbose=False), Ageing(), Data(), NoteWarnings(tmp_path)
-    said = Said(tmp_path, callback)
-    two(tmp_path, OnRankOne(hide), noted, callback, said, best, enable_checkpointing=True).fit(model, datamodule=data)
+    report = AnalysisReport(tmp_path, callback)
+    two(tmp_path, OnRankOne(hide), noted, callback, report, best, enable_checkpointing=True).fit(model, datamodule=data)
     assert read(tmp_path) == ["last weights", "last weights"]
-    assert noted.count("cannot be read (another process could not)") == [1, 0]
+    assert noted.count("cannot be loaded (another process could not read it)") == [1, 0]
     expected = estimate_influence(model, data.train_dataloader(), data.val_dataloader())
     assert_near(callback.influence.scores, expected.scores, TWO_PROCESSES)
 
 
 class AgeingApart(Plain):
-    """Monitors another value on each process, so that each believes in another best epoch."""
+    """Monitors a different value on each process, so their best epochs differ."""
 
     def on_validation_epoch_end(self):
         sign = -1 if on_rank_one() else 1
@@ -138,9 +139,9 @@ class AgeingApart(Plain):
 
 
 @pytest.mark.filterwarnings("ignore:It is recommended to use .* sync_dist=True")
-def test_all_processes_read_the_checkpoint_of_rank_zero(tmp_path):
+def test_all_processes_use_the_checkpoint_of_rank_zero(tmp_path):
     best = ModelCheckpoint(tmp_path / "best", monitor="age", mode="min", save_top_k=-1, filename="{epoch}")
     callback = ParetoCallback(verbose=False)
-    said = Said(tmp_path, callback)
-    two(tmp_path, callback, said, best, enable_checkpointing=True).fit(AgeingApart(), datamodule=Data())
+    report = AnalysisReport(tmp_path, callback)
+    two(tmp_path, callback, report, best, enable_checkpointing=True).fit(AgeingApart(), datamodule=Data())
     assert read(tmp_path) == ["epoch=0.ckpt", "epoch=0.ckpt"]

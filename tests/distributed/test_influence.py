@@ -14,6 +14,7 @@ from tests._oracles import loader
 from tests._tolerances import TWO_PROCESSES
 
 pytestmark = [
+    pytest.mark.distributed,
     pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
     pytest.mark.timeout(100),
@@ -21,7 +22,7 @@ pytestmark = [
 
 
 class Branches(nn.Module):
-    """A batch of positive samples takes one way, any other batch another."""
+    """Positive samples take one branch, all others the other."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +35,7 @@ class Branches(nn.Module):
 
 
 class HungryOnRankOne(Branches):
-    """Has no memory for batches of more than ten samples on process one, in the scoring pass and elsewhere."""
+    """Has no memory for batches of more than ten samples on process one."""
 
     def forward(self, x):
         if len(x) > 10 and dist.is_initialized() and dist.get_rank() == 1:
@@ -56,7 +57,7 @@ class InFloat64(Branches):
 def problem(module_class):
     torch.manual_seed(0)
     x = torch.randn(61, 3)
-    x = x[x[:, 0].argsort()]  # each process sees one of the branches only
+    x = x[x[:, 0].argsort()]  # each process uses only one of the branches
     return module_class(), loader(x, torch.arange(61) % 3, batch_size=16)
 
 
@@ -81,7 +82,7 @@ def on_two(folder, module_class, **options):
 
 
 @pytest.mark.parametrize("curvature", ["identity", "ekfac", "cg"])
-def test_a_layer_that_one_process_does_not_reach(tmp_path, curvature):
+def test_layer_that_one_process_does_not_use(tmp_path, curvature):
     module, data = problem(Branches)
     alone = estimate_influence(module, data, data, curvature=curvature, folds=3, damping=1.0, tolerance=1e-5)
     for scores, fold_scores, labels, how in on_two(
@@ -93,21 +94,21 @@ def test_a_layer_that_one_process_does_not_reach(tmp_path, curvature):
         assert how == alone.metadata["parameters"]
 
 
-def test_so_in_float64(tmp_path):
+def test_float64_on_two_processes_equals_one(tmp_path):
     module, data = problem(InFloat64)
     alone = estimate_influence(module, data, data)
     for scores, *_ in on_two(tmp_path, InFloat64):
         assert_near(scores, alone.scores, TWO_PROCESSES)
 
 
-def test_both_take_smaller_batches_when_one_has_no_memory(tmp_path):
+def test_both_use_smaller_batches_if_one_lacks_memory(tmp_path):
     module, data = problem(Branches)
     alone = estimate_influence(module, data, data)
     for scores, *_ in on_two(tmp_path, HungryOnRankOne):
         assert_near(scores, alone.scores, TWO_PROCESSES)
 
 
-def test_finished_stages_serve_both(tmp_path):
+def test_finished_stages_are_used_by_both(tmp_path):
     stages = tmp_path / "stages"
     expected = on_two(tmp_path / "whole", Branches)
     broken = on_two(tmp_path / "broken", Branches, stages_dir=stages, progress=Stops("scores"))
@@ -119,7 +120,7 @@ def test_finished_stages_serve_both(tmp_path):
 
 
 class Stops:
-    """Ends the work in a stage, on process one."""
+    """Fails in this stage on process one."""
 
     def __init__(self, stage):
         self.stage = stage

@@ -1,4 +1,4 @@
-"""Two processes give what one gives."""
+"""Fits on two processes give the results of one."""
 
 import copy
 import json
@@ -24,6 +24,7 @@ from tests.distributed._two import launched, two, untrained
 from tests.integration._models import Data, Plain, datasets, trainer
 
 pytestmark = [
+    pytest.mark.distributed,
     pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
 ]
@@ -35,7 +36,7 @@ def single_process():
 
 
 @pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
-def test_the_influence_matrix_is_that_of_one_process_and_comes_back(tmp_path, strategy):
+def test_influence_equals_that_of_one_process_and_reaches_the_parent(tmp_path, strategy):
     callback = ParetoCallback(verbose=False)
     two(tmp_path, callback, strategy=strategy, max_epochs=1).fit(untrained(), datamodule=Data())
     expected = single_process()
@@ -46,18 +47,18 @@ def test_the_influence_matrix_is_that_of_one_process_and_comes_back(tmp_path, st
     assert 0 <= callback.verdict.p_value <= 1
 
 
-def test_a_number_of_samples_that_does_not_divide(tmp_path):
+def test_odd_numbers_of_samples_are_not_padded(tmp_path):
     train, val = datasets(train=101, val=61)
     callback = ParetoCallback(verbose=False)
     two(tmp_path, callback, max_epochs=1).fit(untrained(), datamodule=Data(train, val))
     data = Data(train, val)
     expected = estimate_influence(untrained(), data.train_dataloader(), data.val_dataloader())
     assert_near(callback.influence.scores, expected.scores, TWO_PROCESSES)
-    assert callback.influence.support.sum() == 61, "none of the sampler's duplicates"
+    assert callback.influence.support.sum() == 61, "without the padding of the sampler"
 
 
 class NoteDraws(pl.Callback):
-    """Writes the first inputs of every batch that this process trains on."""
+    """Writes down the inputs that this process trains on."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -70,7 +71,7 @@ class NoteDraws(pl.Callback):
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(self.seen))
 
 
-def test_the_second_fit_shares_one_weighted_epoch(tmp_path):
+def test_second_fit_shares_one_weighted_epoch(tmp_path):
     weights = np.random.default_rng(0).uniform(0, 2, 240)
     weights *= 240 / weights.sum()
     model = Plain()
@@ -81,7 +82,7 @@ def test_the_second_fit_shares_one_weighted_epoch(tmp_path):
     assert np.abs(np.bincount(draws[0] + draws[1], minlength=240) - weights).max() < 1 + 1e-9
 
 
-def test_results_of_another_process_take_the_place_of_older_ones(tmp_path):
+def test_results_of_other_processes_replace_older_ones(tmp_path):
     callback = ParetoCallback(verbose=False)
     trainer(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data())
     assert callback.influence.scores.shape == (240, 4)
@@ -97,7 +98,7 @@ def test_results_of_another_process_take_the_place_of_older_ones(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:the verdict could not be written")
-def test_a_verdict_that_was_not_written_is_said_to_be_missing_where_it_should_lie(tmp_path, monkeypatch):
+def test_missing_verdict_is_reported_with_its_folder(tmp_path, monkeypatch):
     def fail(*_arguments):
         raise OSError(28, "No space left on device")
 
@@ -109,8 +110,8 @@ def test_a_verdict_that_was_not_written_is_said_to_be_missing_where_it_should_li
         _ = pareto.verdict
 
 
-def test_a_copied_callback_still_gets_its_results(tmp_path):
-    """``deepcopy`` and pickle copy shared memory into memory of one's own."""
+def test_copied_callback_gets_its_results(tmp_path):
+    """``deepcopy`` and pickle copy shared memory into private memory."""
     for twin in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
         callback = twin(ParetoCallback(verbose=False))
         two(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data())
@@ -136,7 +137,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_launched_script_runs_the_main_job(tmp_path):
+def test_launched_script_runs_the_whole_job(tmp_path):
     launched(tmp_path, SCRIPT)
     assert_near(
         InfluenceMatrix.load(tmp_path / "pareto" / "influence.safetensors").scores,
@@ -147,8 +148,8 @@ def test_a_launched_script_runs_the_main_job(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_a_finished_fit_that_is_called_again_is_analysed(tmp_path):
-    """Lightning has put the model down by then, but the processes can still talk to each other."""
+def test_finished_fit_that_is_called_again_is_analysed(tmp_path):
+    """Lightning has torn the strategy down by then, but the processes are still connected."""
     keeper = ModelCheckpoint(dirpath=tmp_path, save_last=True)
     two(tmp_path, ParetoCallback(analyse=False), keeper, max_epochs=1, enable_checkpointing=True).fit(
         untrained(), datamodule=Data()

@@ -10,6 +10,7 @@ from tests.distributed._two import launched, two
 from tests.integration._models import Data, Plain
 
 pytestmark = [
+    pytest.mark.distributed,
     pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
 ]
@@ -36,7 +37,7 @@ def assert_sound(result, model):
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
 
 
-def test_it_runs_in_processes_that_end_with_every_fit(tmp_path):
+def test_search_works_with_processes_that_end_with_each_fit(tmp_path):
     model, tuner, result = search(tmp_path, "ddp_fork")
     assert_sound(result, model)
     assert tuner.verdict.headroom > 0
@@ -45,7 +46,7 @@ def test_it_runs_in_processes_that_end_with_every_fit(tmp_path):
     np.testing.assert_array_equal(again.after, result.after)
 
 
-def test_processes_share_the_half_of_the_validation_data_that_is_left(tmp_path):
+def test_processes_share_the_remaining_half_of_the_validation_data(tmp_path):
     model, _, result = search(tmp_path, "ddp_fork", include_validation=True, max_epochs_spent=14)
     assert result.support.sum() == 120
     assert sum("refit with half" in trial.name for trial in result.trials) == 4
@@ -53,8 +54,8 @@ def test_processes_share_the_half_of_the_validation_data_that_is_left(tmp_path):
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
 
 
-def test_spawned_processes_find_what_forked_ones_find(tmp_path):
-    """With the fewest epochs, as every trial starts new interpreters."""
+def test_spawned_processes_find_the_same_as_forked_ones(tmp_path):
+    """With few epochs, since each trial starts new interpreters."""
     _, _, forked = search(tmp_path / "forked", "ddp_fork", max_epochs_spent=6)
     model, tuner, spawned = search(tmp_path / "spawned", "ddp_spawn", max_epochs_spent=6)
     np.testing.assert_array_equal(spawned.after, forked.after)
@@ -79,7 +80,7 @@ if __name__ == "__main__":
 """
 
 
-def test_all_processes_of_a_launched_script_decide_alike(tmp_path):
+def test_processes_of_a_launched_script_decide_alike(tmp_path):
     launched(tmp_path, SCRIPT)
     decisions = [(tmp_path / f"decision{rank}.json").read_text() for rank in range(2)]
     assert decisions[0] == decisions[1]
