@@ -103,9 +103,7 @@ def test_all_metrics_equal_those_of_one_process_also_in_validate(tmp_path, sampl
 
 
 @pytest.mark.filterwarnings("ignore:no validation samples of")
-@pytest.mark.filterwarnings(
-    "ignore:metrics.*is not available in this epoch"
-)
+@pytest.mark.filterwarnings("ignore:metrics.*is not available in this epoch")
 def test_metric_that_keeps_samples_is_left_out_if_a_process_has_none(tmp_path):
     own = {"auroc": MulticlassAUROC(4, average=None), "f1": "f1"}
     fitted = two(tmp_path, ParetoCallback(metrics=own, analyse=False), max_epochs=1)

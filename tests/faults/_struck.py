@@ -1,4 +1,4 @@
-"""Processes that are struck in the middle of their work."""
+"""Processes that are ended in the middle of their work."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def strike(how):
 
 
 def striking(how, count=1):
-    """A function of any arguments that strikes when it is called for the last of some times."""
+    """A function of any arguments that ends the process when it is called for the ``count``-th time."""
     calls = []
 
     def struck(*_arguments, **_options):
@@ -30,7 +30,7 @@ def striking(how, count=1):
 
 
 def before(function, first):
-    """The function, with another one called before it."""
+    """The function, preceded by a call of another one."""
 
     def both(*arguments, **options):
         first()
@@ -40,7 +40,7 @@ def before(function, first):
 
 
 def ended(job):
-    """Do a job in a process of its own; returns whether it came to its end."""
+    """Do a job in a process of its own. Returns whether it ran to its end."""
     pid = os.fork()
     if pid == 0:
         code = 1

@@ -1,4 +1,4 @@
-"""Fits that are struck while an epoch is taken again go on from the last checkpoint with the same numbers."""
+"""Fits that are ended during a correction resume from the last checkpoint with the same numbers."""
 
 import os
 import shutil
@@ -13,9 +13,9 @@ from torch import nn
 from lightning_pareto import CourseCorrection, ParetoCallback, ReweightedDataModule, SampleWeights
 from lightning_pareto.influence.sharding import LostProcessError
 from lightning_pareto.integration.correction import callback as module_of_correction
-from lightning_pareto.integration.correction.epoch_rerun import SecondTake
+from lightning_pareto.integration.correction.epoch_rerun import EpochRerun
 from lightning_pareto.integration.correction.record import Correction, Record
-from lightning_pareto.integration.correction.weights import Remedy
+from lightning_pareto.integration.correction.weights import CorrectiveWeights
 from lightning_pareto.storage.artifacts import ArtifactError
 from tests.faults._struck import before, ended, strike, striking
 from tests.integration._models import CLASSES, Plain, trainer
@@ -30,11 +30,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 STEPS = 19
-"""Of an epoch."""
+"""Training steps of an epoch."""
 
 
 class Plainer(Plain):
-    """Without dropout, so that a resumed fit needs no random state."""
+    """Without dropout, so a resumed fit needs no random state."""
 
     def __init__(self, lr=0.05):
         super().__init__(lr)
@@ -42,7 +42,7 @@ class Plainer(Plain):
 
 
 class Strikes(Callback):
-    """Strikes in the second take: in its training, or in its validation; of a fit from before the spoilt epoch."""
+    """Ends the process in the training or the validation of the rerun, in a fit that begins with the spoilt epoch."""
 
     def __init__(self, where, how):
         self.where, self.how = where, how
@@ -50,7 +50,7 @@ class Strikes(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.steps += 1
-        if self.where == "second take" and self.steps == STEPS + 5:
+        if self.where == "rerun" and self.steps == STEPS + 5:
             strike(self.how)
 
     def on_validation_batch_end(self, *_arguments, **_options):
@@ -59,7 +59,7 @@ class Strikes(Callback):
 
 
 def fit(folder, *callbacks, ckpt_path=None, max_epochs=SPOILT + 2, **options):
-    """A fit of which an epoch is taken again and kept; the order of the samples belongs to the number of the epoch."""
+    """A fit in which a rerun is kept. The number of the epoch determines the order of its samples."""
     torch.manual_seed(0)
     options = {"dirpath": folder / "pareto", "budget": 0.3, "max_corrections": 1, "verbose": False, **options}
     model, watch = Plainer(), CourseCorrection(**options)
@@ -86,10 +86,10 @@ POINTS = {
     "influence": lambda how: setattr(
         module_of_correction, "influence_of", before(module_of_correction.influence_of, striking(how))
     ),
-    "linear program": lambda how: setattr(Remedy, "weights", before(Remedy.weights, striking(how))),
-    "second take": None,
+    "linear program": lambda how: setattr(CorrectiveWeights, "solve", before(CorrectiveWeights.solve, striking(how))),
+    "rerun": None,
     "its validation": None,
-    "decision": lambda how: setattr(SecondTake, "tell_loggers", striking(how)),
+    "decision": lambda how: setattr(EpochRerun, "replay_validation", striking(how)),
     "writing of the weights": lambda how: setattr(os, "fsync", striking(how)),
     "renaming of the weights": lambda how: setattr(Path, "replace", striking(how)),
     "writing of the record": lambda how: setattr(os, "fsync", striking(how, count=2)),
@@ -101,10 +101,10 @@ POINTS = {
     ("point", "how"),
     [
         *((point, "killed") for point in POINTS),
-        *((point, how) for point in ("influence", "second take") for how in ("terminated", "interrupted")),
+        *((point, how) for point in ("influence", "rerun") for how in ("terminated", "interrupted")),
     ],
 )
-def test_goes_on(tmp_path, undisturbed, point, how):
+def test_fit_resumes(tmp_path, undisturbed, point, how):
     expected, expected_weights, given = undisturbed
     last = Path(shutil.copy2(given, tmp_path))
 
@@ -131,7 +131,7 @@ def test_goes_on(tmp_path, undisturbed, point, how):
 
 
 class Breaks(Strikes):
-    """Raises an error in the second take, and notes the weights at the end of the ordinary one."""
+    """Raises an error in the rerun, and notes the weights at the end of the ordinary epoch."""
 
     ordinary = None
 
@@ -144,7 +144,7 @@ class Breaks(Strikes):
         self.ordinary = weights_of(pl_module.state_dict())
 
 
-def test_a_checkpoint_that_is_saved_on_the_stop_is_of_the_ordinary_take(tmp_path, undisturbed):
+def test_checkpoint_saved_on_an_error_is_of_the_ordinary_epoch(tmp_path, undisturbed):
     breaks = Breaks("", "")
     with pytest.raises(RuntimeError, match="broken"):
         fit(tmp_path, OnExceptionCheckpoint(tmp_path, "stopped"), breaks, ckpt_path=undisturbed[2])
@@ -155,11 +155,11 @@ def test_a_checkpoint_that_is_saved_on_the_stop_is_of_the_ordinary_take(tmp_path
     corrections, weights = fit(tmp_path, ckpt_path=tmp_path / "stopped.ckpt")
     assert corrections == ()
     assert not never_kept[0].accepted
-    assert torch.equal(weights, expected), "as after a take that was not kept"
+    assert torch.equal(weights, expected), "as after a rerun that was not kept"
 
 
-def test_a_process_that_is_lost_ends_the_fit_with_its_error(tmp_path, undisturbed, monkeypatch):
-    def lose(*_arguments):
+def test_lost_process_ends_the_fit_with_its_error(tmp_path, undisturbed, monkeypatch):
+    def lose(*_arguments, **_options):
         raise LostProcessError("during the scoring pass: gone")
 
     monkeypatch.setattr(module_of_correction, "influence_of", lose)
@@ -167,8 +167,8 @@ def test_a_process_that_is_lost_ends_the_fit_with_its_error(tmp_path, undisturbe
         fit(tmp_path, ckpt_path=undisturbed[2])
 
 
-def test_the_record_on_disk_is_that_of_the_fit(tmp_path, undisturbed):
-    """Of a fit that is resumed the corrections before that, and none of another fit that has written there."""
+def test_record_on_disk_is_that_of_the_fit(tmp_path, undisturbed):
+    """It has the corrections from before a resumption, and none of another fit in the same folder."""
     fit(tmp_path, ckpt_path=undisturbed[2])
     path = tmp_path / "pareto" / "corrections.json"
     text = path.read_text()
@@ -184,7 +184,7 @@ def test_the_record_on_disk_is_that_of_the_fit(tmp_path, undisturbed):
     assert fit(tmp_path, max_epochs=1)[0] == ()
     assert path.read_text() == "[]"
     left = {each.name for each in path.parent.iterdir()}
-    assert left == {path.name, "correction_x.safetensors"}, "no weights of the other fit, nor others removed"
+    assert left == {path.name, "correction_x.safetensors"}, "weights of the other fit are removed, and nothing else"
 
 
 def files(folder):
@@ -192,10 +192,10 @@ def files(folder):
 
 
 @pytest.mark.parametrize("max_epochs", [SPOILT, SPOILT + 1], ids=["no correction", "another correction"])
-def test_a_fit_from_an_earlier_checkpoint_leaves_the_record_of_the_finished_one(
+def test_fit_from_an_earlier_checkpoint_keeps_the_record_of_the_finished_one(
     tmp_path, undisturbed, monkeypatch, max_epochs
 ):
-    """In the folders that are chosen, without a logger."""
+    """In default folders, without a logger."""
     fit(tmp_path, dirpath=None)
     before = files(tmp_path)
     assert set(before) == {f"pareto/correction_{SPOILT}.safetensors", "pareto/corrections.json"}
@@ -208,7 +208,7 @@ def test_a_fit_from_an_earlier_checkpoint_leaves_the_record_of_the_finished_one(
     assert len(corrections) == (max_epochs > SPOILT)
 
 
-def test_a_fit_goes_on_with_the_record_of_its_checkpoint(tmp_path):
+def test_resumed_fit_continues_the_record_of_its_checkpoint(tmp_path):
     fit(tmp_path, dirpath=None)
     before = files(tmp_path)
     for epoch in (SPOILT, SPOILT + 1):
@@ -219,10 +219,12 @@ def test_a_fit_goes_on_with_the_record_of_its_checkpoint(tmp_path):
     (tmp_path / "pareto" / "corrections.json").unlink()
     (tmp_path / "pareto" / "influence.safetensors").touch()
     fit(tmp_path, dirpath=None, ckpt_path=tmp_path / f"epoch={SPOILT}.ckpt")
-    assert (tmp_path / "pareto_1" / "corrections.json").exists(), "the other is of a fit that made no corrections"
+    assert (tmp_path / "pareto_1" / "corrections.json").exists(), (
+        "the other folder belongs to a fit without corrections"
+    )
 
 
-def test_a_record_with_categories_without_samples_is_known_again(tmp_path):
+def test_record_with_categories_without_samples_is_recognised(tmp_path):
     def record(*epochs):
         found = Record()
         found.replace([Correction(e, ("a",), ("a", "b"), (1.0, np.nan), (0.5, np.nan), (), True) for e in epochs])
@@ -239,7 +241,7 @@ def test_a_record_with_categories_without_samples_is_known_again(tmp_path):
 
 
 def test_analysis_and_corrections_of_one_fit_share_a_folder(tmp_path):
-    """Also where the analysis is made up for once nothing is left to train; and no others join them."""
+    """Also if the analysis runs after a skipped fit. Results of other fits do not join them."""
     fit(tmp_path, ParetoCallback(verbose=False), dirpath=None)
     names = {f"correction_{SPOILT}.safetensors", "corrections.json", "influence.safetensors", "verdict.safetensors"}
     assert set(files(tmp_path)) == {f"pareto/{name}" for name in names}
@@ -259,10 +261,10 @@ def test_analysis_and_corrections_of_one_fit_share_a_folder(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:CourseCorrection found no weights")
-def test_one_that_has_given_up_does_not_begin_again_when_it_is_resumed(tmp_path, undisturbed, monkeypatch):
+def test_fit_that_cannot_correct_does_not_try_again_when_resumed(tmp_path, undisturbed, monkeypatch):
     asked = []
 
-    def fail(*_arguments):
+    def fail(*_arguments, **_options):
         asked.append(1)
         raise RuntimeError("no influence today")
 
@@ -275,18 +277,19 @@ def test_one_that_has_given_up_does_not_begin_again_when_it_is_resumed(tmp_path,
     assert len(asked) == 1
     saved = torch.load(given_up, weights_only=True)
     for state in saved["callbacks"].values():
-        state.pop("able", None)  # as an older version wrote it
-    torch.save(saved, tmp_path / "older.ckpt")
-    fit(tmp_path, Spoils(SPOILT + 2), ckpt_path=tmp_path / "older.ckpt", **again)
-    assert len(asked) == 2
+        if "able" in state:
+            state["able"] = True
+    torch.save(saved, tmp_path / "able.ckpt")
+    fit(tmp_path, Spoils(SPOILT + 2), ckpt_path=tmp_path / "able.ckpt", **again)
+    assert len(asked) == 2, "the same fit would have tried otherwise"
 
 
-def test_a_record_that_is_not_whole_is_no_record(tmp_path):
+def test_damaged_record_is_refused(tmp_path):
     watch = CourseCorrection(dirpath=tmp_path)
     watch._record.replace([Correction(3, ("a",), ("a",), (1.0,), (0.5,), (1.0,), True)])
     watch._record.save(tmp_path)
     watch._record.begin_fit(first=True)
-    watch._record._mailbox.put(str(tmp_path))
+    watch._record._message.put(str(tmp_path))
     assert len(watch.corrections) == 1
     path = tmp_path / "corrections.json"
     path.write_text(path.read_text()[:-20])

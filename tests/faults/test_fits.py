@@ -1,4 +1,4 @@
-"""Fits and their analyses that are struck, and disks that are full: nothing that was finished is lost."""
+"""Fits and analyses that are ended, and disks that are full: nothing that was finished is lost."""
 
 import os
 from pathlib import Path
@@ -21,6 +21,7 @@ from lightning_pareto.integration.analysis import run as analysis
 from lightning_pareto.report.html.run import read_run
 from tests.faults._struck import HOWS, before, ended, strike, striking
 from tests.integration._models import CLASSES, Data, Plain, trainer
+from tests.integration.analysis.test_resumption import with_progress
 from tests.integration.correction._spoilt import Spoils, SpoiltData
 
 pytestmark = [
@@ -31,7 +32,7 @@ pytestmark = [
 
 
 class Plainer(Plain):
-    """Without dropout, so that a resumed fit needs no random state."""
+    """Without dropout, so a resumed fit needs no random state."""
 
     def __init__(self, lr=0.05):
         super().__init__(lr)
@@ -39,7 +40,7 @@ class Plainer(Plain):
 
 
 def fit(folder, *, ckpt_path=None, **options):
-    """A fit that keeps its last checkpoint, and its analysis."""
+    """A fit that keeps its last checkpoint, with its analysis."""
     pl.seed_everything(0, verbose=False)
     pareto = ParetoCallback(dirpath=folder / "pareto", verbose=False, **options)
     keeper = ModelCheckpoint(dirpath=folder, save_last=True)
@@ -48,16 +49,11 @@ def fit(folder, *, ckpt_path=None, **options):
 
 
 def scoring(how):
-    whole = analysis.estimate_influence
-
     def progress(stage, done, _total):
         if stage == "scores" and done == 1:
             strike(how)
 
-    def struck(*arguments, **options):
-        return whole(*arguments, **{**options, "progress": progress})
-
-    analysis.estimate_influence = struck
+    analysis.estimate = with_progress(progress)
 
 
 POINTS = {
@@ -73,7 +69,7 @@ POINTS = {
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The callback of a fit that nothing strikes, and the weights that it trained."""
+    """The callback of an uninterrupted fit, and the weights that it trained."""
     folder = tmp_path_factory.mktemp("undisturbed")
     return fit(folder), trained_in(folder)
 
@@ -87,20 +83,20 @@ def trained_in(folder):
     ("point", "how"),
     [*((point, "killed") for point in POINTS), ("scoring", "terminated"), ("linear program", "interrupted")],
 )
-def test_an_analysis_goes_on(tmp_path, undisturbed, point, how):
+def test_analysis_resumes(tmp_path, undisturbed, point, how):
     def job():
         POINTS[point](how)
         fit(tmp_path)
 
     expected, weights = undisturbed
-    came_to_its_end = ended(job)
-    assert came_to_its_end is (how == "terminated"), "Lightning ends a fit in order when it is asked to"
+    finished = ended(job)
+    assert finished is (how == "terminated"), "Lightning finishes the fit after SIGTERM"
     assert torch.equal(trained_in(tmp_path), weights)
     for kind, name in ((InfluenceMatrix, "influence"), (ParetoVerdict, "verdict")):
         try:
             kind.load(tmp_path / "pareto" / f"{name}.safetensors")
         except FileNotFoundError:
-            assert not came_to_its_end
+            assert not finished
     found = fit(tmp_path, ckpt_path=str(tmp_path / "last.ckpt"))
     np.testing.assert_array_equal(found.influence.fold_scores, expected.influence.fold_scores)
     assert found.verdict.headroom == expected.verdict.headroom
@@ -110,7 +106,7 @@ def test_an_analysis_goes_on(tmp_path, undisturbed, point, how):
 
 
 class StrikeAt(Callback):
-    """Strikes before one training step."""
+    """Ends the process before this training step."""
 
     def __init__(self, step, how):
         self.step, self.how = step, how
@@ -131,8 +127,8 @@ def second_fit(folder, *callbacks, ckpt_path=None):
 
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
-def test_a_second_fit_goes_on_in_the_middle_of_an_epoch(tmp_path, how):
-    """With the samples that were still to be drawn in it, and the same weights in the end."""
+def test_second_fit_resumes_in_the_middle_of_an_epoch(tmp_path, how):
+    """With the samples that were still to be drawn, and with the same final weights."""
     expected = second_fit(tmp_path / "whole")
     assert not ended(lambda: second_fit(tmp_path / "again", StrikeAt(11, how)))
     last = max((tmp_path / "again").glob("*.ckpt"), key=lambda path: int(path.stem.removeprefix("step=")))
@@ -144,7 +140,7 @@ def full(_descriptor):
     raise OSError(28, "No space left on device")
 
 
-def test_a_full_disk_leaves_the_analysis_in_memory(tmp_path, undisturbed, monkeypatch):
+def test_full_disk_leaves_the_analysis_in_memory(tmp_path, undisturbed, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     pl.seed_everything(0, verbose=False)
     pareto = ParetoCallback(dirpath=tmp_path, verbose=False)
@@ -164,7 +160,7 @@ def test_a_full_disk_leaves_the_analysis_in_memory(tmp_path, undisturbed, monkey
 
 @pytest.mark.parametrize("disk", ["full", "free"])
 @pytest.mark.filterwarnings("ignore:finished stages cannot be kept", "ignore:the influence could not be written")
-def test_influence_outlasts_a_verdict_that_fails(tmp_path, undisturbed, monkeypatch, disk):
+def test_influence_outlives_a_failing_verdict(tmp_path, undisturbed, monkeypatch, disk):
     def fail(*_arguments, **_options):
         raise RuntimeError("no verdict today")
 
@@ -182,7 +178,7 @@ def test_influence_outlasts_a_verdict_that_fails(tmp_path, undisturbed, monkeypa
     assert "no verdict today" in str(caught.value.__cause__)
 
 
-def test_a_disk_that_is_full_for_the_verdict_leaves_none_of_an_earlier_fit(tmp_path, monkeypatch):
+def test_full_disk_leaves_no_verdict_of_an_earlier_fit(tmp_path, monkeypatch):
     fit(tmp_path)
     whole = ParetoVerdict.save
     monkeypatch.setattr(ParetoVerdict, "save", before(whole, lambda: monkeypatch.setattr("os.fsync", full)))
@@ -190,12 +186,12 @@ def test_a_disk_that_is_full_for_the_verdict_leaves_none_of_an_earlier_fit(tmp_p
         found = fit(tmp_path)
     kept = InfluenceMatrix.load(tmp_path / "pareto" / "influence.safetensors")
     np.testing.assert_array_equal(kept.scores, found.influence.scores)
-    assert not (tmp_path / "pareto" / "verdict.safetensors").exists(), "it would be of another influence"
+    assert not (tmp_path / "pareto" / "verdict.safetensors").exists(), "it would belong to another influence"
     assert found.verdict.p_value >= 0
 
 
 @pytest.mark.parametrize("what", ["influence", "old verdict"])
-def test_what_cannot_be_written_or_removed_leaves_an_earlier_pair_together(tmp_path, monkeypatch, what):
+def test_failing_disk_leaves_an_earlier_pair_together(tmp_path, monkeypatch, what):
     old = fit(tmp_path)
     stage = tmp_path / "pareto" / "stages" / "1" / "scores.safetensors"
     stage.parent.mkdir(parents=True)
@@ -207,17 +203,17 @@ def test_what_cannot_be_written_or_removed_leaves_an_earlier_pair_together(tmp_p
     owner, method = (InfluenceMatrix, "save") if what == "influence" else (Path, "rename")
     with monkeypatch.context() as context:
         context.setattr(owner, method, fail)
-        told = "influence could not be written" if what == "influence" else "old verdict there could not be removed"
-        with pytest.warns(UserWarning, match=f"{told}(.|\n)*Influence and verdict are in memory only"):
+        what = "influence could not be written" if what == "influence" else "the old verdict could not be removed"
+        with pytest.warns(UserWarning, match=f"{what}(.|\n)*Influence and verdict are in memory only"):
             found = fit(tmp_path, damping=1.0)
     run = read_run(tmp_path / "pareto")
     np.testing.assert_array_equal(run.influence.scores, old.influence.scores)
     assert run.verdict.headroom == old.verdict.headroom != found.verdict.headroom
-    assert stage.exists(), "nothing that is on disk is removed while nothing is written"
+    assert stage.exists(), "nothing is removed if nothing can be written"
     assert not list((tmp_path / "pareto").glob(".*"))
 
 
-def test_one_that_is_killed_between_leaves_no_pair_of_two_fits(tmp_path):
+def test_killed_fit_leaves_no_verdict_next_to_another_fits_influence(tmp_path):
     old = fit(tmp_path)
 
     def job():
@@ -233,7 +229,7 @@ def test_one_that_is_killed_between_leaves_no_pair_of_two_fits(tmp_path):
     assert read_run(tmp_path / "pareto").verdict.headroom == found.verdict.headroom
 
 
-def test_a_full_disk_leaves_corrections_in_memory(tmp_path, monkeypatch):
+def test_full_disk_leaves_corrections_in_memory(tmp_path, monkeypatch):
     torch.manual_seed(0)
     watch = CourseCorrection(verbose=False, max_corrections=1)
     monkeypatch.setattr("os.fsync", full)
@@ -244,7 +240,7 @@ def test_a_full_disk_leaves_corrections_in_memory(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [ParetoCallback, CourseCorrection])
-def test_a_read_only_folder_is_named_before_the_fit(tmp_path, monkeypatch, kind):
+def test_read_only_folder_is_reported_before_the_fit(tmp_path, monkeypatch, kind):
     monkeypatch.setattr("os.access", lambda path, mode: False)
     steps = StrikeAt(0, "interrupted")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""An estimate that is struck at any stage goes on after the last finished one, with the same numbers to the bit."""
+"""An estimate that is ended at any stage resumes after the last finished one, with bit-identical numbers."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 POINTS = ["factors", "eigendecomposition", "eigenvalues", "writing", "renaming", "category gradients", "scores"]
-"""Where it is struck, in order: in a pass, or while the first finished stage is written or renamed."""
+"""Where it is ended, in order: in a pass, or while the first finished stage is written or renamed."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def problem():
 
 
 def struck(problem, folder, point, how):
-    """A job for another process, which may change its modules as it likes."""
+    """A job for another process, which may patch its modules."""
 
     def progress(stage, done, _total):
         if stage == point and done == 1:
@@ -52,7 +52,7 @@ def struck(problem, folder, point, how):
 
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("point", POINTS)
-def test_goes_on(problem, tmp_path, point, how):
+def test_estimate_resumes(problem, tmp_path, point, how):
     module, data, expected = problem
     folder, begun = tmp_path / "stages", []
     assert not ended(struck(problem, folder, point, how))
@@ -61,10 +61,10 @@ def test_goes_on(problem, tmp_path, point, how):
     )
     np.testing.assert_array_equal(found.fold_scores, expected.fold_scores)
     assert ("factors" in begun) is (POINTS.index(point) <= POINTS.index("renaming"))
-    assert not folder.exists(), "also what a writer that was killed has left"
+    assert not folder.exists(), "nor what a killed writer has left"
 
 
-def test_a_full_disk_costs_nothing_but_the_stages(problem, tmp_path, monkeypatch):
+def test_full_disk_costs_only_the_stages(problem, tmp_path, monkeypatch):
     module, data, expected = problem
     monkeypatch.setattr("os.fsync", full)
     with pytest.warns(UserWarning, match=r"finished stages cannot be kept(.|\n)*No space left(.|\n)*Free some space"):
@@ -72,18 +72,18 @@ def test_a_full_disk_costs_nothing_but_the_stages(problem, tmp_path, monkeypatch
     np.testing.assert_array_equal(found.fold_scores, expected.fold_scores)
 
 
-def test_a_folder_that_cannot_be_made_is_said_before_any_long_work(problem, tmp_path):
+def test_unusable_folder_is_reported_before_any_long_work(problem, tmp_path):
     module, data, expected = problem
     (tmp_path / "file").touch()
     begun = []
-    with pytest.warns(UserWarning, match="finished stages cannot be kept") as said:
+    with pytest.warns(UserWarning, match="finished stages cannot be kept") as warned:
         found = estimate_influence(
             module,
             data,
             data,
             folds=3,
             stages_dir=tmp_path / "file" / "stages",
-            progress=lambda stage, *_: begun.append((stage, len(said))),
+            progress=lambda stage, *_: begun.append((stage, len(warned))),
         )
     assert dict(reversed(begun))["factors"] > 0
     np.testing.assert_array_equal(found.fold_scores, expected.fold_scores)
@@ -94,7 +94,7 @@ def full(_descriptor):
 
 
 @pytest.mark.parametrize("save", ["influence", "weights"])
-def test_a_full_disk_is_named_and_leaves_nothing(problem, tmp_path, monkeypatch, save):
+def test_full_disk_is_reported_and_leaves_nothing(problem, tmp_path, monkeypatch, save):
     made = problem[2] if save == "influence" else reweight(problem[2])
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: nothing was written.*made\.safetensors"):

@@ -1,4 +1,4 @@
-"""A process that is killed during the analysis ends the others at once, where they would have waited for ever."""
+"""A process that is killed during the analysis soon ends the others, which would otherwise wait for ever."""
 
 import os
 import pickle
@@ -23,30 +23,28 @@ from tests._oracles import loader
 from tests._tolerances import TWO_PROCESSES
 from tests.distributed._two import launched, two
 from tests.integration._models import Data, Plain
+from tests.integration.analysis.test_resumption import with_progress
 
 pytestmark = [
+    pytest.mark.distributed,
     pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
     pytest.mark.timeout(250),
 ]
 
 SOON = 60.0
-"""Seconds that the others have: it takes them about one, and more on a machine that is busy with other work."""
+"""Seconds within which the others must end. They need about one, or more on a busy machine."""
 
 
 def striking(rank, folder, strike):
-    """An estimate in which one process is struck in the scoring pass, and notes when."""
-    whole = estimate_influence
+    """An estimate in which one process is ended in the scoring pass. It writes down the time before."""
 
-    def struck(*arguments, **options):
-        def progress(stage, done, _total):
-            if stage == "scores" and done == 1 and dist.get_rank() == rank:
-                (folder / "struck").write_text(str(time.time()))
-                strike()
+    def progress(stage, done, _total):
+        if stage == "scores" and done == 1 and dist.get_rank() == rank:
+            (folder / "struck").write_text(str(time.time()))
+            strike()
 
-        return whole(*arguments, **{**options, "progress": progress})
-
-    return struck
+    return with_progress(progress)
 
 
 def killing(rank, folder):
@@ -59,18 +57,18 @@ def since(folder):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_forked_processes_end_with_the_one_that_was_killed(tmp_path, monkeypatch, rank):
-    monkeypatch.setattr(analysis, "estimate_influence", killing(rank, tmp_path))
+    monkeypatch.setattr(analysis, "estimate", killing(rank, tmp_path))
     with pytest.raises(ProcessExitedException, match=f"process {rank} terminated with signal SIGKILL"):
         two(tmp_path, ParetoCallback(verbose=False), max_epochs=1).fit(Plain(), datamodule=Data())
     assert since(tmp_path) < SOON
 
 
 WAITS = 5.0
-"""Seconds that the process group of the next test waits for a process that hangs."""
+"""Seconds that the process group of the next test waits for a hanging process."""
 
 
-class Said(Callback):
-    """Writes down with what error the analysis ended on the first process, then ends the one that hangs."""
+class AnalysisReport(Callback):
+    """Writes down the error of the analysis on the first process, then ends the process that hangs."""
 
     def __init__(self, folder, callback):
         self.folder, self.callback = folder, callback
@@ -79,28 +77,28 @@ class Said(Callback):
         try:
             _ = self.callback.influence
         except RuntimeError as error:
-            said = f"{since(self.folder)} {type(error.__cause__).__name__} {error.__cause__}"
-            (self.folder / "said").write_text(said)
+            text = f"{since(self.folder)} {type(error.__cause__).__name__} {error.__cause__}"
+            (self.folder / "report").write_text(text)
         finally:
             os.kill(int((self.folder / "stopped").read_text()), signal.SIGKILL)
 
 
 @pytest.mark.filterwarnings("ignore:ParetoCallback failed after the fit")
-def test_a_process_that_hangs_is_waited_for_as_long_as_the_strategy_says(tmp_path, monkeypatch):
+def test_hanging_process_ends_the_analysis_after_the_timeout_of_the_strategy(tmp_path, monkeypatch):
     def stop():
         (tmp_path / "stopped").write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    monkeypatch.setattr(analysis, "estimate_influence", striking(1, tmp_path, stop))
+    monkeypatch.setattr(analysis, "estimate", striking(1, tmp_path, stop))
     callback = ParetoCallback(verbose=False)
     strategy = DDPStrategy(timeout=timedelta(seconds=WAITS), start_method="fork")
     with pytest.raises(ProcessExitedException):
-        two(tmp_path, callback, Said(tmp_path, callback), strategy=strategy, max_epochs=1).fit(
+        two(tmp_path, callback, AnalysisReport(tmp_path, callback), strategy=strategy, max_epochs=1).fit(
             Plain(), datamodule=Data()
         )
-    waited, said = (tmp_path / "said").read_text().split(" ", maxsplit=1)
+    waited, report = (tmp_path / "report").read_text().split(" ", maxsplit=1)
     assert WAITS - 1 < float(waited) < WAITS + SOON
-    assert said.startswith("LostProcessError during the scoring pass: another process did not answer within")
+    assert report.startswith("LostProcessError during the scoring pass: another process did not answer within")
 
 
 SCRIPT = """
@@ -112,7 +110,7 @@ from tests.faults.test_processes import killing
 from tests.integration._models import Data, Plain, trainer
 
 folder = Path(sys.argv[1])
-analysis.estimate_influence = killing(1, folder)
+analysis.estimate = killing(1, folder)
 callback, model = ParetoCallback(verbose=False), Plain()
 trainer(folder, callback, strategy="ddp", devices=2, max_epochs=1).fit(model, datamodule=Data())
 try:
@@ -123,10 +121,10 @@ print("trained", model.network[0].weight.isfinite().all().item())
 """
 
 
-def test_a_script_keeps_its_trained_model_when_the_other_process_was_killed(tmp_path):
-    said = launched(tmp_path, SCRIPT)
-    assert "LostProcessError during the scoring pass: the connection to another process was lost" in said
-    assert "trained True" in said
+def test_script_keeps_its_trained_model_if_the_other_process_is_killed(tmp_path):
+    printed = launched(tmp_path, SCRIPT)
+    assert "LostProcessError during the scoring pass: the connection to another process was lost" in printed
+    assert "trained True" in printed
     assert since(tmp_path) < SOON
 
 
@@ -146,7 +144,7 @@ def problem(shard=None):
     return estimate_influence(module, data, data, shard=shard, folds=3).scores
 
 
-def test_three_processes_find_what_one_does(tmp_path):
+def test_three_processes_give_the_scores_of_one(tmp_path):
     mp.start_processes(estimate_of_three, (tmp_path,), nprocs=3, start_method="fork")
     found = [pickle.loads((tmp_path / f"rank{rank}").read_bytes()) for rank in range(3)]
     np.testing.assert_array_equal(found[0], found[1])

@@ -1,4 +1,4 @@
-"""Searches that are struck go on after the last finished trial, with the same result."""
+"""Searches that are ended resume after the last finished trial, with the same result."""
 
 import os
 
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 class Strikes(Callback):
-    """Strikes in the middle of an epoch of one of the whole fits, counted over all."""
+    """Ends the process in an epoch of the fit with this number, counted over all trials."""
 
     fits = 0
 
@@ -39,7 +39,7 @@ class Strikes(Callback):
 
 
 def search(folder, *callbacks, **options):
-    """Two whole fits and their trials; the model ends with the weights of the chosen one."""
+    """A small search. Returns its result and the weights of the model, which are those of the chosen fit."""
     torch.manual_seed(0)
     model, data = Plain(), Data(*datasets(noise=0.4))
     tuner = ParetoTuner(
@@ -79,7 +79,7 @@ POINTS = {
         ("linear program", "interrupted"),
     ],
 )
-def test_goes_on(tmp_path, undisturbed, point, how):
+def test_search_resumes(tmp_path, undisturbed, point, how):
     def job():
         if point in POINTS:
             POINTS[point](how)
@@ -102,7 +102,7 @@ def full(_descriptor):
     raise OSError(28, "No space left on device")
 
 
-def test_a_disk_that_is_full_in_the_end_leaves_the_result_in_memory(tmp_path, undisturbed, monkeypatch):
+def test_full_disk_at_the_end_leaves_the_result_in_memory(tmp_path, undisturbed, monkeypatch):
     whole = ParetoResult.save
 
     def save(result, path):
@@ -119,7 +119,7 @@ def test_a_disk_that_is_full_in_the_end_leaves_the_result_in_memory(tmp_path, un
 
 
 class Full(Callback):
-    """Full from one of the trials on, the first of which is number 1; its last step is the first that is not taken."""
+    """Fills the disk at the last step of the trial with this number, counted from 1."""
 
     def __init__(self, trial, fails):
         self.trial, self.fails = trial, fails
@@ -133,10 +133,10 @@ class Full(Callback):
             self.fails()
 
 
-def test_a_disk_that_is_full_on_the_way_is_named_and_the_search_goes_on_afterwards(tmp_path, undisturbed):
-    """As where a checkpoint of Lightning's own cannot be written."""
-    told = r"No space left on device, in the trial 'epoch, .*finished \(2\) are kept in .*make room, call fit again"
-    with pytest.raises(OSError, match=told):
+def test_full_disk_during_a_trial_is_reported_and_the_search_can_resume(tmp_path, undisturbed):
+    """As if Lightning could not write a checkpoint of its own."""
+    text = r"No space left on device, in the trial 'epoch, .*2 finished trials are kept in .*: free some space and call"
+    with pytest.raises(OSError, match=text):
         search(tmp_path, Full(3, lambda: full(0)))
     result, weights = search(tmp_path)
     np.testing.assert_array_equal(result.after, undisturbed[0].after)
@@ -146,8 +146,8 @@ def test_a_disk_that_is_full_on_the_way_is_named_and_the_search_goes_on_afterwar
 @pytest.mark.parametrize("trial", [1, 2, 5])
 @pytest.mark.filterwarnings("ignore:.*of the trial .* could not be written", "ignore:finished stages cannot be kept")
 @pytest.mark.filterwarnings("ignore:no previews of the suspected samples")
-def test_what_the_disk_does_not_take_stays_in_memory(tmp_path, undisturbed, monkeypatch, trial):
-    """Of an ordinary fit, of the influence and the trials after it, and of a finalist."""
+def test_results_of_trials_stay_in_memory_if_the_disk_is_full(tmp_path, undisturbed, monkeypatch, trial):
+    """From an ordinary fit on, from the influence on, and from a finalist on."""
     blocked = Full(trial, lambda: monkeypatch.setattr("os.fsync", full))
     if trial == 2:  # which trains nothing
         monkeypatch.setattr(recorder, "influence_of", before(recorder.influence_of, blocked.fails))
@@ -163,8 +163,8 @@ def test_what_the_disk_does_not_take_stays_in_memory(tmp_path, undisturbed, monk
 
 
 @pytest.mark.filterwarnings("ignore:the influence of the trial .* could not be written")
-def test_a_trial_without_its_influence_is_not_finished(tmp_path, undisturbed, monkeypatch):
-    """Where the disk has room for the result of a trial but not for what it is there for."""
+def test_trial_without_its_influence_is_not_finished(tmp_path, undisturbed, monkeypatch):
+    """If the disk has room for the result of a trial but not for its influence."""
     with monkeypatch.context() as patched:
         patched.setattr(InfluenceMatrix, "save", lambda *_arguments: full(0))
         patched.setattr(ParetoResult, "save", striking("interrupted"))
@@ -176,13 +176,13 @@ def test_a_trial_without_its_influence_is_not_finished(tmp_path, undisturbed, mo
 
 
 @pytest.mark.filterwarnings("ignore:the result of the trial .* could not be written")
-def test_a_launched_process_keeps_nothing_in_its_memory(tmp_path, monkeypatch):
+def test_launched_process_does_not_keep_results_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(TrialResult, "save", lambda *_arguments: full(0))
     with pytest.raises(Exception, match="No space left on device"):
         search(tmp_path, strategy="ddp_fork", devices=1)
 
 
-def test_a_read_only_folder_is_named_before_any_fit(tmp_path, monkeypatch):
+def test_read_only_folder_is_reported_before_any_fit(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(
         OSError, match=r"trials cannot be written to dirpath=(.|\n)*read-only disk(.|\n)*another folder"
