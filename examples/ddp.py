@@ -3,8 +3,8 @@
     python examples/ddp.py [--devices 2]
 
 Takes about twenty seconds on a CPU. The code is the same as for one process. The weighted sampler gives each
-process its share of one weighted draw. Expected output: the verdict, printed once. Then the accuracy of the worst class after an
-ordinary second fit and after one with weights.
+process its share of one weighted draw. Expected output: the verdict, printed once. Then the accuracy of the worst class
+after an ordinary second fit and after one with weights.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Assertions on properties of results."""
+"""Assertions about numerical results."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from tests._tolerances import LINEAR_PROGRAM
 
 
 def assert_near(found, expected, tolerance):
-    """Largest difference, relative to the largest expected value."""
+    """Assert that the largest difference is within a tolerance, relative to the largest expected value."""
     found, expected = (torch.as_tensor(x, dtype=torch.float64) for x in (found, expected))
     assert found.shape == expected.shape
     error = float((found - expected).abs().max() / expected.abs().max())
@@ -15,7 +15,7 @@ def assert_near(found, expected, tolerance):
 
 
 def assert_optimal(solution, objective, rows, row_lower, row_upper, lower, upper):
-    """KKT conditions of: maximise objective @ x, row_lower ≤ rows @ x ≤ row_upper, lower ≤ x ≤ upper."""
+    """Assert the KKT conditions of: maximise objective @ x, row_lower ≤ rows @ x ≤ row_upper, lower ≤ x ≤ upper."""
     x, y, z = solution.x, solution.row_duals, solution.reduced_costs
     scale = LINEAR_PROGRAM * (1 + np.abs(rows) @ np.abs(x))
     activity = rows @ x

@@ -1,4 +1,4 @@
-"""Slow and obvious computations of what the package computes fast."""
+"""Slow but obvious versions of what the package computes fast."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 def sample_gradient_loop(module, x, y, names=None):
-    """Gradient of every sample's cross-entropy, one backward pass each: {parameter name: (B, *shape)}."""
+    """Gradient of every sample's cross-entropy by one backward pass each, {parameter name: (B, *shape)}."""
     parameters = {n: p for n, p in module.named_parameters() if p.requires_grad and (names is None or n in names)}
     rows = []
     for i in range(len(x)):
@@ -21,7 +21,7 @@ def sample_gradient_loop(module, x, y, names=None):
 
 
 def flat_sample_gradients(module, x, y):
-    """(B, P), parameters in the order of named_parameters."""
+    """Per-sample gradients as one matrix, (B, P), with the parameters in the order of named_parameters."""
     return torch.cat([g.flatten(1) for g in sample_gradient_loop(module, x, y).values()], dim=1)
 
 
@@ -40,7 +40,7 @@ def exact_hessian(module, x, y):
 
 
 def exact_influence(module, x, y, x_val, y_val, classes, damping):
-    """P_ik from the exact Hessian, damped by a share of its mean eigenvalue, (N, K)."""
+    """Influence P from the exact Hessian, damped by a share of its mean eigenvalue, (N, K)."""
     hessian = exact_hessian(module, x, y)
     damped = hessian + damping * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=hessian.dtype)
     validation = flat_sample_gradients(module, x_val, y_val)
@@ -49,7 +49,7 @@ def exact_influence(module, x, y, x_val, y_val, classes, damping):
 
 
 def fit_logistic(x, y, classes, weights=None, l2=1e-4):
-    """Logistic regression at its optimum, in float64."""
+    """Fit logistic regression to its optimum, in float64."""
     module = nn.Linear(x.shape[1], classes, dtype=torch.float64)
     nn.init.zeros_(module.weight)
     nn.init.zeros_(module.bias)

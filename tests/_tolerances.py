@@ -1,11 +1,11 @@
-"""How near to an oracle a number must come, by dtype: relative error against the largest value."""
+"""Allowed errors against the oracles, by dtype and relative to the largest value."""
 
 import torch
 
 RELATIVE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
-# Two processes add the same float32 sums in another order, and EK-FAC's eigenvectors feel it.
+# Two processes add float32 sums in another order, which changes EK-FAC's eigenvectors.
 TWO_PROCESSES = 1e-4
 
-# LP answers are certified to the solver's own feasibility tolerances (1e-7), for coefficients of order one.
+# The solver certifies its answers to a feasibility tolerance of 1e-7, for coefficients of order one.
 LINEAR_PROGRAM = 1e-6

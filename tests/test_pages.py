@@ -28,7 +28,7 @@ def test_the_verdicts_on_the_page_are_those_that_its_code_prints(capsys):
 
 def test_the_page_explains_every_kind_of_line():
     wording = (ROOT / "lightning_pareto" / "pareto" / "wording.py").read_text()
-    for phrase in ("UNDERFITTED", "does not gain held out", "too few samples", "the others are to hold their floors"):
+    for phrase in ("UNDERFITTED", "does not gain held out", "too few samples", "the others must hold their floors"):
         assert phrase in wording
         assert phrase in VERDICT
 

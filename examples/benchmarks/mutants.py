@@ -2,10 +2,10 @@
 
     python examples/benchmarks/mutants.py [part of the name of a file …]
 
-Run it in a checkout, after ``pip install -e ".[dev]"``. It puts one bug at a time into a copy of the checkout: a wrong sign or
-norm, an off-by-one error, a fixed seed, a missing check. Then it runs the tests closest to the changed file, and prints
-whether they failed ("killed") or passed ("SURVIVES"). "STALE" means that the line is no longer found exactly once. The
-exit status is 1 unless all mutants are killed. All of them together take a quarter of an hour on one core.
+Run it in a checkout, after ``pip install -e ".[dev]"``. It puts one bug at a time into a copy of the checkout: a wrong
+sign or norm, an off-by-one error, a fixed seed, a missing check. Then it runs the tests closest to the changed file,
+and prints whether they failed ("killed") or passed ("SURVIVES"). "STALE" means that the line is no longer found exactly
+once. The exit status is 1 unless all mutants are killed. All of them together take a quarter of an hour on one core.
 """
 
 import argparse

@@ -11,21 +11,21 @@ from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 
 
 def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
-    """Average influence matrices of the same data at several models.
+    """Average influence matrices of several models on the same data.
 
-    One model's influence is noisy, above all once it has fitted its wrong labels; the average finds them better. Each
-    matrix counts the same: its columns are divided by their mean absolute value before averaging, and the result is
-    brought back to the mean of those values, so that predicted gains keep their unit roughly.
+    The influence of one model is noisy, especially once the model has fitted wrong labels. The average finds wrong
+    labels better. All matrices count equally: each column is divided by its mean absolute value before averaging. The
+    result is rescaled to the mean of those values, so that predicted gains roughly keep their unit.
 
     Args:
-        matrices: at least one, all over the same training labels, categories and folds.
+        matrices: at least one, all with the same training labels, categories and folds.
 
     Returns:
-        Their average; its metadata is that of the first, with the checkpoints and model fingerprints of all.
+        The average. Its metadata is taken from the first matrix, with the checkpoints and model fingerprints of all.
 
     Raises:
         TypeError: for anything but influence matrices.
-        ValueError: if they do not belong to the same data.
+        ValueError: if the list is empty or the matrices belong to different data.
 
     Example:
         >>> one = InfluenceMatrix([[2.0], [-2.0]], [0, 0])
@@ -49,12 +49,12 @@ def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
         first,
         scores=_mean([matrix.scores for matrix in matrices], factors),
         fold_scores=_mean(folds, factors) if folds else None,
-        metadata={**first.metadata, **_names(matrices)},
+        metadata={**first.metadata, **_sources(matrices)},
     )
 
 
-def _names(matrices: Sequence[InfluenceMatrix]) -> dict[str, Any]:
-    """What was averaged: every model's checkpoint and fingerprint."""
+def _sources(matrices: Sequence[InfluenceMatrix]) -> dict[str, Any]:
+    """Metadata that names every model's checkpoint and fingerprint."""
     if len(matrices) == 1:
         return {}
     models = [matrix.metadata.get("fingerprints", {}).get("model") for matrix in matrices]
@@ -64,7 +64,7 @@ def _names(matrices: Sequence[InfluenceMatrix]) -> dict[str, Any]:
 
 
 def _mean(arrays: list[npt.NDArray[np.float32]], factors: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float32]:
-    """Mean of the arrays, (…, K), each times its factors, (K,)."""
+    """Mean of arrays, (…, K), after multiplying each by its factors, (K,)."""
     total = np.zeros_like(arrays[0], dtype=np.float32)
     for array, factor in zip(arrays, factors, strict=True):
         total += array * (factor / len(arrays)).astype(np.float32)
@@ -74,13 +74,13 @@ def _mean(arrays: list[npt.NDArray[np.float32]], factors: list[npt.NDArray[np.fl
 def _check_same(first: InfluenceMatrix, other: InfluenceMatrix, number: int) -> None:
     pairs = {
         "training labels": (first.labels, other.labels),
-        "class names": (first.category_names, other.category_names),
+        "category names": (first.category_names, other.category_names),
         "validation support": (first.support, other.support),
         "folds": (first.fold_support, other.fold_support),
     }
-    for what, (a, b) in pairs.items():
+    for name, (a, b) in pairs.items():
         if not np.array_equal(np.asarray(a), np.asarray(b)):
             raise ValueError(
-                f"matrix {number} has other {what} than the first: only influence of the same training and validation "
-                "data, with the same categories, folds and seed, can be averaged"
+                f"matrix {number} has other {name} than the first. All matrices must come from the same training and "
+                "validation data, with the same categories, folds and seed"
             )

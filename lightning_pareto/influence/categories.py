@@ -1,4 +1,4 @@
-"""Categories of the validation set, and their split into folds for cross-fitting."""
+"""Categories of the validation samples, and their split into folds for cross-fitting."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,12 +19,12 @@ Categories = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Cells:
-    """Every validation sample in one cell: its fold and its category.
+    """The validation samples divided into cells, one for each fold and category.
 
     Attributes:
         cell: fold · K + category of every validation sample, (M,).
         support: number of samples in every cell, (F, K).
-        names: the K names.
+        names: names of the K categories.
     """
 
     cell: Tensor
@@ -41,29 +41,23 @@ def scan(
     folds: int,
     seed: int,
 ) -> Cells:
-    """Read the category of every validation sample and deal each category's samples out to the folds.
+    """Read the category of every validation sample, and deal each category's samples out to the folds.
 
-    One forward pass, which also finds unreadable batches, labels out of range and non-finite losses before the long
-    passes begin.
+    This takes one forward pass. It also finds unreadable batches, labels out of range and non-finite losses, before the
+    long passes begin.
 
-    Args:
-        validation: the validation pass.
-        measure: the per-sample measure, checked to be finite.
-        categories: function of a batch; the labels by default.
-        category_names: K names; by default as many as there are logits (labels) or categories seen, numbered.
-        folds: number of folds F. Each category is spread over them as evenly as its size allows.
-        seed: of the deal.
+    Without names the categories are numbered. K is then the number of logits, or of categories found.
 
     Raises:
         ValueError: if a category is out of range.
     """
-    given = None if category_names is None else checked_names(category_names)
-    found, classes = validation.completed("validation scan", lambda: _categories(validation, measure, categories))
+    given = None if category_names is None else checked_names(category_names, "category_names")
+    found, classes = validation.run("validation scan", lambda: _categories(validation, measure, categories))
     found = validation.shard.sum(found)
     if categories is None:
         count = classes
         if given is not None and len(given) != count:
-            raise ValueError(f"{len(given)} class names for a model with {count} logits: give one for each")
+            raise ValueError(f"found {len(given)} class names for a model with {count} logits: pass one for each")
     else:
         count = int(found.max()) + 1 if given is None else len(given)
         _check_range(found, count, numbered=given is None)
@@ -71,7 +65,7 @@ def scan(
     if folds > len(found):
         warnings.warn(
             f"{folds} folds for {len(found)} validation samples: {folds - len(found)} of them stay empty. Lower folds, "
-            "or add validation samples: a proof takes dozens",
+            "or add validation samples; a proof takes dozens",
             stacklevel=2,
         )
     cell = deal_folds(found, folds, seed) * count + found
@@ -79,8 +73,8 @@ def scan(
     absent = [name for name, samples in zip(names, support.sum(dim=0).tolist(), strict=True) if samples == 0]
     if absent:
         warnings.warn(
-            f"no validation samples of {listed(absent)}: nothing can be said about them, and the verdict and the "
-            "weights leave them out. Add validation samples of these categories",
+            f"no validation samples of {listed(absent)}: add some, or the verdict and the weights leave these "
+            "categories out",
             stacklevel=2,
         )
     return Cells(cell, support, names)
@@ -90,27 +84,27 @@ def _check_range(found: Tensor, count: int, numbered: bool) -> None:
     low, high = int(found.min()), int(found.max())
     if low < 0 or high >= count:
         raise ValueError(
-            f"validation categories must lie in [0, {count}), found {low} to {high}: give one class name for each "
+            f"validation categories must be in [0, {count}), found {low} to {high}: pass one class name for each "
             "category"
         )
     if numbered and count > len(found):
         raise ValueError(
-            f"{count} categories for {len(found)} validation samples: number the categories from 0 without gaps, for "
-            "instance by their place in a sorted list"
+            f"found {count} categories for {len(found)} validation samples: number the categories from 0 without gaps, "
+            "for instance by their position in a sorted list"
         )
 
 
 def _categories(validation: GradientPass, measure: Measure, categories: Categories | None) -> tuple[Tensor, int]:
-    """Category of every validation sample of this process, zero elsewhere, (M,), and the number of logits."""
+    """This process's categories, (M,) with zeros for other processes' samples, and the number of logits."""
     found = torch.zeros(validation.size, dtype=torch.int64)
     classes = 0
     for indices, batch, forward in validation("validation scan"):
-        with validation.named(indices):
+        with validation.locating_errors(indices):
             logit_gradient(measure, forward.logits, forward.targets)
         if classes == 0 and _are_probabilities(forward.logits):
             warnings.warn(
-                "the model's outputs are rows in [0, 1] that sum to one: they look like probabilities, where "
-                "logits are expected. Return them before the softmax, or their logarithms",
+                "expected logits, but the model's outputs look like probabilities: each row is in [0, 1] and sums to "
+                "one. Return the logits before the softmax, or the logarithms of the probabilities",
                 stacklevel=2,
             )
         read = forward.targets if categories is None else read_categories(categories, batch, forward.targets)
@@ -129,26 +123,20 @@ def read_categories(categories: Categories, batch: Any, targets: Tensor) -> Tens
     """Categories of a batch's samples, (B,) int64.
 
     Raises:
-        ValueError: if they are not one integer for each sample.
+        ValueError: if they are not one integer per sample.
     """
     found = categories(batch)
-    whole = isinstance(found, Tensor) and not (found.is_floating_point() or found.is_complex())
-    if not whole or found.shape != targets.shape:
+    is_integer = isinstance(found, Tensor) and not (found.is_floating_point() or found.is_complex())
+    if not is_integer or found.shape != targets.shape:
         raise ValueError(
             f"categories(batch) must return an integer tensor of shape {tuple(targets.shape)}, found {found!r:.80}"
         )
-    whole_numbers: Tensor = found.long()
-    return whole_numbers
+    integers: Tensor = found.long()
+    return integers
 
 
 def deal_folds(categories: Tensor, folds: int, seed: int) -> Tensor:
-    """Fold of every validation sample: within each category a random order, dealt out one by one, (M,).
-
-    Args:
-        categories: of all samples in index order, (M,).
-        folds: how many.
-        seed: that of the influence.
-    """
+    """Fold of every validation sample, (M,). Each category is shuffled and dealt out to the folds one by one."""
     generator = torch.Generator().manual_seed(seed)
     fold = torch.zeros_like(categories)
     for category in categories.unique():

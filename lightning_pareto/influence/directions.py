@@ -1,4 +1,4 @@
-"""From validation gradients to directions, and from directions to scores."""
+"""Mean gradients of the validation categories, and dot products of the training gradients with directions."""
 
 import torch
 from torch import Tensor
@@ -12,13 +12,9 @@ from lightning_pareto.influence.passes import GradientPass
 
 
 def category_gradients(validation: GradientPass, measure: Measure, cells: Cells, block: range) -> Directions:
-    """Mean gradient of the measure over some cells, (D, R, O, I) for every layer; zero where a cell is empty.
+    """Mean gradient of the measure over each of the D cells of a block, (D, R, O, I) for every layer.
 
-    Args:
-        validation: the validation pass.
-        measure: the per-sample measure.
-        cells: every validation sample's cell.
-        block: the D cells wanted.
+    The gradient of an empty cell is zero.
     """
 
     def sums() -> dict[Layer, Tensor]:
@@ -35,7 +31,7 @@ def category_gradients(validation: GradientPass, measure: Measure, cells: Cells,
                 factors.add_to(sums[layer], cell[part])
         return sums
 
-    totals = validation.total(validation.completed("category gradients", sums))
+    totals = validation.all_reduce(validation.run("category gradients", sums))
     sizes = cells.support.reshape(-1)[block.start : block.stop].clamp(min=1)
     return {layer: total / sizes.to(total)[:, None, None, None] for layer, total in totals.items()}
 
@@ -43,13 +39,8 @@ def category_gradients(validation: GradientPass, measure: Measure, cells: Cells,
 def score(train: GradientPass, measure: Measure, directions: Directions) -> tuple[Tensor, Tensor, Tensor]:
     """Dot products of every training sample's loss gradient with every direction.
 
-    Args:
-        train: the training pass.
-        measure: the training loss.
-        directions: (D, R, O, I) for every layer.
-
     Returns:
-        Scores (N, D) in float32, labels (N,) and predicted labels (N,), of all processes.
+        Scores (N, D) in float32, labels (N,) and predicted labels (N,), complete on every process.
 
     Raises:
         CurvatureError: if a score is not finite.
@@ -60,10 +51,10 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
     def rows() -> tuple[Tensor, Tensor]:
         scores, labels = torch.zeros(train.size, width), torch.zeros(2, train.size, dtype=torch.int64)
         for indices, _, forward in train("scores"):
-            with train.named(indices):
+            with train.locating_errors(indices):
                 signal = logit_gradient(measure, forward.logits, forward.targets)
             found = torch.zeros(len(indices), width, dtype=torch.float64)
-            for layer, part, factors in forward.backward(signal, omit=train.probe.plan.without(products)):
+            for layer, part, factors in forward.backward(signal, omit=train.probe.plan.all_but(products)):
                 found[part] += factors.dots(products[layer]).cpu().double()
             if not torch.isfinite(found).all():
                 raise CurvatureError("influence scores are not finite: raise the damping or look for a diverged model")
@@ -71,6 +62,6 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
             labels[0, indices], labels[1, indices] = forward.targets.cpu(), forward.logits.argmax(dim=1).cpu()
         return scores, labels
 
-    scores, labels = train.completed("scoring pass", rows)
+    scores, labels = train.run("scoring pass", rows)
     given, predicted = train.shard.sum(labels)
     return train.shard.sum(scores), given, predicted

@@ -1,4 +1,4 @@
-"""Per-sample gradients of an embedding, whose rows a sample touches few of."""
+"""Per-sample gradients of an embedding table, where each sample touches few rows."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,19 @@ from torch import Tensor
 
 from lightning_pareto.influence.factors import DotProducts, EigenBasis, Factors
 
-_IN_CACHE = 2**18
-"""Numbers gathered from a table at a time."""
+_CACHE_SIZE = 2**18
+"""How many numbers to gather from a table at a time, so that they stay in the CPU's cache."""
 
 
 @dataclass(frozen=True)
 class EmbeddingFactors(Factors):
-    """Factors of an embedding table with V rows of length I: one block, O = V one-hot outputs, never formed.
+    """Factors of an embedding table with V rows of length I.
+
+    This is one block (R = 1) with O = V one-hot outputs. The one-hot vectors are never formed.
 
     Attributes:
-        tokens: row of every position, (B, T).
-        a: gradient with respect to the row looked up, (B, T, I).
+        tokens: row looked up at every position, (B, T).
+        a: gradient with respect to that row, (B, T, I).
         rows: V.
     """
 
@@ -40,14 +42,14 @@ class EmbeddingFactors(Factors):
         return self.a.new_zeros(count, 1, self.rows, self.a.shape[2])
 
     def covariances(self) -> tuple[Tensor, Tensor]:
-        """See :class:`Factors`; the output side counts how often each row has a gradient, (1, V)."""
+        """See :class:`Factors`; the output side counts how often each row has a nonzero gradient, (1, V)."""
         a = self.a.flatten(0, 1)
         counts = torch.bincount(self.tokens.flatten()[a.any(dim=1)], minlength=self.rows)
         return (a.T @ a)[None], counts[None].to(a)
 
     def squares(self, basis: EigenBasis) -> Tensor:
         """See :class:`Factors`."""
-        _, row, gradients = self._rows_of_samples()
+        _, row, gradients = self._row_gradients()
         squares = (gradients @ basis.inputs[0]).square()
         return squares.new_zeros(1, self.rows, squares.shape[1]).index_add_(1, row, squares[None])
 
@@ -58,7 +60,7 @@ class EmbeddingFactors(Factors):
 
     def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
         """See :class:`Factors`."""
-        sample, row, gradients = self._rows_of_samples()
+        sample, row, gradients = self._row_gradients()
         for total, weight in zip(sums[:, 0], weights.T, strict=True):
             total.index_add_(0, row, weight[sample, None] * gradients)
 
@@ -66,13 +68,13 @@ class EmbeddingFactors(Factors):
         """See :class:`Factors`."""
         tokens, a = self.tokens.flatten(), self.a.flatten(0, 1)
         result = a.new_empty(len(a), len(products.directions))
-        size = max(1, _IN_CACHE // products.by_row[0].numel())
+        size = max(1, _CACHE_SIZE // products.by_row[0].numel())
         for part in (slice(start, start + size) for start in range(0, len(a), size)):
             result[part] = (a[part, None] @ products.by_row[tokens[part]]).squeeze(1)
         return result.view(*self.tokens.shape, -1).sum(dim=1)
 
-    def _rows_of_samples(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Every (sample, row) that occurs, once, with the gradient of that row, (n,), (n,), (n, I)."""
+    def _row_gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Each (sample, row) pair that occurs, once, with its gradient: samples (n,), rows (n,), gradients (n, I)."""
         key = torch.arange(len(self.tokens), device=self.tokens.device)[:, None] * self.rows + self.tokens
         keys, position = key.flatten().unique(return_inverse=True)
         gradients = self.a.new_zeros(len(keys), self.a.shape[2]).index_add_(0, position, self.a.flatten(0, 1))

@@ -1,4 +1,4 @@
-"""The influence of every training sample on every category, in one pass for all categories."""
+"""Estimates the influence of every training sample on every category, in one pass for all categories."""
 
 import functools
 import json
@@ -28,11 +28,11 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName, get_measure
 from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
 from lightning_pareto.influence.passes import Progress, silent
-from lightning_pareto.influence.setup import Setup, set_up, settled
+from lightning_pareto.influence.setup import Setup, restart_on_new_plan, set_up
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import Stages, Tensors
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.influence.verification import plan_as_text
+from lightning_pareto.influence.verification import plan_to_json
 
 
 def estimate_influence(
@@ -63,57 +63,56 @@ def estimate_influence(
     r"""Estimate the influence of every training sample on every category of the validation set.
 
     ``P[i, k] = v_kᵀ (H + λI)⁻¹ ∇ℓ_i`` with v_k the mean gradient of the validation measure over category k. Only the
-    K (times folds) directions ``(H + λI)⁻¹ v_k`` are solved for, so that one pass over the training set gives the whole
-    matrix. EK-FAC takes two passes more, for the factors and their eigenvalues.
+    K (times folds) directions ``(H + λI)⁻¹ v_k`` are solved for, so one pass over the training set gives the whole
+    matrix. EK-FAC takes two more passes, for the factors and their eigenvalues.
 
-    The model is read in evaluation mode, each submodule's mode is put back, and no ``.grad`` is touched. Samples are
-    read in index order whatever the loaders shuffle or drop. A random transform in the dataset makes the scores those
-    of one random draw: give loaders without augmentation.
+    The model runs in evaluation mode, each submodule's own mode is restored, and ``.grad`` is not touched. Samples are
+    read in index order, even if the loaders shuffle or drop some. With a random transform in the dataset, the scores
+    are those of one random draw, so pass loaders without augmentation.
 
-    Memory: four times K · folds times the covered parameters (unless ``max_memory`` says less), and N · K · folds
-    numbers for the result. When memory runs out on a batch, the stage is taken up again with half of it.
+    In memory, the directions take 4 · K · folds numbers per covered parameter, unless ``max_memory`` limits them. The
+    result takes N · K · folds numbers. When memory runs out on a batch, the stage restarts with half the batch size.
 
     Args:
         module: the trained model, on its device.
-        train_dataloader: over the map-style training dataset.
-        val_dataloader: over the map-style validation dataset.
-        task: how to read a batch; the default serves ``(x, y)`` and ``labels`` dict batches.
-        curvature: ``"ekfac"`` for any size; ``"cg"`` refines it to a tolerance, at some epochs for each of its
-            iterations; ``"gauss_newton"`` is exact for up to 5,000 parameters; ``"identity"`` for plain gradient dot
-            products.
+        train_dataloader: loader of the map-style training dataset.
+        val_dataloader: loader of the map-style validation dataset.
+        task: how to read a batch; by default ``(x, y)`` batches and dict batches with ``labels``.
+        curvature: ``"ekfac"`` works at any size. ``"cg"`` refines it to a tolerance, at some epochs per iteration.
+            ``"gauss_newton"`` is exact for up to 5,000 parameters. ``"identity"`` gives plain gradient dot products.
         measure: ``"loss"`` or ``"soft_error"`` (one minus the probability of the true class).
         damping: λ of each layer, as a share of the mean eigenvalue of its block of H.
         categories: function of a validation batch returning (B,) integers; the labels by default.
         category_names: names of the K categories.
-        folds: parts of the validation set whose scores are kept apart, for cross-fitting the verdict; a proof takes at
-            least 3, 1 is none.
-        seed: of the Fisher labels and of the folds.
-        layers: take only parameters whose qualified names match one of these shell patterns, for instance
+        folds: number of parts of the validation set whose scores are kept apart, for cross-fitting the verdict. A proof
+            takes at least 3; 1 means no folds.
+        seed: seed of the Fisher labels and of the folds.
+        layers: cover only parameters whose qualified names match one of these shell patterns, for instance
             ``["head.*"]``.
-        fisher: ``"sampled"``, ``"exact"`` (a backward pass for every class) or ``"empirical"``, see :class:`Fisher`;
-            sampled for ``"ekfac"`` and exact for ``"cg"`` by default.
-        curvature_samples: fit the curvature to so many random training samples, None for all.
+        fisher: ``"sampled"``, ``"exact"`` (a backward pass per class) or ``"empirical"``, see :class:`Fisher`. The
+            default is sampled for ``"ekfac"`` and exact for ``"cg"``.
+        curvature_samples: fit the curvature to this many random training samples; None for all.
         tolerance: relative residual at which ``"cg"`` stops.
-        max_memory: bound in GiB on directions and intermediate results together; the directions are then solved and
-            scored in as many blocks as it takes, each at a pass over both datasets.
-        stages_dir: an empty folder for finished stages, so that a call that was interrupted can be made again and goes
-            on after the last of them; removed in the end.
-        shard: this process's part when several work together.
-        transfer: moves a batch to the device; by default every tensor in it.
-        val_transfer: the same for validation batches, where they need another way.
+        max_memory: limit in GiB for directions and intermediate results together. The directions are then solved and
+            scored in as many blocks as needed. Each block takes another pass over both datasets.
+        stages_dir: an empty folder for finished stages. Repeat an interrupted call with the same folder, and it resumes
+            after the last finished stage. The folder is removed at the end.
+        shard: this process's part when several processes work together.
+        transfer: moves a batch to the device; moves every tensor by default.
+        val_transfer: the same for validation batches, if they need another function.
         context: entered around every forward pass, for instance autocast.
-        progress: called with (stage, batches done, batches in all).
+        progress: called with (stage, batches done, batches in total).
 
     Returns:
         The influence matrix; positive is beneficial, row i is index i of the training dataset.
 
     Raises:
         BatchError: if a batch, its labels or the logits cannot be read.
-        TypeError: if a loader has no indices.
+        TypeError: if a dataset has no indices.
         ValueError: for an empty dataset, non-finite losses, unknown options, or a module with nothing to cover.
         CurvatureError: if the curvature or the scores are not finite.
-        StagesError: if ``stages_dir`` holds the stages of another computation. If it cannot be written, a warning says
-            so and the computation goes on without.
+        StagesError: if ``stages_dir`` holds the stages of another computation. A folder that cannot be written only
+            causes a warning.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -162,16 +161,7 @@ def estimate(
     options: InfluenceOptions,
     execution: Execution,
 ) -> InfluenceMatrix:
-    """The same as :func:`estimate_influence`, with its options as objects.
-
-    Args:
-        module: the trained model, on its device.
-        train_dataloader: over the training set.
-        val_dataloader: over the validation set.
-        reading: how batches become samples with categories.
-        options: what to compute.
-        execution: how to run.
-    """
+    """Same as :func:`estimate_influence`, with its options as objects."""
     shard = execution.shard
     with set_up(
         module, train_dataloader, val_dataloader, task=reading.task, layers=options.layers, execution=execution
@@ -191,13 +181,13 @@ def estimate(
                 "labels": fingerprint_of_labels(train_dataloader.dataset),
                 "validation": fingerprint_of_data(setup.validation),
             }
-        bound, cell = execution.max_memory, fingerprint_of(cells.cell)
-        key = json.dumps([asdict(options), bound, list(cells.names), cell, fingerprints])
+        limit, cell = execution.max_memory, fingerprint_of(cells.cell)
+        key = json.dumps([asdict(options), limit, list(cells.names), cell, fingerprints])
         stages = Stages(execution.stages_dir, key, shard)
-        stages.begin()
-        found, reached = settled(lambda: _scores(setup, cells, options, bound, stages))
+        stages.prepare()
+        found, reached = restart_on_new_plan(lambda: _scores(setup, cells, options, limit, stages))
         if reading.categories is None:
-            _warn_of_untrained(found["labels"], cells.names)
+            _warn_about_untrained_classes(found["labels"], cells.names)
         metadata = _metadata(options, setup, reached, fingerprints)
         metadata["categories"] = "classes" if reading.categories is None else "own"
         result = _assemble(found, cells, metadata)
@@ -208,21 +198,21 @@ def estimate(
 def _scores(
     setup: Setup, cells: Cells, options: InfluenceOptions, max_memory: float | None, stages: Stages
 ) -> tuple[Tensors, set[Layer]]:
-    """Scores (N, F·K), labels (N,) and predicted labels (N,), and the layers that take part."""
+    """Scores (N, F·K), labels (N,) and predicted labels (N,), and the layers that contribute to the scores."""
     train, task, layers = setup.train, setup.train.probe.task, setup.train.probe.layers
-    fisher = Fisher.draw(options.information, train.size, options.seed, task.loss)
-    part = train.drawn(options.curvature_samples, options.seed)
-    stages.variant = f" {fingerprint_of(plan_as_text(setup.plan))}"
-    fitted = fit_curvature(
-        options.curvature, part, damping=options.damping, fisher=fisher, tolerance=options.tolerance, stages=stages
+    fisher = Fisher.draw(options.resolved_fisher, train.size, options.seed, task.loss)
+    sample = train.sample(options.curvature_samples, options.seed)
+    stages.variant = f" {fingerprint_of(plan_to_json(setup.plan))}"
+    curvature = fit_curvature(
+        options.curvature, sample, damping=options.damping, fisher=fisher, tolerance=options.tolerance, stages=stages
     )
 
     def scores_of(block: range) -> Tensors:
         gradients = category_gradients(setup.validation, get_measure(options.measure, task.loss), cells, block)
         with train.shard.agreement("solving for the directions"):
-            directions = fitted.solve(gradients) if gradients else {}
+            directions = curvature.solve(gradients) if gradients else {}
         if not directions:
-            raise CurvatureError("the model's output does not depend on any parameter that was to be covered")
+            raise CurvatureError("the model's output depends on no covered parameter: cover other layers, layers=[…]")
         scores, labels, predicted = score(train, task.loss, directions)
         reached = torch.tensor([layer in directions for layer in layers])
         return {"scores": scores, "labels": labels, "predicted": predicted, "reached": reached}
@@ -230,30 +220,30 @@ def _scores(
     blocks = _blocks(cells.support.numel(), sum(layer.size for layer in layers), max_memory)
     name = "scores of directions {0.start} to {0.stop}"
     cpu = torch.device("cpu")
-    parts = [stages.kept(name.format(block), functools.partial(scores_of, block), cpu) for block in blocks]
+    parts = [stages.load_or_compute(name.format(block), functools.partial(scores_of, block), cpu) for block in blocks]
     reached = {layer for layer, yes in zip(layers, parts[0]["reached"].tolist(), strict=True) if yes}
     return parts[0] | {"scores": torch.cat([part["scores"] for part in parts], dim=1)}, reached
 
 
 def _blocks(cells: int, size: int, max_memory: float | None) -> list[range]:
-    """Cut the cells so that four copies of the directions of each block stay within the memory."""
+    """Split the cells into blocks, so that four copies of a block's directions fit into ``max_memory`` GiB."""
     width = cells if max_memory is None else min(cells, max(1, int(max_memory * 2**30 / (16 * size))))
     return [range(start, min(start + width, cells)) for start in range(0, cells, width)]
 
 
-def _warn_of_untrained(labels: torch.Tensor, names: Sequence[str]) -> None:
+def _warn_about_untrained_classes(labels: torch.Tensor, names: Sequence[str]) -> None:
     present = set(labels.unique().tolist())
     absent = [name for number, name in enumerate(names) if number not in present]
     if absent:
         warnings.warn(
-            f"no training samples of {listed(absent)}: weights can only change what other classes' samples do to them. "
-            "Add training samples of these classes",
+            f"no training samples of {listed(absent)}: add some, or weights can affect these classes only through "
+            "samples of other classes",
             stacklevel=4,
         )
 
 
 def _assemble(found: Tensors, cells: Cells, metadata: dict[str, Any]) -> InfluenceMatrix:
-    """Average the folds' scores, each category over its own samples."""
+    """Build the matrix. A category's scores are averaged over the folds, weighted by its samples in each."""
     folds, count = cells.support.shape
     by_fold = found["scores"].reshape(-1, folds, count).transpose(0, 1).numpy()  # (F, N, K)
     support = cells.support.numpy()
@@ -276,8 +266,8 @@ def _metadata(
     options: InfluenceOptions, setup: Setup, reached: set[Layer], fingerprints: dict[str, str | None]
 ) -> dict[str, Any]:
     plan = setup.plan
-    how = {layer: plan.kinds.get(layer, LOOPED) if layer in reached else "not used" for layer in plan.layers}
-    parameters = {name: how[layer] for layer in plan.layers for name in layer.names}
+    methods = {layer: plan.methods.get(layer, LOOPED) if layer in reached else "not used" for layer in plan.layers}
+    parameters = {name: method for layer, method in methods.items() for name in layer.names}
     return {
         "options": asdict(options),
         "parameters": parameters | dict.fromkeys(setup.selection.left_out, "left out"),

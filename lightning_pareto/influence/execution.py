@@ -1,4 +1,4 @@
-"""How an influence estimate runs and how it reads batches, as opposed to what it computes."""
+"""Options for how an influence estimate runs and reads batches. The options for what it computes are elsewhere."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,13 +15,7 @@ from lightning_pareto.influence.task import ClassificationTask
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How batches become samples with categories.
-
-    Attributes:
-        task: reads logits and labels.
-        categories: function of a validation batch returning (B,) integers; None for the labels.
-        category_names: names of the K categories; None for numbers.
-    """
+    """How to read samples and their categories from batches, see :func:`estimate_influence`."""
 
     task: ClassificationTask = field(default_factory=ClassificationTask)
     categories: Categories | None = None
@@ -30,16 +24,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How the passes over the data run. Nothing here changes the numbers beyond rounding.
-
-    Attributes:
-        shard: this process's part of the work.
-        transfer: moves a batch to the device; None moves every tensor.
-        val_transfer: the same for validation batches; None for ``transfer``.
-        context: entered around every forward pass, for instance autocast.
-        progress: called with (stage, batches done, batches in total).
-        max_memory: bound in GiB on directions and intermediate results; None for no bound.
-        stages_dir: folder where finished stages are kept until all are done; None keeps nothing.
+    """How the passes over the data run, see :func:`estimate_influence`. It affects the numbers only by rounding.
 
     Raises:
         ValueError: if ``max_memory`` is not above zero.
@@ -54,6 +39,6 @@ class Execution:
     stages_dir: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        what = "max_memory is a bound in GiB, > 0"
-        if self.max_memory is not None and not checked_number(self.max_memory, what) > 0:
-            raise ValueError(f"{what}, found {self.max_memory}")
+        expected = "max_memory must be > 0 (a limit in GiB)"
+        if self.max_memory is not None and not checked_number(self.max_memory, expected) > 0:
+            raise ValueError(f"{expected}, found {self.max_memory}")

@@ -1,13 +1,15 @@
-"""Per-sample gradients in factored form, and what influence needs of them.
+"""Per-sample gradients in factored form, and the sums and products that influence needs of them.
 
-Everything here relies on one shape convention, with B samples, R independent blocks (the groups of a convolution, the
-features of a normalisation, else 1) and T positions (pixels, tokens, repeated calls):
+Where a layer computes y = W a, the gradient of one sample is the sum over positions of (output gradient) × (input)ᵀ. So
+it is enough to keep those two factors. All shapes follow one convention, with B samples, R independent blocks and T
+positions. Blocks are the groups of a convolution or the features of a normalisation, and R = 1 otherwise. Positions are
+pixels, tokens or repeated calls.
 
     inputs            a  (B, R, T, I)
     output gradients  g  (B, R, T, O)
     sample gradient   G = gᵀ a  (B, R, O, I)
 
-The bias is one more input that is always one. An embedding is the case of an output side that is one-hot.
+A bias is one more input, which is always one. An embedding is the case of one-hot outputs.
 """
 
 import functools
@@ -33,22 +35,22 @@ class EigenBasis:
     outputs: Tensor | None
 
     def rotate(self, matrices: Tensor) -> Tensor:
-        """Bring (…, R, O, I) into the basis."""
-        turned = matrices @ self.inputs
-        return turned if self.outputs is None else self.outputs.transpose(-1, -2) @ turned
+        """Express (…, R, O, I) in the basis."""
+        rotated = matrices @ self.inputs
+        return rotated if self.outputs is None else self.outputs.transpose(-1, -2) @ rotated
 
     def restore(self, matrices: Tensor) -> Tensor:
         """Undo :meth:`rotate`."""
-        turned = matrices @ self.inputs.transpose(-1, -2)
-        return turned if self.outputs is None else self.outputs @ turned
+        restored = matrices @ self.inputs.transpose(-1, -2)
+        return restored if self.outputs is None else self.outputs @ restored
 
 
 _GRAM_BLOCK = 128
-"""Rows of a symmetric matrix computed at a time."""
+"""How many rows of a symmetric matrix to compute at a time."""
 
 
 class DotProducts:
-    """Directions of one layer, ready for dot products with per-sample gradients.
+    """Directions of one layer, laid out for dot products with per-sample gradients.
 
     Args:
         directions: (D, R, O, I).
@@ -64,7 +66,7 @@ class DotProducts:
 
     @functools.cached_property
     def by_row(self) -> Tensor:
-        """Of an embedding, (V, I, D)."""
+        """(V, I, D), for an embedding."""
         return self.directions[:, 0].permute(1, 2, 0).contiguous()
 
     @functools.cached_property
@@ -74,7 +76,7 @@ class DotProducts:
 
 
 class Factors(ABC):
-    """Per-sample gradients of a part of a batch for one layer."""
+    """Per-sample gradients of one layer for a part of a batch."""
 
     @property
     @abstractmethod
@@ -87,11 +89,11 @@ class Factors(ABC):
 
     @abstractmethod
     def zeros(self, count: int) -> Tensor:
-        """Room for ``count`` gradients, (count, R, O, I)."""
+        """Zeros in the shape of ``count`` gradients, (count, R, O, I)."""
 
     @abstractmethod
     def covariances(self) -> tuple[Tensor, Tensor]:
-        """Sums of a aᵀ (R, I, I) and g gᵀ (R, O, O), or its diagonal (R, O), over samples and positions."""
+        """Sums over samples and positions of a aᵀ, (R, I, I), and of g gᵀ, (R, O, O), or its diagonal, (R, O)."""
 
     @abstractmethod
     def squares(self, basis: EigenBasis) -> Tensor:
@@ -103,21 +105,21 @@ class Factors(ABC):
 
     @abstractmethod
     def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
-        """Add the weighted sums of the gradients, in place: sums (D, R, O, I), weights (B, D)."""
+        """Add D weighted sums of the gradients, in place: sums (D, R, O, I), weights (B, D)."""
 
     @abstractmethod
     def dots(self, products: DotProducts) -> Tensor:
-        """Dot products of each gradient with each direction, (B, D)."""
+        """Dot product of each gradient with each direction, (B, D)."""
 
 
 @dataclass(frozen=True)
 class DenseFactors(Factors):
-    """Factors as two tensors.
+    """Factors as two dense tensors.
 
     Attributes:
         a: inputs, (B, R, T, I).
         g: output gradients, (B, R, T, O).
-        scratch: room for what is computed from them.
+        scratch: buffers for intermediate results.
     """
 
     a: Tensor
@@ -135,7 +137,7 @@ class DenseFactors(Factors):
 
     def _gradients(self, scratch: Scratch) -> Tensor:
         batch, blocks, positions, inputs = self.a.shape
-        out = scratch.room("gradients", (batch * blocks, self.g.shape[3], inputs), self.a)
+        out = scratch.buffer("gradients", (batch * blocks, self.g.shape[3], inputs), self.a)
         a, g = self.a.flatten(0, 1), self.g.flatten(0, 1).transpose(1, 2)
         torch.mul(g, a, out=out) if positions == 1 else torch.bmm(g, a, out=out)
         return out.view(batch, blocks, *out.shape[1:])
@@ -149,17 +151,17 @@ class DenseFactors(Factors):
         return gram(self._columns(self.a, "a")), gram(self._columns(self.g, "g"))
 
     def _columns(self, x: Tensor, name: str) -> Tensor:
-        """Bring (B, R, T, n) to (R, n, B·T), in the order in which the numbers lie in memory."""
+        """Reshape (B, R, T, n) to (R, n, B·T), keeping the memory order of ``x``."""
         if x.stride(3) != 1:
-            columns = self.scratch.room(name, [x.shape[axis] for axis in (1, 3, 0, 2)], x)
+            columns = self.scratch.buffer(name, [x.shape[axis] for axis in (1, 3, 0, 2)], x)
             return columns.copy_(x.permute(1, 3, 0, 2)).flatten(2)
         rows = x.transpose(0, 1)
         if not rows.is_contiguous():
-            rows = self.scratch.room(name, rows.shape, x).copy_(rows)
+            rows = self.scratch.buffer(name, rows.shape, x).copy_(rows)
         return rows.flatten(1, 2).transpose(1, 2)
 
     def squares(self, basis: EigenBasis) -> Tensor:
-        """Rotate the factors first or the gradients, whichever is cheaper."""
+        """See :class:`Factors`; rotates either the factors or the gradients, whichever is cheaper."""
         batch, _, positions, inputs = self.a.shape
         outputs = self.g.shape[3]
         if basis.outputs is None or positions * (inputs**2 + outputs**2) > inputs * outputs * (inputs + outputs):
@@ -168,27 +170,25 @@ class DenseFactors(Factors):
         g = self._rotated(self.g, basis.outputs, "g")  # (R, B·T, ·)
         if positions == 1:
             return g.square().transpose(1, 2) @ a.square()
-        turned = DenseFactors(
-            a.unflatten(1, (batch, -1)).transpose(0, 1), g.unflatten(1, (batch, -1)).transpose(0, 1), self.scratch
-        )
-        return turned._gradients(self.scratch).square_().sum(dim=0)
+        a, g = (x.unflatten(1, (batch, -1)).transpose(0, 1) for x in (a, g))
+        return DenseFactors(a, g)._gradients(self.scratch).square_().sum(dim=0)
 
     def _rotated(self, x: Tensor, basis: Tensor, name: str) -> Tensor:
-        """Bring (B, R, T, n) into a basis, (R, B·T, n)."""
+        """Express (B, R, T, n) in a basis, (R, B·T, n)."""
         rows = self._columns(x, name).transpose(1, 2)
-        return torch.bmm(rows, basis, out=self.scratch.room(f"rotated {name}", rows.shape, x))
+        return torch.bmm(rows, basis, out=self.scratch.buffer(f"rotated {name}", rows.shape, x))
 
     def _squares_of_gradients(self, basis: EigenBasis) -> Tensor:
         gradients = self._gradients(self.scratch)
         batch, blocks, outputs, inputs = gradients.shape
         if blocks > 1:
             return basis.rotate(gradients).square_().sum(dim=0)
-        turned = self.scratch.room("turned", (batch * outputs, inputs), gradients)
-        torch.mm(gradients.flatten(0, 2), basis.inputs[0], out=turned)
+        rotated = self.scratch.buffer("rotated", (batch * outputs, inputs), gradients)
+        torch.mm(gradients.flatten(0, 2), basis.inputs[0], out=rotated)
         if basis.outputs is not None:
             left = basis.outputs.transpose(1, 2).expand(batch, -1, -1)
-            turned = torch.bmm(left, turned.view(batch, outputs, inputs), out=gradients.squeeze(1))
-        return turned.view(gradients.shape).square_().sum(dim=0)
+            rotated = torch.bmm(left, rotated.view(batch, outputs, inputs), out=gradients.squeeze(1))
+        return rotated.view(gradients.shape).square_().sum(dim=0)
 
     def add_to(self, sums: Tensor, cell: Tensor) -> None:
         """See :class:`Factors`."""
@@ -199,21 +199,22 @@ class DenseFactors(Factors):
         sums += (weights.T @ self._gradients(self.scratch).flatten(1)).view_as(sums)
 
     def dots(self, products: DotProducts) -> Tensor:
-        """Form the gradient first, at O·I·(T + D) a sample, unless it is an outer product.
+        """See :class:`Factors`.
 
-        Then the inputs meet the directions at O·I·D, without O·I numbers of memory traffic.
+        Forms the gradients first, at O·I·(T + D) operations a sample, unless they are outer products (T = 1). Then it
+        multiplies the inputs by the directions, at O·I·D, which avoids moving O·I numbers a sample through memory.
         """
         outputs, inputs = products.directions.shape[2:]
         if self.a.shape[2] > 1 or min(outputs, inputs) == 1:
             return self._gradients(self.scratch).flatten(1) @ products.by_gradient
         a = self.a.squeeze(2).transpose(0, 1)
-        along = self.scratch.room("along", (*a.shape[:2], products.by_input.shape[2]), a)
+        along = self.scratch.buffer("along", (*a.shape[:2], products.by_input.shape[2]), a)
         torch.bmm(a, products.by_input, out=along)  # (R, B, D·O)
         return torch.einsum("rbdo,bro->bd", along.unflatten(2, (-1, outputs)), self.g.squeeze(2))
 
 
 def gram(columns: Tensor) -> Tensor:
-    """X Xᵀ of (R, n, N): the blocks above the diagonal are had from those below."""
+    """X Xᵀ of (R, n, N). Computes the lower blocks and mirrors them."""
     size = columns.shape[1]
     result = columns.new_empty(len(columns), size, size)
     for start in range(0, size, _GRAM_BLOCK):
@@ -223,11 +224,11 @@ def gram(columns: Tensor) -> Tensor:
     return result
 
 
-def without_dust(x: Tensor) -> Tensor:
-    """Zero what is less than 1e-20 of the largest value: numbers that near to nothing make a processor slow."""
+def flush_tiny(x: Tensor) -> Tensor:
+    """Zero all entries below 1e-20 of the largest, in place: denormals slow the CPU down."""
     return x.masked_fill_(x.abs() < 1e-20 * x.abs().max(), 0)
 
 
-def accurate(x: Tensor) -> Tensor:
-    """In float64, on the CPU where the device has none."""
+def to_float64(x: Tensor) -> Tensor:
+    """Convert to float64; moves to the CPU from a device without float64."""
     return x.cpu().double() if x.device.type == "mps" else x.double()

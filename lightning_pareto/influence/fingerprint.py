@@ -1,4 +1,4 @@
-"""Short names for a model's weights and a dataset's samples, to tell whether two results belong together."""
+"""Digests of a model's weights and a dataset's samples, to tell whether two results belong together."""
 
 import hashlib
 import pickle
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lightning_pareto.data.labels import fingerprint_of_labels
 from lightning_pareto.influence.passes import GradientPass
 
-LOOKED_AT = 8
-"""How many samples of a dataset are looked at, evenly spaced."""
+HASHED_SAMPLES = 8
+"""How many samples of a dataset to hash, evenly spaced."""
 
 
 def fingerprint_of(value: Any) -> str:
@@ -33,17 +33,14 @@ def fingerprint_of_model(module: nn.Module) -> str:
 
 
 def fingerprint_of_data(data: GradientPass) -> str:
-    """Digest of a dataset's length, of all its labels that are at hand, and of some samples as the model sees them.
+    """Digest of a dataset's length, its stored labels, and a few samples as the model sees them.
 
-    The samples go through the collate function, the transfer, the model and the loss. It tells another order, other
-    labels or another transform; not a change of the other samples' inputs. With random samples it is another one each
-    time.
-
-    Args:
-        data: a pass over the dataset; its probe must be open.
+    The samples go through the collate function, the transfer, the model and the loss. So the digest changes with the
+    order, the labels or the transform. It misses changes in the inputs of other samples. A dataset with random samples
+    gets a new digest each time. The probe must be open.
     """
     size = data.dataset_size
-    indices = list(dict.fromkeys(np.linspace(0, size - 1, LOOKED_AT).round().astype(int).tolist()))
+    indices = list(dict.fromkeys(np.linspace(0, size - 1, HASHED_SAMPLES).round().astype(int).tolist()))
     batch = data.batch_of(indices)
     forward = data.probe.forward(batch)
     loss = data.probe.task.loss(forward.logits.detach().float(), forward.targets)
@@ -51,7 +48,7 @@ def fingerprint_of_data(data: GradientPass) -> str:
 
 
 def _add(digest: "hashlib.blake2b", value: Any) -> None:
-    """Add a nested value of tensors, arrays, numbers and texts; anything else as far as it can be pickled."""
+    """Add a nested value of tensors, arrays, numbers and strings; anything else by its pickle, if it has one."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             digest.update(str(key).encode())
@@ -73,5 +70,5 @@ def _add(digest: "hashlib.blake2b", value: Any) -> None:
 def _bytes(value: Any) -> bytes:
     try:
         return pickle.dumps(value)
-    except Exception:  # an object may refuse in any way, and a fingerprint must not fail
+    except Exception:  # pickling may fail in any way, but a fingerprint must not
         return repr(type(value)).encode()

@@ -1,17 +1,20 @@
-"""The functions that parameters meet data in, and how each use of them is recorded."""
+"""The torch functions in which parameters act on data, each with a wrapper that records the use.
+
+A wrapper takes the recorder and then the arguments of the function. It returns the same output, and records which
+operation the parameters performed on which input.
+"""
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_pareto.influence.operations import Broadcast, Convolution, Lookup, Operation, Parts, Scaling
+from lightning_pareto.influence.operations import Broadcast, Convolution, Lookup, Scaling
 
 if TYPE_CHECKING:
     from lightning_pareto.influence.recorder import Recorder
@@ -33,85 +36,46 @@ def _convolution(function: Callable[..., Tensor], space: int) -> Callable[..., T
         groups: int = 1,
     ) -> Tensor:
         output = function(input, weight, bias, stride, padding, dilation, groups)
-        strides, dilations = _each(stride, space), _each(dilation, space)
+        strides, dilations = _per_dimension(stride, space), _per_dimension(dilation, space)
         kernel = tuple(weight.shape[2:])
-        sides = _sides(padding, kernel, dilations)
-        return recorder.note(
-            input,
-            output,
-            weight,
-            bias,
-            lambda parts: Convolution(parts, kernel, strides, sides, dilations, groups),
+        sides = _padded_sides(padding, kernel, dilations)
+        return recorder.record(
+            input, output, weight, bias, lambda terms: Convolution(terms, kernel, strides, sides, dilations, groups)
         )
 
     return convolve
 
 
-def _each(value: Any, space: int) -> tuple[int, ...]:
+def _per_dimension(value: Any, space: int) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * space if len(values) == 1 else values
 
 
-def _sides(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def _padded_sides(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """Padding before and after, for every dimension."""
     if padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
-    return tuple((p, p) for p in _each(0 if padding == "valid" else padding, len(kernel)))
+    return tuple((p, p) for p in _per_dimension(0 if padding == "valid" else padding, len(kernel)))
 
 
-def _layer_norm(
-    recorder: Recorder,
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    output = F.layer_norm(input, list(normalized_shape), weight, bias, eps)
-    with torch.no_grad():
-        x = F.layer_norm(input, list(normalized_shape), None, None, eps)
-    space = len(normalized_shape)
-    return recorder.note(x, output, weight, bias, lambda parts: Scaling(parts, space, space))
+def _normalisation(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    signature = inspect.signature(function)
 
+    def normalise(recorder: Recorder, *args: Any, **kwargs: Any) -> Tensor:
+        given = signature.bind(*args, **kwargs).arguments
+        parameters = {name: given.pop(name) for name in ("weight", "bias") if name in given}
+        output = function(**given, **parameters)
+        if given.get("training"):  # a batch norm that mixes the samples
+            return output
+        with torch.no_grad():
+            x = function(**given)
+        space = len(given["normalized_shape"]) if "normalized_shape" in given else None
+        item, features = (x.ndim - 1, 1) if space is None else (space, space)
+        weight, bias = parameters.get("weight"), parameters.get("bias")
+        return recorder.record(x, output, weight, bias, lambda terms: Scaling(terms, item, features))
 
-def _rms_norm(
-    recorder: Recorder,
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    eps: float | None = None,
-) -> Tensor:
-    output = F.rms_norm(input, list(normalized_shape), weight, eps)
-    with torch.no_grad():
-        x = F.rms_norm(input, list(normalized_shape), None, eps)
-    space = len(normalized_shape)
-    return recorder.note(x, output, weight, None, lambda parts: Scaling(parts, space, space))
-
-
-def _group_norm(
-    recorder: Recorder,
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    output = F.group_norm(input, num_groups, weight, bias, eps)
-    with torch.no_grad():
-        x = F.group_norm(input, num_groups, None, None, eps)
-    return recorder.note(x, output, weight, bias, lambda parts: Scaling(parts, input.ndim - 1, 1))
-
-
-def _batch_norm(recorder: Recorder, *args: Any, **kwargs: Any) -> Tensor:
-    given = inspect.signature(F.batch_norm).bind(*args, **kwargs).arguments
-    weight, bias = given.pop("weight", None), given.pop("bias", None)
-    output = F.batch_norm(**given, weight=weight, bias=bias)
-    if given.get("training"):
-        return output
-    with torch.no_grad():
-        x = F.batch_norm(**given)
-    return recorder.note(x, output, weight, bias, lambda parts: Scaling(parts, x.ndim - 1, 1))
+    return normalise
 
 
 def _embedding(
@@ -124,19 +88,20 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
+    """Look up rows of a table, once per sample if the batch shares the lookup (for instance of its positions)."""
     shared = recorder.expands_vectors if input.ndim == 1 else len(input) == 1
     if recorder.samples is not None and recorder.samples > 1 and shared:
         input = (input[0] if input.ndim > 1 else input).expand(recorder.samples, -1)  # noqa: A001
     output = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     padding = None if padding_idx is None else padding_idx % len(weight)
-    return recorder.note(input, output, weight, None, lambda _: Lookup(len(weight), padding))
+    return recorder.record(input, output, weight, None, lambda _: Lookup(len(weight), padding))
 
 
 _ATTENTION = inspect.signature(F.multi_head_attention_forward)
 
 
 def _attention(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
-    """Do the projections apart, where they are seen, and the attention between identities in their place."""
+    """Compute the projections outside of torch's function, where they are recorded; inside, use identity matrices."""
     bound = _ATTENTION.bind(*args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
@@ -153,17 +118,13 @@ def _attention(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
     eye = torch.eye(width, dtype=weight.dtype, device=weight.device)
     out_weight, out_bias = given["out_proj_weight"], given["out_proj_bias"]
     identities = dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj_weight"), eye)
-    given |= identities | {
-        "in_proj_weight": None,
-        "in_proj_bias": None,
-        "out_proj_bias": None,
-        "use_separate_proj_weight": True,
-    }
+    given |= identities | dict.fromkeys(("in_proj_weight", "in_proj_bias", "out_proj_bias"))
+    given["use_separate_proj_weight"] = True
     mixed, attention = F.multi_head_attention_forward(**given)
     return recorder.linear(mixed, out_weight, out_bias), attention
 
 
-def _elementwise(function: Callable[..., Tensor], factor: bool) -> Callable[..., Tensor]:
+def _elementwise(function: Callable[..., Tensor], multiplies: bool) -> Callable[..., Tensor]:
     def combine(recorder: Recorder, input: Any, other: Any, **options: Any) -> Any:
         output = function(input, other, **options)
         if recorder.samples is None or options or not isinstance(output, Tensor) or output.ndim == 0:
@@ -173,42 +134,41 @@ def _elementwise(function: Callable[..., Tensor], factor: bool) -> Callable[...,
                 parameter.ndim < output.ndim or (parameter.ndim == output.ndim and parameter.shape[0] == 1)
             )
             if shared and len(output) == recorder.samples:
-                x = companion.expand_as(output) if factor and isinstance(companion, Tensor) else output.new_ones(1)
-                operation = Broadcast(tuple(parameter.shape), output.ndim - 1)
-                recorder.note(x.expand_as(output), output, parameter, None, functools.partial(_always, operation))
+                x = companion if multiplies and isinstance(companion, Tensor) else output.new_ones(1)
+                _record_broadcast(recorder, x, output, parameter)
         return output
 
     return combine
 
 
-def _always(operation: Operation, _parts: Parts) -> Operation:
-    return operation
+def _record_broadcast(recorder: Recorder, x: Tensor, output: Tensor, parameter: Tensor) -> Tensor:
+    operation = Broadcast(tuple(parameter.shape), output.ndim - 1)
+    return recorder.record(x.expand_as(output), output, parameter, None, lambda _: operation)
 
 
 def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Tensor:
     output = input.expand(*sizes)
-    if recorder.samples is not None and output.ndim >= input.ndim and len(output) == recorder.samples:
-        shape, item = tuple(input.shape), output.ndim - 1
-        if input.ndim < output.ndim or input.shape[0] == 1:
-            ones = output.new_ones(1).expand_as(output)
-            return recorder.note(ones, output, input, None, lambda _: Broadcast(shape, item))
+    shared = input.ndim < output.ndim or (output.ndim > 0 and input.shape[0] == 1)
+    if recorder.samples is not None and shared and len(output) == recorder.samples:
+        return _record_broadcast(recorder, output.new_ones(1), output, input)
     return output
 
 
-KNOWN: dict[Callable[..., Any], Callable[..., Any]] = {
+RECORDED: dict[Callable[..., Any], Callable[..., Any]] = {
     F.linear: _linear,
     F.conv1d: _convolution(F.conv1d, 1),
     F.conv2d: _convolution(F.conv2d, 2),
     F.conv3d: _convolution(F.conv3d, 3),
-    F.layer_norm: _layer_norm,
-    F.rms_norm: _rms_norm,
-    F.group_norm: _group_norm,
-    F.batch_norm: _batch_norm,
+    F.layer_norm: _normalisation(F.layer_norm),
+    F.rms_norm: _normalisation(F.rms_norm),
+    F.group_norm: _normalisation(F.group_norm),
+    F.batch_norm: _normalisation(F.batch_norm),
     F.embedding: _embedding,
     F.multi_head_attention_forward: _attention,
-    torch.Tensor.add: _elementwise(torch.add, factor=False),
-    torch.add: _elementwise(torch.add, factor=False),
-    torch.Tensor.mul: _elementwise(torch.mul, factor=True),
-    torch.mul: _elementwise(torch.mul, factor=True),
+    torch.Tensor.add: _elementwise(torch.add, multiplies=False),
+    torch.add: _elementwise(torch.add, multiplies=False),
+    torch.Tensor.mul: _elementwise(torch.mul, multiplies=True),
+    torch.mul: _elementwise(torch.mul, multiplies=True),
     torch.Tensor.expand: _expand,
 }
+"""Functions that are recorded, with their wrappers."""

@@ -1,4 +1,4 @@
-"""First-order gains of sample weights, and the unit that makes them comparable between categories."""
+"""First-order gains of sample weights, and the unit that makes gains comparable between categories."""
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ def predicted_gain(scores: npt.NDArray[np.floating], weights: Float) -> Float:
 def column_scale(scores: npt.NDArray[np.floating]) -> Float:
     """Mean absolute influence s_k on each category, (K,): the unit of relative gains.
 
-    A column of zeros gets the scale 1, so its relative gain is 0 rather than undefined. A column of NaN gets NaN.
+    A column of zeros has the scale 1, so that its relative gain is 0 rather than undefined. A column of NaN has NaN.
     """
     scale = np.abs(scores).mean(axis=0, dtype=np.float64)
     return np.where(scale == 0, 1.0, scale)

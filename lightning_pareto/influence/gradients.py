@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_pareto.influence.factors import DenseFactors, Factors
 from lightning_pareto.influence.layers import Layer
-from lightning_pareto.influence.layouts import Layout, arrange, mixed, trusted
+from lightning_pareto.influence.layouts import Layout, MixedSamplesError, arrange, keeps_samples_apart
 from lightning_pareto.influence.memory import Memory
 from lightning_pareto.influence.operations import Operation, concatenate
 from lightning_pareto.influence.recorder import Expansion, Recorder, Use
@@ -27,50 +27,53 @@ LOOPED = "a backward pass per sample"
 
 @dataclass
 class Plan:
-    """How each layer's per-sample gradients are had.
+    """How to compute each layer's per-sample gradients.
 
     Attributes:
-        factored: layers read from the inputs and output gradients of their uses, and where those keep the samples.
-        looped: layers that take a backward pass for every sample.
-        kinds: what each layer is used for, as far as it was seen in use.
-        folds: how many items of each sample stand in the batch dimension of a layer's input, where it was verified.
-        expands: what of all that a batch shares is had for every sample.
+        factored: layers whose gradients come from the inputs and output gradients of their uses, with their layout.
+        looped: layers that take a backward pass per sample.
+        methods: what the gradients of each layer in use come from, in words for the user, such as ``"linear"``.
+        items_per_sample: the numbers of :func:`items_per_sample` in the verified uses of each factored layer.
+        expansion: which tensors shared by the batch are expanded per sample.
     """
 
     factored: dict[Layer, Layout]
     looped: list[Layer] = field(default_factory=list)
-    kinds: dict[Layer, str] = field(default_factory=dict)
-    folds: dict[Layer, frozenset[int]] = field(default_factory=dict)
-    expands: Expansion = "nothing"
+    methods: dict[Layer, str] = field(default_factory=dict)
+    items_per_sample: dict[Layer, frozenset[int]] = field(default_factory=dict)
+    expansion: Expansion = "nothing"
+
+    def add_looped(self, layer: Layer, used: bool) -> None:
+        """Loop over a layer's parameters, each on its own. ``used`` says whether the layer was seen in use."""
+        parameters = layer.split()
+        self.looped += parameters
+        if used:
+            self.methods |= dict.fromkeys(parameters, LOOPED)
 
     def loop(self, name: str) -> None:
-        """Take a backward pass per sample for a layer after all."""
+        """Loop over a layer that was factored so far."""
         layer = next(layer for layer in self.factored if layer.name == name)
-        kind = self.kinds.pop(layer, None)
         del self.factored[layer]
-        alone = layer.split()
-        self.looped += alone
-        if kind is not None:
-            self.kinds |= dict.fromkeys(alone, LOOPED)
+        self.add_looped(layer, self.methods.pop(layer, None) is not None)
 
     @property
-    def shrinks(self) -> bool:
-        """Whether a layer known to be used is looped over, so that batches had better be small."""
-        return any(layer in self.kinds for layer in self.looped)
+    def needs_small_batches(self) -> bool:
+        """Whether a layer in use is looped over; each backward pass then goes through the whole batch."""
+        return any(layer in self.methods for layer in self.looped)
 
     @property
     def layers(self) -> list[Layer]:
-        """All of them, in one order."""
+        """All layers, in the same order on every process."""
         return [*self.factored, *self.looped]
 
-    def without(self, layers: Collection[Layer]) -> set[Layer]:
-        """All but these."""
+    def all_but(self, layers: Collection[Layer]) -> set[Layer]:
+        """All layers except these."""
         return set(self.layers) - set(layers)
 
 
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put every submodule into evaluation mode, and back into its own mode afterwards."""
+    """Put every submodule into evaluation mode, and restore each one's own mode on exit."""
     modes = {submodule: submodule.training for submodule in module.modules()}
     module.eval()
     try:
@@ -81,17 +84,18 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 class GradientProbe:
-    """Runs a module on batches and reads per-sample gradients of its layers.
+    """Runs a module on batches and computes per-sample gradients of its layers.
 
-    The forward pass is recorded (:class:`Recorder`); the backward pass asks for the gradients at the recorded edges
-    only, which leaves ``.grad`` alone and saves the weight gradients of an ordinary backward pass.
+    A :class:`Recorder` watches the forward pass. The backward pass then asks only for the gradients at the recorded
+    places. That leaves ``.grad`` alone and saves the weight gradients of an ordinary backward pass. Use it within
+    :meth:`open`.
 
     Args:
-        module: the model, put into evaluation mode while the probe is open (:meth:`open`).
-        layers: the layers of interest, taken to keep their samples first until :func:`verify` knows better.
+        module: the model.
+        layers: the layers to cover, assumed to keep their samples first until :func:`verify` has checked them.
         task: reads batches.
         context: entered around the forward pass, for instance autocast.
-        memory: limits to keep to.
+        memory: limits to observe.
     """
 
     def __init__(
@@ -110,27 +114,27 @@ class GradientProbe:
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers of interest, in one order on every process."""
+        """The covered layers, in the same order on every process."""
         return self.plan.layers
 
     def open(self) -> AbstractContextManager[None]:
-        """Put every submodule into evaluation mode, and back into its own mode afterwards."""
+        """Context in which the module is in evaluation mode."""
         return evaluation_mode(self._module)
 
     def forward(self, batch: Any) -> "Forward":
-        """Run the module on one batch and keep what the per-sample gradients need.
+        """Run the module on one batch and keep what per-sample gradients need.
 
         Raises:
             BatchError: if the batch cannot be read.
         """
         targets = self.task.read_targets(batch)
-        recorder = Recorder(list(self.plan.factored), len(targets), self.plan.expands)
+        recorder = Recorder(list(self.plan.factored), len(targets), self.plan.expansion)
         with self._context(), _uncompiled(), recorder:
             logits = self.task.read_logits(self._module, batch, targets)
         if not logits.requires_grad:
             raise BatchError(
-                "the logits do not depend on any trainable parameter that autograd could follow: look for detach(), "
-                "torch.no_grad(), numpy or rounding in forward, and for parameters that are frozen where they are used"
+                "the logits do not depend on any trainable parameter that autograd can follow. Look for detach(), "
+                "torch.no_grad(), numpy or rounding in forward, and for parameters that forward freezes"
             )
         return Forward(logits, targets, recorder.uses, self.plan, self.memory)
 
@@ -138,6 +142,9 @@ class GradientProbe:
 @dataclass(frozen=True, eq=False)
 class Forward:
     """One batch after the forward pass.
+
+    The *signal* of a backward pass is the gradient of each sample's scalar (its loss, say) with respect to its own
+    logits, (B, C).
 
     Attributes:
         logits: (B, C).
@@ -155,41 +162,38 @@ class Forward:
     ) -> Iterator[tuple[Layer, slice, Factors]]:
         """Yield the factors of per-sample gradients, layer by layer and in parts of the batch that fit the memory.
 
-        Args:
-            signal: gradient of each sample's scalar with respect to its own logits, (B, C).
-            omit: layers that are not wanted.
-            uses: what :meth:`uses` gave for the same arguments, to go over the factors a second time.
+        To go over the factors a second time, pass the result of :meth:`uses` for the same arguments.
 
         Yields:
-            A layer, the part of the batch, and the factors of its samples, in at least float32: to be done with before
-            the next are asked for, which overwrite them. A layer that no sample of the batch reaches is left out.
+            A layer, a part of the batch, and the factors of its samples in at least float32. The next factors may
+            overwrite them. Layers in ``omit`` and layers that the signal does not reach are left out.
 
         Raises:
-            BatchError: if a layer's input cannot be told apart by sample.
+            BatchError: if a layer's input does not keep the samples apart.
         """
-        for layer, mine in (self.uses(signal, omit) if uses is None else uses).items():
-            yield from self._factored(layer, mine, self._plan.factored[layer])
+        for layer, found in (self.uses(signal, omit) if uses is None else uses).items():
+            yield from self._factored(layer, found, self._plan.factored[layer])
         looped = [layer for layer in self._plan.looped if layer not in omit]
         if looped:
             yield from self._looped(looped, signal)
 
     def release(self) -> None:
-        """Let the graph go; only the values of the logits are left."""
+        """Free the graph. Only the values of the logits remain."""
         self._uses.clear()
         object.__setattr__(self, "logits", self.logits.detach())
 
     @functools.cached_property
     def _scale(self) -> float:
-        """Factor of signals on their way through float16, where small gradients would be lost."""
+        """Factor on signals that pass through float16, where small gradients would underflow."""
         return 2.0**12 if any(x.dtype == torch.float16 for x in (self.logits, *(u.x for u in self._uses))) else 1.0
 
     def only(self, layer: Layer, layout: Layout) -> "Forward":
-        """The same forward pass as if one layer, read in this layout, were all there is."""
+        """The same forward pass, reduced to one layer in a given layout."""
         uses = [use for use in self._uses if use.layer is layer]
         return Forward(self.logits, self.targets, uses, Plan({layer: layout}), self._memory)
 
     def uses(self, signal: Tensor, omit: Collection[Layer] = ()) -> Uses:
-        """Every use of each layer that the signal reaches, with the gradient of its output."""
+        """Every use of each factored layer that the signal reaches, with the gradient of its output."""
         wanted = [use for use in self._uses if use.layer not in omit]
         if not wanted:
             return {}
@@ -209,14 +213,14 @@ class Forward:
     ) -> Iterator[tuple[Layer, slice, Factors]]:
         batch = len(self.targets)
         arranged: list[tuple[Operation, Tensor, Tensor]] = []
-        known = self._plan.folds.get(layer)
+        verified = self._plan.items_per_sample.get(layer)
         for use, gradient in uses:
             x = arrange(use.x, use.operation.item, batch, layout, layer)
             g = arrange(gradient, use.operation.output_item, batch, layout, layer)
-            if known is not None and not trusted(use, batch, layout, known):
-                raise mixed(layer, use.x, batch)
+            if verified is not None and not keeps_samples_apart(use, batch, layout, verified):
+                raise MixedSamplesError(layer, use.x, batch)
             arranged.append((use.operation, x, g))
-        scratch = self._memory.scratch if len(arranged) == 1 else None  # several uses must not share theirs
+        scratch = self._memory.scratch if len(arranged) == 1 else None  # several uses must not share buffers
         cost = sum(operation.cost(x, g) for operation, x, g in arranged)
         for part in self._parts(cost):
             factors = [
@@ -230,26 +234,23 @@ class Forward:
         return g if self._scale == 1 else g / self._scale
 
     def _looped(self, layers: list[Layer], signal: Tensor) -> Iterator[tuple[Layer, slice, Factors]]:
-        """One backward pass a sample; every number is a block of its own."""
+        """One backward pass per sample. Each number of a gradient becomes a block of its own, (B, P, 1, 1)."""
         for part in self._parts(sum(layer.size for layer in layers)):
             samples = range(part.start, min(part.stop, len(signal)))
             rows = [self.sample_gradients(layers, signal, sample) for sample in samples]
             for number, layer in enumerate(layers):
                 column = [row[number] for row in rows]
-                if (
-                    column[0] is not None
-                ):  # the graph is that of the whole batch, so that None holds for all its samples
-                    flat = torch.stack([_at_least_float32(g).flatten() for g in column if g is not None])
-                    a = flat[:, :, None, None]
+                if column[0] is not None:  # all samples share one graph, so None for one means None for all
+                    a = torch.stack([g.flatten() for g in column if g is not None])[:, :, None, None]
                     yield layer, part, DenseFactors(a, torch.ones_like(a))
 
     def _parts(self, cost: int) -> Iterator[slice]:
-        """Cut the batch so that ``cost`` numbers a sample stay below the limit."""
+        """Cut the batch so that ``cost`` numbers per sample stay below the memory limit."""
         size = max(1, self._memory.elements // max(cost, 1))
         return (slice(start, start + size) for start in range(0, len(self.targets), size))
 
     def sample_gradients(self, layers: Sequence[Layer], signal: Tensor, sample: int) -> list[Tensor | None]:
-        """Gradient of one sample by autograd, for every parameter of the layers; None where it is not reached."""
+        """One sample's gradient by autograd, for each parameter of the layers; None where the signal does not reach."""
         alone = torch.zeros_like(signal, dtype=self.logits.dtype)
         alone[sample] = self._scale * signal[sample]
         parameters = [p for layer in layers for p in layer.parameters]
@@ -258,14 +259,13 @@ class Forward:
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
-    """Run compiled modules as they were written: a compiled graph cannot be watched."""
+    """Run compiled modules eagerly, because the recorder cannot see into a compiled graph."""
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
 
 
 def _dense(x: Tensor) -> Tensor:
-    x = x.to_dense() if x.is_sparse else x
-    return _at_least_float32(x)
+    return _at_least_float32(x.to_dense() if x.is_sparse else x)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

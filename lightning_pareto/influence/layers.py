@@ -1,4 +1,4 @@
-"""Which parameters belong together: the units that curvature and influence are computed for."""
+"""Groups a module's parameters into layers, the units of curvature and influence."""
 
 import fnmatch
 from collections import Counter
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Trainable parameters whose gradient is treated as one matrix (or R independent ones).
+    """Trainable parameters whose gradient is treated as one matrix, or as R independent ones.
 
     Attributes:
-        name: the module's qualified name, or the parameter's where it stands alone.
-        parameters: one parameter, or a weight and the bias that is added where the weight is used.
+        name: qualified name of the module, or of a parameter on its own.
+        parameters: one parameter, or a weight and its bias.
         names: their qualified names.
     """
 
@@ -24,7 +24,7 @@ class Layer:
 
     @property
     def size(self) -> int:
-        """How many numbers they hold."""
+        """Total number of elements."""
         return sum(p.numel() for p in self.parameters)
 
     def split(self) -> "list[Layer]":
@@ -32,7 +32,7 @@ class Layer:
         return [Layer(name, (p,), (name,)) for name, p in zip(self.names, self.parameters, strict=True)]
 
     def unpack(self, gradients: Tensor) -> list[Tensor]:
-        """Bring (B, R, O, I) gradients, a bias in the last input column, to (B, *shape) for each parameter."""
+        """Split gradients, (B, R, O, I) with a bias in the last column, into (B, *shape) for each parameter."""
         parts = [gradients] if len(self.parameters) == 1 else [gradients[..., :-1], gradients[..., -1]]
         return [part.reshape(len(part), *p.shape) for part, p in zip(parts, self.parameters, strict=True)]
 
@@ -42,8 +42,8 @@ class Selection:
     """The trainable parameters of a module.
 
     Attributes:
-        layers: those to cover.
-        left_out: names of those that the user left out.
+        layers: the layers to cover.
+        left_out: names of the parameters that match none of the user's patterns.
     """
 
     layers: list[Layer]
@@ -53,67 +53,67 @@ class Selection:
 def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> Selection:
     """Group the trainable parameters of a module into layers.
 
-    A weight and the bias beside it form one layer. A parameter that several modules share is a layer of its own, which
-    collects the gradient of all its uses.
+    A weight and the bias of the same module form one layer. A parameter that several modules share is a layer of its
+    own, which collects the gradients of all its uses.
 
     Args:
         module: any module.
-        patterns: take only parameters whose qualified name matches one of these shell patterns, for instance
+        patterns: cover only parameters whose qualified name matches one of these shell patterns, for instance
             ``["head.*"]``; all by default.
 
     Raises:
         TypeError: if it is not a module.
-        ValueError: if there is nothing to cover, a pattern matches nothing, or a parameter is complex or has no values
-            that can be differentiated.
+        ValueError: if there is nothing to cover, a pattern matches nothing, or a parameter is complex, has no values,
+            or cannot be differentiated.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, found {type(module).__name__}: estimate_influence(module, …)")
     _check_values(module)
     trainable = {name: p for pair in _pairs(module) for name, p in pair.items() if p.requires_grad}
-    unusual = [name for name, p in trainable.items() if p.is_complex()]
-    if unusual:
+    complex_names = [name for name, p in trainable.items() if p.is_complex()]
+    if complex_names:
         raise ValueError(
-            f"influence is not defined here for complex parameters ({', '.join(unusual[:4])}): freeze them, or keep "
+            f"influence is not defined for complex parameters ({', '.join(complex_names[:4])}). Freeze them, or store "
             "their real and imaginary parts as two parameters"
         )
-    missed = [p for p in patterns or () if not any(fnmatch.fnmatchcase(name, p) for name in trainable)]
-    if missed:
+    unmatched = [p for p in patterns or () if not any(fnmatch.fnmatchcase(name, p) for name in trainable)]
+    if unmatched:
         raise ValueError(
-            f"layers={list(patterns or ())}: no trainable parameter matches {missed}; their names are "
+            f"layers={list(patterns or ())}: no trainable parameter matches {unmatched}; their names are "
             f"{list(trainable)[:8]}{' …' if len(trainable) > 8 else ''}"
         )
     owners = Counter(map(id, trainable.values()))
     layers: list[Layer] = []
     taken: set[int] = set()
     for pair in _pairs(module):
-        chosen = {name: p for name, p in pair.items() if name in trainable and _wanted(name, patterns)}
-        chosen = {name: p for name, p in chosen.items() if id(p) not in taken}
+        new = {name: p for name, p in pair.items() if name in trainable and id(p) not in taken}
+        chosen = {name: p for name, p in new.items() if _matches(name, patterns)}
         taken.update(map(id, chosen.values()))
-        title = next(iter(pair)).rpartition(".")[0] if len(pair) == 2 else next(iter(pair))
+        layer_name = next(iter(pair)).rpartition(".")[0] if len(pair) == 2 else next(iter(pair))
         if any(owners[id(p)] > 1 for p in chosen.values()):
             layers += [Layer(name, (p,), (name,)) for name, p in chosen.items()]
         elif chosen:
-            layers.append(Layer(title, tuple(chosen.values()), tuple(chosen)))
+            layers.append(Layer(layer_name, tuple(chosen.values()), tuple(chosen)))
     if not layers:
         found = "every parameter is frozen" if not trainable else f"its parameters are {list(trainable)[:5]}"
         raise ValueError(
-            f"the module has no trainable parameter to take influence of: {found}. Unfreeze the layers whose influence "
-            "you want, at least the classifier's head"
+            f"the module has no trainable parameter to cover: {found}. Unfreeze the layers whose influence you want, "
+            "at least the classifier's head"
         )
     return Selection(layers, [name for name, p in trainable.items() if id(p) not in taken])
 
 
 def _check_values(module: nn.Module) -> None:
-    """Refuse parameters without values, or with values that autograd cannot follow."""
+    """Refuse parameters without values, and parameters that autograd cannot differentiate."""
     for name, parameter in module.named_parameters():
         if nn.parameter.is_lazy(parameter):
-            raise ValueError(f"parameter {name!r} has no shape yet: run one batch through the module first")
+            raise ValueError(f"parameter {name!r} has no shape yet. Run one batch through the module first")
         if parameter.is_meta:
-            raise ValueError(f"parameter {name!r} is on the meta device and has no values: load the weights first")
+            raise ValueError(f"parameter {name!r} is on the meta device and has no values. Load the weights first")
         if parameter.is_inference():
             raise ValueError(
-                f"parameter {name!r} was made under torch.inference_mode(), where autograd cannot follow: make the "
-                "module outside of it, or load its state_dict() into a new one"
+                f"parameter {name!r} was created under torch.inference_mode(), which autograd cannot differentiate. "
+                "Create the module outside of it, or load its state_dict() into a new module"
             )
 
 
@@ -121,7 +121,7 @@ _BIAS_OF = {"weight": "bias", "in_proj_weight": "in_proj_bias"}
 
 
 def _pairs(module: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
-    """Every module's own parameters by qualified name: a weight with its bias, or any other parameter alone."""
+    """Yield every module's own parameters by qualified name: a weight with its bias, any other parameter alone."""
     for prefix, submodule in module.named_modules():
         own = dict(submodule.named_parameters(recurse=False))
         dot = f"{prefix}." if prefix else ""
@@ -131,5 +131,5 @@ def _pairs(module: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
         yield from ({dot + name: p} for name, p in own.items())
 
 
-def _wanted(name: str, patterns: Sequence[str] | None) -> bool:
+def _matches(name: str, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""The influence matrix: the effect of every training sample on every category of the validation set."""
+"""The influence matrix: the effect of every training sample on every validation category."""
 
 import functools
 import os
@@ -26,25 +26,25 @@ class InfluenceMatrix:
     **Positive is beneficial**: raising the weight of sample i lowers the measure (loss or error) on category k. To
     first order, weights w change the measure of category k by ``−mean_i (w_i − 1) scores[i, k]``.
 
-    It is built by :func:`estimate_influence`, or by hand from another tool's scores. By hand there are no folds, and
-    :func:`check_pareto` then can only make in-sample statements.
+    Get it from :func:`estimate_influence`, or construct it from another tool's scores. Without ``fold_scores``,
+    :func:`check_pareto` can only make in-sample statements.
 
-    Do not trust single values to more than their order of magnitude: influence is a first-order quantity at one model.
+    Do not trust single values beyond their order of magnitude: influence is a first-order quantity at one model.
 
     Args:
-        scores: (N, K) array or tensor, kept as float32. Row i is dataset index i. A category without validation samples
-            is a column of NaN.
+        scores: (N, K) array or tensor, stored as float32. Row i is dataset index i. A category without validation
+            samples is a column of NaN.
         labels: (N,) integer training labels.
-        category_names: K names of the categories; numbers by default.
+        category_names: names of the K categories; numbers by default.
         support: (K,) number of validation samples of each category.
-        fold_scores: (F, N, K) the same scores from F disjoint parts of the validation set, for cross-fitting.
-        fold_support: (F, K) number of validation samples behind each of them.
+        fold_scores: (F, N, K) the same scores from each of F disjoint parts of the validation set, for cross-fitting.
+        fold_support: (F, K) number of validation samples of each category in each fold.
         predicted: (N,) the model's own predictions of the training labels.
         metadata: how it was computed, JSON-serialisable.
 
     Raises:
-        ValueError: if shapes disagree, or a value is infinite, or NaN in a column that is not NaN throughout, or if
-            labels or supports are not integers.
+        ValueError: if shapes disagree, a value is infinite, a value is NaN in a column that is not all NaN, or labels
+            or supports are not integers.
 
     Example:
         >>> influence = InfluenceMatrix([[0.5, -0.1], [-0.2, -0.3]], [0, 1], ["cat", "dog"])
@@ -62,7 +62,7 @@ class InfluenceMatrix:
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        scores = _array(self.scores, np.float32)
+        scores = _as_scores(self.scores)
         if scores.ndim != 2 or 0 in scores.shape:
             raise ValueError(f"scores must be (N, K) with N, K ≥ 1, found shape {scores.shape}")
         n, k = scores.shape
@@ -72,35 +72,22 @@ class InfluenceMatrix:
             raise ValueError(f"scores[{row}, {column}] is {scores[row, column]}: every score must be finite")
         names = tuple(map(str, self.category_names if len(self.category_names) else range(k)))
         if len(names) != k or len(set(names)) != k or isinstance(self.category_names, str):
-            raise ValueError(f"expected {k} different class names, one per column of the scores, found {names}")
-        object.__setattr__(self, "scores", scores)
-        object.__setattr__(self, "category_names", names)
-        object.__setattr__(self, "labels", _checked(self.labels, np.int64, (n,), "labels"))
+            raise ValueError(f"expected {k} different category names, one per column of the scores, found {names}")
+        checked: dict[str, Any] = {"scores": scores, "category_names": names}
+        checked["labels"] = _as_array(self.labels, np.int64, (n,), "labels")
         if self.support is not None:
-            object.__setattr__(self, "support", _counted(self.support, (k,), "support"))
+            checked["support"] = _checked_counts(self.support, (k,), "support")
         if self.predicted is not None:
-            object.__setattr__(self, "predicted", _checked(self.predicted, np.int64, (n,), "predicted"))
+            checked["predicted"] = _as_array(self.predicted, np.int64, (n,), "predicted")
         if (self.fold_scores is None) != (self.fold_support is None):
-            raise ValueError("fold_scores and fold_support belong together: give both or neither")
+            raise ValueError("fold_scores and fold_support belong together: pass both or neither")
         if self.fold_scores is not None:
             folds = len(self.fold_scores)
-            object.__setattr__(
-                self, "fold_scores", _checked(self.fold_scores, np.float32, (folds, n, k), "fold_scores")
-            )
-            object.__setattr__(self, "fold_support", _counted(self.fold_support, (folds, k), "fold_support"))
-            self._check_folds()
-
-    def _check_folds(self) -> None:
-        assert self.fold_scores is not None
-        assert self.fold_support is not None
-        for fold, (scores, support) in enumerate(zip(self.fold_scores, self.fold_support, strict=True)):
-            bad = ~np.isfinite(scores).all(axis=0) & (support > 0)
-            if bad.any():
-                name = printable(self.category_names[int(np.argmax(bad))])
-                raise ValueError(
-                    f"fold_scores[{fold}] of category {name} are not finite, though fold_support says that "
-                    f"{support[np.argmax(bad)]} validation samples stand behind them"
-                )
+            checked["fold_scores"] = _as_array(self.fold_scores, np.float32, (folds, n, k), "fold_scores")
+            checked["fold_support"] = _checked_counts(self.fold_support, (folds, k), "fold_support")
+            _check_folds(checked["fold_scores"], checked["fold_support"], names)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         n, k = self.scores.shape
@@ -124,13 +111,13 @@ class InfluenceMatrix:
         A category whose name is that of another column gets the prefix "influence on".
 
         Raises:
-            ImportError: without pandas, with the command that installs it.
+            ImportError: if pandas is not installed; names the command that installs it.
         """
         columns = sample_columns(self.labels, self.predicted, self.total(), self.scores, self.category_names)
         return data_frame(columns, range(len(self.labels)), "index")
 
     def plot(self, class_a: str, class_b: str, ax: Any = None) -> Any:
-        """Draw the samples between two categories, see :func:`lightning_pareto.plot_influence`."""
+        """Plot the influence on two categories, see :func:`lightning_pareto.plot_influence`."""
         from lightning_pareto.report.figures import plot_influence
 
         return plot_influence(self, class_a, class_b, ax)
@@ -158,10 +145,11 @@ class InfluenceMatrix:
     def predicted_gain(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """First-order drop of the measure on each category under sample weights, (K,).
 
-        It holds for a small step towards the weights. A whole second fit keeps the order of the categories at best.
+        It is accurate for a small step towards the weights. For a whole second fit it predicts at best the order of the
+        categories.
 
         Args:
-            weights: one weight for each training sample, (N,); 1 leaves a sample as it is.
+            weights: one weight per training sample, (N,); 1 means no change.
 
         Returns:
             ``mean_i (w_i − 1) scores[i, k]``, positive is better; NaN for a category without validation samples.
@@ -169,12 +157,12 @@ class InfluenceMatrix:
         return predicted_gain(self.scores, weights)
 
     def of_folds(self, folds: Sequence[int]) -> "InfluenceMatrix":
-        """The influence on a part of the validation set, without folds of its own.
+        """The influence on some folds of the validation set, as a matrix without folds.
 
-        Weights made from it know nothing of the other folds, which can then judge a model trained with them.
+        Weights computed from it do not depend on the other folds, which can then judge a model trained with them.
 
         Args:
-            folds: numbers of the folds in that part.
+            folds: numbers of the folds to include.
 
         Raises:
             ValueError: if there are no folds.
@@ -200,10 +188,10 @@ class InfluenceMatrix:
         return float(self.metadata.get(option, default))
 
     def total(self) -> npt.NDArray[np.float64]:
-        """Each sample's influence on the validation set as a whole, (N,). The lowest are suspected wrong labels.
+        """Each sample's influence on the whole validation set, (N,). The lowest values suggest wrong labels.
 
-        The mean over the categories, each weighted by its validation samples where they are known: a plain mean would
-        let the labels of rare categories look beneficial.
+        This is the mean over the categories, weighted by their numbers of validation samples if known. In a plain mean,
+        samples labelled as a rare category would look too beneficial.
         """
         scores = np.where(self.present, self.scores, 0).astype(np.float64)
         weights = self.present.astype(np.float64) if self.support is None else self.support.astype(np.float64)
@@ -211,7 +199,7 @@ class InfluenceMatrix:
         return total
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the matrix to ``path`` (safetensors), whole or not at all."""
+        """Write the matrix to ``path`` (safetensors), atomically."""
         arrays: dict[str, np.ndarray] = {"scores": self.scores, "labels": self.labels}
         for name in ("support", "predicted", "fold_scores", "fold_support"):
             if getattr(self, name) is not None:
@@ -225,7 +213,7 @@ class InfluenceMatrix:
         """Read a matrix written by :meth:`save`.
 
         Raises:
-            ArtifactError: if the file is not a whole influence artifact.
+            ArtifactError: if the file is not an intact influence artifact.
         """
         arrays, metadata = load_artifact(path, "influence")
         with consistent_parts(path):
@@ -251,30 +239,42 @@ def sample_columns(
 
 
 def check_type(influence: Any) -> None:
-    """Raise a TypeError with its remedy for anything but an influence matrix."""
+    """Raise a TypeError that says what to pass, for anything but an influence matrix."""
     if not isinstance(influence, InfluenceMatrix):
         raise TypeError(
-            f"expected an InfluenceMatrix, found {type(influence).__name__}: pass callback.influence, the result of "
+            f"expected an InfluenceMatrix, found {type(influence).__name__}: pass callback.influence, "
             "estimate_influence(…), InfluenceMatrix.load(path) or InfluenceMatrix(scores, labels)"
         )
 
 
-def _array(values: Any, dtype: npt.DTypeLike) -> np.ndarray:
-    array = _numpy(values)
+def _check_folds(fold_scores: np.ndarray, fold_support: np.ndarray, names: Sequence[str]) -> None:
+    """Check that scores are finite wherever a fold has samples of a category."""
+    for fold, (scores, support) in enumerate(zip(fold_scores, fold_support, strict=True)):
+        bad = ~np.isfinite(scores).all(axis=0) & (support > 0)
+        if bad.any():
+            category = int(np.argmax(bad))
+            raise ValueError(
+                f"fold_scores[{fold}] of category {printable(names[category])} must be finite, because fold_support "
+                f"says that they come from {support[category]} validation samples"
+            )
+
+
+def _as_scores(values: Any) -> np.ndarray:
+    array = _to_numpy(values)
     if np.iscomplexobj(array) or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
         raise ValueError(f"scores must be real numbers, (N, K), found {array.dtype}")
-    with np.errstate(over="ignore"):  # what becomes infinite is told by its place
-        return array.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):  # values that overflow are reported later, with their position
+        return array.astype(np.float32, copy=False)
 
 
-def _counted(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
-    counts = _checked(values, np.int64, shape, name)
+def _checked_counts(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    counts = _as_array(values, np.int64, shape, name)
     if (counts < 0).any():
         raise ValueError(f"{name} counts validation samples and cannot be negative, found {counts.min()}")
     return counts
 
 
-def _numpy(values: Any) -> np.ndarray:
+def _to_numpy(values: Any) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
     try:
@@ -283,12 +283,12 @@ def _numpy(values: Any) -> np.ndarray:
         raise ValueError(f"expected an array of numbers: {error}") from error
 
 
-def _checked(values: Any, dtype: npt.DTypeLike, shape: tuple[int, ...], name: str) -> np.ndarray:
-    array = _numpy(values)
+def _as_array(values: Any, dtype: npt.DTypeLike, shape: tuple[int, ...], name: str) -> np.ndarray:
+    array = _to_numpy(values)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, found {array.shape}")
     if np.issubdtype(dtype, np.integer) and not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
-            f"{name} must be integers, found {array.dtype}: np.asarray({name}).astype(int) if they are whole"
+            f"{name} must be integers, found {array.dtype}. If the values are whole: np.asarray({name}).astype(int)"
         )
     return array.astype(dtype, copy=False)

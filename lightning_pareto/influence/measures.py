@@ -1,4 +1,4 @@
-"""Per-sample validation measures, lower is better, as functions of logits."""
+"""Per-sample validation measures as functions of logits; lower is better."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_pareto.influence.factors import without_dust
+from lightning_pareto.influence.factors import flush_tiny
 from lightning_pareto.influence.task import BatchError
 
 MeasureName = Literal["loss", "soft_error"]
@@ -34,7 +34,8 @@ def logit_gradient(measure: Measure, logits: Tensor, targets: Tensor) -> Tensor:
     """Gradient of each sample's measure with respect to its own logits, (B, C).
 
     Raises:
-        ValueError: if the measure is not one finite value per sample, or does not depend on the logits.
+        BatchError: if a value is not finite.
+        ValueError: if the measure is not one differentiable value per sample.
     """
     leaf = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
     with torch.enable_grad():
@@ -45,10 +46,11 @@ def logit_gradient(measure: Measure, logits: Tensor, targets: Tensor) -> Tensor:
             f"the loss must return one differentiable value per sample, shape {tuple(targets.shape)}, found {found}: "
             'use reduction="none"'
         )
-    broken = ~torch.isfinite(values)
-    if broken.any():
+    not_finite = ~torch.isfinite(values)
+    if not_finite.any():
         raise BatchError(
-            "a sample's loss is not finite: look for NaN in the inputs or a diverged model", int(broken.int().argmax())
+            "a sample's loss is not finite: look for NaN in the inputs or a diverged model",
+            int(not_finite.int().argmax()),
         )
     (gradient,) = torch.autograd.grad(values, leaf, torch.ones_like(values))
-    return without_dust(gradient)
+    return flush_tiny(gradient)

@@ -1,7 +1,8 @@
-"""How parameters meet data: each operation turns an input and an output gradient into factors.
+"""The operations in which parameters act on data, such as a matrix product or a convolution.
 
-Inputs and gradients come with the samples first and whatever else stands between them and the operation's own
-dimensions after it: x (B, n, …), g (B, n, …).
+Each operation turns its input x and the gradient g of its output into the factors of per-sample gradients. Both arrive
+as (B, n, …). The samples come first, then n items per sample (tokens, say, or 1). The last dimensions belong to the
+operation itself, such as the channels and pixels of a convolution.
 """
 
 import itertools
@@ -19,8 +20,11 @@ from lightning_pareto.influence.scratch import Scratch
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Which parts a layer has and which of them take part in one operation.
+class Terms:
+    """Which parameters of a layer one operation uses.
+
+    A layer's gradient is one matrix with a column for each input of the weight and a last column for the bias. An
+    operation that leaves one of them out has zeros there.
 
     Attributes:
         weight: whether the operation uses the layer's weight; None if the layer has none.
@@ -31,7 +35,7 @@ class Parts:
     bias: bool | None
 
     def inputs(self, a: Tensor) -> Tensor:
-        """Bring the inputs of the weight, (…, I), to those of the layer: the bias as a last column of ones."""
+        """Turn the inputs of the weight, (…, I), into those of the layer: the bias adds a last column of ones."""
         columns = []
         if self.weight is not None:
             columns.append(a if self.weight else torch.zeros_like(a))
@@ -41,30 +45,32 @@ class Parts:
 
 
 class Operation(ABC):
-    """One use of a layer in a forward pass."""
+    """What a layer's parameters do in one function call of the forward pass."""
 
     kind: str
-    """What to call it."""
+    """Name for the user, in the metadata of the result."""
 
     item: int
-    """How many trailing dimensions of the input are the operation's own."""
+    """How many trailing dimensions of the input belong to the operation."""
 
-    output_item: int
-    """The same for the output."""
+    @property
+    def output_item(self) -> int:
+        """How many trailing dimensions of the output belong to the operation."""
+        return self.item
 
     @abstractmethod
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
-        """Factors of the samples' gradients.
+        """Factors of the per-sample gradients.
 
         Args:
             x: inputs, (B, n, …).
             g: gradients of the outputs, (B, n, …).
-            scratch: where they may keep what they hold, so that these factors are done with before the next.
+            scratch: buffers. The next call with the same scratch overwrites these factors.
         """
 
-    @abstractmethod
     def cost(self, x: Tensor, g: Tensor) -> int:
         """How many numbers the factors and the gradient of one sample take."""
+        return 2 * g[0].numel()
 
 
 @dataclass(frozen=True)
@@ -72,21 +78,20 @@ class MatrixProduct(Operation):
     """``y = W x + b`` over the last dimension.
 
     Attributes:
-        parts: what of the layer is used.
-        rows: first of the weight's rows that are used, and how many there are; all by default.
+        rows: if only some rows of W are used, the first of them and the number of rows of W; None for all.
     """
 
-    parts: Parts
+    terms: Terms
     rows: tuple[int, int] | None = None
     kind = "linear"
-    item = output_item = 1
+    item = 1
 
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`."""
         if self.rows is not None:
             start, total = self.rows
             g = F.pad(g, (start, total - start - g.shape[-1]))
-        return DenseFactors(self.parts.inputs(x)[:, None], g[:, None], scratch)
+        return DenseFactors(self.terms.inputs(x)[:, None], g[:, None], scratch)
 
     def cost(self, x: Tensor, g: Tensor) -> int:
         """See :class:`Operation`."""
@@ -96,9 +101,9 @@ class MatrixProduct(Operation):
 
 @dataclass(frozen=True)
 class Convolution(Operation):
-    """A convolution over one, two or three dimensions; each group is a block of its own."""
+    """A convolution over one, two or three dimensions; each group is a block."""
 
-    parts: Parts
+    terms: Terms
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
@@ -108,13 +113,8 @@ class Convolution(Operation):
 
     @property
     def item(self) -> int:  # type: ignore[override]
-        """Channels and the space."""
+        """Channels and spatial dimensions."""
         return 1 + len(self.kernel)
-
-    @property
-    def output_item(self) -> int:  # type: ignore[override]
-        """The same."""
-        return self.item
 
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`."""
@@ -132,20 +132,20 @@ class Convolution(Operation):
         return positions * (patch + g.shape[2]) + patch * g.shape[2] // self.groups
 
     def _patches(self, x: Tensor, scratch: Scratch) -> Tensor:
-        """Every patch as a column, the bias's row last, (B, R, I, T); several times faster than ``F.unfold``."""
+        """Patches as columns, (B, R, I, T), with the bias as the last row; several times as fast as ``F.unfold``."""
         x = F.pad(x, [side for pair in reversed(self.padding) for side in pair]).unflatten(1, (self.groups, -1))
         space = [
             (size - (kernel - 1) * dilation - 1) // stride + 1
             for size, kernel, dilation, stride in zip(x.shape[3:], self.kernel, self.dilation, self.stride, strict=True)
         ]
         offsets = list(itertools.product(*map(range, self.kernel)))
-        rows = 0 if self.parts.weight is None else x.shape[2] * len(offsets)
-        patches = scratch.room("patches", (*x.shape[:2], rows + (self.parts.bias is not None), *space), x)
-        if self.parts.bias is not None:
-            patches[:, :, rows:] = float(self.parts.bias)
-        if self.parts.weight is False:
+        rows = 0 if self.terms.weight is None else x.shape[2] * len(offsets)
+        patches = scratch.buffer("patches", (*x.shape[:2], rows + (self.terms.bias is not None), *space), x)
+        if self.terms.bias is not None:
+            patches[:, :, rows:] = float(self.terms.bias)
+        if self.terms.weight is False:
             patches[:, :, :rows] = 0
-        elif self.parts.weight:
+        elif self.terms.weight:
             windows = patches[:, :, :rows].unflatten(2, (x.shape[2], -1))
             for number, offset in enumerate(offsets):
                 steps = zip(offset, space, self.dilation, self.stride, strict=True)
@@ -158,41 +158,36 @@ class Convolution(Operation):
 
 @dataclass(frozen=True)
 class Scaling(Operation):
-    """``y = γ x̂ + β`` feature by feature, as normalisations end: a block of 1 × 2 for every feature.
+    """``y = γ x̂ + β`` for each feature, the last step of a normalisation. Each feature is a 1 × 2 block.
 
     Attributes:
-        parts: what of the layer is used.
         item: number of trailing dimensions of one sample's x̂.
-        features: how many of those, from the first on, have a γ of their own; the others are positions.
+        features: how many of those, from the first on, index γ; the others are positions.
     """
 
-    parts: Parts
+    terms: Terms
     item: int
     features: int
     kind = "normalisation"
 
-    @property
-    def output_item(self) -> int:  # type: ignore[override]
-        """The same."""
-        return self.item
-
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
-        """See :class:`Operation`; the positions are summed over at once."""
+        """See :class:`Operation`; sums over the positions right away."""
         x, g = (z[..., None].flatten(2 + self.features).flatten(2, 1 + self.features) for z in (x, g))  # (B, n, C, T)
-        product = torch.mul(x, g, out=scratch.room("product", x.shape, x))
-        columns = [(self.parts.weight, product), (self.parts.bias, g)]
+        product = torch.mul(x, g, out=scratch.buffer("product", x.shape, x))
+        columns = [(self.terms.weight, product), (self.terms.bias, g)]
         sums = [value.sum(dim=(1, 3)) * float(used) for used, value in columns if used is not None]
         a = torch.stack(sums, dim=-1)[:, :, None]  # (B, C, 1, I)
         return DenseFactors(a, torch.ones_like(a[..., :1]), scratch)
 
-    def cost(self, x: Tensor, g: Tensor) -> int:
-        """See :class:`Operation`."""
-        return 2 * x[0].numel()
-
 
 @dataclass(frozen=True)
 class Lookup(Operation):
-    """Rows of an embedding table."""
+    """Rows of an embedding table.
+
+    Attributes:
+        rows: number of rows of the table.
+        padding: row that gets no gradient, if any.
+    """
 
     rows: int
     padding: int | None
@@ -201,19 +196,15 @@ class Lookup(Operation):
     output_item = 1
 
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
-        """See :class:`Operation`; the padding row has no gradient."""
+        """See :class:`Operation`."""
         if self.padding is not None:
             g = g.masked_fill((x == self.padding)[..., None], 0)
         return EmbeddingFactors(x, g, self.rows)
 
-    def cost(self, x: Tensor, g: Tensor) -> int:
-        """See :class:`Operation`."""
-        return 2 * g[0].numel()
-
 
 @dataclass(frozen=True)
 class Broadcast(Operation):
-    """A parameter that is added to every sample, or multiplies it, number by number.
+    """A parameter that is broadcast over the samples and added to them, or multiplied with them, elementwise.
 
     Attributes:
         shape: of the parameter.
@@ -224,43 +215,30 @@ class Broadcast(Operation):
     item: int
     kind = "broadcast"
 
-    @property
-    def output_item(self) -> int:  # type: ignore[override]
-        """The same."""
-        return self.item
-
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
-        """See :class:`Operation`; ``x`` is the other factor, or one."""
-        product = (g * x)[:, 0]
-        shape = self.shape[-self.item :] if self.item else ()
-        axes = [axis for axis in range(1, product.ndim) if (1, *shape)[axis - product.ndim] == 1 or self._beyond(axis)]
-        a = product.sum(dim=axes, keepdim=True) if axes else product
+        """See :class:`Operation`; ``x`` is what the parameter is multiplied with, or ones for a sum."""
+        a = (g * x)[:, 0]
+        shape = (1,) * (a.ndim - 1 - len(self.shape)) + self.shape[-self.item :] if self.item else ()
+        axes = [axis for axis, size in enumerate(shape, 1) if size == 1]  # over which the parameter was repeated
+        a = a.sum(dim=axes, keepdim=True) if axes else a
         a = a.reshape(len(a), -1)[:, :, None, None]
         return DenseFactors(a, torch.ones_like(a), scratch)
 
-    def _beyond(self, axis: int) -> bool:
-        """Whether the parameter does not reach this axis of (B, item)."""
-        return self.item + 1 - axis > len(self.shape)
 
-    def cost(self, x: Tensor, g: Tensor) -> int:
-        """See :class:`Operation`."""
-        return 2 * g[0].numel()
-
-
-def concatenate(parts: list[Factors]) -> Factors:
-    """Several uses of one layer as one, along the positions.
+def concatenate(uses: list[Factors]) -> Factors:
+    """Join the factors of several uses of one layer along the positions.
 
     Raises:
-        TypeError: if the uses are of different kinds.
+        TypeError: if one parameter is used both as an embedding and otherwise, or in different shapes.
     """
-    first = parts[0]
-    if len(parts) == 1:
+    first = uses[0]
+    if len(uses) == 1:
         return first
-    dense = [part for part in parts if isinstance(part, DenseFactors)]
-    if len(dense) == len(parts) and len({p.zeros(0).shape for p in dense}) == 1:
-        return DenseFactors(torch.cat([p.a for p in dense], dim=2), torch.cat([p.g for p in dense], dim=2))
-    embedded = [part for part in parts if isinstance(part, EmbeddingFactors)]
-    if len(embedded) < len(parts):
+    dense = [use for use in uses if isinstance(use, DenseFactors)]
+    if len(dense) == len(uses) and len({use.zeros(0).shape for use in dense}) == 1:
+        return DenseFactors(torch.cat([use.a for use in dense], dim=2), torch.cat([use.g for use in dense], dim=2))
+    embedded = [use for use in uses if isinstance(use, EmbeddingFactors)]
+    if len(embedded) < len(uses):
         raise TypeError("one parameter is used in ways that do not add up, as an embedding and as a matrix")
-    tokens, a = torch.cat([p.tokens for p in embedded], dim=1), torch.cat([p.a for p in embedded], dim=1)
+    tokens, a = torch.cat([use.tokens for use in embedded], dim=1), torch.cat([use.a for use in embedded], dim=1)
     return EmbeddingFactors(tokens, a, embedded[0].rows)

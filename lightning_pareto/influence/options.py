@@ -1,4 +1,4 @@
-"""The options of an influence estimate that change its numbers."""
+"""Options that change the numbers of an influence estimate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,25 +7,14 @@ from typing import Literal, get_args
 from lightning_pareto.arguments import checked_count, checked_number
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.measures import MeasureName, get_measure
+from lightning_pareto.influence.task import cross_entropy
 
 CurvatureName = Literal["ekfac", "cg", "gauss_newton", "identity"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class InfluenceOptions:
-    """The options of :func:`estimate_influence` that change its numbers; kept in the result's metadata.
-
-    Attributes:
-        curvature: how H is approximated.
-        measure: what is measured on the validation set.
-        damping: λ of each layer, as a share of the mean eigenvalue of its block of H.
-        folds: number of parts of the validation set for cross-fitting; a proof takes at least 3.
-        seed: of the Fisher labels and of the folds.
-        layers: shell patterns of the parameters to take, all by default.
-        fisher: which Fisher information; None for ``"sampled"`` with EK-FAC and ``"exact"`` with ``"cg"``.
-        curvature_samples: how many training samples the curvature is fitted to, None for all.
-        tolerance: relative residual at which conjugate gradients stop.
-    """
+    """Options of :func:`estimate_influence` that change its numbers. They are stored in the result's metadata."""
 
     curvature: CurvatureName = "ekfac"
     measure: MeasureName = "loss"
@@ -38,31 +27,32 @@ class InfluenceOptions:
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
-        get_measure(self.measure, lambda logits, targets: logits[:, 0] + targets)
+        get_measure(self.measure, cross_entropy)  # checks the name
         if self.curvature not in get_args(CurvatureName):
             raise ValueError(f"curvature must be one of {get_args(CurvatureName)}, found {self.curvature!r}")
         if self.fisher is not None and self.fisher not in get_args(FisherName):
             raise ValueError(f"fisher must be one of {get_args(FisherName)}, found {self.fisher!r}")
         if self.curvature in ("gauss_newton", "identity") and self.fisher is not None:
-            raise ValueError(f'fisher is an option of "ekfac" and "cg", there is no choice with {self.curvature!r}')
-        what = "damping must be > 0 (a share of the mean eigenvalue)"
-        if not checked_number(self.damping, what) > 0:
-            raise ValueError(f"{what}, found {self.damping}")
-        checked_count(self.folds, "folds must be at least 1, a whole number", least=1)
-        checked_count(self.seed, "seed must be a whole number ≥ 0")
+            raise ValueError(f'fisher is an option of "ekfac" and "cg"; leave it out with {self.curvature!r}')
+        expected = "damping must be > 0 (a share of the mean eigenvalue)"
+        if not checked_number(self.damping, expected) > 0:
+            raise ValueError(f"{expected}, found {self.damping}")
+        checked_count(self.folds, "folds must be an integer ≥ 1", least=1)
+        checked_count(self.seed, "seed must be an integer ≥ 0")
         if self.curvature_samples is not None:
-            checked_count(self.curvature_samples, "curvature_samples must be at least 1, or None for all", least=1)
-        if not 0 < checked_number(self.tolerance, "tolerance is a relative residual in (0, 1)") < 1:
-            raise ValueError(f"tolerance is a relative residual in (0, 1), found {self.tolerance}")
+            checked_count(self.curvature_samples, "curvature_samples must be an integer ≥ 1, or None for all", least=1)
+        expected = "tolerance must be in (0, 1) (a relative residual)"
+        if not 0 < checked_number(self.tolerance, expected) < 1:
+            raise ValueError(f"{expected}, found {self.tolerance}")
         if isinstance(self.layers, str):
-            raise ValueError(f"layers is a list of shell patterns, found a single text: layers=[{self.layers!r}]")
+            raise ValueError(f"layers must be a list of shell patterns, found a string: layers=[{self.layers!r}]")
 
     @property
-    def information(self) -> FisherName:
-        """The Fisher information that is meant.
+    def resolved_fisher(self) -> FisherName:
+        """The Fisher information to use, with the default filled in.
 
-        A draw of labels is enough to scale EK-FAC's eigenbasis. As a matrix of its own it has no more rank than
-        samples: on digits, conjugate gradients with it predicted leave-one-out retraining with a rank correlation of
-        0.6, with the exact one 1.0.
+        One draw of labels per sample is enough to scale EK-FAC's eigenbasis. Used directly as H, its rank is at most
+        the number of samples. On digits, conjugate gradients with the sampled Fisher information predicted
+        leave-one-out retraining with a rank correlation of 0.6, and with the exact one of 1.0.
         """
         return self.fisher or ("exact" if self.curvature == "cg" else "sampled")

@@ -1,4 +1,4 @@
-"""One pass over a dataset in index order, yielding per-sample gradients."""
+"""Passes over a dataset in index order, yielding the per-sample gradients of each batch."""
 
 import contextlib
 import math
@@ -22,36 +22,36 @@ from lightning_pareto.influence.task import BatchError
 T = TypeVar("T")
 
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, batches done, batches in all) before the first and after every batch."""
+"""Called with (stage, batches done, batches in total) before the first batch and after every batch."""
 
-
-_DIMENSIONS = 4
+_MAX_DIMENSIONS = 4
+"""Maximum number of dimensions of the tensors in :meth:`GradientPass.all_reduce`."""
 
 LOOPED_BATCH = 4
-"""Batch size where some layer takes a backward pass through the whole batch for every sample of it."""
+"""Batch size while a layer is looped over. Each of its backward passes goes through the whole batch."""
 
 
 class PlanChangedError(RuntimeError):
-    """A layer was not what it seemed, and what was computed so far has to be computed again."""
+    """The plan for a layer was wrong and has changed, so all results so far must be computed again."""
 
 
 def silent(_stage: str, _done: int, _total: int) -> None:
-    """Show no progress."""
+    """Report no progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientPass:
-    """Goes over this process's part of a dataset in index order, whatever the user's loader shuffles or drops.
+    """Goes over this process's part of a dataset in index order, even if the user's loader shuffles or drops samples.
 
     Attributes:
         loader: the user's loader; its dataset, collate function, batch size and workers are used.
         probe: runs the model; must be open.
         shard: this process's part.
-        device: where batches go, unless ``transfer`` is given.
+        device: target of batches, unless ``transfer`` is given.
         transfer: moves a batch to the device, with the user's own hooks.
-        progress: told of every batch.
-        chosen: dataset indices to go over, all by default.
-        name: what to call the dataset in errors.
+        progress: called before the first batch and after every batch.
+        chosen: dataset indices to go over; all by default.
+        name: name of the dataset in errors.
     """
 
     loader: "DataLoader[Any]"
@@ -65,39 +65,37 @@ class GradientPass:
 
     @property
     def indices(self) -> Sequence[int]:
-        """The dataset indices of all processes together."""
+        """Dataset indices of all processes together."""
         return range(self.dataset_size) if self.chosen is None else self.chosen
 
     @property
     def dataset_size(self) -> int:
-        """Number of samples of the dataset, whatever was chosen of it."""
+        """Number of samples in the whole dataset."""
         return len(self.loader.dataset)  # type: ignore[arg-type]
 
     @property
     def size(self) -> int:
-        """Number of samples, all processes together."""
+        """Number of samples of this pass, over all processes."""
         return len(self.indices)
 
-    def drawn(self, count: int | None, seed: int) -> "GradientPass":
-        """A pass over ``count`` samples (None for all) in random order, the same on every process."""
+    def sample(self, count: int | None, seed: int) -> "GradientPass":
+        """A pass over ``count`` random samples (None for all) in random order, the same on every process."""
         order = torch.randperm(self.size, generator=torch.Generator().manual_seed(seed))[:count]
         return replace(self, chosen=[self.indices[i] for i in order.tolist()])
 
     def part(self, start: int, stop: int) -> "GradientPass":
-        """A pass over some of the samples, in the same order."""
+        """A pass over the samples at positions ``start`` to ``stop`` of this one."""
         return replace(self, chosen=self.indices[start:stop])
 
-    def completed(self, stage: str, work: Callable[[], T]) -> T:
-        """Do a stage's work on all processes, again with half the batch whenever memory runs out on one of them.
+    def run(self, stage: str, work: Callable[[], T]) -> T:
+        """Do the work of a stage on all processes. Retries with half the batch when one of them runs out of memory.
 
-        Args:
-            stage: what to call it in errors.
-            work: goes over this pass and returns what it found; it must leave nothing behind when it fails.
+        The work must have no side effects when it fails.
 
         Raises:
-            OtherProcessError: where another process failed.
-            PlanChangedError: on all processes, if one met a layer whose samples cannot be told apart; the plan now
-                loops over it.
+            OtherProcessError: if another process failed.
+            PlanChangedError: on all processes, if one met a layer that does not keep the samples apart. The plan then
+                loops over that layer.
         """
         while True:
             mixed = None
@@ -115,37 +113,32 @@ class GradientPass:
                 memory = isinstance(error, OtherProcessMemoryError) or is_out_of_memory(error)
                 if not memory or not self.probe.memory.halve(self._batch):
                     raise
-            # only here, outside of the handler, is what the failed attempt held free
+            # the failed attempt's tensors are free only here, outside of the handler
 
     def _replan(self, mixed: MixedSamplesError | None) -> None:
-        """Loop, on every process, over the layers that any of them met with mixed samples."""
+        """Loop, on every process, over the layers whose samples were mixed on any process."""
         names = [layer.name for layer in self.probe.plan.factored]
         flags = torch.tensor([int(mixed is not None and name == mixed.layer) for name in names], dtype=torch.int64)
         found = [name for name, flag in zip(names, self.shard.sum(flags).tolist(), strict=True) if flag]
         for name in found:
             self.probe.plan.loop(name)
         if found:
-            raise PlanChangedError(f"the samples in the input of {', '.join(found)} cannot be told apart") from mixed
+            raise PlanChangedError(f"the inputs of {', '.join(found)} do not keep the samples apart") from mixed
 
     @property
     def _batch(self) -> int:
-        looped = LOOPED_BATCH if self.probe.plan.shrinks else math.inf
-        limits = (size_of_batches(self.loader), self.probe.memory.batch or math.inf, looped)
-        return int(min(limits))
+        looped = LOOPED_BATCH if self.probe.plan.needs_small_batches else math.inf
+        return int(min(size_of_batches(self.loader), self.probe.memory.batch or math.inf, looped))
 
     def first(self, count: int) -> Any:
-        """The first samples as one batch, the same on every process.
-
-        Raises:
-            ValueError: if the batch does not hold as many samples.
-        """
+        """The first samples as one batch, the same on every process."""
         return self.batch_of(self.indices[:count])
 
     def batch_of(self, indices: Sequence[int]) -> Any:
         """These samples as one batch.
 
         Raises:
-            ValueError: if the batch does not hold as many samples.
+            ValueError: if the batch does not hold as many samples as there are indices.
         """
         batch = self._moved(fetch(self.loader, indices))
         _check_count(len(self.probe.task.read_targets(batch)), len(indices))
@@ -155,15 +148,8 @@ class GradientPass:
         return move(batch, self.device) if self.transfer is None else self.transfer(batch)
 
     @contextlib.contextmanager
-    def named(self, indices: Sequence[int] | Tensor) -> Iterator[None]:
-        """Let an error about a row of a batch say which sample of the dataset it is.
-
-        Args:
-            indices: of the batch's samples, (B,).
-
-        Raises:
-            BatchError: as from within, with the sample's index.
-        """
+    def locating_errors(self, indices: Sequence[int] | Tensor) -> Iterator[None]:
+        """Prefix errors about one row of a batch with the sample's dataset index, from ``indices``, (B,)."""
         try:
             yield
         except BatchError as error:
@@ -172,20 +158,23 @@ class GradientPass:
             raise BatchError(f"{self.name} sample {int(indices[error.row])}: {error}") from error
 
     def forward_of(self, indices: Sequence[int]) -> Forward:
-        """A forward pass over these samples as one batch."""
+        """Run the model on these samples as one batch."""
         batch = self.batch_of(indices)
-        with self.named(indices):
+        with self.locating_errors(indices):
             return self.probe.forward(batch)
 
-    def total(self, sums: dict[Layer, Tensor], dtype: torch.dtype | None = None) -> dict[Layer, Tensor]:
-        """Add up over the processes, layer by layer in one order; zero where a process did not reach a layer."""
+    def all_reduce(self, sums: dict[Layer, Tensor], dtype: torch.dtype | None = None) -> dict[Layer, Tensor]:
+        """Sum each layer's tensor over the processes. A process that did not reach a layer counts as zero.
+
+        Its zeros have the given ``dtype``, or the layer's promoted to at least float32.
+        """
         if self.shard.count == 1:
             return {layer: sums[layer] for layer in self.probe.layers if layer in sums}
         totals = {}
         for layer in self.probe.layers:
             mine = sums.get(layer)
             own = [] if mine is None else list(mine.shape)
-            shape = own + [0] * (_DIMENSIONS - len(own))
+            shape = own + [0] * (_MAX_DIMENSIONS - len(own))
             reached, *shape = self.shard.sum(torch.tensor([mine is not None, *shape], dtype=torch.int64)).tolist()
             if reached:
                 if mine is None:
@@ -199,7 +188,7 @@ class GradientPass:
         """Yield (dataset indices (B,), batch, forward pass) for every batch.
 
         Raises:
-            ValueError: if a batch does not hold as many samples as indices were asked for.
+            ValueError: if a batch does not hold as many samples as indices were requested.
         """
         mine = self.shard.range(self.size)
         indices = self.indices[mine.start : mine.stop]
@@ -215,12 +204,12 @@ class GradientPass:
         self.progress(stage, 0, total)
         for done, batch in enumerate(loader, start=1):
             batch = self._moved(batch)
-            with self.named(indices[start:]):
+            with self.locating_errors(indices[start:]):
                 forward = self.probe.forward(batch)
             count = len(forward.targets)
             _check_count(count, min(loader.batch_size or count, len(indices) - start))
             yield torch.tensor(indices[start : start + count]), batch, forward
-            forward.release()  # else its graph lives until the next one is built
+            forward.release()  # otherwise its graph lives until the next one is built
             start += count
             self.progress(stage, done, total)
 
@@ -228,14 +217,14 @@ class GradientPass:
 def _check_count(found: int, expected: int) -> None:
     if found != expected:
         raise ValueError(
-            f"the collate function returned {found} labels for {expected} samples: influence needs one label per "
+            f"the collate function returned {found} labels for {expected} samples. Influence needs one label per "
             "dataset index, so it must neither drop nor repeat samples"
         )
 
 
 @runtime_checkable
 class _Movable(Protocol):
-    """A tensor, or anything else that knows how to go to a device."""
+    """A tensor, or any other object with ``.to(device)``."""
 
     def to(self, device: torch.device) -> Any: ...
 

@@ -1,4 +1,4 @@
-"""Watches a forward pass for the operations in which the parameters of interest meet data."""
+"""Records where a forward pass uses the parameters of interest, and on which inputs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,13 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from lightning_pareto.influence.functions import KNOWN
+from lightning_pareto.influence.functions import RECORDED
 from lightning_pareto.influence.layers import Layer
-from lightning_pareto.influence.operations import (
-    MatrixProduct,
-    Operation,
-    Parts,
-)
+from lightning_pareto.influence.operations import MatrixProduct, Operation, Terms
 
 Expansion = Literal["all", "no vectors", "nothing"]
-"""What a batch shares and is had for every sample: all of it; all but tables looked up by a vector, which may hold one
-index for each sample (a column of a data table) as well as for each position; nothing."""
+"""Which tensors shared by the batch are expanded to one copy per sample. "no vectors" leaves out tables looked up by a
+vector: it may hold one index per position, or one per sample, as for a column of a data table."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +24,10 @@ class Use:
 
     Attributes:
         layer: the layer.
-        operation: what it was used for.
+        operation: what its parameters do.
         x: the input.
-        edge: where the output leaves the operation in the autograd graph, so that in-place changes of the output
-            afterwards do no harm.
+        edge: the place in the autograd graph at which to ask for the output's gradient. Later in-place changes of the
+            output do not affect it.
     """
 
     layer: Layer
@@ -41,66 +37,71 @@ class Use:
 
 
 class Recorder(TorchFunctionMode):
-    """Records every use of the given layers while it is entered.
+    """Records every use of the given layers while active, as a context manager.
 
-    It watches the functions that modules end in, not the modules: so it sees subclasses, a weight that is shared or
-    used without its module, and the inside of ``nn.MultiheadAttention``. What it misses, or records wrongly because a
-    parameter has other uses besides, the verification finds.
+    A per-sample gradient is a sum of products of a use's input and its output gradient. So the recorder keeps, for each
+    use, the input and the place in the autograd graph where the output gradient will arrive.
 
-    Args:
-        layers: the layers to look for.
-        samples: of the batch.
-        expands: what the whole batch shares and is had for each sample, so that its gradient can be told apart: a table
-            looked up without a batch, as for positions, and parameters that are added, multiplied or expanded. That
-            changes shapes on the way; compare the logits with those without.
+    It intercepts the functions that modules call, not the modules. That covers subclasses, weights that are shared or
+    used outside of their module, and the inside of ``nn.MultiheadAttention``. Other uses of a parameter are missed; the
+    verification then finds that the layer's gradients are wrong.
+
+    Some tensors are shared by the whole batch, so their gradient is already summed over the samples. A parameter that
+    is added, multiplied or expanded is recorded at the output instead, where the samples are apart. A table that is
+    looked up once for all samples, as for positions, is looked up once per sample instead. That changes shapes inside
+    the model, so compare the logits with those of a pass with ``expansion="nothing"``.
     """
 
-    def __init__(self, layers: Sequence[Layer], samples: int, expands: Expansion = "nothing") -> None:
+    def __init__(self, layers: Sequence[Layer], samples: int, expansion: Expansion = "nothing") -> None:
         super().__init__()
-        self.samples = None if expands == "nothing" else samples
-        self.expands_vectors = expands == "all"
+        self.samples = None if expansion == "nothing" else samples
+        self.expands_vectors = expansion == "all"
         self.uses: list[Use] = []
         self._owner = {parameter: layer for layer in layers for parameter in layer.parameters}
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Let the function do its work, and note it if it is one of those known."""
+        """Call the function, and record it if it uses one of the layers."""
         kwargs = kwargs or {}
-        known = KNOWN.get(func)
-        if known is None or not any(p in self._owner for p in (*args, *kwargs.values()) if isinstance(p, nn.Parameter)):
+        wrapper = RECORDED.get(func)
+        arguments = (*args, *kwargs.values())
+        if wrapper is None or not any(p in self._owner for p in arguments if isinstance(p, nn.Parameter)):
             return func(*args, **kwargs)
-        return known(self, *args, **kwargs)
+        return wrapper(self, *args, **kwargs)
 
-    def note(
+    def record(
         self,
         x: Tensor,
         output: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        operation: Callable[[Parts], Operation],
+        operation: Callable[[Terms], Operation],
     ) -> Tensor:
-        """Note that ``output`` came from ``x`` by way of these parameters; returns it."""
+        """Record that these parameters turned ``x`` into ``output``, and return the output.
+
+        ``x`` is what the weight is multiplied with. ``operation`` is called once for each layer that takes part.
+        """
         if output.requires_grad:
             owners = [self._owner[p] for p in (weight, bias) if isinstance(p, nn.Parameter) and p in self._owner]
             for layer in dict.fromkeys(owners):
-                parts = _parts(layer, weight, bias)
-                self.uses.append(Use(layer, operation(parts), x.detach(), get_gradient_edge(output)))
+                terms = _terms(layer, weight, bias)
+                self.uses.append(Use(layer, operation(terms), x.detach(), get_gradient_edge(output)))
         return output
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None = None, start: int | None = None, rows: int | None = None
     ) -> Tensor:
-        """A matrix product with the weight, or with some of its rows."""
+        """Compute and record a matrix product with the weight, or with ``rows`` of its rows from ``start`` on."""
         if start is None or rows is None:
-            return self.note(x, F.linear(x, weight, bias), weight, bias, MatrixProduct)
+            return self.record(x, F.linear(x, weight, bias), weight, bias, MatrixProduct)
         part = slice(start, start + rows)
         output = F.linear(x, weight[part], None if bias is None else bias[part])
-        return self.note(x, output, weight, bias, lambda parts: MatrixProduct(parts, (start, len(weight))))
+        return self.record(x, output, weight, bias, lambda terms: MatrixProduct(terms, (start, len(weight))))
 
 
-def _parts(layer: Layer, weight: Tensor | None, bias: Tensor | None) -> Parts:
-    """A lone parameter is what the operation takes it for; a pair keeps the places of both."""
+def _terms(layer: Layer, weight: Tensor | None, bias: Tensor | None) -> Terms:
+    """Which parameters of a layer an operation uses. A lone parameter may serve as either."""
     if len(layer.parameters) == 1:
-        return Parts(True, None) if weight is layer.parameters[0] else Parts(None, True)
-    return Parts(weight is layer.parameters[0], bias is layer.parameters[1])
+        return Terms(True, None) if weight is layer.parameters[0] else Terms(None, True)
+    return Terms(weight is layer.parameters[0], bias is layer.parameters[1])

@@ -1,4 +1,4 @@
-"""Is a sample the same whenever it is read, and does the model treat it alone?"""
+"""Checks that samples do not change between reads, and that loss and model treat each sample on its own."""
 
 import warnings
 from typing import Any
@@ -11,21 +11,17 @@ from lightning_pareto.data.labels import first_label_out_of_range
 from lightning_pareto.influence.measures import Measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass
 
-SAME_LOGITS = 1e-2
-"""Largest change of a logit, relative to the largest one, that another company in the batch may make."""
-
-
-SAME_LOSS = 1e-3
-"""Largest change of a loss, relative to the largest one, that another company in the batch may make."""
+LOGIT_TOLERANCE, LOSS_TOLERANCE = 1e-2, 1e-3
+"""Largest change of a sample's logits or loss, relative to the largest value, due to other samples in the batch."""
 
 
 def check_labels(data: GradientPass, classes: int) -> None:
-    """Read the first sample whose label at hand is out of range.
+    """Read the first sample whose stored label is out of range.
 
-    A label at hand is only a suspicion, since a transform or the task may change it. The sample itself decides.
+    A stored label alone proves nothing, since a transform or the task may change it. So the sample itself is checked.
 
     Raises:
-        BatchError: if it is out of range.
+        BatchError: if its label is out of range.
     """
     suspect = first_label_out_of_range(data.loader.dataset, classes)
     if suspect is not None:
@@ -33,7 +29,7 @@ def check_labels(data: GradientPass, classes: int) -> None:
 
 
 def check_loss(loss: Measure, logits: Tensor, targets: Tensor) -> None:
-    """Look whether a loss has one value for each sample, of that sample alone.
+    """Check that a loss has one value per sample, computed from that sample alone.
 
     Raises:
         ValueError: if not, or if a value is not finite.
@@ -43,46 +39,44 @@ def check_loss(loss: Measure, logits: Tensor, targets: Tensor) -> None:
     with torch.no_grad():
         together = loss(logits, targets)
         alone = torch.cat([loss(z, y).reshape(-1) for z, y in zip(logits.split(1), targets.split(1), strict=True)])
-    if float((together - alone).abs().max()) > SAME_LOSS * float(together.abs().max()):
+    if float((together - alone).abs().max()) > LOSS_TOLERANCE * float(together.abs().max()):
         raise ValueError(
-            "the loss of a sample changes with the other samples in its batch, and influence belongs to single ones: "
+            "the loss of a sample changes with the other samples in its batch, but influence is defined per sample. "
             "ClassificationTask(loss=…) must compute each value from its own row, without a mean or a normalisation "
             "over the batch"
         )
 
 
 def check_samples(train: GradientPass, count: int) -> int:
-    """Warn of a dataset with random samples, and of a model that mixes the samples of a batch.
+    """Warn about random samples in the dataset, and about a model that mixes the samples of a batch.
 
-    Args:
-        train: the training pass; its probe must be open.
-        count: how many samples to look at.
+    Reads the first ``count`` samples, twice. The probe must be open.
 
     Returns:
         The number of classes.
 
     Raises:
-        BatchError: if the model takes no single sample.
+        BatchError: if the model rejects single samples.
         ValueError: if the loss mixes samples.
     """
     probe, first, again = train.probe, train.first(count), train.first(count)
-    with train.named(train.indices):
+    with train.locating_errors(train.indices):
         forward = probe.forward(first)
         check_loss(probe.task.loss, forward.logits, forward.targets)
     classes, together = forward.logits.shape[1], forward.logits.detach()
     if not all(torch.equal(a, b) for a, b in zip(_tensors(first), _tensors(again), strict=True)):
         warnings.warn(
-            "the training dataset gives another sample each time the same index is read (a random transform?): the "
-            "influence is that of one random draw. Give a loader without augmentation: train_dataloader=…",
+            "the training dataset returns a different sample each time the same index is read (a random transform?). "
+            "The influence is that of one random draw. Pass a loader without augmentation: train_dataloader=…",
             stacklevel=3,
         )
         return classes
     alone = probe.forward(train.first(1)).logits.detach()
-    if float((together[:1] - alone).abs().max()) > SAME_LOGITS * float(together.abs().max()):
+    if float((together[:1] - alone).abs().max()) > LOGIT_TOLERANCE * float(together.abs().max()):
         warnings.warn(
-            "the model's output for a sample changes with the other samples in its batch (padding that is not masked? "
-            "a BatchNorm without running statistics?): influence belongs to single samples, and is only as right as "
-            "this dependence is weak",
+            "the model's output for a sample changes with the other samples in its batch (unmasked padding? BatchNorm "
+            "without running statistics?). Influence is defined per sample, and is accurate only if samples barely "
+            "affect each other",
             stacklevel=3,
         )
     return classes

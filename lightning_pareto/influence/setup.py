@@ -1,4 +1,4 @@
-"""What every computation over a model and its two datasets begins with."""
+"""Prepares a model and its two datasets for an influence estimate."""
 
 import contextlib
 import warnings
@@ -20,20 +20,14 @@ from lightning_pareto.influence.passes import GradientPass, PlanChangedError
 from lightning_pareto.influence.sample_checks import check_labels, check_samples
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.influence.verification import VERIFIED, plan_as_text, plan_from, verify
+from lightning_pareto.influence.verification import VERIFICATION_SAMPLES, plan_from_json, plan_to_json, verify
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Passes over both datasets, through one probe.
-
-    Attributes:
-        train: over the training set.
-        validation: over the validation set.
-        selection: the parameters.
-    """
+    """Passes over both datasets with one shared probe, and the covered parameters."""
 
     train: GradientPass
     validation: GradientPass
@@ -41,16 +35,16 @@ class Setup:
 
     @property
     def plan(self) -> Plan:
-        """How the parameters' per-sample gradients are had."""
+        """How to compute the per-sample gradients."""
         return self.train.probe.plan
 
 
-def settled(work: Callable[[], T]) -> T:
-    """Do the work, from the beginning whenever a layer turns out not to be what it seemed."""
+def restart_on_new_plan(work: Callable[[], T]) -> T:
+    """Do the work, starting over whenever the plan for a layer turns out to be wrong."""
     while True:
         try:
             return work()
-        except PlanChangedError:  # it is looped over from now on, and nothing found before fits
+        except PlanChangedError:  # the layer is looped over from now on, so earlier results do not fit
             continue
 
 
@@ -64,21 +58,12 @@ def set_up(
     layers: Sequence[str] | None,
     execution: Execution,
 ) -> Iterator[Setup]:
-    """Check the loaders, put the module into evaluation mode, and compare its layers' gradients with autograd.
-
-    Args:
-        module: the trained model.
-        train_dataloader: over the training set.
-        val_dataloader: over the validation set.
-        task: reads batches.
-        layers: shell patterns of the parameters to take; None for all.
-        execution: how the passes run.
-    """
-    shard, bound = execution.shard, execution.max_memory
+    """Check the loaders, put the module into evaluation mode, and compare its layers' gradients with autograd."""
+    shard, limit = execution.shard, execution.max_memory
     _check_size(check_map_style(train_dataloader, "train_dataloader"), shard)
     _check_size(check_map_style(val_dataloader, "val_dataloader"), shard)
     selection = select_layers(module, layers)
-    memory = Memory() if bound is None else Memory(max(1, min(Memory().elements, int(bound * 2**25))))
+    memory = Memory() if limit is None else Memory(max(1, min(Memory().elements, int(limit * 2**25))))
     device = next(module.parameters()).device
     context = _with_outer_autocast(execution.context, device.type)
     probe = GradientProbe(module, selection.layers, task, context=context, memory=memory)
@@ -94,18 +79,18 @@ def set_up(
         to_device = execution.val_transfer or execution.transfer
         validation = replace(train, loader=val_dataloader, transfer=to_device, name="validation")
         with shard.agreement("comparison with autograd"):
-            some = train.drawn(VERIFIED, seed=0)
-            classes = check_samples(some, VERIFIED)
+            few = train.sample(VERIFICATION_SAMPLES, seed=0)
+            classes = check_samples(few, VERIFICATION_SAMPLES)
             check_labels(train, classes)
-            verify(probe, some.first(VERIFIED))
-        probe.plan = plan_from(shard.from_first(plan_as_text(probe.plan)), selection.layers)
-        _warn_of_loops(probe.plan)
+            verify(probe, few.first(VERIFICATION_SAMPLES))
+        probe.plan = plan_from_json(shard.from_first(plan_to_json(probe.plan)), selection.layers)
+        _warn_about_loops(probe.plan)
         yield Setup(train, validation, selection)
 
 
 @contextlib.contextmanager
 def _differentiable(device_type: str) -> Iterator[None]:
-    """Gradients can be had whatever the caller has switched off, and what is made of them stays in float32."""
+    """Enable gradients even if the caller disabled them, and disable autocast for computations on gradients."""
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
         yield
 
@@ -113,7 +98,7 @@ def _differentiable(device_type: str) -> Iterator[None]:
 def _with_outer_autocast(
     context: Callable[[], AbstractContextManager[Any]], device_type: str
 ) -> Callable[[], AbstractContextManager[Any]]:
-    """Let forward passes run under the autocast that is in force where the estimate was called."""
+    """Run forward passes under the caller's autocast, if there is one."""
     if not torch.is_autocast_enabled(device_type):
         return context
     dtype = torch.get_autocast_dtype(device_type)
@@ -129,21 +114,22 @@ def _with_outer_autocast(
 def _check_size(loader: "DataLoader[Any]", shard: Shard) -> None:
     size = len(loader.dataset)  # type: ignore[arg-type]
     if size < shard.count:
-        raise ValueError(f"a dataset of {size} samples cannot be shared by {shard.count} processes: use fewer")
+        raise ValueError(f"{shard.count} processes cannot share a dataset of {size} samples: use fewer processes")
 
 
-def _others(plan: Plan) -> str:
-    """Patterns for all layers that are read fast, shortened if there are many."""
+def _fast_patterns(plan: Plan) -> str:
+    """Patterns of all layers with fast per-sample gradients, shortened if there are many."""
     patterns = [f"{layer.name}.*" if len(layer.names) > 1 else layer.names[0] for layer in plan.factored]
     return str(patterns) if len(patterns) <= 6 else f"[{', '.join(map(repr, patterns[:6]))}, …]"
 
 
-def _warn_of_loops(plan: Plan) -> None:
-    names = [name for layer in plan.looped if layer in plan.kinds for name in layer.names]
+def _warn_about_loops(plan: Plan) -> None:
+    names = [name for layer in plan.looped if layer in plan.methods for name in layer.names]
     if names:
         some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
         warnings.warn(
-            f"{len(names)} parameter tensors are used in a way that has no fast per-sample gradient ({some}): they "
-            f"take a backward pass for every sample, which is right but slow. Without them: layers={_others(plan)}",
+            f"{len(names)} parameter tensors are used in a way that has no fast per-sample gradient ({some}). "
+            "They take a backward pass per sample, which is exact but slow. To leave them out: "
+            f"layers={_fast_patterns(plan)}",
             stacklevel=5,
         )

@@ -1,4 +1,4 @@
-"""Several processes as one: split the samples, add the sums."""
+"""Splits work over several processes: shares of the samples, sums over processes, and errors that reach all of them."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 class OtherProcessError(RuntimeError):
-    """Another process failed, and this one cannot go on without it."""
+    """Another process failed, and this one cannot continue without it."""
 
 
 class LostProcessError(RuntimeError):
-    """Another process has died, hangs, or cannot be reached any more."""
+    """Another process died, hangs, or can no longer be reached."""
 
 
 class OtherProcessMemoryError(OtherProcessError):
@@ -32,9 +32,9 @@ class Shard:
 
     Attributes:
         index: number of this process, 0 ≤ index < count.
-        count: number of processes. With more than one, the default process group must be up and every process must
-            make the same calls.
-        device: where collective operations happen, for instance ``"cuda"`` under NCCL.
+        count: number of processes. With more than one, the default process group must be initialised, and every process
+            must make the same calls.
+        device: where collective operations run, for instance ``"cuda"`` under NCCL.
 
     Example:
         >>> Shard(1, 3).range(8)
@@ -46,26 +46,26 @@ class Shard:
     device: torch.device | str = "cpu"
 
     def range(self, n: int) -> range:
-        """Return this process's dataset indices: contiguous, without repeats or gaps over the processes."""
+        """This process's dataset indices: contiguous, and over all processes without overlap or gaps."""
         return range(self.index * n // self.count, (self.index + 1) * n // self.count)
 
     def deal(self, items: Sequence[T]) -> Sequence[T]:
-        """Return this process's part of some items, dealt out in turn."""
+        """This process's share of some items, dealt out in turn."""
         return items[self.index :: self.count]
 
     def sum(self, tensor: Tensor, elements: int = 2**24) -> Tensor:
-        """Sum a tensor over the processes, in blocks of at most ``elements``; returns it on its own device."""
+        """Sum a tensor over the processes, in blocks of at most ``elements`` numbers. Returns it on its own device."""
         if self.count == 1:
             return tensor
         blocks = []
         for block in tensor.reshape(-1).split(elements):
             moved = block.to(self.device, copy=True)
-            _added_up(moved)
+            _all_reduce(moved)
             blocks.append(moved.to(tensor.device))
         return torch.cat(blocks).reshape(tensor.shape) if blocks else tensor
 
     def from_first(self, text: str) -> str:
-        """Give every process the text of the first one."""
+        """Return the first process's text on every process."""
         if self.count == 1:
             return text
         encoded = text.encode() if self.index == 0 else b""
@@ -76,51 +76,49 @@ class Shard:
 
     @contextlib.contextmanager
     def agreement(self, stage: str) -> Iterator[None]:
-        """Let every process leave the block with an error as soon as one does, so that none waits for ever.
+        """Raise an error on every process as soon as one of them fails in the block, so that none waits forever.
 
-        One that hangs is waited for until the timeout of the process group.
-
-        Args:
-            stage: what is being done, for the error message.
+        A process that hangs is waited for until the process group's timeout. Errors name the ``stage``.
 
         Raises:
-            LostProcessError: if others have died, or hang.
-            OtherProcessMemoryError: on the processes without an error of their own, if others only lack memory.
-            OtherProcessError: if others failed otherwise; this one's own lack of memory matters no more then.
+            LostProcessError: if another process died or hangs.
+            OtherProcessMemoryError: on processes without an error of their own, if others only ran out of memory.
+            OtherProcessError: if another process failed in any other way. This takes precedence over an out-of-memory
+                error on this process.
         """
         try:
             yield
         except LostProcessError as error:
-            raise _during(stage, error) from error.__cause__
+            raise _with_stage(stage, error) from error.__cause__
         except Exception as error:
             memory = is_out_of_memory(error)
             failures, _ = self._failures(stage, not memory, memory)
             if failures and memory:
-                raise OtherProcessError(_SAYS_WHY.format(stage)) from error
+                raise OtherProcessError(_OTHER_FAILED.format(stage)) from error
             raise
-        failures, lacks = self._failures(stage, False, False)
+        failures, out_of_memory = self._failures(stage, False, False)
         if failures:
-            raise OtherProcessError(_SAYS_WHY.format(stage))
-        if lacks:
+            raise OtherProcessError(_OTHER_FAILED.format(stage))
+        if out_of_memory:
             raise OtherProcessMemoryError(f"another process ran out of memory during the {stage}")
 
-    def _failures(self, stage: str, failed: bool, lacks_memory: bool) -> tuple[int, int]:
-        """How many processes failed, and how many lack memory."""
+    def _failures(self, stage: str, failed: bool, out_of_memory: bool) -> tuple[int, int]:
+        """How many processes failed, and how many ran out of memory."""
         try:
-            failures, lacks = self.sum(torch.tensor([int(failed), int(lacks_memory)])).tolist()
+            failures, memory = self.sum(torch.tensor([int(failed), int(out_of_memory)])).tolist()
         except LostProcessError as error:
-            raise _during(stage, error) from error.__cause__
-        return failures, lacks
+            raise _with_stage(stage, error) from error.__cause__
+        return failures, memory
 
 
-def _added_up(tensor: Tensor) -> None:
-    """Add a tensor up over the processes, in place.
+def _all_reduce(tensor: Tensor) -> None:
+    """Sum a tensor over the processes, in place.
 
-    A process that dies closes its connections, which ends the others' wait at once. One that hangs keeps them, and the
-    process group's own timeout ends the wait, 30 minutes by default.
+    A process that dies closes its connections, which ends the wait of the others at once. One that hangs keeps them
+    open, so the wait ends with the process group's timeout, 30 minutes by default.
 
     Raises:
-        LostProcessError: if the sum cannot be had.
+        LostProcessError: if another process does not take part.
     """
     try:
         dist.all_reduce(tensor)
@@ -128,22 +126,22 @@ def _added_up(tensor: Tensor) -> None:
         if is_out_of_memory(error):
             raise
         first = str(error).splitlines()[0]
-        said = (first.rpartition("] ")[2] or first)[:160]
-        if "timed out" in said.lower():
+        reason = (first.rpartition("] ")[2] or first)[:160]
+        if "timed out" in reason.lower():
             raise LostProcessError(
-                f"another process has not answered for as long as the process group waits ({said}): it hangs or was "
-                "stopped. Its own log may say why; DDPStrategy(timeout=timedelta(minutes=5)) shortens the wait"
+                f"another process did not answer within the process group's timeout ({reason}): it hangs or was "
+                "stopped. Check its log. To wait less, pass DDPStrategy(timeout=timedelta(minutes=5))"
             ) from error
         raise LostProcessError(
-            f"the connection to another process was lost ({said}): it was killed, for its memory perhaps, or its "
-            "machine is away. Its own log, or that of the system, says why"
+            f"the connection to another process was lost ({reason}): it was killed, perhaps for lack of memory, or its "
+            "machine is down. Check its log, or the system log"
         ) from error
 
 
-def _during(stage: str, error: LostProcessError) -> LostProcessError:
-    """The error with the stage, the innermost of them."""
+def _with_stage(stage: str, error: LostProcessError) -> LostProcessError:
+    """Name the stage in the error, unless an inner block did so already."""
     text = str(error)
     return error if text.startswith("during the") else LostProcessError(f"during the {stage}: {text}")
 
 
-_SAYS_WHY = "another process failed during the {}; its own error says why"
+_OTHER_FAILED = "another process failed during the {}; see its own error for the reason"

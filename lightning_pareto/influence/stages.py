@@ -1,4 +1,4 @@
-"""Finished stages of a long computation, kept on disk until all of it is done."""
+"""Saves the finished stages of a long computation, so that it can resume after an interruption."""
 
 import os
 import warnings
@@ -16,19 +16,19 @@ Tensors = dict[str, Tensor]
 
 
 class StagesError(ValueError):
-    """Stages on disk belong to another computation."""
+    """The stages on disk belong to another computation."""
 
 
 class Stages:
-    """Keeps what each stage found, so that an interrupted computation goes on after the last finished one.
+    """Saves the result of each stage. A computation that was interrupted resumes after the last finished one.
 
     Args:
-        folder: where; None keeps nothing. Several processes must all see it.
-        key: what identifies the computation: its model, data and options.
+        folder: where to save; None saves nothing. All processes must see the same folder.
+        key: identifies the computation by its model, data and options.
         shard: this process; the first one writes.
 
     Attributes:
-        variant: what else tells stages apart that belong to the same computation, as a part of their names.
+        variant: suffix of file names. Set it to tell apart results of one computation that are not interchangeable.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, key: str, shard: Shard) -> None:
@@ -38,17 +38,14 @@ class Stages:
         self._paths: set[Path] = set()
         self.variant = ""
 
-    def kept(self, name: str, compute: Callable[[], Tensors], device: torch.device) -> Tensors:
-        """Return what a stage finds, from disk if it was finished before.
+    def load_or_compute(self, name: str, compute: Callable[[], Tensors], device: torch.device) -> Tensors:
+        """Return the result of a stage, loaded to ``device`` if it was finished before.
 
-        Args:
-            name: of the stage.
-            compute: does the stage's work; every process ends with the same tensors.
-            device: where to put loaded tensors.
+        ``compute`` must return the same tensors on every process.
 
         Raises:
-            StagesError: if the folder holds the stages of another model, other data or other options.
-            ArtifactError: if a stage is damaged.
+            StagesError: if the folder holds stages of another model, other data or other options.
+            ArtifactError: if a file is damaged.
         """
         if self._folder is None:
             return compute()
@@ -64,8 +61,8 @@ class Stages:
                 self._write(path, {key: value.detach().cpu().numpy() for key, value in result.items()})
         return result
 
-    def begin(self) -> None:
-        """Make the folder, and remove what a writer that was killed has left there; a warning if it cannot be made."""
+    def prepare(self) -> None:
+        """Create the folder and remove leftovers of killed writers. Warns if the folder cannot be created."""
         if self._folder is None or self._shard.index > 0:
             return
         try:
@@ -77,18 +74,18 @@ class Stages:
     def _write(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
         try:
             save_artifact(path, "stage", arrays, {"key": self._key})
-        except OSError as error:  # what was computed is in memory, and the computation can go on
+        except OSError as error:  # the result is in memory, so the computation can continue
             self._warn(error)
 
     def _warn(self, error: OSError) -> None:
         warnings.warn(
-            f"finished stages cannot be kept in {self._folder} ({error}): the computation goes on, and would begin "
-            "anew after an interruption. Free some space there, or give another folder",
+            f"finished stages cannot be kept in {self._folder} ({error}). The computation continues, but would start "
+            "over after an interruption. Free some space there, or pass another folder",
             stacklevel=3,
         )
 
     def clear(self) -> None:
-        """Remove them, once the whole is done, and the folder if nothing else is in it."""
+        """Remove the stages once the computation is done, and the folder too if it is then empty."""
         if self._folder is None or self._shard.index > 0:
             return
         try:
@@ -105,7 +102,7 @@ class Stages:
         if metadata.get("key") != self._key:
             raise StagesError(
                 f"{path} belongs to another computation: the model, the data or the options have changed since it was "
-                "interrupted. Delete the folder, or give another one, to compute from the beginning"
+                "interrupted. To start over, delete the folder or pass another one"
             )
-        # copies are aligned as when they were computed, so that what follows has the same bits
+        # copies have the same memory alignment as computed tensors, which keeps later results bit-identical
         return {key: torch.from_numpy(array).clone() for key, array in arrays.items()}

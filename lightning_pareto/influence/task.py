@@ -1,4 +1,4 @@
-"""How a batch becomes per-sample logits, targets and losses."""
+"""The classification task: reads logits, targets and losses from a batch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def task_example(batch: Any) -> str:
-    """How to describe a batch like this one, as code."""
+    """Code that describes a batch like this one, for error messages."""
     x, y = ("batch[0]", "batch[1]") if isinstance(batch, (tuple, list)) else ('batch["image"]', 'batch["digit"]')
     return f"""Describe it with a ClassificationTask:
 
@@ -25,10 +25,10 @@ and pass task=task. (Use named functions instead of lambdas with strategy="ddp_s
 
 
 class BatchError(ValueError):
-    """A batch, or what the module makes of it, cannot be read as a classification problem.
+    """A batch, or the module's output for it, cannot be read as a classification problem.
 
     Attributes:
-        row: which sample of the batch it is about; None for all of them.
+        row: position in the batch of the sample at fault; None if the error concerns the whole batch.
     """
 
     def __init__(self, message: str, row: int | None = None) -> None:
@@ -37,7 +37,7 @@ class BatchError(ValueError):
 
 
 def default_logits(module: nn.Module, batch: Any) -> Any:
-    """Call the module as an ``(x, y)`` or a ``labels`` dict batch asks for."""
+    """Call the module on an ``(x, y)`` batch, or on a dict batch without its ``labels``."""
     if isinstance(batch, Mapping):
         return read_logits(module(**{name: value for name, value in batch.items() if name != "labels"}))
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
@@ -68,16 +68,17 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ClassificationTask:
-    """How a batch becomes per-sample logits, targets and losses.
+    """Reads logits, targets and losses from a batch.
 
-    The defaults serve ``(x, y)`` batches with logits from the module's ``forward``, and dict batches with ``labels``
-    whose other entries are the keyword arguments of ``forward``, returning logits or an object with ``.logits``.
+    The defaults read two kinds of batches. An ``(x, y)`` batch is passed to the module as ``module(x)``. A dict batch
+    holds ``labels``, and its other entries are the keyword arguments of ``forward``. The module returns logits, or an
+    object with ``.logits``.
 
     Attributes:
         logits: function of (module, batch) returning logits, (B, C) with C ≥ 2.
         targets: function of the batch returning integer labels in [0, C), (B,).
-        loss: function of (logits, targets) returning the *training* loss of each sample, (B,). Each value may depend
-            on its own row only. Give yours if you train with label smoothing, class weights or a focal loss.
+        loss: function of (logits, targets) returning the *training* loss of each sample, (B,). Each value must depend
+            on its own row only. Pass your own if you train with label smoothing, class weights or a focal loss.
 
     Example:
         >>> import torch
@@ -91,17 +92,17 @@ class ClassificationTask:
     loss: Callable[[Tensor, Tensor], Any] = cross_entropy
 
     def read_targets(self, batch: Any) -> Tensor:
-        """Return the labels of a batch as int64, checked to be an integer vector of any kind.
+        """Return the labels of a batch as int64, (B,).
 
         Raises:
-            BatchError: if they are missing, not integers or not one per sample.
+            BatchError: if the labels are missing, not integers, or not one per sample.
         """
         targets = self.targets(batch)
-        whole = isinstance(targets, Tensor) and not (targets.is_floating_point() or targets.is_complex())
-        if not whole or targets.ndim != 1:
+        is_integer = isinstance(targets, Tensor) and not (targets.is_floating_point() or targets.is_complex())
+        if not is_integer or targets.ndim != 1:
             raise BatchError(
                 f"expected integer labels of shape (B,), found {_describe(targets)}. "
-                f"One-hot labels: targets=lambda batch: batch[1].argmax(dim=1).\n{task_example(batch)}"
+                f"For one-hot labels: targets=lambda batch: batch[1].argmax(dim=1).\n{task_example(batch)}"
             )
         return cast(Tensor, targets.long())
 
@@ -109,39 +110,40 @@ class ClassificationTask:
         """Return the logits of a batch, checked against its targets.
 
         Raises:
-            BatchError: if they are not (B, C) with C ≥ 2, or a label lies outside [0, C).
+            BatchError: if the logits are not (B, C) with C ≥ 2, or a label is outside [0, C).
         """
         try:
             logits = self.logits(module, batch)
         except (TypeError, NotImplementedError) as error:
-            raise BatchError(f"the module's forward did not take the batch: {error}.\n{task_example(batch)}") from error
+            raise BatchError(f"the module's forward rejected the batch: {error}.\n{task_example(batch)}") from error
         except (RuntimeError, ValueError) as error:
             remedy = next((remedy for text, remedy in _REMEDIES.items() if text in str(error)), None)
             if remedy is None:
                 raise
-            raise BatchError(f"the module's forward did not take the batch: {error}. {remedy}") from error
+            raise BatchError(f"the module's forward rejected the batch: {error}. {remedy}") from error
         return check_logits(logits, targets)
 
 
 _REMEDIES = {
-    "dtype": "Bring model and batch to one precision: module.float(), or estimate_influence(…, transfer=lambda batch: "
-    "…) that converts the inputs",
-    "Expected more than 1 value per channel": "Influence belongs to single samples, and in evaluation mode each has to "
-    "be read alone: use BatchNorm with running statistics (track_running_stats=True), GroupNorm or LayerNorm",
+    "dtype": "Use one precision for model and batch: call module.float(), or convert the inputs with "
+    "estimate_influence(…, transfer=lambda batch: …)",
+    "Expected more than 1 value per channel": "Influence is defined per sample, so the model must accept single "
+    "samples in evaluation mode. Use BatchNorm with running statistics (track_running_stats=True), GroupNorm or "
+    "LayerNorm",
 }
-"""What to do about errors of torch, by a part of their text."""
+"""How to fix common torch errors, keyed by a part of their message."""
 
 
 def check_logits(logits: Any, targets: Tensor) -> Tensor:
-    """Return ``logits`` if they are (B, C), C ≥ 2, finite, and every target lies in [0, C).
+    """Return ``logits`` if they are finite, (B, C) with C ≥ 2, and every target is in [0, C).
 
     Raises:
         BatchError: otherwise.
     """
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(targets) or not len(targets):
         raise BatchError(
-            f"expected logits of shape ({len(targets) or 'B'}, C), found {_describe(logits)}: give a "
-            "ClassificationTask(logits=lambda module, batch: …) that returns them"
+            f"expected logits of shape ({len(targets) or 'B'}, C), found {_describe(logits)}. Return logits from "
+            "ClassificationTask(logits=lambda module, batch: …)"
         )
     if logits.shape[1] < 2:
         raise BatchError(
@@ -150,22 +152,22 @@ def check_logits(logits: Any, targets: Tensor) -> Tensor:
         )
     if not logits.is_floating_point():
         raise BatchError(
-            f"expected logits that are real numbers, found {_describe(logits)}: return them before any rounding or "
-            "argmax, or give a ClassificationTask(logits=lambda module, batch: …)"
+            f"expected logits that are real numbers, found {_describe(logits)}. Return them before any rounding or "
+            "argmax, or pass ClassificationTask(logits=lambda module, batch: …)"
         )
     outside = (targets < 0) | (targets >= logits.shape[1])
     if outside.any():
         row = int(outside.int().argmax())
         raise BatchError(
-            f"labels must lie in [0, {logits.shape[1]}), the number of logits; found {int(targets[row])}. "
-            "Remove or relabel those samples (ignored labels such as -100 are not samples of a category)",
+            f"expected labels in [0, {logits.shape[1]}), one for each logit, found {int(targets[row])}. Remove or "
+            "relabel such samples. An ignored label such as -100 belongs to no category",
             row,
         )
-    broken = ~torch.isfinite(logits).all(dim=1)
-    if broken.any():
+    not_finite = ~torch.isfinite(logits).all(dim=1)
+    if not_finite.any():
         raise BatchError(
             "the model's outputs are not finite: it diverged, or its inputs contain NaN or infinity",
-            None if broken.all() else int(broken.int().argmax()),
+            None if not_finite.all() else int(not_finite.int().argmax()),
         )
     return logits
 
@@ -176,5 +178,5 @@ def _describe(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{type(value).__name__} with keys {list(value)}"
     if isinstance(value, (tuple, list)):
-        return f"{type(value).__name__} of {len(value)}"
+        return f"{type(value).__name__} of length {len(value)}"
     return type(value).__name__

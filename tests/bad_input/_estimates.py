@@ -1,4 +1,4 @@
-"""Wrong data, models, tasks and options of ``estimate_influence``."""
+"""Bad data, models, tasks and options for ``estimate_influence``."""
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ class Stream(IterableDataset):
 
 
 class Hidden(Dataset):
-    """Samples whose labels are not at hand."""
+    """Samples whose labels are not stored as a list or tensor."""
 
     def __init__(self, y):
         self.y = y
@@ -32,7 +32,7 @@ class Hidden(Dataset):
 
 
 class Then(nn.Module):
-    """A linear layer and something after it."""
+    """A linear layer with a function before and after it."""
 
     def __init__(self, then, before=lambda x: x):
         super().__init__()
@@ -42,8 +42,8 @@ class Then(nn.Module):
         return self.then(self.layer(self.before(x)))
 
 
-class Nothing(nn.Module):
-    """Uses none of its parameters."""
+class Unused(nn.Module):
+    """A module that uses none of its parameters."""
 
     def __init__(self):
         super().__init__()
@@ -93,30 +93,30 @@ def complex_net():
     return module
 
 
-def made_without_gradients():
+def created_in_inference_mode():
     with torch.inference_mode():
         return net()
 
 
 def estimate(module=net, train=GOOD, val=GOOD, **options):
-    """A case's call: no long pass may begin."""
+    """A case's call. Asserts that the error comes before any long pass."""
 
     def call(_folder):
-        begun = []
+        started = []
         try:
-            estimate_influence(module() if module is net else module, train, val, progress=note(begun), **options)
+            estimate_influence(module() if module is net else module, train, val, progress=record(started), **options)
         finally:
-            assert not LONG & set(begun), "long work before the error"
+            assert not LONG & set(started), "long work before the error"
 
     return call
 
 
-def note(begun):
-    return lambda stage, *_: begun.append(stage)
+def record(started):
+    return lambda stage, *_: started.append(stage)
 
 
 def late(module=net, train=GOOD, val=GOOD, **options):
-    """A case's call whose error takes a pass over the training set to be found."""
+    """A case's call whose error is found only in a pass over the training set."""
     return lambda _folder: estimate_influence(module() if module is net else module, train, val, **options)
 
 
@@ -124,7 +124,7 @@ def without_last(samples):
     return torch.utils.data.default_collate(samples[1:])
 
 
-def only_the_last(module, batch):
+def last_layer_only(module, batch):
     return module[2](torch.ones(len(batch[0]), 8))
 
 
@@ -142,21 +142,21 @@ DATA = [
     Case("empty validation set", estimate(val=loader(X[:0], Y[:0])), ValueError, "val_dataloader has an empty", ""),
     Case("a training stream", estimate(train=DataLoader(Stream())), TypeError, "found Stream, which has no index", r"list\(dataset\)"),
     Case("a validation stream", estimate(val=DataLoader(Stream())), TypeError, "val_dataloader must read .* found Stream", "list"),
-    Case("loaders given twice", estimate(train=[GOOD, GOOD]), TypeError, "found list", "choose one with train_dataloader="),
-    Case("a validation loader given twice", estimate(val=[GOOD]), TypeError, "found list", "val_dataloader_idx"),
-    Case("a dataset for a loader", estimate(train=GOOD.dataset), TypeError, "found TensorDataset", "DataLoader"),
+    Case("a list of loaders", estimate(train=[GOOD, GOOD]), TypeError, "found list", "choose one with train_dataloader="),
+    Case("a list of validation loaders", estimate(val=[GOOD]), TypeError, "found list", "val_dataloader_idx"),
+    Case("a dataset instead of a loader", estimate(train=GOOD.dataset), TypeError, "found TensorDataset", "DataLoader"),
     Case("no batching", estimate(train=DataLoader(GOOD.dataset, batch_size=None)), TypeError, "disabled", "batch_size"),
     Case("a collate function that drops", estimate(train=loader(X, Y, collate_fn=without_last)), ValueError, "4 labels for 5", "neither drop"),
     Case("label -100 in training", estimate(train=loader(X, with_label(41, -100))), BatchError, r"training sample 41: .*found -100", "Remove or relabel"),
     Case("label -100 in validation", estimate(val=loader(X, with_label(41, -100))), BatchError, r"validation sample 41: .*\[0, 3\)", "Remove"),
     Case("label too large", estimate(train=loader(X, with_label(33, 7))), BatchError, "training sample 33: .*found 7", "relabel"),
-    Case("label too large, not at hand", late(train=DataLoader(Hidden(with_label(33, 7)))), BatchError, "training sample 33: .*found 7", "relabel"),
+    Case("label too large, not stored", late(train=DataLoader(Hidden(with_label(33, 7)))), BatchError, "training sample 33: .*found 7", "relabel"),
     Case("floating labels", estimate(train=loader(X, Y.float())), BatchError, "expected integer labels", "ClassificationTask"),
     Case("one-hot labels", estimate(val=loader(X, nn.functional.one_hot(Y, 3).float())), BatchError, r"shape \(\d+, 3\)", "argmax"),
-    Case("integer one-hot labels", estimate(train=loader(X, nn.functional.one_hot(Y, 3))), BatchError, "One-hot", "argmax"),
-    Case("a batch without labels", estimate(train=DataLoader(TensorDataset(X))), BatchError, "list of 1", "ClassificationTask"),
+    Case("integer one-hot labels", estimate(train=loader(X, nn.functional.one_hot(Y, 3))), BatchError, r"found a torch.int64 tensor of shape \(5, 3\)", "For one-hot labels: .*argmax"),
+    Case("a batch without labels", estimate(train=DataLoader(TensorDataset(X))), BatchError, "list of length 1", "ClassificationTask"),
     Case("a batch that is a tensor", estimate(train=DataLoader(X)), BatchError, "tensor of shape", "targets=lambda batch"),
-    Case("a batch of three", estimate(train=loader(X, Y, collate_fn=lambda b: (*torch.utils.data.default_collate(b), 0))), BatchError, "tuple of 3|list of 3", "task=task"),
+    Case("a batch of three", estimate(train=loader(X, Y, collate_fn=lambda b: (*torch.utils.data.default_collate(b), 0))), BatchError, "(tuple|list) of length 3", "task=task"),
     Case("NaN in training inputs", late(train=loader(with_input(37, torch.nan), Y)), BatchError, "training sample 37: .*not finite", "NaN or inf"),
     Case("NaN in validation inputs", estimate(val=loader(with_input(37, torch.nan), Y)), BatchError, "validation sample 37: ", "NaN or inf"),
     Case("infinite inputs", late(train=loader(with_input(50, torch.inf), Y)), BatchError, "training sample 50: ", "NaN or infinity"),
@@ -167,37 +167,37 @@ MODELS = [
     Case("no parameters", estimate(nn.Flatten()), ValueError, "no trainable parameter", "Unfreeze"),
     Case("all frozen", estimate(net().requires_grad_(False)), ValueError, "every parameter is frozen", "Unfreeze"),
     Case("complex parameters", estimate(complex_net()), ValueError, r"complex parameters \(phase\)", "real and imaginary"),
-    Case("no module", estimate(None), TypeError, "found NoneType", "estimate_influence"),
-    Case("lazy parameters", estimate(nn.LazyLinear(3)), ValueError, "has no shape yet", "run one batch"),
-    Case("meta parameters", estimate(net().to("meta")), ValueError, "meta device", "load the weights"),
-    Case("inference parameters", estimate(made_without_gradients()), ValueError, "made under torch.inference_mode", "new one"),
-    Case("half precision fed with float32", estimate(net().half()), BatchError, "same dtype", r"module.float\(\)"),
-    Case("parameters not used", estimate(Nothing()), BatchError, "do not depend on any trainable", r"detach\(\)"),
+    Case("None instead of a module", estimate(None), TypeError, "found NoneType", "estimate_influence"),
+    Case("lazy parameters", estimate(nn.LazyLinear(3)), ValueError, "has no shape yet", "Run one batch"),
+    Case("meta parameters", estimate(net().to("meta")), ValueError, "meta device", "Load the weights"),
+    Case("inference parameters", estimate(created_in_inference_mode()), ValueError, "created under torch.inference_mode", "new module"),
+    Case("half precision with float32 inputs", estimate(net().half()), BatchError, "same dtype", r"module.float\(\)"),
+    Case("unused parameters", estimate(Unused()), BatchError, "do not depend on any trainable", r"detach\(\)"),
     Case("detached logits", estimate(Then(torch.detach)), BatchError, "do not depend", r"torch.no_grad\(\)"),
     Case("rounded logits", estimate(Then(lambda z: z.round().long())), BatchError, "real numbers, found a torch.int64", "before any rounding"),
     Case("complex logits", estimate(Then(lambda z: z + 0j)), BatchError, "real numbers, found a torch.complex64", "ClassificationTask"),
     Case("one logit", estimate(Then(lambda z: z[:, :1])), BatchError, "found a single one", "functional.pad"),
-    Case("logits without classes", estimate(Then(lambda z: z[:, 0])), BatchError, r"shape \(5, C\)", "ClassificationTask"),
-    Case("logits of three dimensions", estimate(Then(lambda z: z[:, None])), BatchError, r"\(5, 1, 3\)", "ClassificationTask"),
+    Case("logits in one dimension", estimate(Then(lambda z: z[:, 0])), BatchError, r"shape \(5, C\)", "ClassificationTask"),
+    Case("logits in three dimensions", estimate(Then(lambda z: z[:, None])), BatchError, r"\(5, 1, 3\)", "ClassificationTask"),
     Case("too few logits", estimate(Then(lambda z: z[:-1])), BatchError, r"expected logits of shape \(5, C\)", "logits=lambda"),
-    Case("a tuple for logits", estimate(Then(lambda z: (z, z))), BatchError, "found tuple of 2", "ClassificationTask"),
-    Case("nothing for logits", estimate(Then(lambda z: None)), BatchError, "found NoneType", "ClassificationTask"),
-    Case("a forward of other arguments", estimate(nn.Bilinear(3, 3, 3)), BatchError, "did not take the batch", "ClassificationTask"),
+    Case("a tuple instead of logits", estimate(Then(lambda z: (z, z))), BatchError, "found tuple of length 2", "ClassificationTask"),
+    Case("None instead of logits", estimate(Then(lambda z: None)), BatchError, "found NoneType", "ClassificationTask"),
+    Case("a forward with other arguments", estimate(nn.Bilinear(3, 3, 3)), BatchError, "rejected the batch", "ClassificationTask"),
     Case("BatchNorm without statistics", estimate(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False))), BatchError, "more than 1 value per channel", "track_running_stats=True"),
-    Case("BatchNorm that always trains", estimate(TrainsAlways()), BatchError, "more than 1 value per channel", "evaluation mode"),
-    Case("layers without use", late(layers=["0.*"], task=ClassificationTask(logits=only_the_last)), CurvatureError, "does not depend on any parameter that was to be covered", ""),
+    Case("BatchNorm that always trains", estimate(TrainsAlways()), BatchError, "more than 1 value per channel", "single samples in evaluation mode"),
+    Case("unused layers", late(layers=["0.*"], task=ClassificationTask(logits=last_layer_only)), CurvatureError, "depends on no covered parameter", "cover other layers"),
 ]  # fmt: skip
 TASKS = [
-    Case("a loss in one number", estimate(**loss(lambda z, y: z.mean())), ValueError, "one differentiable value per sample", 'reduction="none"'),
+    Case("a loss that is a single number", estimate(**loss(lambda z, y: z.mean())), ValueError, "one differentiable value per sample", 'reduction="none"'),
     Case("a loss without gradient", estimate(**loss(lambda z, y: z.detach()[:, 0])), ValueError, "one differentiable value", "reduction"),
-    Case("a loss that is no tensor", estimate(**loss(lambda z, y: 1.0)), ValueError, "found float", "reduction"),
+    Case("a loss that is not a tensor", estimate(**loss(lambda z, y: 1.0)), ValueError, "found float", "reduction"),
     Case("a loss of NaN", estimate(**loss(lambda z, y: z[:, 0] * torch.nan)), ValueError, "a sample's loss is not finite", "NaN in the inputs"),
     Case("a loss divided by its mean", estimate(**loss(lambda z, y: cross_entropy(z, y) / cross_entropy(z, y).mean())), ValueError, "changes with the other samples", "own row"),
     Case("a loss of centred logits", estimate(**loss(lambda z, y: cross_entropy(z - z.mean(0), y))), ValueError, "changes with the other", "without a mean"),
     Case("too few class names", estimate(category_names=["a", "b"]), ValueError, "2 class names for a model with 3 logits", "one for each"),
     Case("too many class names", estimate(category_names=list("abcd")), ValueError, "4 class names for a model with 3", "one for each"),
-    Case("class names twice", estimate(category_names=list("aab")), ValueError, "different names", "list"),
-    Case("a text for class names", estimate(category_names="abc"), ValueError, "found 'abc'", "must be a list"),
+    Case("duplicate class names", estimate(category_names=list("aab")), ValueError, "different names", "list"),
+    Case("a string for class names", estimate(category_names="abc"), ValueError, "found 'abc'", "must be a list"),
     Case("floating categories", estimate(categories=lambda b: b[0]), ValueError, "must return an integer tensor", r"shape \(16,\)"),
     Case("negative categories", estimate(categories=lambda b: b[1] - 1), ValueError, r"found -1 to 1", "one class name for each"),
     Case("categories with gaps", estimate(categories=lambda b: 100 * b[1]), ValueError, "201 categories for 60", "without gaps"),
@@ -206,24 +206,24 @@ TASKS = [
 OPTIONS = [
     Case("damping 0", estimate(damping=0.0), ValueError, "found 0.0", "must be > 0"),
     Case("damping NaN", estimate(damping=float("nan")), ValueError, "found nan", "damping must be > 0"),
-    Case("damping as text", estimate(damping="0.1"), ValueError, "found '0.1'", "damping must be > 0"),
-    Case("no folds", estimate(folds=0), ValueError, "found 0", "at least 1"),
-    Case("half a fold", estimate(folds=2.5), ValueError, "found 2.5", "a whole number"),
-    Case("folds as bool", estimate(folds=True), ValueError, "found True", "a whole number"),
-    Case("a seed below 0", estimate(seed=-1), ValueError, "found -1", "a whole number ≥ 0"),
-    Case("memory 0", estimate(max_memory=0), ValueError, "found 0", "in GiB, > 0"),
-    Case("memory NaN", estimate(max_memory=float("nan")), ValueError, "found nan", "in GiB, > 0"),
+    Case("damping as a string", estimate(damping="0.1"), ValueError, "found '0.1'", "damping must be > 0"),
+    Case("no folds", estimate(folds=0), ValueError, "found 0", "an integer ≥ 1"),
+    Case("a fractional number of folds", estimate(folds=2.5), ValueError, "found 2.5", "an integer ≥ 1"),
+    Case("folds as bool", estimate(folds=True), ValueError, "found True", "an integer ≥ 1"),
+    Case("a seed below 0", estimate(seed=-1), ValueError, "found -1", "an integer ≥ 0"),
+    Case("memory 0", estimate(max_memory=0), ValueError, "found 0", r"must be > 0 \(a limit in GiB\)"),
+    Case("memory NaN", estimate(max_memory=float("nan")), ValueError, "found nan", r"must be > 0 \(a limit in GiB\)"),
     Case("tolerance NaN", estimate(tolerance=float("nan")), ValueError, "found nan", r"in \(0, 1\)"),
     Case("no curvature samples", estimate(curvature_samples=0), ValueError, "found 0", "None for all"),
-    Case("half a curvature sample", estimate(curvature_samples=1.5), ValueError, "found 1.5", "at least 1"),
+    Case("a fractional number of curvature samples", estimate(curvature_samples=1.5), ValueError, "found 1.5", "an integer ≥ 1"),
     Case("an unknown measure", estimate(measure="accuracy"), ValueError, "found 'accuracy'", "loss.*soft_error"),
     Case("a list of measures", estimate(measure=["loss"]), ValueError, r"found \['loss'\]", "must be one of"),
     Case("an unknown curvature", estimate(curvature="hessian"), ValueError, "found 'hessian'", "ekfac.*cg"),
     Case("an unknown Fisher", estimate(fisher="true"), ValueError, "found 'true'", "sampled.*exact"),
-    Case("a Fisher without use", estimate(curvature="identity", fisher="exact"), ValueError, "no choice with 'identity'", "option of"),
-    Case("a text for layers", estimate(layers="0.*"), ValueError, "single text", r"layers=\['0\.\*'\]"),
+    Case("fisher without effect", estimate(curvature="identity", fisher="exact"), ValueError, "leave it out with 'identity'", "option of"),
+    Case("a string for layers", estimate(layers="0.*"), ValueError, "found a string", r"layers=\['0\.\*'\]"),
     Case("layers that match nothing", estimate(layers=["hed.*"]), ValueError, r"matches \['hed", "their names are"),
-    Case("no layers", estimate(layers=[]), ValueError, "no trainable parameter", "its parameters are"),
+    Case("an empty list of layers", estimate(layers=[]), ValueError, "no trainable parameter", "its parameters are"),
 ]  # fmt: skip
 
 

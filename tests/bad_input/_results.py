@@ -86,7 +86,7 @@ MATRICES = [
     Case("floating label tensors", matrix(TWO, torch.tensor([0.0, 1.0])), ValueError, "found float32", "astype"),
     Case("names for other columns", matrix(TWO, [0, 0], ["a", "b"]), ValueError, r"found \('a', 'b'\)", "expected 1 different"),
     Case("one name twice", matrix([[1.0, 1.0]], [0], ["a", "a"]), ValueError, r"found \('a', 'a'\)", "expected 2 different"),
-    Case("a text for names", matrix([[1.0, 1.0]], [0], "ab"), ValueError, "found", "expected 2 different class names"),
+    Case("a text for names", matrix([[1.0, 1.0]], [0], "ab"), ValueError, "found", "expected 2 different category names"),
     Case("support for other columns", matrix(TWO, [0, 0], (), [1, 2]), ValueError, r"found \(2,\)", r"shape \(1,\)"),
     Case("negative support", matrix(TWO, [0, 0], (), [-1]), ValueError, "found -1", "counts validation samples"),
     Case("half a sample", matrix(TWO, [0, 0], (), [1.5]), ValueError, "support must be integers", "astype"),

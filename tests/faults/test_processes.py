@@ -100,7 +100,7 @@ def test_a_process_that_hangs_is_waited_for_as_long_as_the_strategy_says(tmp_pat
         )
     waited, said = (tmp_path / "said").read_text().split(" ", maxsplit=1)
     assert WAITS - 1 < float(waited) < WAITS + SOON
-    assert said.startswith("LostProcessError during the scoring pass: another process has not answered for as long as")
+    assert said.startswith("LostProcessError during the scoring pass: another process did not answer within")
 
 
 SCRIPT = """

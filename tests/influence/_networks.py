@@ -1,15 +1,15 @@
-"""Networks around every kind of layer, for tests of per-sample gradients."""
+"""Networks with every kind of layer, for tests of per-sample gradients."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 CLASSES = 3
 
 
 class Pooled(nn.Module):
-    """A layer under test, a nonlinearity that works in place, and a head."""
+    """A layer under test, an in-place nonlinearity, and a head."""
 
     def __init__(self, layer, features, space=0):
         super().__init__()
@@ -18,14 +18,14 @@ class Pooled(nn.Module):
         self.space = space
 
     def forward(self, x):
-        z = F.softplus(self.layer(x)).mul_(2)  # the product is in place on what follows the layer
+        z = F.softplus(self.layer(x)).mul_(2)  # changes the softplus output in place
         if self.space:
             return self.head(z.flatten(2).mean(2))
         return self.head(z.flatten(1, -2).mean(1) if z.ndim > 2 else z)
 
 
 class Repeated(nn.Module):
-    """One module called several times, on inputs of different lengths."""
+    """One layer called twice, on inputs of different lengths."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ class Repeated(nn.Module):
 
 
 class Tied(nn.Module):
-    """Two linear layers with one weight, each with its own bias, and a use of the weight outside of any module."""
+    """Two linear layers that share a weight but not the bias, and a use of the weight outside of any module."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class Tied(nn.Module):
 
 
 class SequenceFirst(nn.Module):
-    """Tokens before samples inside."""
+    """Puts the tokens before the samples inside."""
 
     def __init__(self, layer):
         super().__init__()
@@ -61,8 +61,8 @@ class SequenceFirst(nn.Module):
         return self.head(torch.tanh(self.layer(x.transpose(0, 1))).mean(0))
 
 
-class Folded(nn.Module):
-    """Frames folded into the batch, as in video and window models."""
+class FramesInBatch(nn.Module):
+    """Folds frames into the batch dimension, as video and window models do."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ class Folded(nn.Module):
 
 
 class Crossed(nn.Module):
-    """Two layers of one kind, each used with the bias of the other, and once without any."""
+    """Two layers of the same type, each used with the bias of the other, and once without a bias."""
 
     def __init__(self, first, second, function):
         super().__init__()
@@ -87,7 +87,7 @@ class Crossed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of a sequence to itself or to another one."""
+    """Attention of a sequence to itself or to another sequence."""
 
     def __init__(self, to_itself, masked=False, **options):
         super().__init__()
@@ -119,7 +119,7 @@ class Text(nn.Module):
 
 
 class TiedEmbedding(nn.Module):
-    """A table used for looking up and as a matrix."""
+    """A table used both as an embedding and as a matrix."""
 
     def __init__(self):
         super().__init__()
@@ -130,7 +130,7 @@ class TiedEmbedding(nn.Module):
 
 
 class Positions(nn.Module):
-    """Parameters that are added, multiplied and put before the tokens, as vision transformers have them."""
+    """Parameters that are added, multiplied and prepended to the tokens, as in vision transformers."""
 
     def __init__(self):
         super().__init__()
@@ -143,7 +143,7 @@ class Positions(nn.Module):
 
 
 class TablePositions(nn.Module):
-    """Positions looked up once for the whole batch."""
+    """Position embeddings, looked up once for the whole batch."""
 
     def __init__(self, unsqueeze=False):
         super().__init__()
@@ -155,8 +155,19 @@ class TablePositions(nn.Module):
         return self.head(torch.tanh(z).mean(-2).reshape(-1, 4))
 
 
+class Scaled(nn.Module):
+    """A parameter with fewer dimensions than the samples that it multiplies."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.head = nn.Parameter(torch.randn(4)), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.tanh(x * self.scale).mean((1, 2)))
+
+
 class HandwrittenNorm(nn.Module):
-    """A root mean square norm with its own weight and bias."""
+    """A hand-written root mean square norm with a weight and a bias."""
 
     def __init__(self):
         super().__init__()
@@ -166,8 +177,8 @@ class HandwrittenNorm(nn.Module):
         return self.weight * x * x.square().mean(-1, keepdim=True).add(1e-5).rsqrt() + self.shift
 
 
-class Half(nn.Module):
-    """A weight that is seen in one use and not in another."""
+class PartlyRecorded(nn.Module):
+    """A weight with one use that is recorded and one that is not."""
 
     def __init__(self):
         super().__init__()
@@ -178,7 +189,7 @@ class Half(nn.Module):
 
 
 class Adapter(nn.Module):
-    """Low-rank adaptation of a frozen layer."""
+    """A low-rank adapter of a frozen layer."""
 
     def __init__(self):
         super().__init__()
@@ -191,7 +202,7 @@ class Adapter(nn.Module):
 
 
 class Squared(nn.Module):
-    """A layer of two inputs, given the same twice."""
+    """A layer with two inputs, called with the same one twice."""
 
     def __init__(self, layer):
         super().__init__()
@@ -202,7 +213,7 @@ class Squared(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer, whose weights are used inside a fused kernel."""
+    """A recurrent layer, which uses its weights inside a fused kernel."""
 
     def __init__(self):
         super().__init__()
@@ -212,13 +223,13 @@ class Recurrent(nn.Module):
         return self.head(self.layer(x)[0].mean(1))
 
 
-def _running(layer):
+def _with_running_statistics(layer):
     layer.running_mean.normal_()
     layer.running_var.uniform_(0.5, 2)
     return layer
 
 
-def _drawn(layer):
+def _randomised(layer):
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
     return layer
@@ -234,7 +245,7 @@ def _conv(kernel_size=3, **options):
 
 def _pruned():
     layer = nn.Linear(5, 4)
-    nn.utils.prune.random_unstructured(layer, "weight", amount=0.5)
+    prune.random_unstructured(layer, "weight", amount=0.5)
     return layer
 
 
@@ -251,14 +262,14 @@ FAST = {
         (4, 4, 4),
     ),
     "crossed norms": lambda: (
-        Pooled(Crossed(_drawn(nn.LayerNorm(4)), _drawn(nn.LayerNorm(4)), _layer_norm), 4),
+        Pooled(Crossed(_randomised(nn.LayerNorm(4)), _randomised(nn.LayerNorm(4)), _layer_norm), 4),
         (3, 4),
     ),
     "adapter": lambda: (Adapter(), (4,)),
     "sequence first": lambda: (SequenceFirst(nn.Linear(4, 4)), (6, 4)),
     "sequence as long as the batch": lambda: (SequenceFirst(nn.Linear(4, 4)), (5, 4)),
     "sequence of length three": lambda: (SequenceFirst(nn.Linear(4, 4)), (3, 4)),
-    "frames in the batch": lambda: (Folded(), (3, 2, 4, 4)),
+    "frames in the batch": lambda: (FramesInBatch(), (3, 2, 4, 4)),
     "conv1d": lambda: (Pooled(nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), 6, space=1), (4, 9)),
     "conv1d same": lambda: (Pooled(nn.Conv1d(4, 6, 4, padding="same"), 6, space=1), (4, 9)),
     "conv1d circular": lambda: (Pooled(nn.Conv1d(4, 6, 3, padding=1, padding_mode="circular"), 6, space=1), (4, 9)),
@@ -288,8 +299,8 @@ FAST = {
     "layer norm without bias": lambda: (Pooled(nn.LayerNorm(4, bias=False), 4), (3, 4)),
     "rms norm": lambda: (Pooled(nn.RMSNorm(4), 4), (3, 4)),
     "group norm": lambda: (Pooled(nn.GroupNorm(2, 4), 4, space=2), (4, 3, 3)),
-    "batch norm 1d": lambda: (Pooled(_running(nn.BatchNorm1d(4)), 4), (4,)),
-    "batch norm 2d": lambda: (Pooled(_running(nn.BatchNorm2d(4)), 4, space=2), (4, 3, 3)),
+    "batch norm 1d": lambda: (Pooled(_with_running_statistics(nn.BatchNorm1d(4)), 4), (4,)),
+    "batch norm 2d": lambda: (Pooled(_with_running_statistics(nn.BatchNorm2d(4)), 4, space=2), (4, 3, 3)),
     "self attention": lambda: (Attention(True, batch_first=True), (5, 4)),
     "self attention, sequence first": lambda: (Attention(True), (3, 4)),
     "self attention, masked": lambda: (Attention(True, masked=True, batch_first=True), (4, 4)),
@@ -302,14 +313,15 @@ FAST = {
     "class token, positions and scale": lambda: (Positions(), (3, 4)),
     "positions from a table": lambda: (TablePositions(), (3, 4)),
     "positions that a batch dimension breaks": lambda: (TablePositions(unsqueeze=True), (3, 4)),
+    "scale of a grid": lambda: (Scaled(), (3, 2, 4)),
     "hand-written norm": lambda: (Pooled(HandwrittenNorm(), 4), (3, 4)),
     "compiled": lambda: (torch.compile(Pooled(nn.Linear(5, 4), 4), backend="eager"), (6, 5)),
 }
-"""Networks whose every layer has fast per-sample gradients, with the shape of a sample, or the length of a text."""
+"""Networks whose layers all have fast per-sample gradients, with the shape of a sample or the number of tokens."""
 
 SLOW = {
     "tied embedding": lambda: (TiedEmbedding(), 5),
-    "half seen": lambda: (Half(), (4,)),
+    "partly recorded": lambda: (PartlyRecorded(), (4,)),
     "recurrent": lambda: (Recurrent(), (3, 4)),
     "spectral norm": lambda: (Pooled(parametrizations.spectral_norm(nn.Linear(5, 4)), 4), (5,)),
     "weight norm": lambda: (Pooled(parametrizations.weight_norm(nn.Linear(5, 4)), 4), (6, 5)),
@@ -318,4 +330,4 @@ SLOW = {
     "transposed convolution": lambda: (Pooled(nn.ConvTranspose2d(4, 6, 3), 6, space=2), (4, 5, 5)),
     "instance norm": lambda: (Pooled(nn.InstanceNorm2d(4, affine=True), 4, space=2), (4, 3, 3)),
 }
-"""Networks with a layer that has none."""
+"""Networks with a layer that has no fast per-sample gradients."""

@@ -1,4 +1,4 @@
-"""Averages of influence matrices."""
+"""Tests of averaged influence matrices."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ def matrix(seed, scale=1.0, **options):
     return InfluenceMatrix(folds.mean(axis=0), **{**given, "metadata": {"checkpoint": seed}, **options})
 
 
-def test_every_matrix_counts_the_same_whatever_its_scale():
-    once, loud = average_influence([matrix(0), matrix(1)]), average_influence([matrix(0), matrix(1, scale=100.0)])
-    ratio = loud.scores / once.scores
+def test_all_matrices_count_equally_at_any_scale():
+    equal, scaled = average_influence([matrix(0), matrix(1)]), average_influence([matrix(0), matrix(1, scale=100.0)])
+    ratio = scaled.scores / equal.scores
     np.testing.assert_allclose(ratio, np.broadcast_to(ratio[0], ratio.shape), rtol=1e-4)
-    assert np.corrcoef(once.scores[:, 0], matrix(0).scores[:, 0])[0, 1] > 0.5
-    assert once.metadata["checkpoint"] == [0, 1]
+    assert np.corrcoef(equal.scores[:, 0], matrix(0).scores[:, 0])[0, 1] > 0.5
+    assert equal.metadata["checkpoint"] == [0, 1]
 
 
 def test_one_matrix_is_its_own_average():
@@ -28,19 +28,19 @@ def test_one_matrix_is_its_own_average():
     np.testing.assert_allclose(found.fold_scores, matrix(3).fold_scores, rtol=1e-6)
 
 
-def test_copies_are_averaged_to_one_of_them():
+def test_average_of_copies_is_the_original():
     found = average_influence([matrix(3), matrix(3), matrix(3)])
     np.testing.assert_allclose(found.scores, matrix(3).scores, rtol=1e-5)
     np.testing.assert_allclose(found.fold_scores, matrix(3).fold_scores, rtol=1e-5)
 
 
-def test_folds_are_averaged_as_the_whole_is():
+def test_folds_average_like_the_scores():
     found = average_influence([matrix(0), matrix(1, scale=7.0), matrix(2)])
     np.testing.assert_allclose(found.fold_scores.mean(axis=0), found.scores, rtol=1e-4, atol=1e-6)
     assert check_pareto(found).answer in ("yes", "not proven")
 
 
-def test_an_absent_category_stays_absent():
+def test_absent_category_stays_absent():
     absent = [matrix(seed) for seed in range(2)]
     for m in absent:
         m.scores[:, 1] = np.nan
@@ -51,16 +51,16 @@ def test_an_absent_category_stays_absent():
     ("other", "message"),
     [
         (matrix(1, labels=np.zeros(20, dtype=int)), "matrix 1 has other training labels"),
-        (matrix(1, category_names=["a", "b", "c"]), "other class names"),
+        (matrix(1, category_names=["a", "b", "c"]), "other category names"),
         (matrix(1, support=np.array([20, 20, 19])), "other validation support"),
         (matrix(1, fold_support=np.full((4, 3), 6)), "other folds"),
     ],
 )
-def test_other_data_cannot_be_averaged(other, message):
+def test_refuses_matrices_of_other_data(other, message):
     with pytest.raises(ValueError, match=message):
         average_influence([matrix(0), other])
 
 
-def test_nothing_cannot_be_averaged():
+def test_refuses_an_empty_list():
     with pytest.raises(ValueError, match="at least one"):
         average_influence([])

@@ -1,4 +1,4 @@
-"""How the validation samples are dealt out to the folds."""
+"""Tests of how validation samples are dealt out to the folds."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def categories():
 
 
 @pytest.mark.parametrize("folds", [1, 3, 8])
-def test_each_category_is_spread_over_the_folds_to_within_one_sample(categories, folds):
+def test_fold_sizes_of_a_category_differ_by_at_most_one(categories, folds):
     fold = deal_folds(categories, folds, seed=0)
     for k, size in enumerate(SIZES):
         counts = torch.bincount(fold[categories == k], minlength=folds)
@@ -32,21 +32,21 @@ def test_each_category_is_spread_over_the_folds_to_within_one_sample(categories,
         assert len(counts) == folds
 
 
-def test_the_samples_left_over_do_not_all_fall_to_the_first_folds():
-    """Of 400 categories of one sample each, every one of eight folds gets its part."""
+def test_leftover_samples_do_not_all_go_to_the_first_folds():
+    """With 400 categories of one sample each, every one of eight folds gets its share."""
     counts = torch.bincount(deal_folds(torch.arange(400), 8, seed=0), minlength=8)
     assert counts.min() > 25
 
 
-def test_the_deal_is_random_and_fixed_by_the_seed(categories):
+def test_deal_is_random_but_determined_by_the_seed(categories):
     fold = deal_folds(categories, 8, seed=0)
     assert torch.equal(fold, deal_folds(categories, 8, seed=0))
     assert not torch.equal(fold, deal_folds(categories, 8, seed=1))
     large = fold[categories == len(SIZES) - 1]
-    assert not torch.equal(large[:8].sort().values, large[8:16].sort().values), "neighbours are not dealt out in turn"
+    assert not torch.equal(large[:8].sort().values, large[8:16].sort().values), "neighbours dealt out in turn"
 
 
-def scanned(y, folds):
+def scan_labels(y, folds):
     x = torch.randn(len(y), 4)
     module = nn.Linear(4, 3)
     probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
@@ -54,17 +54,17 @@ def scanned(y, folds):
     return scan(validation, ClassificationTask().loss, folds=folds, seed=5)
 
 
-def test_more_folds_than_samples_are_told_of():
+def test_warns_about_more_folds_than_samples():
     y = torch.arange(6) % 3
     with pytest.warns(UserWarning, match="8 folds for 6 validation samples: 2 of them stay empty"):
-        scanned(y, 8)
-    assert (scanned(y, 6).support.sum(dim=1) <= 2).all()  # and no warning
+        scan_labels(y, 8)
+    assert (scan_labels(y, 6).support.sum(dim=1) <= 2).all()  # and no warning
 
 
-def test_cells_are_fold_and_category_of_every_sample():
+def test_cells_combine_fold_and_category():
     torch.manual_seed(0)
     y = torch.randint(3, (50,))
-    cells = scanned(y, 4)
+    cells = scan_labels(y, 4)
     assert torch.equal(cells.cell % 3, y)
     assert torch.equal(cells.cell // 3, deal_folds(y, 4, seed=5))
     for fold in range(4):
@@ -73,13 +73,14 @@ def test_cells_are_fold_and_category_of_every_sample():
 
 
 @pytest.mark.parametrize("category", [-1, 2])
-def test_categories_beyond_the_names_would_fall_into_another_fold_and_are_refused(category):
+def test_refuses_categories_without_a_name(category):
+    """Such a sample would otherwise be counted in a cell of another fold."""
     x, y = torch.randn(20, 4), torch.arange(20) % 2
     module = nn.Linear(4, 3)
     probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
     validation = GradientPass(loader=loader(x, y), probe=probe, shard=Shard(), device=torch.device("cpu"))
     groups = torch.where(torch.arange(20) == 7, category, y)
-    with pytest.raises(ValueError, match=r"validation categories must lie in \[0, 2\), found"):
+    with pytest.raises(ValueError, match=r"validation categories must be in \[0, 2\), found"):
         scan(
             validation,
             ClassificationTask().loss,

@@ -1,4 +1,4 @@
-"""EK-FAC and Gauss-Newton against dense matrices."""
+"""Tests of the curvature approximations against dense matrices."""
 
 import weakref
 from dataclasses import replace
@@ -9,7 +9,12 @@ from torch import nn
 
 from lightning_pareto import estimate_influence
 from lightning_pareto.influence.curvature import CurvatureError, fit_curvature
-from lightning_pareto.influence.curvature.ekfac import EkfacCurvature, _by_frequency, _corrected_eigenvalues, _Factors
+from lightning_pareto.influence.curvature.ekfac import (
+    EkfacCurvature,
+    _corrected_eigenvalues,
+    _FactorSums,
+    _spread_by_frequency,
+)
 from lightning_pareto.influence.curvature.fisher import Fisher, exact_signals, sampled_signal
 from lightning_pareto.influence.gradients import GradientProbe
 from lightning_pareto.influence.layers import select_layers
@@ -29,7 +34,7 @@ def training_pass(module, x, y, **options):
     return GradientPass(loader=loader(x, y, **options), probe=probe, shard=Shard(), device=torch.device("cpu"))
 
 
-def drawn_labels(size, name="sampled", seed=0):
+def draw_fisher(size, name="sampled", seed=0):
     return Fisher.draw(name, size, seed, ClassificationTask().loss)
 
 
@@ -39,14 +44,14 @@ def problem():
     return nn.Linear(3, 4).double(), torch.randn(50, 3).double(), torch.randint(4, (50,))
 
 
-def test_exact_signals_sum_to_the_softmax_covariance():
+def test_outer_products_of_exact_signals_sum_to_softmax_covariance():
     p = torch.randn(6, 4).double().softmax(1)
     signals = torch.stack(list(exact_signals(p.log())))
     total = torch.einsum("cbi,cbj->bij", signals, signals)
     assert_near(total, torch.diag_embed(p) - p[:, :, None] * p[:, None, :], RELATIVE[torch.float64])
 
 
-def test_sampled_signals_have_that_covariance_in_the_mean():
+def test_sampled_signals_have_the_softmax_covariance_on_average():
     logits = torch.tensor([[0.5, -1.0, 0.3]]).double().repeat(100_000, 1)
     signal = sampled_signal(logits, torch.rand(100_000, generator=torch.Generator().manual_seed(0)))
     p = logits[0].softmax(0)
@@ -55,7 +60,7 @@ def test_sampled_signals_have_that_covariance_in_the_mean():
 
 def test_gauss_newton_is_the_hessian_of_logistic_regression(problem):
     module, x, y = problem
-    curvature = fit_curvature("gauss_newton", training_pass(module, x, y), damping=0.1, fisher=drawn_labels(50))
+    curvature = fit_curvature("gauss_newton", training_pass(module, x, y), damping=0.1, fisher=draw_fisher(50))
     hessian = exact_hessian(module, x, y)
     damped = hessian + 0.1 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
     right = torch.randn(2, 16).double()
@@ -68,27 +73,27 @@ def test_gauss_newton_is_the_hessian_of_logistic_regression(problem):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_ekfac_keeps_the_whole_trace(groups):
-    """The corrected eigenvalues are second moments in a rotated basis: their sum is that of the squared gradients."""
+def test_ekfac_keeps_the_trace(groups):
+    """The corrected eigenvalues are second moments in a rotated basis, so they sum to the squared gradient norm."""
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(4, 4, 3, groups=groups, padding=1, padding_mode="circular"), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3)
     ).double()
     x, y = torch.randn(40, 4, 4, 4).double(), torch.randint(3, (40,))
     train = training_pass(module, x, y)
-    curvature = EkfacCurvature.fit(train, 0.1, drawn_labels(40, seed=5))
+    curvature = EkfacCurvature.fit(train, 0.1, draw_fisher(40, seed=5))
     uniforms = torch.rand(40, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     drawn = (module(x).softmax(1).cumsum(1) < uniforms[:, None]).sum(1)
     expected = flat_sample_gradients(module, x, drawn).square().sum() / 40
     assert_near(sum(e.sum() for e in curvature.eigenvalues.values()), expected, RELATIVE[torch.float64])
 
 
-def test_ekfac_is_exact_where_the_factors_are(problem):
-    """With one and the same input for all samples the Fisher of a linear layer is a Kronecker product."""
+def test_ekfac_is_exact_for_a_kronecker_product(problem):
+    """If all samples have the same input, the Fisher information of a linear layer is a Kronecker product."""
     module, x, y = problem
     x = x[:1].repeat(50, 1)
     train = training_pass(module, x, y)
-    curvature = EkfacCurvature.fit(train, 0.1, drawn_labels(50))
+    curvature = EkfacCurvature.fit(train, 0.1, draw_fisher(50))
     uniforms = torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     drawn = (module(x).softmax(1).cumsum(1) < uniforms[:, None]).sum(1)
     loop = flat_sample_gradients(module, x, drawn)
@@ -101,28 +106,28 @@ def test_ekfac_is_exact_where_the_factors_are(problem):
     assert_near(found, torch.linalg.solve(damped, flat), 1e-8)
 
 
-def test_names_the_layer_whose_factors_are_not_finite(problem):
+def test_error_names_the_layer_with_non_finite_factors(problem):
     module, x, y = problem
-    x[7, 0] = 1e200  # squares overflow, logits do not
+    x[7, 0] = 1e200  # its square overflows, the logits do not
     module.weight.data.zero_()
     with pytest.raises(CurvatureError, match="layer '' are not finite"):
-        fit_curvature("ekfac", training_pass(module, x, y), damping=0.1, fisher=drawn_labels(50))
+        fit_curvature("ekfac", training_pass(module, x, y), damping=0.1, fisher=draw_fisher(50))
 
 
 def test_gauss_newton_refuses_a_large_model():
     module = nn.Linear(2_000, 3)
-    with pytest.raises(ValueError, match="6003 covered parameters"):
+    with pytest.raises(ValueError, match="up to 5000 parameters, found 6003 covered parameters"):
         fit_curvature(
             "gauss_newton",
             training_pass(module, torch.randn(4, 2_000), torch.tensor([0, 1, 2, 0])),
             damping=0.1,
-            fisher=drawn_labels(4),
+            fisher=draw_fisher(4),
         )
 
 
 @pytest.mark.parametrize("case", ["conv groups", "embedding", "layer norm", "self attention", "recurrent"])
 def test_conjugate_gradients_reach_the_dense_solution(case, monkeypatch):
-    """With the exact Fisher information, and through all layers at once."""
+    """With the exact Fisher information over all layers together."""
     monkeypatch.setattr("lightning_pareto.influence.curvature.ITERATIONS", 500)
     torch.manual_seed(0)
     module, shape = (FAST | SLOW)[case]()
@@ -131,8 +136,8 @@ def test_conjugate_gradients_reach_the_dense_solution(case, monkeypatch):
     train = training_pass(module, x, torch.randint(CLASSES, (40,)))
     with train.probe.open():
         verify(train.probe, train.first(3))
-        exact = fit_curvature("gauss_newton", train, damping=0.1, fisher=drawn_labels(40, "exact"), tolerance=1e-3)
-        iterative = fit_curvature("cg", train, damping=0.1, fisher=drawn_labels(40, "exact"), tolerance=1e-10)
+        exact = fit_curvature("gauss_newton", train, damping=0.1, fisher=draw_fisher(40, "exact"), tolerance=1e-3)
+        iterative = fit_curvature("cg", train, damping=0.1, fisher=draw_fisher(40, "exact"), tolerance=1e-10)
         right = {layer: torch.randn(3, *exact._shapes[layer]).double() for layer in exact._layers}
         expected, found, ekfac = (c.solve(right) for c in (exact, iterative, iterative.preconditioner))
     for layer, direction in expected.items():
@@ -140,29 +145,29 @@ def test_conjugate_gradients_reach_the_dense_solution(case, monkeypatch):
     assert any((ekfac[layer] - expected[layer]).abs().max() > 0.01 * expected[layer].abs().max() for layer in expected)
 
 
-def test_conjugate_gradients_say_when_they_stop_early(problem, monkeypatch):
+def test_conjugate_gradients_warn_when_they_stop_early(problem, monkeypatch):
     module, x, y = problem
     monkeypatch.setattr("lightning_pareto.influence.curvature.ITERATIONS", 1)
-    curvature = fit_curvature("cg", training_pass(module, x, y), damping=1e-4, fisher=drawn_labels(50), tolerance=1e-12)
+    curvature = fit_curvature("cg", training_pass(module, x, y), damping=1e-4, fisher=draw_fisher(50), tolerance=1e-12)
     with pytest.warns(UserWarning, match="stopped after 1 iterations with a residual of"):
         curvature.solve({curvature.train.probe.layers[0]: torch.randn(2, 1, 4, 4).double()})
 
 
-def test_the_exact_fisher_is_the_mean_of_the_sampled_one(problem):
+def test_exact_fisher_is_the_mean_of_sampled_fisher(problem):
     module, x, y = problem
     train = training_pass(module, x.repeat(200, 1), y.repeat(200))
-    exact = fit_curvature("ekfac", train, damping=0.1, fisher=drawn_labels(10_000, "exact"), tolerance=1e-3)
-    sampled = fit_curvature("ekfac", train, damping=0.1, fisher=drawn_labels(10_000), tolerance=1e-3)
+    exact = fit_curvature("ekfac", train, damping=0.1, fisher=draw_fisher(10_000, "exact"), tolerance=1e-3)
+    sampled = fit_curvature("ekfac", train, damping=0.1, fisher=draw_fisher(10_000), tolerance=1e-3)
     [layer] = exact.bases
     right = {layer: torch.randn(1, 1, 4, 4).double()}
     assert_near(sampled.solve(right)[layer], exact.solve(right)[layer], 0.1)
-    empirical = fit_curvature("ekfac", train, damping=0.1, fisher=drawn_labels(10_000, "empirical"), tolerance=1e-3)
+    empirical = fit_curvature("ekfac", train, damping=0.1, fisher=draw_fisher(10_000, "empirical"), tolerance=1e-3)
     loop = flat_sample_gradients(module, x, y).square().sum() / 50
     assert_near(empirical.eigenvalues[layer].sum(), loop, 1e-10)
 
 
-def test_conjugate_gradients_count_layers_without_a_direction():
-    """A layer that only the training set reaches takes part in the curvature of the others."""
+def test_conjugate_gradients_include_layers_without_a_direction():
+    """A layer that only the training set reaches still affects the curvature of the others."""
     torch.manual_seed(0)
 
     class Sometimes(nn.Module):
@@ -184,16 +189,16 @@ def test_conjugate_gradients_count_layers_without_a_direction():
     assert_near(found.scores, exact.scores, 1e-5)
 
 
-def test_rows_of_an_embedding_that_a_part_of_the_samples_misses(monkeypatch):
-    """Eigenvalues from few samples are near to those from all, and no row is without curvature."""
+def test_embedding_rows_missing_from_the_curvature_samples(monkeypatch):
+    """Eigenvalues from few samples are close to those from all samples, and every row has curvature."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Embedding(200, 8), nn.Flatten(), nn.Linear(40, 4)).double()
     frequency = 1 / torch.arange(1, 201).double()
     x, y = torch.multinomial(frequency, 3_000 * 5, replacement=True).view(3_000, 5), torch.arange(3_000) % 4
     train = training_pass(module, x, y, batch_size=500)
-    whole = EkfacCurvature.fit(train, 0.1, drawn_labels(3_000))
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", 200)
-    part = EkfacCurvature.fit(train, 0.1, drawn_labels(3_000))
+    whole = EkfacCurvature.fit(train, 0.1, draw_fisher(3_000))
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH_SAMPLES", 200)
+    part = EkfacCurvature.fit(train, 0.1, draw_fisher(3_000))
     [layer] = [layer for layer in part.bases if "0.weight" in layer.names]
     assert float(part.eigenvalues[layer].min()) > 0
     right = {layer: torch.randn(20, 1, 200, 8).double()}
@@ -202,23 +207,23 @@ def test_rows_of_an_embedding_that_a_part_of_the_samples_misses(monkeypatch):
     assert 0.5 < float(b.norm() / a.norm()) < 2
 
 
-def test_eigenvalues_of_an_embedding_follow_the_counts_and_half_an_occurrence():
+def test_eigenvalues_of_embedding_rows_are_proportional_to_counts_plus_a_half():
     values = torch.rand(1, 3, 2).double()
-    found = _by_frequency(values, torch.tensor([[4.0, 0.0, 1.0]]).double())
+    found = _spread_by_frequency(values, torch.tensor([[4.0, 0.0, 1.0]]).double())
     assert_near(found, torch.tensor([4.5, 0.5, 1.5]).double()[:, None] / 6.5 * values.sum(1, keepdim=True), 1e-12)
 
 
-def test_the_classes_of_the_exact_fisher_information_are_no_samples(problem):
-    """It goes over every position once for each class, and knows no more of the layer's inputs for it."""
+def test_exact_fisher_does_not_count_positions_once_per_class(problem):
+    """It visits every position once per class, but that adds no information about the layer's inputs."""
     train = training_pass(*problem)
-    fits = [_Factors.fit(train, drawn_labels(50, name)) for name in ("sampled", "exact")]
+    fits = [_FactorSums.fit(train, draw_fisher(50, name)) for name in ("sampled", "exact")]
     positions = [[float(p) for p in fit._positions.values()] for fit in fits]
     assert positions[0] == pytest.approx(positions[1])
     assert positions[0][0] == 50
 
 
-def test_conjugate_gradients_hold_the_factors_of_a_part_at_a_time(monkeypatch):
-    """With room for one sample, the factors of at most two parts are alive at once, and the solution is the same."""
+def test_conjugate_gradients_hold_factors_of_one_part_at_a_time(monkeypatch):
+    """With memory for one sample, the factors of at most two parts exist at once, and the solution is the same."""
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Conv2d(3, 3, 3), nn.Flatten(), nn.Linear(12, CLASSES)
@@ -234,10 +239,10 @@ def test_conjugate_gradients_hold_the_factors_of_a_part_at_a_time(monkeypatch):
 
     factors = Convolution.factors
     right = {layer: torch.randn(2, *shape).double() for layer, shape in zip(train.probe.layers, SHAPES, strict=True)}
-    whole = fit_curvature("cg", train, damping=10.0, fisher=drawn_labels(12, "exact"), tolerance=1e-10).solve(right)
+    whole = fit_curvature("cg", train, damping=10.0, fisher=draw_fisher(12, "exact"), tolerance=1e-10).solve(right)
     train.probe.memory.elements = 1
     monkeypatch.setattr(Convolution, "factors", watched)
-    parts = fit_curvature("cg", train, damping=10.0, fisher=drawn_labels(12, "exact"), tolerance=1e-10).solve(right)
+    parts = fit_curvature("cg", train, damping=10.0, fisher=draw_fisher(12, "exact"), tolerance=1e-10).solve(right)
     assert max(most) <= 2
     for layer, direction in whole.items():
         assert_near(parts[layer], direction, 1e-8)
@@ -246,51 +251,51 @@ def test_conjugate_gradients_hold_the_factors_of_a_part_at_a_time(monkeypatch):
 SHAPES = [(1, 3, 19), (1, 3, 28), (1, CLASSES, 13)]
 
 
-def samples_of_factors(train, monkeypatch, enough, well_determined):
-    """For every layer, the samples that its factors come from."""
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", enough)
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.WELL_DETERMINED", well_determined)
-    sums = _Factors.fit(train, drawn_labels(train.size))
+def samples_used(train, monkeypatch, enough, per_row):
+    """How many samples the factors of each layer come from."""
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH_SAMPLES", enough)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.POSITIONS_PER_ROW", per_row)
+    sums = _FactorSums.fit(train, draw_fisher(train.size))
     return {
         layer.name: round(float(sums._positions[layer]) / each)
         for layer, each in zip(sums._positions, (9, 1), strict=True)
     }
 
 
-def test_only_layers_that_are_not_well_determined_take_more_samples(monkeypatch):
+def test_only_layers_not_yet_well_determined_take_more_samples(monkeypatch):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv1d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(18, 4)).double()
     train = training_pass(module, torch.randn(400, 1, 10).double(), torch.arange(400) % 4, batch_size=7)
-    # 3 rows with 9 positions a sample want 5 · 3 / 9 samples; 19 rows with one want 95, and then those after half of 40
-    assert samples_of_factors(train, monkeypatch, 40, 5) == {"0": 40, "3": 95}
-    assert samples_of_factors(train, monkeypatch, 40, 50) == {"0": 40, "3": 400}
-    assert samples_of_factors(train, monkeypatch, 40, 200) == {"0": 67, "3": 400}
-    assert samples_of_factors(train, monkeypatch, 1_000, 50) == {"0": 400, "3": 400}
+    # layer 0: 3 rows, 9 positions per sample, so 5 · 3 / 9 samples are enough; layer 3: 19 rows, 1 position, so 5 · 19
+    assert samples_used(train, monkeypatch, 40, 5) == {"0": 40, "3": 95}
+    assert samples_used(train, monkeypatch, 40, 50) == {"0": 40, "3": 400}
+    assert samples_used(train, monkeypatch, 40, 200) == {"0": 67, "3": 400}
+    assert samples_used(train, monkeypatch, 1_000, 50) == {"0": 400, "3": 400}
 
 
-def test_factors_are_sums_over_the_first_samples(monkeypatch):
-    """Those of a linear layer are moments of its inputs, over exactly the samples that it was to take."""
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", 10)
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.WELL_DETERMINED", 6)
+def test_factors_are_sums_over_exactly_the_first_samples(monkeypatch):
+    """The input factor of a linear layer is the second moment of its inputs over the samples it should use."""
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH_SAMPLES", 10)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.POSITIONS_PER_ROW", 6)
     torch.manual_seed(0)
     x = torch.randn(50, 4).double()
     train = training_pass(nn.Linear(4, 3).double(), x, torch.arange(50) % 3, batch_size=8)
-    [found] = _Factors.fit(train.drawn(None, 3), drawn_labels(50)).inputs.values()
-    order = torch.randperm(50, generator=torch.Generator().manual_seed(3))[:30]  # 6 · 5 rows
+    [found] = _FactorSums.fit(train.sample(None, 3), draw_fisher(50)).inputs.values()
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(3))[:30]  # 6 positions for each of 5 rows
     rows = torch.cat([x[order], torch.ones(30, 1).double()], dim=1)
     assert_near(found[0], rows.T @ rows, RELATIVE[torch.float64])
 
 
 def test_eigenvalues_come_from_the_first_samples(monkeypatch):
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", 20)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH_SAMPLES", 20)
     torch.manual_seed(0)
     train = training_pass(nn.Linear(4, 3).double(), torch.randn(50, 4).double(), torch.arange(50) % 3, batch_size=8)
     stages: list[tuple[str, int]] = []
     watched = replace(train, progress=lambda stage, _done, total: stages.append((stage, total)))
-    curvature = EkfacCurvature.fit(watched, 0.1, drawn_labels(50))
+    curvature = EkfacCurvature.fit(watched, 0.1, draw_fisher(50))
     assert dict(stages)["eigenvalues"] == 3, "20 samples in batches of 8"
     first = train.part(0, 20)
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH", 50)
-    [expected] = _corrected_eigenvalues(first, drawn_labels(50), curvature.bases).values()
+    monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.ENOUGH_SAMPLES", 50)
+    [expected] = _corrected_eigenvalues(first, draw_fisher(50), curvature.bases).values()
     [found] = curvature.eigenvalues.values()
     assert_near(found, expected, RELATIVE[torch.float64])

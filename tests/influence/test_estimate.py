@@ -1,4 +1,4 @@
-"""The influence matrix against exact Hessians, retraining and its own invariances."""
+"""Tests of influence estimates against exact Hessians, retraining and invariances."""
 
 import copy
 
@@ -62,11 +62,12 @@ def test_predicts_leave_one_out_retraining(logistic):
     measured = np.array(rises) * len(y)
     for k in range(CLASSES):
         assert spearmanr(exact[left_out, k], measured[:, k]).statistic >= 0.99
-        assert spearmanr(ekfac[left_out, k], measured[:, k]).statistic >= 0.7  # overlapping classes are not Kronecker
+        # the curvature of overlapping classes is not a Kronecker product
+        assert spearmanr(ekfac[left_out, k], measured[:, k]).statistic >= 0.7
     assert abs(np.polyfit(exact[left_out].ravel(), measured.ravel(), 1)[0] - 1) < 0.1, "scale, not only rank"
 
 
-def test_ekfac_predicts_leave_one_out_of_a_binary_classifier():
+def test_ekfac_predicts_leave_one_out_retraining_of_binary_classifier():
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(600) % 2
     x = torch.randn(600, 5, generator=generator, dtype=torch.float64)
@@ -84,12 +85,12 @@ def test_ekfac_predicts_leave_one_out_of_a_binary_classifier():
         assert spearmanr(scores[left_out, k], np.array(rises)[:, k]).statistic >= 0.95
 
 
-def test_conjugate_gradients_are_exact_where_gauss_newton_is(logistic):
+def test_conjugate_gradients_agree_with_gauss_newton(logistic):
     found = estimate(logistic, curvature="cg", tolerance=1e-8)
     assert_near(found.scores, estimate(logistic, curvature="gauss_newton").scores, 1e-5)
 
 
-def test_ekfac_is_nearer_to_exact_than_no_curvature(logistic):
+def test_ekfac_is_closer_to_exact_than_no_curvature(logistic):
     exact = exact_influence(*logistic, CLASSES, 0.1).ravel()
     agreement = {
         name: np.corrcoef(estimate(logistic, curvature=name).scores.ravel(), exact)[0, 1]
@@ -103,13 +104,13 @@ def test_ekfac_is_nearer_to_exact_than_no_curvature(logistic):
     [{"batch_size": 7}, {"shuffle": True}, {"drop_last": True, "batch_size": 30}, {"num_workers": 1}],
     ids=str,
 )
-def test_does_not_depend_on_how_samples_are_loaded(network, train_options):
+def test_scores_do_not_depend_on_loader_options(network, train_options):
     expected, found = estimate(network), estimate(network, train_options)
-    assert_near(found.scores, expected.scores, 1e-4)  # float32 sums in another order, through an eigenbasis
+    assert_near(found.scores, expected.scores, 1e-4)  # float32 sums in another order change the eigenbasis
     np.testing.assert_array_equal(found.labels, network[2])
 
 
-def test_is_repeatable_to_the_bit_and_leaves_no_trace(network):
+def test_is_bit_identical_when_repeated_and_leaves_no_trace(network):
     module = network[0]
     module.train()
     state, random = copy.deepcopy(module.state_dict()), torch.get_rng_state()
@@ -137,7 +138,7 @@ def test_rows_follow_the_samples_and_columns_the_classes(network):
     assert_near(found.scores[:, ::-1].copy(), estimate(network, **identity).scores, RELATIVE[torch.float32])
 
 
-def test_folds_average_to_the_whole_and_are_balanced(network):
+def test_folds_are_balanced_and_average_to_the_scores(network):
     found = estimate(network, folds=3)
     assert found.fold_scores.shape == (3, 50, CLASSES)
     share = found.fold_support / found.fold_support.sum(axis=0)
@@ -146,7 +147,7 @@ def test_folds_average_to_the_whole_and_are_balanced(network):
     assert_near(estimate(network, folds=1).scores, found.scores, RELATIVE[torch.float32])
 
 
-def test_the_soft_error_is_another_measure(network):
+def test_soft_error_measure(network):
     module, x, y, x_val, y_val = network
     found = estimate(network, curvature="identity", measure="soft_error").scores
     module.eval()
@@ -156,7 +157,7 @@ def test_the_soft_error_is_another_measure(network):
     assert_near(found[4, 2], sum((a * b).sum() for a, b in zip(v, g, strict=True)), 1e-4)
 
 
-def test_categories_may_be_any_groups(network):
+def test_categories_can_be_any_groups(network):
     x_val = network[3]
     found = estimate(network, categories=lambda b: (b[0].mean((1, 2, 3)) > 0).long(), category_names=["dark", "light"])
     assert found.scores.shape == (50, 2)
@@ -164,7 +165,7 @@ def test_categories_may_be_any_groups(network):
     assert found.support.tolist() == [int((x_val.mean((1, 2, 3)) <= 0).sum()), int((x_val.mean((1, 2, 3)) > 0).sum())]
 
 
-def test_dict_batches_with_logits_in_the_output():
+def test_dict_batches_with_logits_attribute():
     class Output:
         def __init__(self, logits):
             self.logits = logits
@@ -188,16 +189,16 @@ def test_dict_batches_with_logits_in_the_output():
     assert estimate_influence(Model(), data, data).scores.shape == (12, 2)
 
 
-def test_a_task_describes_any_other_batch():
+def test_task_reads_other_batches():
     data = DataLoader([(i % 2, torch.full((3,), float(i)), "note") for i in range(12)], batch_size=5)
     module = nn.Linear(3, 2)
-    with pytest.raises(BatchError, match=r"list of 3(.|\n)*ClassificationTask\("):
+    with pytest.raises(BatchError, match=r"list of length 3(.|\n)*ClassificationTask\("):
         estimate_influence(module, data, data)
     task = ClassificationTask(logits=lambda m, batch: m(batch[1]), targets=lambda batch: batch[0])
     assert estimate_influence(module, data, data, task=task).scores.shape == (12, 2)
 
 
-def test_an_absent_class_is_named_and_left_out(network):
+def test_absent_class_is_named_and_left_out(network):
     module, x, y, x_val, y_val = network
     keep = y_val != 1
     with pytest.warns(UserWarning, match="no validation samples of dog"):
@@ -207,7 +208,7 @@ def test_an_absent_class_is_named_and_left_out(network):
     assert found.support[1] == 0
 
 
-def test_every_parameter_is_accounted_for():
+def test_metadata_covers_every_parameter():
     module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2), nn.Identity())
     module[3].extra = nn.Linear(2, 2)
     module[0].bias.requires_grad_(False)
@@ -224,14 +225,14 @@ def test_every_parameter_is_accounted_for():
     }
 
 
-def test_a_parameter_without_a_fast_gradient_is_reported_and_covered():
+def test_warns_about_parameters_without_fast_gradients_and_covers_them():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Bilinear(3, 3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     task = ClassificationTask(logits=lambda m, batch: m[2](m[1](m[0](batch[0], batch[0]))))
     x, y = torch.randn(20, 3).double(), torch.arange(20) % 2
     data = loader(x, y)
     with pytest.warns(
-        UserWarning, match=r"2 parameter tensors are used(.|\n)*\(0\.weight, 0\.bias\): they(.|\\n)*a back"
+        UserWarning, match=r"2 parameter tensors are used(.|\n)*\(0\.weight, 0\.bias\)\. They(.|\n)*a back"
     ):
         found = estimate_influence(module, data, data, task=task, curvature="identity")
     assert found.metadata["parameters"]["0.weight"] == "a backward pass per sample"
@@ -244,7 +245,7 @@ def test_a_parameter_without_a_fast_gradient_is_reported_and_covered():
     assert_near(found.scores, expected, RELATIVE[torch.float32])
 
 
-def test_a_random_transform_is_noticed():
+def test_warns_about_random_transform():
     class Noisy(Dataset):
         def __len__(self):
             return 12
@@ -252,11 +253,11 @@ def test_a_random_transform_is_noticed():
         def __getitem__(self, i):
             return torch.randn(3), i % 2
 
-    with pytest.warns(UserWarning, match="gives another sample each time"):
+    with pytest.warns(UserWarning, match="returns a different sample each time"):
         estimate_influence(nn.Linear(3, 2), DataLoader(Noisy()), GOOD)
 
 
-def test_a_model_that_mixes_samples_is_noticed():
+def test_warns_about_model_that_mixes_samples():
     class Centred(nn.Linear):
         def forward(self, x):
             return super().forward(x - x.mean(0))
@@ -265,43 +266,42 @@ def test_a_model_that_mixes_samples_is_noticed():
         estimate_influence(Centred(3, 2), GOOD, GOOD)
 
 
-def test_probabilities_in_the_place_of_logits_are_noticed():
+def test_warns_about_probabilities_instead_of_logits():
     module = nn.Sequential(nn.Linear(3, 2), nn.Softmax(dim=1))
-    with pytest.warns(UserWarning, match="look like probabilities, where logits are expected"):
+    with pytest.warns(UserWarning, match="expected logits, but the model's outputs look like probabilities"):
         estimate_influence(module, GOOD, GOOD)
 
 
 class Branches(nn.Module):
-    """Samples with a positive first feature take one way, the others another."""
+    """Uses one layer for batches with a positive first feature, and another layer for all other batches."""
 
     def __init__(self):
         super().__init__()
         self.one, self.other, self.head = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
 
     def forward(self, x):
-        way = (x[:, :1] > 0).to(x)
-        z = self.one(x) * way if way.all() else self.other(x) * (1 - way) if not way.any() else self.one(x)
+        z = self.one(x) if (x[:, 0] > 0).any() else self.other(x)
         return self.head(torch.tanh(z))
 
 
-def test_a_layer_that_only_one_of_the_data_sets_reaches_does_not_matter():
+def test_layer_reached_by_one_dataset_only_does_not_matter():
     torch.manual_seed(0)
     x, y = torch.randn(30, 3), torch.arange(30) % 2
     low, high = torch.cat([-x[:, :1].abs(), x[:, 1:]], 1), torch.cat([x[:, :1].abs(), x[:, 1:]], 1)
     module = Branches()
     exact = estimate_influence(module, loader(low, y), loader(high, y), curvature="gauss_newton")
     assert np.isfinite(exact.scores).all()
-    for curvature in ("identity", "ekfac"):  # which treat layers as independent
+    for curvature in ("identity", "ekfac"):  # these treat layers as independent
         found = estimate_influence(module, loader(low, y), loader(high, y), curvature=curvature)
         alone = estimate_influence(module, loader(low, y), loader(high, y), curvature=curvature, layers=["head.*"])
         assert_near(found.scores, alone.scores, RELATIVE[torch.float32])
 
 
-def test_a_saturated_model_is_an_error():
+def test_refuses_a_saturated_model():
     module = nn.Linear(3, 2)
     nn.init.zeros_(module.weight)
     module.bias.data = torch.tensor([1e4, -1e4])
-    with pytest.raises(CurvatureError, match="it is saturated"):
+    with pytest.raises(CurvatureError, match="the model is saturated"):
         estimate_influence(module, GOOD, GOOD)
 
 
@@ -313,8 +313,8 @@ class Stream(IterableDataset):
 GOOD = loader(torch.randn(10, 3), torch.arange(10) % 2)
 
 
-def test_a_collate_function_that_drops_samples_of_larger_batches_is_an_error(network):
-    """Its first, smaller batches were whole: the labels that follow would belong to other indices."""
+def test_refuses_collate_function_that_drops_samples_of_larger_batches(network):
+    """The small batches of the first checks are complete, but later labels would belong to other indices."""
 
     def collate(samples):
         return default_collate(samples[:-1] if len(samples) > 8 else samples)
@@ -323,7 +323,7 @@ def test_a_collate_function_that_drops_samples_of_larger_batches_is_an_error(net
         estimate(network, train_options={"collate_fn": collate, "batch_size": 16})
 
 
-def test_the_users_loaders_stay_as_they_are(network):
+def test_leaves_the_loaders_unchanged(network):
     module, x, y, x_val, y_val = network
     loaders = loader(x, y, shuffle=True, drop_last=True, batch_size=7), loader(x_val, y_val)
     before = [dict(vars(each)) for each in loaders]
@@ -331,20 +331,20 @@ def test_the_users_loaders_stay_as_they_are(network):
     assert [dict(vars(each)) for each in loaders] == before
 
 
-def test_losses_without_a_value_or_a_slope_are_errors(network):
-    def lost(logits, targets):
+def test_refuses_losses_without_finite_value_or_gradient(network):
+    def infinite(logits, targets):
         return F.cross_entropy(logits, targets, reduction="none") + torch.where(targets == 3, torch.inf, 0.0)
 
-    def steep(logits, targets):
+    def infinitely_steep(logits, targets):
         return (logits - logits.detach()).square().sum(dim=1).sqrt()
 
     with pytest.raises(BatchError, match="a sample's loss is not finite"):
-        estimate(network, task=ClassificationTask(loss=lost))
+        estimate(network, task=ClassificationTask(loss=infinite))
     with pytest.raises(CurvatureError, match="influence scores are not finite"):
-        estimate(network, task=ClassificationTask(loss=steep), measure="soft_error")
+        estimate(network, task=ClassificationTask(loss=infinitely_steep), measure="soft_error")
 
 
-def test_one_logit_is_an_error_with_its_remedy():
+def test_error_for_one_logit_shows_the_fix():
     with pytest.raises(BatchError, match=r"one logit z: logits=lambda module, batch"):
         estimate_influence(nn.Linear(3, 1), GOOD, GOOD)
     task = ClassificationTask(logits=lambda m, batch: nn.functional.pad(m(batch[0]).reshape(-1, 1), (1, 0)))
@@ -352,14 +352,14 @@ def test_one_logit_is_an_error_with_its_remedy():
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_gradients_that_the_caller_has_switched_off(network, mode):
+def test_works_where_the_caller_disabled_gradients(network, mode):
     expected = estimate(network)
     with mode():
         found = estimate(network)
     np.testing.assert_array_equal(found.scores, expected.scores)
 
 
-def test_under_an_outer_autocast_only_the_model_is_in_half_precision():
+def test_outer_autocast_applies_to_the_model_only():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     data = loader(torch.randn(40, 4), torch.arange(40) % 3)

@@ -1,4 +1,4 @@
-"""What is computed from factors, against the sums written out; with the blocks and shapes that small networks lack."""
+"""Tests of computations on factors against explicit sums, in shapes that small networks do not have."""
 
 import pytest
 import torch
@@ -11,16 +11,16 @@ from tests._tolerances import RELATIVE
 
 EXACT = RELATIVE[torch.float64]
 
-# (samples, blocks, positions, inputs, outputs): one block or many, rotating the factors or the gradients is cheaper
+# (samples, blocks, positions, inputs, outputs). In some it is cheaper to rotate the factors, in others the gradients.
 SHAPES = [(5, 1, 1, 6, 4), (5, 1, 3, 140, 9), (5, 1, 2, 30, 300), (4, 3, 7, 5, 4), (4, 3, 1, 2, 1), (3, 1, 50, 6, 4)]
 
 
 @pytest.fixture(params=["positions last", "positions first"])
-def made(request):
-    """Factors that lie in memory as those of a convolution or of a linear layer, twice, with one scratch for all."""
+def make(request):
+    """Makes factors with the memory layout of a convolution or of a linear layer, all with the same scratch."""
     scratch = Scratch()
 
-    def make(shape, seed=0):
+    def build(shape, seed=0):
         batch, blocks, positions, *sizes = shape
         generator = torch.Generator().manual_seed(seed)
         a, g = (torch.randn(batch, blocks, positions, n, generator=generator).double() for n in sizes)
@@ -28,20 +28,20 @@ def made(request):
             a, g = (x.transpose(2, 3).contiguous().transpose(2, 3) for x in (a, g))
         return DenseFactors(a, g, scratch)
 
-    return make
+    return build
 
 
-def written_out(factors):
+def explicit_gradients(factors):
     return torch.einsum("brto,brti->broi", factors.g, factors.a)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_everything_is_had_from_the_gradients(made, shape):
-    factors, other = made(shape), made(shape, seed=1)
-    gradients = written_out(factors)
+def test_agrees_with_explicit_gradients(make, shape):
+    factors, other = make(shape), make(shape, seed=1)
+    gradients = explicit_gradients(factors)
     batch, blocks, _, inputs, outputs = shape
     kept = factors.gradients()
-    other.dots(DotProducts(torch.randn(2, blocks, outputs, inputs).double()))  # uses the same scratch
+    other.dots(DotProducts(torch.randn(2, blocks, outputs, inputs).double()))  # shares the scratch
     assert_near(kept, gradients, EXACT)
     for found, x in zip(factors.covariances(), (factors.a, factors.g), strict=True):
         assert_near(found, torch.einsum("brti,brtj->rij", x, x), EXACT)
@@ -57,35 +57,35 @@ def test_everything_is_had_from_the_gradients(made, shape):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("both", [True, False])
-def test_squares_in_a_basis(made, shape, both):
-    factors = made(shape)
+def test_squares_in_a_basis(make, shape, both):
+    factors = make(shape)
     _, blocks, _, inputs, outputs = shape
     a, g = (torch.linalg.qr(torch.randn(blocks, n, n).double()).Q for n in (inputs, outputs))
-    turned = written_out(factors) @ a
+    rotated = explicit_gradients(factors) @ a
     if both:
-        turned = g.transpose(1, 2) @ turned
-    assert_near(factors.squares(EigenBasis(a, g if both else None)), turned.square().sum(0), EXACT)
+        rotated = g.transpose(1, 2) @ rotated
+    assert_near(factors.squares(EigenBasis(a, g if both else None)), rotated.square().sum(0), EXACT)
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 129, 300])
-def test_a_gram_matrix_is_whole(size):
+def test_gram_fills_the_whole_matrix(size):
     columns = torch.randn(2, size, 11).double()
     found = gram(columns)
     assert_near(found, columns @ columns.transpose(1, 2), EXACT)
 
 
-def test_scratch_hands_out_the_same_memory_again():
+def test_scratch_reuses_memory():
     scratch, like = Scratch(), torch.zeros(1)
-    first = scratch.room("a", (4, 5), like)
-    again = scratch.room("a", (3, 2), like)
+    first = scratch.buffer("a", (4, 5), like)
+    again = scratch.buffer("a", (3, 2), like)
     assert first.data_ptr() == again.data_ptr()
     assert again.shape == (3, 2)
-    assert scratch.room("b", (4, 5), like).data_ptr() != first.data_ptr()
-    assert scratch.room("a", (4, 5), like.double()).dtype == torch.float64
-    assert scratch.room("a", (6, 6), like).shape == (6, 6)
+    assert scratch.buffer("b", (4, 5), like).data_ptr() != first.data_ptr()
+    assert scratch.buffer("a", (4, 5), like.double()).dtype == torch.float64
+    assert scratch.buffer("a", (6, 6), like).shape == (6, 6)
 
 
-def test_an_embedding_counts_the_positions_that_have_a_gradient():
+def test_embedding_counts_only_positions_with_a_gradient():
     tokens = torch.tensor([[0, 2], [2, 2]])
     a = torch.tensor([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 3.0]]])
     assert EmbeddingFactors(tokens, a, 4).covariances()[1].tolist() == [[0, 0, 2, 0]]

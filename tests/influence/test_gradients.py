@@ -1,4 +1,4 @@
-"""Per-sample gradients against one backward pass a sample."""
+"""Tests of per-sample gradients against one backward pass per sample."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ SAMPLES = 5
 
 
 def network(case, dtype=torch.float64):
-    """(module in evaluation mode, inputs, targets) of a case."""
+    """The module of a case in evaluation mode, inputs and targets."""
     torch.manual_seed(0)
     module, shape = case()
     module.to(dtype).eval()
@@ -30,16 +30,16 @@ def network(case, dtype=torch.float64):
     return module, x, torch.randint(CLASSES, (SAMPLES,))
 
 
-def verified(module, x, y):
+def verified_probe(module, x, y):
     probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
     with probe.open():
         verify(probe, (x[:3], y[:3]))
     return probe
 
 
-def found_gradients(module, x, y, probe=None):
-    """{parameter name: (B, *shape)} through the probe."""
-    probe = probe or verified(module, x, y)
+def probe_gradients(module, x, y, probe=None):
+    """Per-sample gradients from the probe, {parameter name: (B, *shape)}."""
+    probe = probe or verified_probe(module, x, y)
     found = {}
     with probe.open():
         forward = probe.forward((x, y))
@@ -54,9 +54,9 @@ def found_gradients(module, x, y, probe=None):
 @pytest.mark.parametrize("case", FAST)
 def test_matches_a_backward_pass_per_sample(case, dtype):
     module, x, y = network(FAST[case], dtype)
-    probe = verified(module, x, y)
+    probe = verified_probe(module, x, y)
     assert not probe.plan.looped
-    found, expected = found_gradients(module, x, y, probe), sample_gradient_loop(module, x, y)
+    found, expected = probe_gradients(module, x, y, probe), sample_gradient_loop(module, x, y)
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         assert_near(gradient, expected[name], RELATIVE[dtype])
@@ -65,22 +65,22 @@ def test_matches_a_backward_pass_per_sample(case, dtype):
 @pytest.mark.filterwarnings("ignore:RNN module weights")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", SLOW)
-def test_whatever_is_not_read_fast_is_read_slowly_and_rightly(case, dtype):
+def test_layers_without_fast_gradients_are_looped_over(case, dtype):
     module, x, y = network(SLOW[case], dtype)
-    probe = verified(module, x, y)
+    probe = verified_probe(module, x, y)
     assert probe.plan.looped
     assert "head" in [layer.name for layer in probe.plan.factored]
-    found, expected = found_gradients(module, x, y, probe), sample_gradient_loop(module, x, y)
+    found, expected = probe_gradients(module, x, y, probe), sample_gradient_loop(module, x, y)
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         assert_near(gradient, expected[name], RELATIVE[dtype])
 
 
 @pytest.mark.parametrize("case", [*FAST, "pruned"])
-def test_everything_done_with_factors_is_done_rightly(case):
-    """Sums by cell, squares in a basis, and dot products against the gradients themselves."""
+def test_factors_agree_with_gradients(case):
+    """Sums by cell, squares in a basis, and dot products, each compared with the gradients themselves."""
     module, x, y = network((FAST | SLOW)[case])
-    with (probe := verified(module, x, y)).open():
+    with (probe := verified_probe(module, x, y)).open():
         forward = probe.forward((x, y))
         signal = logit_gradient(ClassificationTask().loss, forward.logits, forward.targets)
         cell = torch.tensor([2, 0, 2, 1, 0])
@@ -103,14 +103,14 @@ def test_everything_done_with_factors_is_done_rightly(case):
 def test_frozen_parameters_are_left_out(case, frozen):
     module, x, y = network(FAST[case])
     module.get_parameter(frozen).requires_grad_(False)
-    found, expected = found_gradients(module, x, y), sample_gradient_loop(module, x, y)
+    found, expected = probe_gradients(module, x, y), sample_gradient_loop(module, x, y)
     assert found.keys() == expected.keys()
     assert frozen not in found
     for name in expected:
         assert_near(found[name], expected[name], RELATIVE[torch.float64])
 
 
-def test_parameters_are_chosen_by_name():
+def test_selects_parameters_by_name():
     module, _x, _y = network(FAST["transformer"])
     selection = select_layers(module, ["head.*", "*.linear1.weight"])
     assert [name for layer in selection.layers for name in layer.names] == [
@@ -123,31 +123,31 @@ def test_parameters_are_chosen_by_name():
     assert len(selection.left_out) + 4 == len(list(module.parameters()))
 
 
-def test_a_part_of_a_batch_at_a_time_gives_the_same():
+def test_same_gradients_in_parts_of_the_batch():
     module, x, y = network(FAST["conv groups"])
-    whole = found_gradients(module, x, y)
-    probe = verified(module, x, y)
+    whole = probe_gradients(module, x, y)
+    probe = verified_probe(module, x, y)
     probe.memory.elements = 3_000
     with probe.open():
         forward = probe.forward((x, y))
         cut = [part for layer, part, _ in forward.backward(torch.ones_like(forward.logits)) if layer.name == "layer"]
     assert 1 < len(cut) <= SAMPLES
-    parts = found_gradients(module, x, y, probe)
+    parts = probe_gradients(module, x, y, probe)
     for name, gradient in whole.items():
         assert_near(parts[name], gradient, 1e-10)
 
 
-def test_leaves_grad_modes_and_hooks_as_they_were():
+def test_leaves_grad_and_modes_and_hooks_unchanged():
     module = nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.BatchNorm1d(4).eval(), nn.Linear(4, CLASSES))
     modes = [m.training for m in module.modules()]
-    found_gradients(module, torch.randn(5, 3), torch.randint(CLASSES, (5,)))
+    probe_gradients(module, torch.randn(5, 3), torch.randint(CLASSES, (5,)))
     assert all(p.grad is None for p in module.parameters())
     assert [m.training for m in module.modules()] == modes
     assert not any(m._forward_hooks for m in module.modules())
 
 
-def test_a_layer_that_mixes_samples_later_is_an_error_with_its_name():
-    """Routing that happened to keep the samples apart when it was verified."""
+def test_error_names_the_layer_that_mixes_samples_later():
+    """The samples of this layer were apart only in the batch used for verification."""
 
     class Routed(nn.Module):
         def __init__(self):
@@ -160,23 +160,23 @@ def test_a_layer_that_mixes_samples_later_is_an_error_with_its_name():
 
     module, x, y = Routed(), torch.randn(5, 3), torch.randint(CLASSES, (5,))
     with pytest.raises(BatchError, match=r"layer 'layer' was called on a tensor of shape \(4, 3\) for 5 samples"):
-        found_gradients(module, x, y)
+        probe_gradients(module, x, y)
 
 
 def test_padding_rows_have_no_gradient():
     module = Text(padding_idx=2).double().eval()
     x, y = torch.full((3, 4), 2), torch.tensor([0, 1, 2])
-    assert not found_gradients(module, x, y)["layer.weight"].any()
+    assert not probe_gradients(module, x, y)["layer.weight"].any()
 
 
-def test_nothing_to_cover_is_an_error():
+def test_refuses_a_module_with_nothing_to_cover():
     with pytest.raises(ValueError, match="every parameter is frozen"):
         select_layers(nn.Linear(2, 2).requires_grad_(False))
     with pytest.raises(ValueError, match=r"no trainable parameter matches \['hed\.\*'\]; their names are \['layer\.w"):
         select_layers(Pooled(nn.Linear(2, 2), 2), ["hed.*", "layer.*"])
 
 
-def test_layers_that_a_checkpoint_hides_are_refused():
+def test_refuses_reentrant_checkpointing():
     class Checkpointed(nn.Module):
         def __init__(self, use_reentrant):
             super().__init__()
@@ -187,17 +187,17 @@ def test_layers_that_a_checkpoint_hides_are_refused():
             return self.head(torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=self.use_reentrant))
 
     x, y = torch.randn(5, 3), torch.randint(CLASSES, (5,))
-    with pytest.raises(ValueError, match="say use_reentrant=False"):
-        found_gradients(Checkpointed(True), x, y)
+    with pytest.raises(ValueError, match="Pass use_reentrant=False"):
+        probe_gradients(Checkpointed(True), x, y)
     module = Checkpointed(False)
-    found, expected = found_gradients(module, x, y), sample_gradient_loop(module, x, y)
+    found, expected = probe_gradients(module, x, y), sample_gradient_loop(module, x, y)
     for name, gradient in found.items():
         assert_near(gradient, expected[name], RELATIVE[torch.float32])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", ["linear on tokens", "layer norm", "embedding", "class token, positions and scale"])
-def test_half_precision_is_near(case, dtype):
+def test_half_precision_is_close(case, dtype):
     module, x, y = network(FAST[case], torch.float32)
     probe = GradientProbe(
         module, select_layers(module).layers, ClassificationTask(), lambda: torch.autocast("cpu", dtype=dtype)
@@ -205,12 +205,12 @@ def test_half_precision_is_near(case, dtype):
     with probe.open():
         verify(probe, (x, y))
     assert not probe.plan.looped
-    found, expected = found_gradients(module, x, y, probe), sample_gradient_loop(module, x, y)
+    found, expected = probe_gradients(module, x, y, probe), sample_gradient_loop(module, x, y)
     for name, gradient in found.items():
         assert_near(gradient, expected[name], 0.05)
 
 
-def test_small_gradients_are_not_lost_in_float16():
+def test_small_gradients_do_not_underflow_in_float16():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, CLASSES))
     x, y = torch.randn(5, 3), torch.randint(CLASSES, (5,))
@@ -224,19 +224,19 @@ def test_small_gradients_are_not_lost_in_float16():
             assert factors.gradients().flatten(1).any(dim=1).all()
 
 
-def test_a_sparse_embedding_is_read():
+def test_sparse_embedding():
     module, x, y = network(FAST["embedding"])
-    found = found_gradients(module, x, y)
+    found = probe_gradients(module, x, y)
     sparse = Text(sparse=True).double().eval()
     sparse.load_state_dict(module.state_dict())
-    again = found_gradients(sparse, x, y)
+    again = probe_gradients(sparse, x, y)
     for name, gradient in found.items():
         assert_near(again[name], gradient, 1e-12)
 
 
-def test_a_released_graph_is_gone():
+def test_release_frees_the_graph():
     module, x, y = network(FAST["linear on tokens"])
-    with (probe := verified(module, x, y)).open():
+    with (probe := verified_probe(module, x, y)).open():
         forward = probe.forward((x, y))
         forward.release()
     assert forward.logits.grad_fn is None

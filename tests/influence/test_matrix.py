@@ -1,4 +1,4 @@
-"""The result object and its file."""
+"""Tests of the influence matrix and its file."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_saves_and_loads_every_field(tmp_path):
     assert (again.category_names, again.metadata) == (matrix.category_names, matrix.metadata)
 
 
-def test_takes_integers_of_any_width_and_gaps_in_empty_folds():
+def test_accepts_any_integer_type_and_nan_in_empty_folds():
     for labels in ([0, 1], np.array([0, 1], dtype=np.uint8), torch.tensor([0, 1], dtype=torch.int32)):
         assert InfluenceMatrix([[1.0], [2.0]], labels).labels.dtype == np.int64
     folds = [[[np.nan], [np.nan]], [[1.0], [2.0]]]
@@ -36,7 +36,7 @@ def test_takes_integers_of_any_width_and_gaps_in_empty_folds():
     np.testing.assert_array_equal(matrix.fold_support, [[0], [3]])
 
 
-def test_a_broken_file_is_never_read_as_whole(tmp_path):
+def test_refuses_a_truncated_file(tmp_path):
     path = InfluenceMatrix([[1.0], [2.0]], [0, 0]).save(tmp_path / "influence.safetensors")
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(ArtifactError, match="not a valid safetensors file"):
@@ -45,7 +45,7 @@ def test_a_broken_file_is_never_read_as_whole(tmp_path):
         InfluenceMatrix.load(tmp_path / "none")
 
 
-def test_another_kind_or_a_newer_format_is_refused(tmp_path, monkeypatch):
+def test_refuses_another_kind_and_a_newer_format(tmp_path, monkeypatch):
     path = SampleWeights([1.0]).save(tmp_path / "weights.safetensors")
     with pytest.raises(ArtifactError, match="holds 'weights', expected 'influence'"):
         InfluenceMatrix.load(path)
@@ -56,7 +56,7 @@ def test_another_kind_or_a_newer_format_is_refused(tmp_path, monkeypatch):
         load_artifact(path, "weights")
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+def test_failed_write_leaves_only_the_old_file(tmp_path, monkeypatch):
     path = SampleWeights([1.0]).save(tmp_path / "weights.safetensors")
 
     def full(_descriptor):
@@ -69,11 +69,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_of_some_folds_is_the_influence_on_their_samples():
-    """All folds give the whole; some of them what an estimate on their validation samples alone gives."""
+def test_of_folds_is_the_influence_on_samples_of_these_folds():
+    """All folds give the original scores. Some folds give what an estimate on their samples alone gives."""
     torch.manual_seed(0)
     module = nn.Linear(3, 3)
-    train, val = (loader(torch.randn(63, 3), torch.arange(63) % 3) for _ in range(2))  # 21 of each do not divide
+    # 21 samples per class do not divide evenly into 4 folds
+    train, val = (loader(torch.randn(63, 3), torch.arange(63) % 3) for _ in range(2))
     whole = estimate_influence(module, train, val, folds=4, curvature="identity", seed=5)
     assert_near(whole.of_folds(range(4)).scores, whole.scores, 1e-5)
     part = deal_folds(torch.arange(63) % 3, 4, seed=5) % 2 == 0
@@ -86,13 +87,13 @@ def test_of_some_folds_is_the_influence_on_their_samples():
         alone.of_folds([0])
 
 
-def test_the_total_weighs_categories_by_their_samples():
+def test_total_weights_categories_by_their_samples():
     scores, labels = np.array([[1.0, -3.0], [2.0, 0.0]]), [0, 1]
     np.testing.assert_allclose(InfluenceMatrix(scores, labels, support=[30, 10]).total(), [0.0, 1.5])
     np.testing.assert_allclose(InfluenceMatrix(scores, labels).total(), [-1.0, 1.0])
 
 
-def test_a_category_that_no_fold_of_a_part_has_is_absent_from_it():
+def test_category_missing_from_all_chosen_folds_is_absent():
     folds, support = np.ones((3, 4, 2)), np.array([[5, 0], [5, 0], [5, 5]])
     whole = InfluenceMatrix(folds.mean(axis=0), np.zeros(4, int), fold_scores=folds, fold_support=support)
     assert whole.of_folds([0, 1]).present.tolist() == [True, False]

@@ -1,4 +1,4 @@
-"""Bounds on memory, and what happens when it runs out."""
+"""Tests of memory limits, and of what happens when memory runs out."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests._tolerances import RELATIVE
 
 
 class Hungry(nn.Module):
-    """Runs out of memory on batches above a size, which falls during the work."""
+    """Runs out of memory on batches above a size that may change between calls."""
 
     def __init__(self, largest):
         super().__init__()
@@ -33,17 +33,17 @@ def data():
     return loader(torch.randn(60, 4), torch.arange(60) % 3, batch_size=30)
 
 
-def test_half_the_batch_is_taken_until_it_fits(data):
+def test_halves_the_batch_until_it_fits(data):
     torch.manual_seed(0)
     module = Hungry(8)
     found = estimate_influence(module, data, data)
     assert {30, 15, 7} <= set(module.seen)
-    assert module.seen.count(30) == 1, "what did not fit once is not tried again"
+    assert module.seen.count(30) == 1, "a batch size that did not fit must not be tried again"
     module.largest = 100
     assert_near(found.scores, estimate_influence(module, data, data).scores, 10 * RELATIVE[torch.float32])
 
 
-def test_memory_that_is_never_enough_is_an_error(data):
+def test_raises_when_no_batch_size_fits(data):
     module = Hungry(3)  # enough for the comparison with autograd
     sizes = iter([3, 3, 3, *[0] * 100])
     module.register_forward_pre_hook(lambda m, _: setattr(m, "largest", next(sizes)))
@@ -51,13 +51,13 @@ def test_memory_that_is_never_enough_is_an_error(data):
         estimate_influence(module, data, data)
 
 
-def test_other_errors_are_not_tried_again(data):
+def test_does_not_retry_after_other_errors(data):
     module = Hungry(100)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         estimate_influence(module, data, loader(torch.randn(6, 5), torch.arange(6) % 3))
 
 
-def test_directions_in_blocks_give_the_same(data, monkeypatch):
+def test_same_scores_with_directions_in_blocks(data):
     module, stages = nn.Linear(4, 3), []
     whole = estimate_influence(module, data, data, folds=4)
     tight = 16 * 15 * 5 / 2**30  # five of the twelve directions of 15 numbers at a time
@@ -80,11 +80,11 @@ def test_directions_in_blocks_give_the_same(data, monkeypatch):
     ],
     ids=repr,
 )
-def test_knows_a_lack_of_memory(error, answer):
+def test_recognises_out_of_memory_errors(error, answer):
     assert is_out_of_memory(error) is answer
 
 
-def test_halving_ends():
+def test_halving_terminates():
     memory, steps = Memory(), 0
     while memory.halve(batch=64):
         steps += 1

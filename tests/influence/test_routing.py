@@ -1,4 +1,4 @@
-"""Models whose layers meet other samples in later batches than in the ones that were verified."""
+"""Tests of models whose layers see samples in other arrangements after verification."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*parameter tensors are used in 
 
 
 class Experts(nn.Module):
-    """Each sample goes to one of two experts."""
+    """Routes each sample to one of two experts."""
 
     def __init__(self):
         super().__init__()
@@ -31,9 +31,9 @@ class Experts(nn.Module):
 
 
 class Columns(nn.Module):
-    """A table with categorical columns, whose embeddings are looked up by a vector with an index for each sample.
+    """Embeddings of the categorical columns of a data table, looked up by a vector with one index per sample.
 
-    All samples share a scale, which has to be told apart by sample all the same.
+    The scale is shared by all samples, so its gradient must be kept apart per sample.
     """
 
     def __init__(self):
@@ -49,7 +49,7 @@ class Columns(nn.Module):
 
 
 class ColumnAndPositions(nn.Module):
-    """A table looked up by an index for each sample, and one by an index for each of three positions."""
+    """One table looked up by an index per sample, and one by an index for each of three positions."""
 
     def __init__(self):
         super().__init__()
@@ -62,7 +62,7 @@ class ColumnAndPositions(nn.Module):
 
 
 class SeparateAttention(nn.Module):
-    """Attention over tokens with a projection each, as in transformers; the keys' bias has no gradient but rounding."""
+    """Attention with separate projections. The true gradient of the keys' bias is zero, up to rounding."""
 
     def __init__(self, width=8):
         super().__init__()
@@ -77,7 +77,7 @@ class SeparateAttention(nn.Module):
 
 
 class Packed(nn.Module):
-    """Works on the tokens without their padding (zeros), and means them again."""
+    """Processes the tokens without padding (zeros), then averages them per sample."""
 
     def __init__(self):
         super().__init__()
@@ -91,13 +91,13 @@ class Packed(nn.Module):
 
 
 def expected(module, x, y):
-    """Gradient dot products by one backward pass a sample."""
+    """Gradient dot products by one backward pass per sample."""
     gradients = flat_sample_gradients(module, x, y)
     return gradients @ torch.stack([gradients[y == k].mean(0) for k in range(3)]).T
 
 
 @pytest.mark.parametrize("order", ["sorted", "mixed"])
-def test_experts(order):
+def test_mixture_of_experts(order):
     torch.manual_seed(0)
     module, x, y = Experts().double(), torch.randn(60, 3).double(), torch.arange(60) % 3
     if order == "sorted":
@@ -109,7 +109,7 @@ def test_experts(order):
 
 
 @pytest.mark.parametrize("curvature", ["identity", "ekfac"])
-def test_padding_removed(curvature):
+def test_packed_tokens(curvature):
     torch.manual_seed(0)
     module, x, y = Packed().double(), torch.randn(60, 5, 3).double(), torch.arange(60) % 3
     lengths = torch.randint(1, 6, (60,))
@@ -121,41 +121,41 @@ def test_padding_removed(curvature):
     assert found.metadata["parameters"]["head.weight"] == "linear"
 
 
-def unlooped(found):
+def fast_parameters(found):
     return [name for name, how in found.metadata["parameters"].items() if how != LOOPED]
 
 
 @pytest.mark.parametrize("batch_size", [3, 5, 16])
-def test_an_index_for_each_sample(batch_size):
+def test_one_index_per_sample(batch_size):
     torch.manual_seed(0)
     x = torch.cat([torch.randn(60, 1), torch.randint(3, (60, 2))], dim=1).double()
     module, y = Columns().double(), torch.arange(60) % 3
     found = estimate_influence(module, loader(x, y, batch_size=batch_size), loader(x, y), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
-    assert len(unlooped(found)) == 5, "tables, scale and head are read fast"
+    assert len(fast_parameters(found)) == 5, "tables, scale and head must have fast gradients"
 
 
 @pytest.mark.parametrize("batch_size", [3, 5, 16])
-def test_an_index_for_each_sample_beside_one_for_each_position(batch_size):
-    """With three samples in a batch the two look the same."""
+def test_one_index_per_sample_and_one_per_position(batch_size):
+    """In a batch of three samples the two look the same."""
     torch.manual_seed(0)
     module, x, y = ColumnAndPositions().double(), 2 * torch.randn(60, 3).double(), torch.arange(60) % 3
     found = estimate_influence(module, loader(x, y, batch_size=batch_size), loader(x, y), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
-    assert "column.weight" in unlooped(found)
+    assert "column.weight" in fast_parameters(found)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_gradient_that_is_rounding_alone_does_not_make_its_layer_slow(dtype):
+def test_gradient_of_pure_rounding_does_not_make_its_layer_slow(dtype):
     torch.manual_seed(0)
     module, x, y = SeparateAttention().to(dtype), torch.randn(60, 5, 3, dtype=dtype), torch.arange(60) % 3
     found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
-    assert len(unlooped(found)) == 10
+    assert len(fast_parameters(found)) == 10
 
 
 class CountedPositions(nn.Module):
-    """Divides by the number of positions, which would be that of the samples if the table were had for each."""
+    """Divides by the number of positions. This would be the number of samples if the table were expanded."""
 
     def __init__(self):
         super().__init__()
@@ -166,15 +166,15 @@ class CountedPositions(nn.Module):
         return self.head(torch.tanh(x + positions / len(positions)).square().sum(1))
 
 
-def test_what_a_batch_shares_is_not_had_for_every_sample_where_that_changes_the_output():
+def test_does_not_expand_shared_tensors_if_that_changes_the_output():
     torch.manual_seed(0)
     module, x, y = CountedPositions().double(), torch.randn(60, 3, 4).double(), torch.arange(60) % 3
     found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
 
 
-def uneven():
-    """Data whose tokens come apart evenly where it is verified, and nowhere else."""
+def uneven_data():
+    """Samples with equally many tokens where they are used for verification, and only there."""
     torch.manual_seed(0)
     x, y = torch.randn(60, 5, 3).double(), torch.arange(60) % 3
     lengths = torch.randint(1, 6, (60,))
@@ -183,8 +183,8 @@ def uneven():
     return x, y
 
 
-def test_a_layer_found_out_late_makes_batches_small_and_goes_on_after_an_interruption(tmp_path):
-    (x, y), module, stages = uneven(), Packed().double(), []
+def test_layer_looped_over_late_makes_batches_small_and_can_resume(tmp_path):
+    (x, y), module, stages = uneven_data(), Packed().double(), []
     data = loader(x, y, batch_size=16)
 
     def progress(stage, done, total):
@@ -200,16 +200,16 @@ def test_a_layer_found_out_late_makes_batches_small_and_goes_on_after_an_interru
     assert not (tmp_path / "s").exists()
 
 
-def test_lengths_that_agree_where_it_was_verified_only():
-    """The samples of the comparison all have the same length, so that the tokens come apart evenly there."""
-    (x, y), module = uneven(), Packed().double()
+def test_equal_lengths_in_verification_only():
+    """All samples of the verification have the same length, so their tokens divide evenly."""
+    (x, y), module = uneven_data(), Packed().double()
     found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
     assert found.metadata["parameters"]["layer.weight"] == LOOPED
 
 
-def test_lengths_that_come_apart_evenly_by_chance():
-    """Three tokens for each sample of every batch, in the mean, and four for each where it was verified."""
+def test_token_counts_that_divide_evenly_by_chance():
+    """Every batch has three tokens per sample on average, and the verification has four for every sample."""
     torch.manual_seed(0)
     module, x, y = Packed().double(), torch.randn(60, 5, 3).double(), torch.arange(60) % 3
     lengths, drawn = torch.full((60,), 3), torch.randperm(60, generator=torch.Generator().manual_seed(0))[:5]
@@ -225,8 +225,8 @@ def test_lengths_that_come_apart_evenly_by_chance():
 
 
 @pytest.mark.parametrize("batch_size", [16, 6])
-def test_a_layer_that_is_dead_where_it_was_verified(batch_size):
-    """Its layout is read off its shape; six positions of six samples would look the same either way."""
+def test_layer_with_zero_gradients_in_verification(batch_size):
+    """Its layout follows from its shape. Six positions of six samples would look the same in both layouts."""
     torch.manual_seed(0)
 
     class Dead(nn.Module):
@@ -247,9 +247,9 @@ def test_a_layer_that_is_dead_where_it_was_verified(batch_size):
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
 
 
-def test_complex_parameters_are_refused():
+def test_refuses_complex_parameters():
     module = nn.Sequential(nn.Linear(3, 2))
     module.phase = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
     data = loader(torch.randn(10, 3), torch.arange(10) % 2)
-    with pytest.raises(ValueError, match=r"not defined here for complex parameters \(phase\)"):
+    with pytest.raises(ValueError, match=r"not defined for complex parameters \(phase\)"):
         estimate_influence(module, data, data)

@@ -1,4 +1,4 @@
-"""An interrupted computation goes on after its last finished stage."""
+"""Tests of saved stages and fingerprints: an interrupted computation resumes after its last finished stage."""
 
 import numpy as np
 import pytest
@@ -24,18 +24,15 @@ def problem():
     return module, loader(torch.randint(9, (40, 3)), torch.arange(40) % 3)
 
 
-def interrupted_at(stage, module, data, **options):
-    """Stages that were begun until one of them was interrupted."""
-    begun = []
+def interrupt_at(stage, module, data, **options):
+    """Interrupt an estimate in the given stage."""
 
     def progress(name, done, _total):
-        begun.append(name)
         if name == stage and done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         estimate_influence(module, data, data, progress=progress, **options)
-    return begun
 
 
 @pytest.mark.parametrize("curvature", ["ekfac", "cg"])
@@ -43,10 +40,10 @@ def interrupted_at(stage, module, data, **options):
     ("stage", "again"),
     [("factors", True), ("eigenvalues", True), ("category gradients", False), ("scores", False)],
 )
-def test_goes_on_after_the_last_finished_stage(problem, tmp_path, curvature, stage, again):
+def test_resumes_after_the_last_finished_stage(problem, tmp_path, curvature, stage, again):
     module, data = problem
     options = {"curvature": curvature, "stages_dir": tmp_path / "stages", "folds": 3}
-    interrupted_at(stage, module, data, **options)
+    interrupt_at(stage, module, data, **options)
     begun = []
     found = estimate_influence(module, data, data, progress=lambda name, *_: begun.append(name), **options)
     assert ("factors" in begun) is again
@@ -56,7 +53,7 @@ def test_goes_on_after_the_last_finished_stage(problem, tmp_path, curvature, sta
     assert not (tmp_path / "stages").exists()
 
 
-def test_finished_blocks_of_scores_are_not_computed_again(problem, tmp_path):
+def test_resumes_after_the_last_finished_block_of_scores(problem, tmp_path):
     module, data = problem
     options = {"stages_dir": tmp_path / "stages", "folds": 3, "max_memory": 16 * 75 * 3 / 2**30}
     passes = []
@@ -74,9 +71,9 @@ def test_finished_blocks_of_scores_are_not_computed_again(problem, tmp_path):
     assert_near(found.scores, estimate_influence(module, data, data, folds=3).scores, RELATIVE[torch.float32])
 
 
-def test_refuses_the_stages_of_another_computation(problem, tmp_path):
+def test_refuses_stages_of_other_options_or_weights(problem, tmp_path):
     module, data = problem
-    interrupted_at("scores", module, data, stages_dir=tmp_path)
+    interrupt_at("scores", module, data, stages_dir=tmp_path)
     with pytest.raises(StagesError, match="the data or the options have changed"):
         estimate_influence(module, data, data, stages_dir=tmp_path, damping=0.2)
     with torch.no_grad():
@@ -85,25 +82,25 @@ def test_refuses_the_stages_of_another_computation(problem, tmp_path):
         estimate_influence(module, data, data, stages_dir=tmp_path)
 
 
-def test_a_broken_stage_is_named(problem, tmp_path):
+def test_error_names_a_damaged_stage(problem, tmp_path):
     module, data = problem
-    interrupted_at("scores", module, data, stages_dir=tmp_path)
+    interrupt_at("scores", module, data, stages_dir=tmp_path)
     [path] = tmp_path.glob("curvature*.safetensors")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ArtifactError, match=r"curvature .*safetensors is not a valid"):
         estimate_influence(module, data, data, stages_dir=tmp_path)
 
 
-def test_without_a_folder_nothing_is_kept():
+def test_saves_nothing_without_a_folder():
     stages = Stages(None, "", Shard())
-    assert stages.kept("a", lambda: {"x": torch.ones(1)}, torch.device("cpu"))["x"] == 1
-    assert stages.kept("a", lambda: {"x": torch.zeros(1)}, torch.device("cpu"))["x"] == 0
+    assert stages.load_or_compute("a", lambda: {"x": torch.ones(1)}, torch.device("cpu"))["x"] == 1
+    assert stages.load_or_compute("a", lambda: {"x": torch.zeros(1)}, torch.device("cpu"))["x"] == 0
     stages.clear()
 
 
-def stages_left(problem, tmp_path, **options):
+def interrupted_folder(problem, tmp_path, **options):
     module, data = problem
-    interrupted_at("scores", module, data, stages_dir=tmp_path / "stages", **options)
+    interrupt_at("scores", module, data, stages_dir=tmp_path / "stages", **options)
     return tmp_path / "stages"
 
 
@@ -115,15 +112,15 @@ def stages_left(problem, tmp_path, **options):
     ],
     ids=["categories", "loss"],
 )
-def test_refuses_the_stages_of_another_question(problem, tmp_path, change):
-    folder = stages_left(problem, tmp_path)
+def test_refuses_stages_of_other_categories_or_loss(problem, tmp_path, change):
+    folder = interrupted_folder(problem, tmp_path)
     with pytest.raises(StagesError, match="belongs to another computation"):
         estimate_influence(problem[0], problem[1], problem[1], stages_dir=folder, **change)
 
 
-def test_refuses_the_stages_of_other_labels_wherever_they_are(problem, tmp_path):
+def test_refuses_stages_of_data_with_one_other_label(problem, tmp_path):
     module, data = problem
-    folder = stages_left(problem, tmp_path)
+    folder = interrupted_folder(problem, tmp_path)
     x, y = data.dataset.tensors
     for index in (0, 7, 21):
         corrected = y.clone()
@@ -132,24 +129,24 @@ def test_refuses_the_stages_of_other_labels_wherever_they_are(problem, tmp_path)
             estimate_influence(module, loader(x, corrected), data, stages_dir=folder)
 
 
-def test_leaves_what_is_not_its_own(problem, tmp_path):
+def test_leaves_other_files_in_the_folder(problem, tmp_path):
     module, data = problem
     (tmp_path / "mine.txt").write_text("a thesis")
     (tmp_path / ".mine.yaml").write_text("settings of an editor")
-    (tmp_path / ".factors.safetensors.abandoned").write_text("what a killed writer has left")
+    (tmp_path / ".factors.safetensors.abandoned").write_text("leftover of a killed writer")
     (tmp_path / "sub").mkdir()
     estimate_influence(module, data, data, stages_dir=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.yaml", "mine.txt", "sub"]
 
 
-def whole(module, data):
-    """A pass over the data, with the probe of a module."""
+def whole_pass(module, data):
+    """A pass over all samples."""
     probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
     return GradientPass(loader=data, probe=probe, shard=Shard(), device=torch.device("cpu"))
 
 
-class Odd(Dataset):
-    """Samples of kinds that are hard to digest."""
+class UnusualValues(Dataset):
+    """Samples with values that are hard to hash."""
 
     def __init__(self, label):
         self.label = label
@@ -161,13 +158,13 @@ class Odd(Dataset):
         return {"x": torch.ones(3) * i, "y": np.int64(self.label), "note": "text", "when": np.datetime64("2020-01-01")}
 
 
-def test_fingerprints_tell_models_and_data_apart(problem):
+def test_fingerprints_distinguish_models_and_data(problem):
     module, data = problem
     x, y = data.dataset.tensors
-    same = fingerprint_of_data(whole(module, data))
-    assert fingerprint_of_data(whole(module, loader(x.clone(), y.clone(), shuffle=True))) == same
+    same = fingerprint_of_data(whole_pass(module, data))
+    assert fingerprint_of_data(whole_pass(module, loader(x.clone(), y.clone(), shuffle=True))) == same
     others = [loader(x, y.flip(0)), loader(x.flip(0), y.flip(0)), loader(x[:39], y[:39])]
-    assert len({same, *(fingerprint_of_data(whole(module, other)) for other in others)}) == 4
+    assert len({same, *(fingerprint_of_data(whole_pass(module, other)) for other in others)}) == 4
     before = fingerprint_of_model(module)
     assert fingerprint_of_model(module) == before
     module[2].weight.data[0, 0] += 1e-6
@@ -177,8 +174,8 @@ def test_fingerprints_tell_models_and_data_apart(problem):
     assert len({fingerprint_of(value) for value in values}) == len(values)
 
 
-def test_a_fingerprint_tells_buffers_and_labels_that_no_sample_shows(problem):
-    """The eight samples that are looked at are the first, the last, and six between; the second is none of them."""
+def test_fingerprints_depend_on_buffers_and_on_labels_of_unread_samples(problem):
+    """Only eight samples are read: the first, the last, and six in between, but not the second."""
     module, data = problem
     x, y = data.dataset.tensors
     other = y.clone()
@@ -186,7 +183,7 @@ def test_a_fingerprint_tells_buffers_and_labels_that_no_sample_shows(problem):
     order = list(range(len(y)))
     order[1] = 3
     sets = [TensorDataset(x, y), TensorDataset(x, other), *(Subset(data.dataset, i) for i in (order, range(len(y))))]
-    *different, same = [fingerprint_of_data(whole(module, DataLoader(each, 10))) for each in sets]
+    *different, same = [fingerprint_of_data(whole_pass(module, DataLoader(each, 10))) for each in sets]
     assert len(set(different)) == 3
     assert same == different[0]
     norm = nn.BatchNorm1d(3)
@@ -195,9 +192,9 @@ def test_a_fingerprint_tells_buffers_and_labels_that_no_sample_shows(problem):
     assert fingerprint_of_model(norm) != before
 
 
-def test_a_pass_holds_the_graph_of_one_batch_at_a_time(problem):
+def test_pass_holds_one_graph_at_a_time(problem):
     module, data = problem
-    batches = whole(module, DataLoader(data.dataset, 10))
+    batches = whole_pass(module, DataLoader(data.dataset, 10))
     with batches.probe.open():
         earlier = []
         for _, _, forward in batches("stage"):
@@ -207,7 +204,7 @@ def test_a_pass_holds_the_graph_of_one_batch_at_a_time(problem):
     assert len(earlier) > 1
 
 
-def test_a_fingerprint_takes_any_kind_of_sample():
+def test_fingerprints_accept_any_values():
     module = nn.Linear(3, 2)
     task = ClassificationTask(logits=lambda m, batch: m(batch[0]), targets=lambda batch: batch[1])
 
@@ -217,7 +214,7 @@ def test_a_fingerprint_takes_any_kind_of_sample():
 
     found = []
     for label in (0, 1):
-        data = DataLoader(Odd(label), batch_size=4, collate_fn=read)
+        data = DataLoader(UnusualValues(label), batch_size=4, collate_fn=read)
         probe = GradientProbe(module, select_layers(module).layers, task)
         found.append(
             fingerprint_of_data(GradientPass(loader=data, probe=probe, shard=Shard(), device=torch.device("cpu")))

@@ -80,7 +80,7 @@ class Triple(Plain):
 
 def test_any_other_batch_takes_a_task_and_the_error_shows_how(tmp_path):
     train, val = (TensorDataset(*part.tensors, torch.arange(len(part))) for part in datasets())
-    with pytest.raises(BatchError, match=r"list of 3(.|\n)*task = ClassificationTask\("):
+    with pytest.raises(BatchError, match=r"list of length 3(.|\n)*task = ClassificationTask\("):
         trainer(tmp_path, ParetoCallback()).fit(Triple(), datamodule=Data(train, val))
     task = ClassificationTask(logits=lambda m, batch: m(batch[0]), targets=lambda batch: batch[1])
     callback = ParetoCallback(task=task, verbose=False)
@@ -108,7 +108,7 @@ def test_labels_out_of_range_in_validation_are_named(tmp_path):
     train, val = datasets()
     val = TensorDataset(val.tensors[0], val.tensors[1].clone())
     val.tensors[1][0] = 7
-    with pytest.raises(BatchError, match=r"labels must lie in \[0, 4\)(.|\n)*found 7"):
+    with pytest.raises(BatchError, match=r"expected labels in \[0, 4\)(.|\n)*found 7"):
         trainer(tmp_path, ParetoCallback(), num_sanity_val_steps=0).fit(
             Headless(), DataLoader(train), DataLoader(val, batch_size=8)
         )

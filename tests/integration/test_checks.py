@@ -131,7 +131,7 @@ class RandomState(Callback):
     on_train_end = on_train_start
 
 
-@pytest.mark.filterwarnings("ignore:the training dataset gives another sample each time")
+@pytest.mark.filterwarnings("ignore:the training dataset returns a different sample each time")
 def test_no_random_state_is_touched_and_the_fit_is_the_same(tmp_path):
     states, weights = [], []
     for pareto in ([], [ParetoCallback(verbose=False)]):
@@ -172,7 +172,7 @@ def wrong_at_77(part, label):
 def test_a_training_label_out_of_range_is_found_before_the_fit(tmp_path, kind, label):
     train, val = datasets()
     count = CountSteps()
-    with pytest.raises(BatchError, match=rf"training sample 77: labels must lie in \[0, 4\)(.|\n)*found {label}"):
+    with pytest.raises(BatchError, match=rf"training sample 77: expected labels in \[0, 4\)(.|\n)*found {label}"):
         trainer(tmp_path, ParetoCallback(), count).fit(Plain(), datamodule=Data(kind(*wrong_at_77(train, label)), val))
     assert count.steps == 0
 

@@ -361,7 +361,7 @@ class Augmented(Dataset):
         return image, target
 
 
-@pytest.mark.filterwarnings("ignore:the training dataset gives another sample each time")
+@pytest.mark.filterwarnings("ignore:the training dataset returns a different sample each time")
 def test_an_image_classifier_with_batch_norm_augmentation_and_a_schedule(tmp_path):
     torch.manual_seed(0)
     train = DataLoader(Augmented(160, 0, True), batch_size=32, shuffle=True, drop_last=True)

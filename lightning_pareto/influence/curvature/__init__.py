@@ -1,4 +1,4 @@
-"""Curvature approximations behind one interface: solve (H + λI) x = b for D right-hand sides."""
+"""Curvature approximations with one interface: solve (H + λI) x = b for D right-hand sides."""
 
 from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions
 from lightning_pareto.influence.curvature.conjugate_gradients import ConjugateGradientCurvature
@@ -19,9 +19,8 @@ __all__ = [
     "fit_curvature",
 ]
 
-
 ITERATIONS = 100
-"""Most conjugate gradient iterations."""
+"""Maximum number of conjugate gradient iterations."""
 
 
 def fit_curvature(
@@ -33,31 +32,22 @@ def fit_curvature(
     tolerance: float = 1e-3,
     stages: Stages | None = None,
 ) -> Curvature:
-    """Fit the curvature called ``name`` on the training set.
+    """Fit the curvature called ``name`` to the samples of a pass, which must be in random order.
 
-    Args:
-        name: ``"ekfac"``, ``"cg"``, ``"gauss_newton"`` or ``"identity"``.
-        train: the samples to fit it to, in random order.
-        damping: λ as a share of each layer's mean eigenvalue.
-        fisher: which Fisher information.
-        tolerance: relative residual at which conjugate gradients stop.
-        stages: keeps what was fitted, until the whole computation is done.
+    An EK-FAC fit is saved in ``stages``, so that an interrupted computation can resume.
 
     Raises:
-        ValueError: for an unknown name.
-        CurvatureError: if it cannot be computed.
+        CurvatureError: if the curvature cannot be computed.
     """
     if name == "gauss_newton":
         return GaussNewtonCurvature.fit(train, damping)
     if name == "identity":
         return IdentityCurvature()
-    if name not in ("ekfac", "cg"):
-        raise ValueError(f"curvature must be 'ekfac', 'cg', 'gauss_newton' or 'identity', found {name!r}")
     stages = stages or Stages(None, "", train.shard)
-    tensors = stages.kept("curvature", lambda: EkfacCurvature.fit(train, damping, fisher).to_tensors(), train.device)
-    ekfac = EkfacCurvature.from_tensors(tensors, train.probe.layers, damping)
-    return (
-        ekfac
-        if name == "ekfac"
-        else ConjugateGradientCurvature(train, fisher, ekfac, tolerance=tolerance, iterations=ITERATIONS)
+    tensors = stages.load_or_compute(
+        "curvature", lambda: EkfacCurvature.fit(train, damping, fisher).to_tensors(), train.device
     )
+    ekfac = EkfacCurvature.from_tensors(tensors, train.probe.layers, damping)
+    if name == "ekfac":
+        return ekfac
+    return ConjugateGradientCurvature(train, fisher, ekfac, tolerance=tolerance, iterations=ITERATIONS)

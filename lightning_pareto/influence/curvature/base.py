@@ -7,7 +7,7 @@ from torch import Tensor
 from lightning_pareto.influence.layers import Layer
 
 Directions = dict[Layer, Tensor]
-"""For every covered layer, D directions in its parameters, (D, R, O, I)."""
+"""D directions in the parameters of each covered layer, (D, R, O, I)."""
 
 
 class CurvatureError(ArithmeticError):
@@ -19,4 +19,4 @@ class Curvature(ABC):
 
     @abstractmethod
     def solve(self, directions: Directions) -> Directions:
-        """Return (H + λI)⁻¹ applied to each of the D directions, in the same shapes."""
+        """Apply (H + λI)⁻¹ to each of the D directions. The result has the same shapes."""

@@ -1,4 +1,4 @@
-"""The Gauss-Newton system solved to a tolerance, without ever forming its matrix."""
+"""Solves the Gauss-Newton system to a tolerance, without forming its matrix."""
 
 import itertools
 import warnings
@@ -10,25 +10,25 @@ from torch import Tensor
 from lightning_pareto.influence.curvature.base import Curvature, Directions
 from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
 from lightning_pareto.influence.curvature.fisher import Fisher
-from lightning_pareto.influence.factors import DotProducts, accurate
+from lightning_pareto.influence.factors import DotProducts, to_float64
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
 
 
 @dataclass(frozen=True)
 class ConjugateGradientCurvature(Curvature):
-    """H = the Fisher information over all covered parameters, layers and samples as they are; no Kronecker products.
+    """H = the Fisher information over all covered parameters, including interactions between layers.
 
-    (H + λI) x = b is solved by conjugate gradients with EK-FAC as the preconditioner, for all D right-hand sides at
-    once. One iteration is a pass over the samples of the curvature, at two or three epoch-equivalents for ``"sampled"``
-    labels and that many for every class for the ``"exact"`` Fisher information. λ is that of EK-FAC, layer by layer.
+    Conjugate gradients solve (H + λI) x = b for all D right-hand sides at once, with EK-FAC as the preconditioner. One
+    iteration is a pass over the curvature's samples. It costs two or three epoch-equivalents with ``"sampled"`` labels,
+    and that many per class with the ``"exact"`` Fisher information. λ of each layer is the same as in EK-FAC.
 
     Attributes:
-        train: the samples of the curvature.
+        train: pass over the samples that define the curvature.
         fisher: which Fisher information.
         preconditioner: EK-FAC on the same samples.
-        tolerance: residual over right-hand side, in norm, at which a direction is solved.
-        iterations: most iterations.
+        tolerance: norm of the residual, relative to the right-hand side, at which a direction counts as solved.
+        iterations: maximum number of iterations.
     """
 
     train: GradientPass
@@ -41,9 +41,9 @@ class ConjugateGradientCurvature(Curvature):
         """See :class:`Curvature`.
 
         Warns:
-            UserWarning: with the residual that is left, if the tolerance is not reached.
+            UserWarning: if the tolerance is not reached, with the remaining residual.
         """
-        right = self._completed(directions)
+        right = self._with_all_layers(directions)
         x = self.preconditioner.solve(right)
         right = {layer: right[layer] for layer in x}
         residual = _plus(right, self._apply(x, "residual"), -1.0)
@@ -63,13 +63,13 @@ class ConjugateGradientCurvature(Curvature):
         if left > self.tolerance:
             warnings.warn(
                 f"conjugate gradients stopped after {self.iterations} iterations with a residual of {left:.1e}, above "
-                f"the tolerance of {self.tolerance:.1e}: raise the damping or the tolerance",
+                f"the tolerance of {self.tolerance:.1e}. Raise the damping or the tolerance",
                 stacklevel=2,
             )
         return x
 
-    def _completed(self, directions: Directions) -> Directions:
-        """With zeros for the layers that matter to H but have no direction."""
+    def _with_all_layers(self, directions: Directions) -> Directions:
+        """Add zeros for layers that are part of H but have no direction."""
         like = next(iter(directions.values()))
         zeros = {
             layer: like.new_zeros(len(like), *values.shape)
@@ -81,8 +81,7 @@ class ConjugateGradientCurvature(Curvature):
     def _apply(self, directions: Directions, stage: str) -> Directions:
         """(H + λI) times each direction."""
         products = {layer: DotProducts(direction) for layer, direction in directions.items()}
-        sums = self.train.completed(stage, lambda: self._sums(products, stage))
-        totals = self.train.total(sums)
+        totals = self.train.all_reduce(self.train.run(stage, lambda: self._sums(products, stage)))
         return {
             layer: totals[layer] / self.train.size + self.preconditioner.shift(layer) * direction
             for layer, direction in directions.items()
@@ -91,37 +90,37 @@ class ConjugateGradientCurvature(Curvature):
     def _sums(self, products: dict[Layer, DotProducts], stage: str) -> Directions:
         sums = {layer: torch.zeros_like(product.directions) for layer, product in products.items()}
         plan, width = self.train.probe.plan, len(next(iter(sums.values())))
-        omit, looped = plan.without(products), set(plan.looped)
+        omit, looped = plan.all_but(products), set(plan.looped)
         for indices, _, forward in self.train(stage):
             for signal in self.fisher.signals(forward, indices):
-                # The factors of a part of the batch at a time, twice: those of all of it might not fit the memory.
-                # Only what takes a backward pass for every sample is held, for a batch that is small then.
-                uses, held = forward.uses(signal, omit), []
+                # Go over the factors twice, a part of the batch at a time, because they may not fit in memory at once.
+                # Only the gradients of looped layers are kept, since batches are small then.
+                uses, kept = forward.uses(signal, omit), []
                 along = torch.zeros(len(signal), width, dtype=torch.float64)
                 for layer, part, factors in forward.backward(signal, omit, uses):
                     along[part] += factors.dots(products[layer]).cpu().double()
                     if layer in looped:
-                        held.append((layer, part, factors))
-                again = itertools.chain(forward.backward(signal, omit | looped, uses), held)
-                for layer, part, factors in again:
+                        kept.append((layer, part, factors))
+                for layer, part, factors in itertools.chain(forward.backward(signal, omit | looped, uses), kept):
                     factors.add_weighted(sums[layer], along[part].to(sums[layer]))
         return sums
 
 
 def _dot(a: Directions, b: Directions) -> Tensor:
-    """Dot products direction by direction over all layers, in float64, (D,)."""
-    return torch.stack([(accurate(a[layer]) * accurate(b[layer])).flatten(1).sum(1).cpu() for layer in a]).sum(dim=0)
+    """Dot product of each pair of directions over all layers, in float64, (D,)."""
+    products = (to_float64(a[layer]) * to_float64(b[layer]) for layer in a)
+    return torch.stack([product.flatten(1).sum(1).cpu() for product in products]).sum(dim=0)
 
 
 def _plus(a: Directions, b: Directions, factor: float | Tensor) -> Directions:
-    """``a + factor · b``, the factor one number for each direction."""
-    return {layer: value + _each(factor, value) * b[layer] for layer, value in a.items()}
+    """``a + factor · b``, with one factor for all directions or one per direction."""
 
+    def like(value: Tensor) -> float | Tensor:
+        return factor.to(value)[:, None, None, None] if isinstance(factor, Tensor) else factor
 
-def _each(factor: float | Tensor, like: Tensor) -> float | Tensor:
-    return factor.to(like)[:, None, None, None] if isinstance(factor, Tensor) else factor
+    return {layer: value + like(value) * b[layer] for layer, value in a.items()}
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """A / b, zero for a direction that is solved exactly."""
+    """``a / b``, or zero for a direction that is solved exactly (b = 0)."""
     return torch.where(b > 0, a / b.clamp(min=torch.finfo(b.dtype).tiny), torch.zeros_like(a))

@@ -8,18 +8,18 @@ from torch import Tensor
 
 from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions
 from lightning_pareto.influence.curvature.fisher import Fisher
-from lightning_pareto.influence.factors import EigenBasis, accurate, without_dust
+from lightning_pareto.influence.factors import EigenBasis, flush_tiny, to_float64
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
 
 
 class EkfacCurvature(Curvature):
-    """Per layer H = Q Λ Qᵀ, Q a Kronecker product of eigenbases and Λ the second moments of the gradients in it.
+    """H = Q Λ Qᵀ per layer, with Q a Kronecker product of eigenbases and Λ the second moments of the gradients in Q.
 
-    By default the gradients are those of labels drawn from the model's prediction (the true Fisher information), one
-    draw a sample. Layers are treated as independent, and so are the groups of a convolution.
+    By default the labels of these gradients are drawn from the model's prediction, one per sample, which gives the true
+    Fisher information. Layers are treated as independent, and so are the groups of a convolution.
 
-    Do not read much into it where layers interact strongly; compare with ``curvature="gauss_newton"`` on a small model.
+    Do not rely on it where layers interact strongly. Compare with ``curvature="gauss_newton"`` on a small model.
 
     Args:
         bases: eigenbasis of every layer.
@@ -34,25 +34,22 @@ class EkfacCurvature(Curvature):
 
     @classmethod
     def fit(cls, train: GradientPass, damping: float, fisher: Fisher) -> "EkfacCurvature":
-        """Fit factors and corrected eigenvalues in two passes, each over as many samples as it wants.
-
-        Args:
-            train: the training pass, in random order.
-            damping: λ as a share of each layer's mean eigenvalue.
-            fisher: which Fisher information.
+        """Fit the factors and then the corrected eigenvalues, each on as many samples as needed.
 
         Raises:
             CurvatureError: if a layer's factors are not finite or cannot be decomposed.
         """
-        sums = _Factors.fit(train, fisher)
+        sums = _FactorSums.fit(train, fisher)
         counts = {layer: output for layer, output in sums.outputs.items() if output.ndim == 2}
         inputs = _decompose(train, sums.inputs)
         outputs = _decompose(train, {layer: m for layer, m in sums.outputs.items() if m.ndim == 3})
         bases = {layer: EigenBasis(vectors, outputs.get(layer)) for layer, vectors in inputs.items()}
-        eigenvalues = _corrected_eigenvalues(train.part(0, ENOUGH), fisher, bases)
+        eigenvalues = _corrected_eigenvalues(train.part(0, ENOUGH_SAMPLES), fisher, bases)
         bases = {layer: basis for layer, basis in bases.items() if layer in eigenvalues}
-        by_frequency = {layer: _by_frequency(eigenvalues[layer], counts[layer]) for layer in counts if layer in bases}
-        return cls(bases, eigenvalues | by_frequency, damping)
+        embeddings = {
+            layer: _spread_by_frequency(eigenvalues[layer], counts[layer]) for layer in counts if layer in bases
+        }
+        return cls(bases, eigenvalues | embeddings, damping)
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], layers: list[Layer], damping: float) -> "EkfacCurvature":
@@ -67,7 +64,7 @@ class EkfacCurvature(Curvature):
         return cls(bases, eigenvalues, damping)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """All that was fitted, by name."""
+        """The fitted tensors by name."""
         parts = {
             (part, layer): tensor
             for layer, basis in self.bases.items()
@@ -76,18 +73,18 @@ class EkfacCurvature(Curvature):
         return {f"{part} {layer.names[0]}": tensor for (part, layer), tensor in parts.items() if tensor is not None}
 
     def solve(self, directions: Directions) -> Directions:
-        """See :class:`Curvature`; a layer without effect on the training set gets none."""
-        alive = {layer for layer, values in self.eigenvalues.items() if float(values.max()) > 0}
-        if not alive:
+        """See :class:`Curvature`; leaves out layers that have no effect on the training set."""
+        effective = {layer for layer, values in self.eigenvalues.items() if float(values.max()) > 0}
+        if not effective:
             raise CurvatureError(
-                "the model's predictions do not change with any parameter on any training sample: it is saturated, so "
-                "that its curvature is zero and influence is not defined. Use an earlier checkpoint"
+                "the model is saturated: no parameter changes its predictions on any training sample, so the curvature "
+                "is zero and influence is undefined. Use an earlier checkpoint"
             )
-        return {layer: self._solve(layer, direction) for layer, direction in directions.items() if layer in alive}
+        return {layer: self._solve(layer, direction) for layer, direction in directions.items() if layer in effective}
 
     def _solve(self, layer: Layer, direction: Tensor) -> Tensor:
         basis, eigenvalues = self.bases[layer], self.eigenvalues[layer]
-        return without_dust(basis.restore(basis.rotate(direction) / (eigenvalues + self.shift(layer))))
+        return flush_tiny(basis.restore(basis.rotate(direction) / (eigenvalues + self.shift(layer))))
 
     def shift(self, layer: Layer) -> float:
         """λ of a layer."""
@@ -96,33 +93,33 @@ class EkfacCurvature(Curvature):
 
 _PARTS = "inputs", "outputs", "eigenvalues"
 
-ENOUGH = 2_000
-"""Random samples after which nothing is gained in the corrected eigenvalues, or in factors that are well determined.
+ENOUGH_SAMPLES = 2_000
+"""How many random samples suffice for the corrected eigenvalues, and for factors that are well determined.
 
-On Fashion-MNIST (10,000 training images with 30 % wrong labels, small convolutional net) scores with eigenvalues of
-2,000 samples had a rank correlation of 0.9995 with those from all of them and another draw of labels; two draws with
-all of them 0.9997.
+Measured on Fashion-MNIST (10,000 training images with 30 % wrong labels, a small convolutional net): scores with
+eigenvalues from 2,000 samples and from all samples, with another draw of labels, have a rank correlation of 0.9995. Two
+draws with all samples have 0.9997.
 """
 
-WELL_DETERMINED = 50
-"""Positions seen for each row of a layer's factors after which the factors of more samples are not needed.
+POSITIONS_PER_ROW = 50
+"""How many positions each row of a layer's factors must see for the factors to be well determined.
 
-A wide linear layer without positions (785 inputs) never has as many and takes what it gets: with factors of 10,000,
-5,000 and 2,000 samples the rank correlation fell from 0.91 to 0.86 and 0.80, where two draws of labels agree to 0.93.
+A wide linear layer without positions (785 inputs) never sees that many, so it uses all samples. With factors from
+10,000, 5,000 and 2,000 samples the rank correlation fell from 0.91 to 0.86 and 0.80. Two draws of labels agree to 0.93.
 """
 
 
-class _Factors:
-    """Running sums of a aᵀ and g gᵀ, of which only the diagonal where it is one-hot, over one or more passes."""
+class _FactorSums:
+    """Running sums of a aᵀ and g gᵀ over one or more passes. For one-hot outputs only the diagonal of g gᵀ is kept."""
 
     @classmethod
-    def fit(cls, train: GradientPass, fisher: Fisher) -> "_Factors":
-        """Go over the first samples for all layers, and over as many more as the layers want, for those that do."""
+    def fit(cls, train: GradientPass, fisher: Fisher) -> "_FactorSums":
+        """Sum over the first samples for all layers, then over more samples for layers not yet well determined."""
         sums = cls(fisher)
-        start, stop = 0, min(ENOUGH, train.size)
+        start, stop = 0, min(ENOUGH_SAMPLES, train.size)
         while start < stop:
             sums.add(train.part(start, stop), omit=sums.well_determined())
-            start, stop = stop, min(sums.wanted(stop), train.size)
+            start, stop = stop, min(sums.samples_needed(stop), train.size)
         return sums
 
     def __init__(self, fisher: Fisher) -> None:
@@ -132,10 +129,9 @@ class _Factors:
         self._fisher = fisher
 
     def add(self, train: GradientPass, omit: Collection[Layer] = ()) -> None:
-        """Add a pass over the samples, for all layers but some."""
-        found = train.completed("factor pass", lambda: self._sums(train, omit))
-        inputs, outputs, positions = found
-        totals = train.total(inputs), train.total(outputs), train.total(positions, torch.float32)
+        """Add the sums of one pass, leaving out some layers."""
+        inputs, outputs, positions = train.run("factor pass", lambda: self._sums(train, omit))
+        totals = train.all_reduce(inputs), train.all_reduce(outputs), train.all_reduce(positions, torch.float32)
         for mine, total in zip((self.inputs, self.outputs, self._positions), totals, strict=True):
             for layer, value in total.items():
                 mine[layer] = mine[layer] + value if layer in mine else value
@@ -148,25 +144,22 @@ class _Factors:
                 for layer, _, factors in forward.backward(signal, omit):
                     count = torch.tensor([float(factors.positions) / signals])
                     for total, value in zip(sums, (*factors.covariances(), count), strict=True):
-                        if value is not None:
-                            total[layer] = total[layer] + value if layer in total else value
+                        total[layer] = total[layer] + value if layer in total else value
         return sums
 
     def well_determined(self) -> set[Layer]:
-        """Layers that want no more samples."""
+        """Layers that need no more samples."""
         return {layer for layer in self._positions if self._share(layer) >= 1}
 
-    def wanted(self, seen: int) -> int:
-        """How many samples one more layer wants, after so many of them; as many if none does."""
-        wanted = [math.ceil(seen / self._share(x)) for x in self._positions if 0 < self._share(x) < 1]
-        return max(min(wanted), seen + ENOUGH // 4) if wanted else seen
+    def samples_needed(self, seen: int) -> int:
+        """How many samples the next layer needs in total, after ``seen`` samples; ``seen`` if none needs more."""
+        needed = [math.ceil(seen / self._share(x)) for x in self._positions if 0 < self._share(x) < 1]
+        return max(min(needed), seen + ENOUGH_SAMPLES // 4) if needed else seen
 
     def _share(self, layer: Layer) -> float:
-        """Positions seen, of those that determine the layer's factors well."""
-        return float(self._positions[layer]) / (WELL_DETERMINED * max(m[layer].shape[-1] for m in self._sides(layer)))
-
-    def _sides(self, layer: Layer) -> list[dict[Layer, Tensor]]:
-        return [side for side in (self.inputs, self.outputs) if layer in side]
+        """Positions seen, relative to the number at which the layer's factors are well determined."""
+        sides = (side[layer] for side in (self.inputs, self.outputs) if layer in side)
+        return float(self._positions[layer]) / (POSITIONS_PER_ROW * max(side.shape[-1] for side in sides))
 
 
 def _corrected_eigenvalues(train: GradientPass, fisher: Fisher, bases: dict[Layer, EigenBasis]) -> dict[Layer, Tensor]:
@@ -179,26 +172,26 @@ def _corrected_eigenvalues(train: GradientPass, fisher: Fisher, bases: dict[Laye
                     sums[layer] = sums[layer] + value if layer in sums else value
         return sums
 
-    sums = train.completed("eigenvalue pass", squares)
-    return {layer: total / train.size for layer, total in train.total(sums).items()}
+    sums = train.run("eigenvalue pass", squares)
+    return {layer: total / train.size for layer, total in train.all_reduce(sums).items()}
 
 
-def _by_frequency(eigenvalues: Tensor, counts: Tensor) -> Tensor:
-    """Spread the eigenvalues of an embedding, (1, V, I), over its rows by how often they occur, (1, V).
+def _spread_by_frequency(eigenvalues: Tensor, counts: Tensor) -> Tensor:
+    """Spread the eigenvalues of an embedding, (1, V, I), over its rows in proportion to their counts, (1, V).
 
-    A part of the samples does not hold every row: one that it misses would have no curvature and far too much
-    influence. Half an occurrence is added to each row.
+    The samples used here may miss some rows. Such a row would have no curvature and far too much influence. So each
+    count is raised by half an occurrence.
     """
     share = (counts + 0.5) / (counts + 0.5).sum()
     return share[:, :, None] * eigenvalues.sum(dim=1, keepdim=True)
 
 
 def _decompose(train: GradientPass, matrices: dict[Layer, Tensor]) -> dict[Layer, Tensor]:
-    """Eigenvectors of every layer's matrices, (R, n, n); the layers are dealt out to the processes."""
+    """Eigenvectors of every layer's matrices, (R, n, n). The processes share the layers among them."""
     order = sorted(matrices, key=lambda layer: -matrices[layer].shape[-1])
     with train.shard.agreement("eigendecomposition"):
         mine = {layer: _eigenvectors(layer, matrices[layer]) for layer in train.shard.deal(order)}
-    return train.total(mine)
+    return train.all_reduce(mine)
 
 
 def _eigenvectors(layer: Layer, matrices: Tensor) -> Tensor:
@@ -210,7 +203,7 @@ def _eigenvectors(layer: Layer, matrices: Tensor) -> Tensor:
     if matrices.shape[-1] == 1:
         return torch.ones_like(matrices)
     try:
-        vectors: Tensor = torch.linalg.eigh(accurate(matrices))[1].to(matrices).contiguous()  # as from disk
+        vectors: Tensor = torch.linalg.eigh(to_float64(matrices))[1].to(matrices)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise CurvatureError(f"the eigendecomposition of layer {layer.name!r} did not converge: {error}") from error
-    return without_dust(vectors)
+    return flush_tiny(vectors.contiguous())  # the memory layout of tensors loaded from disk, for the same rounding

@@ -1,11 +1,11 @@
-"""No curvature: influence as a dot product of gradients."""
+"""No curvature: influence as plain dot products of gradients."""
 
 from lightning_pareto.influence.curvature.base import Curvature, Directions
 
 
 class IdentityCurvature(Curvature):
-    """H + λI = I. Fast, and blind to the scale of the parameters; for comparison."""
+    """H + λI = I. Fast, but ignores the scale of the parameters. Useful for comparison."""
 
     def solve(self, directions: Directions) -> Directions:
-        """Return the directions as they are."""
+        """Return the directions unchanged."""
         return directions

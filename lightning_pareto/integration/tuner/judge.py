@@ -137,9 +137,9 @@ class Judge:
         serves = joined is not None and joined.against(incumbent).macro >= 0
         more = joined if serves and joined is not None and joined.is_harmless(ordinaries, self.level) else None
         better = [one for one in tried if self._gains(one, incumbent, more, len(tried))]
-        printable = [one for one in better if one.is_harmless(ordinaries, self.level)]
-        if printable:
-            chosen = _preferred(printable, incumbent)
+        harmless = [one for one in better if one.is_harmless(ordinaries, self.level)]
+        if harmless:
+            chosen = _preferred(harmless, incumbent)
             return self._accept(chosen, given, incumbent, more, summaries), chosen
         refused = max(tried, key=lambda one: one.against(incumbent).macro, default=None)
         if more is not None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_pareto.data.loaders import with_sampler
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.categories import read_categories
-from lightning_pareto.influence.factors import accurate
+from lightning_pareto.influence.factors import to_float64
 from lightning_pareto.integration.trainer.batches import read_only, transfer_of
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.processes import shard_of
@@ -31,7 +31,7 @@ class OutcomeRecorder(Consumer):
         """See :class:`Consumer`."""
         categories = self._source.categories
         category = targets if categories is None else read_categories(categories, batch, targets)
-        exact = accurate(logits)
+        exact = to_float64(logits)
         probability = exact.softmax(dim=1).gather(1, targets.to(exact.device)[:, None]).squeeze(1)
         columns = (category, exact.argmax(dim=1) == targets.to(exact.device), probability)
         part = torch.stack([column.cpu().double() for column in columns])
