@@ -138,7 +138,7 @@ integration/tuner/validation_data.py: integration/tuner/test_validation_data.py
     _some(other.dataset, chosen)])  →  other.dataset])
 integration/tuner/starting_model.py: integration/tuner/test_starting_model.py
     options.folds, options.seed).numpy()  →  options.folds, 0).numpy()
-integration/tuner/final_fits.py: integration/tuner/test_starting_model.py
+integration/tuner/final_fits.py: integration/tuner/test_final_fits.py
     weights, ~unseen))  →  weights, unseen))
 integration/tuner/search.py: integration/tuner/test_search.py
     looks=len(tried)  →  looks=1
