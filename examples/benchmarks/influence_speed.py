@@ -3,7 +3,7 @@
     pip install lightning_pareto kronfluence torchvision
     python examples/benchmarks/influence_speed.py [--alone] [--device cuda] [--precision bf16-mixed]
 
-Runs three models on random data, because the time does not depend on what the data mean. Prints for each:
+Runs three models on random data, because the content of the data does not affect the time. Prints for each:
 
 * the time of one epoch of plain training,
 * the time of ``estimate_influence``, stage by stage, also in epochs of plain training,

@@ -4,8 +4,8 @@
     python examples/benchmarks/scale.py [--samples 1000000] [--classes 100] [--folds 3]
 
 The influence is synthetic. All folds of the validation set agree on a sample's influence up to noise, and a tenth of
-the samples harm their own class. The printed peak is the memory of the whole process. It includes the influence itself:
-samples × classes × (folds + 1) × four bytes.
+the samples harm their own class. The printed peak is the memory of the process. It includes the influence itself:
+samples × classes × (folds + 1) × four bytes. The table in README.md was made with ``--folds 8``.
 
 The last lines show many epochs of the sampler, in standard errors: how far the mean count of a sample is from its
 weight, and how far the counts in the first half of the epochs are from those in the second half. Without drift, both
