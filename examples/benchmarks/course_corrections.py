@@ -1,29 +1,29 @@
-"""Do the paper's two modes raise their targets and hold the other classes, on test samples, and does it last?
+"""Do the paper's two modes raise their targets and hold the other classes on test samples, and does the gain last?
 
     pip install "lightning_pareto[examples]"
     python examples/benchmarks/course_corrections.py [--only digits] [--seeds 5] [--out FOLDER]
 
-Digits and, where it is present, Fashion-MNIST (3,000 training images), 30 % of the labels wrong, at a constant learning
-rate under which classes fall from one epoch to the next. Figures are accuracies on test samples that no decision saw.
+Uses digits and, if it is present, Fashion-MNIST (3,000 training images), with 30 % wrong labels. With the constant
+learning rate, classes fall from one epoch to the next. Figures are accuracies on test samples that no decision used.
 
-Course correction during a fit: for every fall in an ordinary fit there is a fit that is the same up to there and takes
-that epoch again with ``CourseCorrection``, once, and one that takes it again without weights, by the same rules: a
-class that fell rises in most other epochs. Printed is the change of the targets and of the other classes against the
-ordinary take of that epoch; for what was kept also against the ordinary fit later on.
+*Course corrections during a fit.* For every fall in an ordinary fit, two more fits are identical up to that epoch. One
+reruns the epoch once with `CourseCorrection`. The other reruns it without weights under the same rules, because a class
+that fell rises in most other epochs anyway. Prints the change of the targets and of the other classes against the
+ordinary epoch, and for reruns that were kept also later in the fit.
 
-Both modes of ``ParetoTuner(search="genetic")``, PARETO-LP-GA: the change of the weighted epoch that was found, against
-the epoch before and the ordinary next one, and what was accepted.
+*Both modes of* ``ParetoTuner(search="genetic")`` *(PARETO-LP-GA).* Prints the change by the weighted epoch that was
+found, against the epoch before and the ordinary next epoch, and how many were accepted.
 
-Measured on digits, seeds 0 to 4, in points ± standard error over the seeds; Fashion-MNIST has not been measured:
+Measured on digits, seeds 0 to 4, in points ± standard error over the seeds. Fashion-MNIST was not measured.
 
-    taken again        tried  kept  targets      others        at the end of the fit: targets, others
+    all reruns         tried  kept  targets      others        kept ones, at the end of the fit: targets, others
     with weights          12    11  +31.5 ± 2.8  -0.5 ± 0.8    +4.8 ± 4.0  +0.9 ± 1.9
     without weights       12    12  +19.7 ± 2.0  +0.4 ± 0.4    +4.9 ± 5.1  +1.3 ± 1.6
 
-So such an epoch raises its targets and holds the others, but most of the rise comes without weights too, and nothing
-of it is seen an epoch later (targets +0.8 ± 4.1 with weights, +0.5 ± 3.3 without). PARETO-LP-GA found something in 1
-seed of 4 in the direct mode (targets +11.8, others -4.1 against the ordinary epoch) and in 3 of 5 as a course
-correction (+7.9 ± 1.0 and -3.2 ± 0.8); the tuner accepted none.
+So the rerun raises its targets and holds the others. But most of the rise comes without weights too, and one epoch
+later nothing is left of it (targets +0.8 ± 4.1 with weights, +0.5 ± 3.3 without). In the direct mode, PARETO-LP-GA
+found weights in 1 seed of 4 (targets +11.8, others -4.1 against the ordinary epoch). As a course correction, it found
+weights in 3 of 5 seeds (+7.9 ± 1.0 and -3.2 ± 0.8). The tuner accepted none.
 """
 
 import argparse
@@ -49,18 +49,18 @@ import fashion_mnist
 from main_job import Classifier, Images, Split, classwise_accuracy, quiet
 from quickstart import digits
 from quickstart import network as digits_network
-from second_fit_data import drawn
+from second_fit_data import random_splits
 
-WEIGHTED, UNWEIGHTED = "taken again with weights", "taken again without"
+WEIGHTED, UNWEIGHTED = "taken again with weights", "taken again without"  # keys of stored results
+LABELS = {WEIGHTED: "rerun with weights", UNWEIGHTED: "rerun without weights"}
 NO_WEIGHTS = 1e-9  # a budget that moves nothing
 CORRECTIONS = "corrections"
 MODES = ("direct", "course_correction")
-LATER = (1, 3, None)  # epochs later, None for the end of the fit
 
 
 @dataclass(frozen=True)
 class Case:
-    """A data set and how it is fitted."""
+    """A data set and how to fit it."""
 
     split: Callable[[int], Split]
     network: Callable[[], nn.Module]
@@ -70,77 +70,72 @@ class Case:
     epochs_before_search: int = 8
 
 
-class Constant(Classifier):
-    """A constant learning rate, under which classes rise and fall to the end."""
+class ConstantRate(Classifier):
+    """Has a constant learning rate, so that classes rise and fall until the end."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
-class Watch(Callback):
-    """Accuracies of every class after every epoch, taken again or not: (epoch, test)."""
+class EpochAccuracy(Callback):
+    """Records (epoch, test accuracy of each class) after every epoch, including reruns."""
 
     def __init__(self, split: Split) -> None:
         self._split = split
-        self.takes: list[tuple[int, np.ndarray]] = []
+        self.records: list[tuple[int, np.ndarray]] = []
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
             accuracy = classwise_accuracy(pl_module, self._split.test, len(self._split.class_names))
-            self.takes.append((trainer.current_epoch, accuracy))
+            self.records.append((trainer.current_epoch, accuracy))
 
-    def kept(self, corrected: int | None = None, accepted: bool = False) -> np.ndarray:
-        """The curve of the fit, (epochs, K): of the epoch taken twice that which was kept."""
-        first = dict(reversed(self.takes))
-        last = dict(self.takes)
-        return np.array([(last if epoch == corrected and accepted else first)[epoch] for epoch in sorted(first)])
+    def curve(self, rerun: int | None = None, accepted: bool = False) -> np.ndarray:
+        """Accuracies of the epochs that the fit kept, (epochs, K)."""
+        first, last = dict(reversed(self.records)), dict(self.records)
+        return np.array([(last if epoch == rerun and accepted else first)[epoch] for epoch in sorted(first)])
+
+
+def trainer_for(epochs: int, *callbacks: Callback, **options: Any) -> pl.Trainer:
+    options.update(accelerator="cpu", enable_progress_bar=False, callbacks=list(callbacks))
+    return pl.Trainer(max_epochs=epochs, **options)
 
 
 def fit(case: Case, split: Split, seed: int, *callbacks: Callback) -> None:
     pl.seed_everything(seed, verbose=False)
-    trainer = pl.Trainer(
-        max_epochs=case.epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=list(callbacks),
-    )
-    trainer.fit(Constant(case.network(), case.lr), datamodule=Images(split.train, split.val, case.batch_size))
+    trainer = trainer_for(case.epochs, *callbacks, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    trainer.fit(ConstantRate(case.network(), case.lr), datamodule=Images(split.train, split.val, case.batch_size))
 
 
 def corrected_fit(case: Case, split: Split, seed: int, first: int, budget: float) -> dict[str, Any] | None:
-    """A fit whose first fall from epoch ``first`` on is corrected; None if there is none."""
-    watch = Watch(split)
+    """A fit that corrects the first fall from epoch ``first`` on; None if there is none."""
+    test = EpochAccuracy(split)
     with tempfile.TemporaryDirectory() as folder:
         callback = CourseCorrection(
             warmup_epochs=first, max_corrections=1, budget=budget, dirpath=folder, seed=seed, verbose=False
         )
-        fit(case, split, seed, callback, watch)
+        fit(case, split, seed, callback, test)
     if not callback.corrections:
         return None
-    (done,) = callback.corrections
-    again = [accuracy for epoch, accuracy in watch.takes if epoch == done.epoch][-1]
+    (correction,) = callback.corrections
+    rerun = dict(test.records)[correction.epoch]  # the last record of the epoch
     return {
-        "epoch": done.epoch,
-        "targets": [name in done.fallen for name in done.category_names],
-        "accepted": done.accepted,
-        "validation": [done.before, done.ordinary, done.again],
-        "again": again.tolist(),
-        "curve": watch.kept(done.epoch, done.accepted).tolist(),
+        "epoch": correction.epoch,
+        "targets": [name in correction.fallen for name in correction.category_names],
+        "accepted": correction.accepted,
+        "validation": [correction.before, correction.ordinary, correction.again],
+        "again": rerun.tolist(),
+        "curve": test.curve(correction.epoch, correction.accepted).tolist(),
     }
 
 
-def corrections(case: Case, split: Split, seed: int, falls: int) -> dict[str, Any]:
-    """Every fall of an ordinary fit, each in a fit of its own, and the ordinary fit."""
-    watch = Watch(split)
-    fit(case, split, seed, watch)
-    found: dict[str, Any] = {"ordinary": watch.kept().tolist(), WEIGHTED: [], UNWEIGHTED: []}
+def run_corrections(case: Case, split: Split, seed: int, falls: int) -> dict[str, Any]:
+    """An ordinary fit, and fits that correct its falls, one fall each."""
+    test = EpochAccuracy(split)
+    fit(case, split, seed, test)
+    found: dict[str, Any] = {"ordinary": test.curve().tolist(), WEIGHTED: [], UNWEIGHTED: []}
     first = 2
     while len(found[WEIGHTED]) < falls and first < case.epochs:
-        weighted = corrected_fit(case, split, seed, first, budget=0.2)
-        if weighted is None:
+        if (weighted := corrected_fit(case, split, seed, first, budget=0.2)) is None:
             break
         found[WEIGHTED].append(weighted)
         found[UNWEIGHTED].append(corrected_fit(case, split, seed, first, budget=NO_WEIGHTS))
@@ -148,30 +143,25 @@ def corrections(case: Case, split: Split, seed: int, falls: int) -> dict[str, An
     return found
 
 
-class Ends(Callback):
-    """Validation and test accuracy of every class at the end of every trial."""
+class TrialAccuracy(Callback):
+    """Records the validation and test accuracy of each class at the end of each trial."""
 
-    def __init__(self, split: Split, found: list[list[np.ndarray]]) -> None:
-        self._split, self._found = split, found
+    def __init__(self, split: Split, records: list[list[np.ndarray]]) -> None:
+        self._split, self._records = split, records
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         parts = (self._split.val, self._split.test)
-        self._found.append([classwise_accuracy(pl_module, part, len(self._split.class_names)) for part in parts])
+        self._records.append([classwise_accuracy(pl_module, part, len(self._split.class_names)) for part in parts])
 
 
-def searched(case: Case, split: Split, seed: int, mode: Any, epochs: int) -> dict[str, Any]:
-    """PARETO-LP-GA from an ordinary fit, and what its weighted epoch does on the test part."""
-    ends: list[list[np.ndarray]] = []
+def run_search(case: Case, split: Split, seed: int, mode: Any, epochs: int) -> dict[str, Any]:
+    """PARETO-LP-GA from an ordinary fit, and the test accuracies of its weighted epoch."""
+    records: list[list[np.ndarray]] = []
     pl.seed_everything(seed, verbose=False)
-    model = Constant(case.network(), case.lr)
+    model = ConstantRate(case.network(), case.lr)
     with tempfile.TemporaryDirectory() as folder:
         tuner = ParetoTuner(
-            lambda: pl.Trainer(
-                max_epochs=case.epochs_before_search,
-                accelerator="cpu",
-                enable_progress_bar=False,
-                callbacks=[Ends(split, ends)],
-            ),
+            lambda: trainer_for(case.epochs_before_search, TrialAccuracy(split, records)),
             mode=mode,
             search="genetic",
             refit="epoch",
@@ -182,77 +172,75 @@ def searched(case: Case, split: Split, seed: int, mode: Any, epochs: int) -> dic
             verbose=False,
         )
         result = tuner.fit(model, Images(split.train, split.val, case.batch_size))
-    at = {trial.name.split(",")[0]: end for trial, end in zip(result.trials, ends, strict=True)}
-    before, ordinary = at["influence on the loss"], at["ordinary epoch"]
+    accuracy = {trial.name.split(",")[0]: pair for trial, pair in zip(result.trials, records, strict=True)}
+    before, ordinary = accuracy["influence on the loss"], accuracy["ordinary epoch"]
     targets = before[0] < before[0].mean() if mode == "direct" else ordinary[0] < before[0]
     return {
         "targets": targets.tolist(),
         "before": before[1].tolist(),
         "ordinary": ordinary[1].tolist(),
-        "weighted": at["refit"][1].tolist() if "refit" in at else None,
+        "weighted": accuracy["refit"][1].tolist() if "refit" in accuracy else None,
         "accepted": result.accepted,
         "epochs": result.epochs_spent,
     }
 
 
 def run_seed(case: Case, seed: int, options: argparse.Namespace, path: Path) -> dict[str, Any]:
-    """Run the parts of a seed that are not in its file yet; returns what the file holds then."""
+    """Run the parts of a seed that its file does not hold yet. Returns the content of the file."""
     split, found = case.split(seed), json.loads(path.read_text()) if path.exists() else {}
     for part in options.parts:
         if part not in found:
             if part == CORRECTIONS:
-                found[part] = corrections(case, split, seed, options.falls)
+                found[part] = run_corrections(case, split, seed, options.falls)
             else:
-                found[part] = searched(case, split, seed, part, options.search_epochs)
+                found[part] = run_search(case, split, seed, part, options.search_epochs)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(found))
     return found
 
 
-def spread(per_seed: list[list[float]]) -> str:
-    """Mean and standard error over seeds of what each has, in points."""
-    means = 100 * np.array([np.mean(values) for values in per_seed if values])
-    error = means.std(ddof=1) / len(means) ** 0.5 if len(means) > 1 else np.nan
-    return f"{means.mean():+6.2f} ± {error:4.2f}" if len(means) else f"{'–':>13}"
+def mean_changes(per_seed: list[list[tuple[Any, Any, Any]]]) -> str:
+    """Mean change of the targets and of the others, in points ± standard error over the seeds.
 
-
-def split_change(pairs: list[list[tuple[Any, Any, Any]]]) -> str:
-    """Mean changes of the targets and of the others, for lists of (targets, from, to) by seed."""
+    Each seed has a list of (targets, accuracy before, accuracy after) to average first.
+    """
     cells = []
     for wanted in (True, False):
         changes = [
-            [float((np.array(b) - np.array(a))[np.array(targets) == wanted].mean()) for targets, a, b in of_seed]
-            for of_seed in pairs
+            [(np.array(b) - np.array(a))[np.array(targets) == wanted].mean() for targets, a, b in triples]
+            for triples in per_seed
         ]
-        cells.append(spread(changes))
+        means = 100 * np.array([np.mean(values) for values in changes if values])
+        error = means.std(ddof=1) / len(means) ** 0.5 if len(means) > 1 else np.nan
+        cells.append(f"{means.mean():+6.2f} ± {error:4.2f}" if len(means) else f"{'–':>13}")
     return "  ".join(cells)
 
 
 def report_corrections(results: list[dict[str, Any]]) -> None:
     print(f"  {'':<42}  tried  kept  targets         others")
+    fits = [np.array(result[CORRECTIONS]["ordinary"]) for result in results]
+    last = len(fits[0]) - 1
     for arm in (WEIGHTED, UNWEIGHTED):
         tried = [result[CORRECTIONS][arm] for result in results]
-        fits = [np.array(result[CORRECTIONS]["ordinary"]) for result in results]
-        kept = [[each for each in of_seed if each["accepted"]] for of_seed in tried]
+        kept = [[rerun for rerun in reruns if rerun["accepted"]] for reruns in tried]
         counts = f"{sum(map(len, tried)):5d}  {sum(map(len, kept)):4d}"
-        for what, chosen in (("all", tried), ("kept", kept)):
-            at_once = [
-                [(each["targets"], fit[each["epoch"]], each["again"]) for each in of_seed]
-                for of_seed, fit in zip(chosen, fits, strict=True)
+        for name, chosen, shown in (("all", tried, counts), ("kept", kept, "")):
+            triples = [
+                [(rerun["targets"], fit[rerun["epoch"]], rerun["again"]) for rerun in reruns]
+                for reruns, fit in zip(chosen, fits, strict=True)
             ]
-            print(f"  {arm + ', ' + what:<42}  {counts if what == 'all' else '':<11}  {split_change(at_once)}")
-        for later in LATER:
-            pairs = [
+            print(f"  {f'{LABELS[arm]}, {name}':<42}  {shown:<11}  {mean_changes(triples)}")
+        for later in (1, 3, None):  # epochs after the rerun; None for the end of the fit
+            triples = [
                 [
-                    (each["targets"], fit[epoch], each["curve"][epoch])
-                    for each in of_seed
-                    if (epoch := len(fit) - 1 if later is None else each["epoch"] + later) < len(fit)
-                    and each["epoch"] < len(fit) - 1
+                    (rerun["targets"], fit[epoch], rerun["curve"][epoch])
+                    for rerun in reruns
+                    if rerun["epoch"] < (epoch := last if later is None else rerun["epoch"] + later) <= last
                 ]
-                for of_seed, fit in zip(kept, fits, strict=True)
+                for reruns, fit in zip(kept, fits, strict=True)
             ]
             label = "at the end of the fit" if later is None else f"epochs later: {later}"
-            print(f"  {'  ' + label:<42}  {sum(map(len, pairs)):11d}  {split_change(pairs)}")
+            print(f"  {'  ' + label:<42}  {sum(map(len, triples)):11d}  {mean_changes(triples)}")
 
 
 def report_modes(results: list[dict[str, Any]]) -> None:
@@ -261,7 +249,7 @@ def report_modes(results: list[dict[str, Any]]) -> None:
         runs = [result[mode] for result in results if mode in result]
         found = [run for run in runs if run["weighted"] is not None]
         cells = [
-            split_change([[(run["targets"], run[start], run["weighted"])] for run in found])
+            mean_changes([[(run["targets"], run[start], run["weighted"])] for run in found])
             for start in ("before", "ordinary")
         ]
         epochs = np.mean([run["epochs"] for run in runs]) if runs else np.nan
@@ -269,31 +257,35 @@ def report_modes(results: list[dict[str, Any]]) -> None:
         print(f"  {mode:<18}  {len(found):5d}  {accepted:8d}  {epochs:6.0f}  {'   '.join(cells)}")
 
 
-def cases() -> dict[str, Callable[[], Case]]:
-    """Both by name; a data set is read when its case is made."""
+def digits_case() -> Case:
+    return Case(lambda seed: digits(seed, 0.3), digits_network, lr=1e-2, batch_size=32)
 
-    def fashion() -> Case:
-        train, test = fashion_mnist.load(None)
-        split = drawn(train, test, fashion_mnist.CLASSES, noise=0.3, size=3000, val_size=1000)
-        return Case(split, fashion_mnist.network, lr=2e-3, batch_size=64)
 
-    return {"digits": lambda: Case(lambda s: digits(s, 0.3), digits_network, 1e-2, 32), "Fashion-MNIST": fashion}
+def fashion_case() -> Case:
+    train, test = fashion_mnist.load(None)
+    split = random_splits(train, test, fashion_mnist.CLASSES, noise=0.3, size=3000, val_size=1000)
+    return Case(split, fashion_mnist.network, lr=2e-3, batch_size=64)
+
+
+CASES = {"digits": digits_case, "Fashion-MNIST": fashion_case}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", default=["digits", "Fashion-MNIST"], help="data sets")
+    parser.add_argument("--only", nargs="*", default=list(CASES), help="data sets")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
-    parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
-    parser.add_argument("--falls", type=int, default=4, help="falls of a fit that are corrected at most")
+    parser.add_argument("--first-seed", type=int, default=0, help="number of the first seed")
+    parser.add_argument("--falls", type=int, default=4, help="most falls of a fit to correct")
     parser.add_argument("--search-epochs", type=int, default=26, help="epochs of a search after the first fit")
     parser.add_argument("--parts", nargs="*", default=[CORRECTIONS, *MODES], choices=[CORRECTIONS, *MODES])
-    parser.add_argument("--out", type=Path, default=Path("course_corrections"), help="where finished seeds are kept")
+    parser.add_argument(
+        "--out", type=Path, default=Path("course_corrections"), help="folder for the results of finished seeds"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     quiet()
     warnings.simplefilter("ignore")
-    for name, make in cases().items():
+    for name, make in CASES.items():
         if name in options.only:
             case, seeds = make(), range(options.first_seed, options.first_seed + options.seeds)
             results = [run_seed(case, seed, options, options.out / f"{name}_{seed}.json") for seed in seeds]

@@ -1,20 +1,27 @@
-"""Time and fidelity of the whole influence matrix, beside kronfluence's, in one run.
+"""How long does influence take, in epochs of plain training and relative to kronfluence?
 
     pip install lightning_pareto kronfluence torchvision
-    python examples/benchmarks/influence_speed.py
+    python examples/benchmarks/influence_speed.py [--alone] [--device cuda] [--precision bf16-mixed]
 
-For three models on random data (time does not depend on what the data mean) it prints one epoch of plain training, the
-time of ``estimate_influence`` stage by stage in epoch-equivalents, the time of kronfluence's EK-FAC factors and its K
-aggregated class passes, and the smallest correlation between the two over the classes. ``--alone`` leaves kronfluence
-out. Expected on two cores: less than four epoch-equivalents at 10,000 samples, and a tenth of kronfluence's time.
+Runs three models on random data, because the content of the data does not affect the time. Prints for each:
+
+* the time of one epoch of plain training,
+* the time of ``estimate_influence``, stage by stage, also in epochs of plain training,
+* the time of kronfluence's EK-FAC factors and of its K passes, one for each class,
+* the lowest correlation over the classes between the scores of the two.
+
+``--alone`` skips kronfluence and covers all layers. Expected on 2 CPU cores with 10,000 training samples: less than
+four epochs of plain training, and one to two tenths of kronfluence's time.
 """
 
 import argparse
+import functools
 import tempfile
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +34,12 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from lightning_pareto import InfluenceMatrix, estimate_influence
 
 BATCH = 128
+CPU = torch.device("cpu")
+Context = Callable[[], AbstractContextManager[Any]]
 
 
 class Residual(nn.Module):
-    """Adds what it computes to its input."""
+    """Adds the output of some layers to their input."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -73,7 +82,7 @@ def resnet9(width: int = 16, channels: int = 3) -> nn.Module:
 
 
 class Encoder(nn.Module):
-    """A two-layer transformer encoder over tokens, as a text classifier has it; its attention from linear layers."""
+    """A two-layer transformer encoder over tokens, as in a text classifier. Its attention consists of linear layers."""
 
     def __init__(self, vocabulary: int = 5_000, width: int = 64, heads: int = 4, classes: int = 6) -> None:
         super().__init__()
@@ -89,7 +98,7 @@ class Encoder(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward part."""
+    """Attention and a feed-forward network."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -107,13 +116,13 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A model with the data it is timed on.
+    """A model and the data to time it on.
 
     Attributes:
-        model: makes it.
-        shape: of one sample; a length stands for tokens.
+        model: makes the model.
+        shape: shape of one sample; a single number is a number of tokens.
         classes: number of classes.
-        layers: the parameters that kronfluence can handle, for the comparison.
+        layers: patterns of the parameters that kronfluence can handle, for the comparison; None for all.
     """
 
     model: Callable[[], nn.Module]
@@ -122,12 +131,12 @@ class Case:
     layers: list[str] | None = None
 
 
-KRONECKER = ["*.mix.*", "*.out.*", "*.up.*", "*.down.*", "head.*"]
+ENCODER_LAYERS = ["*.mix.*", "*.out.*", "*.up.*", "*.down.*", "head.*"]
 
 CASES = {
     "small convolutional net, 28 x 28": Case(small_net, (1, 28, 28), 10),
     "ResNet-9, 32 x 32": Case(resnet9, (3, 32, 32), 10, ["*.0.weight", "8.*"]),
-    "transformer encoder, 24 tokens": Case(Encoder, (24,), 6, KRONECKER),
+    "transformer encoder, 24 tokens": Case(Encoder, (24,), 6, ENCODER_LAYERS),
 }
 
 
@@ -140,40 +149,45 @@ def data(case: Case, size: int, seed: int) -> TensorDataset:
     return TensorDataset(x, torch.randint(case.classes, (size,), generator=generator))
 
 
-def train_epoch(model: nn.Module, train: TensorDataset) -> float:
+def now(device: torch.device) -> float:
+    """Seconds on a clock, after all work queued on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def train_epoch(model: nn.Module, train: TensorDataset, device: torch.device, context: Context) -> float:
     """Seconds of one epoch of plain training."""
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
-    start = time.perf_counter()
+    start = now(device)
     for x, y in DataLoader(train, batch_size=BATCH):
         optimiser.zero_grad()
-        F.cross_entropy(model(x), y).backward()
+        with context():
+            loss = F.cross_entropy(model(x.to(device)), y.to(device))
+        loss.backward()
         optimiser.step()
-    return time.perf_counter() - start
+    return now(device) - start
 
 
 class Stopwatch:
-    """Seconds of every stage, told by progress."""
+    """Measures the seconds of each stage from the progress that ``estimate_influence`` reports."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._last = time.perf_counter()
+        self._device = device
+        self._last = now(device)
 
-    def __call__(self, stage: str, done: int, _total: int) -> None:
-        now = time.perf_counter()
-        self.seconds["between passes" if done == 0 else stage] += now - self._last
-        self._last = now
-
-
-def ours(
-    model: nn.Module, train: TensorDataset, val: TensorDataset, layers: list[str] | None, folds: int
-) -> tuple[InfluenceMatrix, Stopwatch]:
-    watch = Stopwatch()
-    loaders = DataLoader(train, batch_size=BATCH, shuffle=True), DataLoader(val, batch_size=BATCH)
-    return estimate_influence(model, *loaders, folds=folds, layers=layers, progress=watch), watch
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if done in (0, total):
+            moment = now(self._device)
+            self.seconds["between passes" if done == 0 else stage] += moment - self._last
+            self._last = moment
 
 
-def theirs(model: nn.Module, train: TensorDataset, val: TensorDataset, classes: int) -> tuple[np.ndarray, float, float]:
-    """Kronfluence's class sums of scores (N, K), seconds of the factors and of the K class passes."""
+def kronfluence_scores(
+    model: nn.Module, train: TensorDataset, val: TensorDataset, classes: int, device: torch.device = CPU
+) -> tuple[np.ndarray, float, float]:
+    """Kronfluence's scores summed over each class, (N, K), and the seconds of its factors and of its class passes."""
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
     from kronfluence.task import Task
@@ -189,13 +203,11 @@ def theirs(model: nn.Module, train: TensorDataset, val: TensorDataset, classes: 
 
     task = Classification()
     with tempfile.TemporaryDirectory() as folder:
-        analyzer = Analyzer(
-            "speed", prepare_model(model.eval(), task), task, cpu=True, output_dir=folder, disable_tqdm=True
-        )
-        start = time.perf_counter()
+        model = prepare_model(model.eval(), task)
+        analyzer = Analyzer("speed", model, task, cpu=device == CPU, output_dir=folder, disable_tqdm=True)
+        start = now(device)
         analyzer.fit_all_factors("ekfac", train, BATCH, factor_args=FactorArguments(strategy="ekfac"))
-        factors = time.perf_counter() - start
-        start = time.perf_counter()
+        between = now(device)
         columns = []
         for k in range(classes):
             members = (val.tensors[1] == k).nonzero().squeeze(1).tolist()
@@ -210,49 +222,64 @@ def theirs(model: nn.Module, train: TensorDataset, val: TensorDataset, classes: 
             )
             scores = analyzer.load_pairwise_scores(f"class {k}")
             columns.append(scores["all_modules"].squeeze(0).numpy() / len(members))
-        return np.stack(columns, axis=1), factors, time.perf_counter() - start
+        return np.stack(columns, axis=1), between - start, now(device) - between
 
 
 def report(name: str, case: Case, options: argparse.Namespace) -> None:
+    device = torch.device(options.device)
+    context: Context = nullcontext
+    if options.precision == "bf16-mixed":
+        context = functools.partial(torch.autocast, device.type, torch.bfloat16)
     torch.manual_seed(0)
-    model, train, val = case.model(), data(case, options.train, 1), data(case, options.val, 2)
+    model, train, val = case.model().to(device), data(case, options.train, 1), data(case, options.val, 2)
     for _ in range(2):
-        train_epoch(model, train)
-    epoch = min(train_epoch(model, train) for _ in range(2))
+        train_epoch(model, train, device, context)
+    epoch = min(train_epoch(model, train, device, context) for _ in range(2))
     layers = None if options.alone else case.layers
-    _, watch = ours(model, train, val, layers, options.folds)
-    total = sum(watch.seconds.values())
-    print(
-        f"\n{name}: {options.train:,} training, {options.val:,} validation samples, {torch.get_num_threads()} threads"
-    )
-    print(f"  one epoch of plain training     {epoch:7.1f} s")
-    print(f"  lightning_pareto, {options.folds} folds       {total:7.1f} s  {total / epoch:5.1f} epochs")
-    for stage, seconds in watch.seconds.items():
-        print(f"    {stage:<28}  {seconds:7.1f} s  {seconds / epoch:5.2f}")
+
+    def influence(folds: int) -> tuple[InfluenceMatrix, dict[str, float]]:
+        loaders, watch = (DataLoader(train, batch_size=BATCH), DataLoader(val, batch_size=BATCH)), Stopwatch(device)
+        found = estimate_influence(model, *loaders, folds=folds, layers=layers, context=context, progress=watch)
+        return found, watch.seconds
+
+    if device != CPU:
+        influence(1)  # the first call loads the device's libraries
+    stages = influence(options.folds)[1]
+    total = sum(stages.values())
+    print(f"\n{name}: {options.train:,} training and {options.val:,} validation samples")
+    print(f"  one epoch of plain training     {epoch:7.2f} s")
+    print(f"  lightning_pareto, {options.folds} folds       {total:7.2f} s  {total / epoch:5.1f} epochs")
+    for stage, seconds in stages.items():
+        print(f"    {stage:<28}  {seconds:7.2f} s  {seconds / epoch:5.2f}")
     if options.alone:
         return
-    one_fold, watch = ours(model, train, val, layers, 1)
-    ours_total = sum(watch.seconds.values())
-    scores, factors, passes = theirs(model, train, val, case.classes)
+    one_fold, stages = influence(1)
+    without_folds = sum(stages.values())
+    scores, factors, passes = kronfluence_scores(model, train, val, case.classes, device)
+    kronfluence = factors + passes
     correlation = min(np.corrcoef(one_fold.scores[:, k], scores[:, k])[0, 1] for k in range(case.classes))
-    print(f"  lightning_pareto, no folds      {ours_total:7.1f} s  {ours_total / epoch:5.1f} epochs")
-    print(f"  kronfluence                     {factors + passes:7.1f} s  {(factors + passes) / epoch:5.1f} epochs")
+    print(f"  lightning_pareto, no folds      {without_folds:7.2f} s  {without_folds / epoch:5.1f} epochs")
+    print(f"  kronfluence                     {kronfluence:7.2f} s  {kronfluence / epoch:5.1f} epochs")
     print(f"    factors {factors:.1f} s, {case.classes} class passes {passes:.1f} s")
-    print(f"  ratio with folds {total / (factors + passes):.3f}, without {ours_total / (factors + passes):.3f}")
-    print(f"  least correlation over the classes {correlation:.4f}")
+    print(f"  time over kronfluence's: {total / kronfluence:.3f} with folds, {without_folds / kronfluence:.3f} without")
+    print(f"  lowest correlation over the classes: {correlation:.4f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=int, default=10_000, help="training samples")
-    parser.add_argument("--val", type=int, default=2_000, help="validation samples")
+    parser.add_argument("--train", type=int, default=10_000, help="number of training samples")
+    parser.add_argument("--val", type=int, default=2_000, help="number of validation samples")
     parser.add_argument("--folds", type=int, default=8, help="folds of the validation set")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--alone", action="store_true", help="without kronfluence, and with all layers")
-    parser.add_argument("--case", type=int, help="only this one, from 0")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
+    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
+    parser.add_argument(
+        "--precision", default="32-true", choices=["32-true", "bf16-mixed"], help="kronfluence ignores it"
+    )
+    parser.add_argument("--alone", action="store_true", help="skip kronfluence and cover all layers")
+    parser.add_argument("--case", type=int, help="number of the only model to run, from 0")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{options.threads} threads")
+    print(f"{options.threads} CPU threads, models on {options.device}, precision {options.precision}")
     warnings.simplefilter("ignore")
     for number, (name, case) in enumerate(CASES.items()):
         if options.case in (None, number):

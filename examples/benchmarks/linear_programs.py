@@ -1,12 +1,16 @@
-"""Time of the headroom's linear program, with its certificate.
+"""How fast is the headroom's linear program?
 
     pip install lightning_pareto
     python examples/benchmarks/linear_programs.py
 
-Scores are structured as real ones: a share of jointly harmful samples, effects on the sample's own class, noise. Every
-answer is certified by its prices (strong duality). *Cold* is a new program; *warm* the same one with other floors for
-half of the classes, the mean of ten; *verdict* is ``check_pareto`` as a whole, with eight folds. ``--whole`` also
-solves the program in one piece by HiGHS.
+The scores resemble real ones: a share of the samples harms all classes, samples affect their own class most, and there
+is noise. The shadow prices certify every answer (strong duality); the relative gap is printed. The columns:
+
+* *cold*: seconds for a new program.
+* *warm*: seconds for the same program with other floors for half of the classes, mean of ten solves.
+* *verdict*: seconds for a complete ``check_pareto`` with eight folds.
+
+``--whole`` also solves the program in one piece with HiGHS.
 """
 
 import argparse
@@ -32,8 +36,8 @@ def scores(samples: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return found, labels
 
 
-def whole(slopes: np.ndarray, budget: float) -> float:
-    """Value of the program solved in one piece."""
+def solve_whole(slopes: np.ndarray, budget: float) -> float:
+    """Optimum of the program, solved in one piece."""
     n, k = slopes.shape
     rows = np.zeros((k + 1, n + 1))
     rows[:k, :n], rows[:k, n], rows[k, :n] = slopes.T, -1, 1
@@ -48,25 +52,25 @@ def whole(slopes: np.ndarray, budget: float) -> float:
     return program.solve().objective
 
 
-def warm(slopes: np.ndarray, budget: float) -> tuple[float, float]:
-    """Seconds of a solve with other floors for the second half of the classes, and the largest relative gap."""
+def time_warm(slopes: np.ndarray, budget: float) -> tuple[float, float]:
+    """Seconds to solve with other floors for the second half of the classes, and the largest relative gap."""
     k = slopes.shape[1]
     targets = np.arange(k) < k // 2
     program = MaxMinProgram(slopes, budget, targets)
-    most = program.solve(np.zeros(k)).value
+    largest = program.solve(np.zeros(k)).value
     seconds, gaps = [], []
     for share in np.linspace(-0.2, 0.5, 10):
-        least = np.full(k, share * most)
+        floors = np.full(k, share * largest)
         start = time.perf_counter()
-        found = program.solve(least)
+        found = program.solve(floors)
         seconds.append(time.perf_counter() - start)
-        bound = upper_bound(slopes, budget, found.prices) - found.prices[~targets] @ least[~targets]
+        bound = upper_bound(slopes, budget, found.prices) - found.prices[~targets] @ floors[~targets]
         gaps.append(bound / found.value - 1)
     return float(np.mean(seconds)), max(gaps)
 
 
-def verdict(found: np.ndarray, labels: np.ndarray, folds: int = 8) -> float:
-    """Seconds of a whole verdict; the folds are the scores with noise."""
+def time_verdict(found: np.ndarray, labels: np.ndarray, folds: int = 8) -> float:
+    """Seconds of a complete verdict. Each fold is the scores plus noise."""
     rng = np.random.default_rng(1)
     by_fold = np.stack([found + rng.standard_normal(found.shape, dtype=np.float32) for _ in range(folds)])
     support = np.full((folds, found.shape[1]), 50)
@@ -78,9 +82,9 @@ def verdict(found: np.ndarray, labels: np.ndarray, folds: int = 8) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--whole", action="store_true", help="also in one piece, for the smallest case")
-    parser.add_argument("--first", type=int, default=0, help="leave out so many cases")
-    parser.add_argument("--cases", type=int, default=len(CASES), help="end after so many")
+    parser.add_argument("--whole", action="store_true", help="also solve the smallest case in one piece")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case, from 0")
+    parser.add_argument("--cases", type=int, default=len(CASES), help="stop before this case")
     parser.add_argument("--no-verdict", action="store_true", help="only the linear programs")
     options = parser.parse_args()
     print("  samples  classes   cold, s   headroom   relative gap   warm, s   its gap   verdict, s")
@@ -93,15 +97,15 @@ def main() -> None:
         cold = time.perf_counter() - start
         gap = upper_bound(slopes, admissible.capacity, answer.prices) / answer.value - 1
         print(f"{samples:9,d}  {classes:7d}   {cold:7.2f}   {answer.value / samples:8.4f}   {gap:12.1e}", end="")
-        seconds, gap = warm(slopes, admissible.capacity)
+        seconds, gap = time_warm(slopes, admissible.capacity)
         print(f"   {seconds:7.3f}   {gap:7.1e}", end="", flush=True)
-        whole_value = whole(slopes, admissible.capacity) if options.whole and samples <= 50_000 else None
+        whole = solve_whole(slopes, admissible.capacity) if options.whole and samples <= 50_000 else None
         if not options.no_verdict and samples * classes <= 10_000_000:
             del slopes
-            print(f"   {verdict(found, labels):10.2f}", end="")
+            print(f"   {time_verdict(found, labels):10.2f}", end="")
         print(flush=True)
-        if whole_value is not None:
-            print(f"  in one piece: headroom {whole_value / samples:.4f}")
+        if whole is not None:
+            print(f"  in one piece: headroom {whole / samples:.4f}")
 
 
 if __name__ == "__main__":

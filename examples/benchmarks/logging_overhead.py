@@ -1,9 +1,12 @@
-"""What logging class-wise metrics costs: epochs of one fit, with and without the callback in turn.
-
-Processor time of this process, so that other programs hardly disturb it. Each pair of neighbouring epochs gives one
-difference, and which of the two has the callback alternates.
+"""How much time does logging class-wise metrics add to an epoch?
 
     python examples/benchmarks/logging_overhead.py --pairs 20
+
+Runs one fit in which the callback is active in half of the epochs. Two neighbouring epochs form a pair, one with the
+callback and one without, and the order alternates. Each pair gives one difference. Times are the CPU time of this
+process, so that other programs hardly disturb them. Prints the seconds of a plain epoch and the share that logging
+adds, ± standard error over the pairs, for each metric and number of classes. The table in README.md was made with
+``--pairs 6``.
 """
 
 import argparse
@@ -25,7 +28,7 @@ from lightning_pareto import ParetoCallback
 
 
 class Net(pl.LightningModule):
-    """Three convolutions for 28 × 28 images."""
+    """Three convolutions on 28 × 28 images."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -51,8 +54,8 @@ class Net(pl.LightningModule):
         return torch.optim.Adam(self.parameters())
 
 
-class InTurn(pl.Callback):
-    """Takes another callback out of every second epoch, and times them all."""
+class AlternatingCallback(pl.Callback):
+    """Activates another callback in half of the epochs, and measures the time of every epoch."""
 
     def __init__(self, other: pl.Callback) -> None:
         self.other = other
@@ -61,9 +64,9 @@ class InTurn(pl.Callback):
         self._start = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        with_it = trainer.current_epoch % 4 in (1, 2)
-        self.logged.append(with_it)
-        trainer.callbacks = [self, *([self.other] if with_it else [])]  # type: ignore[attr-defined]
+        active = trainer.current_epoch % 4 in (1, 2)
+        self.logged.append(active)
+        trainer.callbacks = [self, *([self.other] if active else [])]  # type: ignore[attr-defined]
         self._start = time.process_time()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -71,16 +74,16 @@ class InTurn(pl.Callback):
 
 
 def measure(classes: int, metrics: Any, pairs: int) -> tuple[float, float, float]:
-    """Seconds of a plain epoch, and of it the share that logging adds, with its standard error."""
+    """Seconds of a plain epoch, the share of it that logging adds, and the standard error of the share."""
     torch.manual_seed(0)
     x, y = torch.randn(10_000, 1, 28, 28), torch.randint(0, classes, (10_000,))
     train, val = TensorDataset(x[:8000], y[:8000]), TensorDataset(x[8000:], y[8000:])
-    turns = InTurn(ParetoCallback(analyse=False, metrics=metrics))
+    timer = AlternatingCallback(ParetoCallback(analyse=False, metrics=metrics))
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             accelerator="cpu",
             max_epochs=2 * pairs + 2,
-            callbacks=[turns],
+            callbacks=[timer],
             logger=CSVLogger(folder),
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -88,26 +91,32 @@ def measure(classes: int, metrics: Any, pairs: int) -> tuple[float, float, float
             num_sanity_val_steps=0,
         )
         trainer.fit(Net(classes), DataLoader(train, batch_size=64, shuffle=True), DataLoader(val, batch_size=64))
-    seconds, logged = np.array(turns.seconds[2:]).reshape(-1, 2), np.array(turns.logged[2:]).reshape(-1, 2)
-    plain, other = seconds[~logged], seconds[logged]
-    shares = (other - plain) / plain.mean()
+    seconds, logged = np.array(timer.seconds[2:]).reshape(-1, 2), np.array(timer.logged[2:]).reshape(-1, 2)
+    plain = seconds[~logged]
+    shares = (seconds[logged] - plain) / plain.mean()
     return float(plain.mean()), float(shares.mean()), float(shares.std(ddof=1) / np.sqrt(pairs))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--classes", type=int, nargs="+", default=[10, 200])
-    arguments = parser.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=20, help="pairs of epochs")
+    parser.add_argument("--classes", type=int, nargs="+", default=[10, 200], help="numbers of classes")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     print("classes  metrics                       epoch, s   added by logging")
-    for classes in arguments.classes:
-        own = {"accuracy": "accuracy", "specificity": MulticlassSpecificity(classes, average=None)}
-        every = ("accuracy", "precision", "recall", "f1")
-        for title, metrics in (("accuracy", ("accuracy",)), ("all four", every), ("accuracy, torchmetrics", own)):
-            seconds, share, error = measure(classes, metrics, arguments.pairs)
+    for classes in options.classes:
+        cases: dict[str, Any] = {
+            "accuracy": ["accuracy"],
+            "all four": ["accuracy", "precision", "recall", "f1"],
+            "accuracy, torchmetrics": {
+                "accuracy": "accuracy",
+                "specificity": MulticlassSpecificity(classes, average=None),
+            },
+        }
+        for title, metrics in cases.items():
+            seconds, share, error = measure(classes, metrics, options.pairs)
             print(f"{classes:7d}  {title:<28}  {seconds:8.2f}   {share:+6.2%} ± {error:.2%}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Small networks on real data, fitted again and again: what the studies of the verdict on networks share."""
+"""Small networks on real data that are fitted many times, for the studies of the verdict on networks."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ Part = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """One draw of a data set, (inputs, labels) three times, and how its networks are fitted."""
+    """One draw of a data set, as three pairs of (inputs, labels), and how to fit networks on it."""
 
     name: str
     train: Part
@@ -43,10 +43,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A network at its best epoch by validation loss, and the class-wise measures on the test part, (K,).
+    """A fitted network.
 
-    The losses are those of the epoch with the least validation loss, the accuracies those of the epoch with the best
-    mean validation accuracy over the classes.
+    Attributes:
+        module: the network at the epoch with the lowest validation loss.
+        loss: test loss of each class at that epoch, (K,).
+        accuracy: test accuracy of each class at the epoch with the best mean validation accuracy of the classes, (K,).
     """
 
     module: nn.Module
@@ -61,9 +63,9 @@ def digits(noise: float, seed: int) -> Case:
 
 
 def fashion(noise: float | str, seed: int, samples: int = 4_000, folder: Path | None = None) -> Case:
-    """Fashion-MNIST; ``noise`` is a share of random flips or ``"structured"``.
+    """Fashion-MNIST, where ``noise`` is the share of randomly flipped labels or ``"structured"``.
 
-    Structured: every third shirt is called a T-shirt, every third pullover a coat.
+    With structured noise, a third of the shirts are labelled T-shirt, and a third of the pullovers coat.
     """
     (x, y), test = load(folder)
     generator = torch.Generator().manual_seed(seed)
@@ -80,8 +82,8 @@ def fashion(noise: float | str, seed: int, samples: int = 4_000, folder: Path | 
     return Case(name, (x[train], given), (x[val], y[val]), test, fashion_network, 10, 128, 3e-3)
 
 
-class Bag(nn.Module):
-    """Mean of word embeddings, one hidden layer."""
+class EmbeddingBag(nn.Module):
+    """Averages word embeddings, followed by one hidden layer."""
 
     def __init__(self, words: int, classes: int) -> None:
         super().__init__()
@@ -97,7 +99,7 @@ class Bag(nn.Module):
 
 
 def emotion(folder: Path, noise: float, seed: int, samples: int = 4_000, words: int = 3_000) -> Case:
-    """Sentences of six emotions: train.txt, val.txt and test.txt with a header and lines ``text;label``."""
+    """Sentences with six emotions: train.txt, val.txt and test.txt with a header and lines ``text;label``."""
     read = {part: _sentences(folder / f"{part}.txt") for part in ("train", "val", "test")}
     labels = sorted({label for _, label in read["val"]})
     generator = torch.Generator().manual_seed(seed)
@@ -112,7 +114,7 @@ def emotion(folder: Path, noise: float, seed: int, samples: int = 4_000, words: 
     given, _ = flip_labels(parts[0][1], noise, len(labels), generator)
 
     def network() -> nn.Module:
-        return Bag(words, len(labels))
+        return EmbeddingBag(words, len(labels))
 
     return Case(f"Emotion, {noise:.0%} wrong", (parts[0][0], given), parts[1], parts[2], network, 15, 64, 2e-2)
 
@@ -131,7 +133,7 @@ def _encode(sentences: list[tuple[str, str]], number: dict[str, int], labels: li
 
 
 def fit(case: Case, weights: np.ndarray | None, seed: int) -> Fitted:
-    """Fit from scratch, with weights as the frequencies of the samples; without, an ordinary fit."""
+    """Fit from scratch. Weights are the frequencies at which samples are drawn; None means an ordinary fit."""
     torch.manual_seed(seed)
     module = case.network()
     x, y = case.train
@@ -149,9 +151,9 @@ def fit(case: Case, weights: np.ndarray | None, seed: int) -> Fitted:
             schedule.step()
         loss, accuracy = measures(module, case.val, case.classes)
         overall = np.average(loss, weights=np.bincount(case.val[1], minlength=case.classes))
-        for what, value in (("accuracy", -accuracy.mean()), ("loss", float(overall))):
-            if what not in best or value < best[what][0]:
-                best[what] = (value, {name: tensor.clone() for name, tensor in module.state_dict().items()})
+        for measure, value in (("accuracy", -accuracy.mean()), ("loss", float(overall))):
+            if measure not in best or value < best[measure][0]:
+                best[measure] = (value, {name: tensor.clone() for name, tensor in module.state_dict().items()})
     module.load_state_dict(best["accuracy"][1])
     accuracy = measures(module, case.test, case.classes)[1]
     module.load_state_dict(best["loss"][1])
@@ -160,21 +162,21 @@ def fit(case: Case, weights: np.ndarray | None, seed: int) -> Fitted:
 
 @torch.no_grad()
 def measures(module: nn.Module, part: Part, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Loss and accuracy of every class, (K,) each."""
+    """Loss and accuracy of each class, (K,) each."""
     x, y = part
     module.eval()
     logits = torch.cat([module(piece) for piece in x.split(1_000)])
     module.train()
-    losses, right = F.cross_entropy(logits, y, reduction="none").double(), (logits.argmax(dim=1) == y).double()
+    losses, correct = F.cross_entropy(logits, y, reduction="none").double(), (logits.argmax(dim=1) == y).double()
     members = [y == k for k in range(classes)]
-    found = [np.array([float(values[member].mean()) for member in members]) for values in (losses, right)]
+    found = [np.array([float(values[member].mean()) for member in members]) for values in (losses, correct)]
     return found[0], found[1]
 
 
 def small_step(case: Case, module: nn.Module, weights: np.ndarray, steps: int = 30) -> np.ndarray:
-    """Drop of the test loss of every class by the weights, after a few steps on the same batches, (K,).
+    """How much the weights lower the test loss of each class within a few gradient steps, (K,).
 
-    From the fitted network by plain gradient steps, once with the weights in the loss and once without.
+    Continues from the fitted network on the same batches, once with the weights in the loss and once without.
     """
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     x, y = case.train

@@ -1,4 +1,4 @@
-"""What a second fit could be, for the study of it."""
+"""The second fits that `second_fit.py` compares."""
 
 import functools
 import sys
@@ -24,8 +24,8 @@ from second_fit_cases import Case
 
 ORDINARY, JOINED, SIX = "ordinary", "train ∪ val", "best of six"
 PARETO, BOTH, PAPER = "ParetoTuner", "ParetoTuner + val", "PARETO-LP-GA"
-SEARCH = 6  # whole fits that a search may spend
-FITS = {SIX: SEARCH, PARETO: SEARCH, PAPER: SEARCH, BOTH: SEARCH + 3}
+SEARCH = 6  # cost of a search in complete fits
+FITS = {SIX: SEARCH, PARETO: SEARCH, PAPER: SEARCH, BOTH: SEARCH + 3}  # cost of an arm; 1 if it is not listed
 
 
 class Focal(Classifier):
@@ -52,7 +52,7 @@ class GroupDro(Classifier):
 
 
 def fit(model: Classifier, job: Job, data: pl.LightningDataModule, seed: int) -> tuple[Classifier, float, int]:
-    """The model at its best epoch by validation, its mean validation accuracy there, and that epoch."""
+    """Fit a model. Returns it at its best epoch by validation, its mean validation accuracy there, and that epoch."""
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val_accuracy_macro", mode="max", save_on_train_epoch_end=True)
         trainer = trainer_for(job, folder, ParetoCallback(analyse=False), best)
@@ -66,14 +66,14 @@ def fit(model: Classifier, job: Job, data: pl.LightningDataModule, seed: int) ->
 
 @dataclass(frozen=True)
 class Seed:
-    """One seed of a case, and what several arms make use of."""
+    """One seed of a case, with the data and the ordinary fit that several arms share."""
 
     case: Case
     number: int
 
     @property
     def seed(self) -> int:
-        """Of all fits."""
+        """Seed of all fits."""
         return 1000 + self.number
 
     @functools.cached_property
@@ -95,7 +95,7 @@ class Seed:
     def fit(
         self, kind: type[Classifier] = Classifier, weights: np.ndarray | None = None, seed: int | None = None
     ) -> tuple[Classifier, float, int]:
-        """Model at its best epoch, score, epoch."""
+        """Fit from scratch. Returns the model at its best epoch, its score and that epoch."""
         seed = self.seed if seed is None else seed
         data = self.data if weights is None else ReweightedDataModule(self.data, weights, seed=seed)
         return fit(self.start(kind, seed), self.case.job, data, seed)
@@ -110,7 +110,7 @@ def ordinary(seed: Seed) -> Arm:
 
 def best_of_six(seed: Seed) -> Arm:
     fits = [seed.ordinary, *(seed.fit(seed=10_000 * i + seed.seed) for i in range(1, SEARCH))]
-    return max(fits, key=lambda one: one[1])[0], {}
+    return max(fits, key=lambda fitted: fitted[1])[0], {}
 
 
 def joined(seed: Seed) -> Arm:
@@ -124,15 +124,20 @@ def balanced(seed: Seed) -> Arm:
 
 
 def without_high_loss(seed: Seed) -> Arm:
-    harm = losses(seed.ordinary[0], seed.split)
-    return seed.fit(weights=without(int(seed.case.job.budget * len(harm)), harm))[0], {}
+    return without_harmful(seed, losses(seed.ordinary[0], seed.split))
 
 
 def without_low_influence(seed: Seed) -> Arm:
     model, train, val = seed.ordinary[0], seed.split.train, seed.split.val
     influence = estimate_influence(model, DataLoader(train, 128), DataLoader(val, 512))
-    harm = -influence.total()
-    return seed.fit(weights=without(int(seed.case.job.budget * len(harm)), harm))[0], {}
+    return without_harmful(seed, -influence.total())
+
+
+def without_harmful(seed: Seed, harm: np.ndarray) -> Arm:
+    """Leave out the budget's share of the samples, the most harmful ones, and keep the length of an epoch."""
+    weights = np.ones(len(harm))
+    weights[np.argsort(-harm)[: int(seed.case.job.budget * len(harm))]] = 0
+    return seed.fit(weights=weights * len(harm) / weights.sum())[0], {}
 
 
 def focal(seed: Seed) -> Arm:
@@ -143,8 +148,8 @@ def group_dro(seed: Seed) -> Arm:
     return seed.fit(GroupDro)[0], {}
 
 
-def searched(name: str, **options: Any) -> Callable[[Seed], Arm]:
-    """An arm that a search makes."""
+def search_arm(name: str, **options: Any) -> Callable[[Seed], Arm]:
+    """An arm that runs a search."""
 
     def arm(seed: Seed) -> Arm:
         model, job = seed.start(), seed.case.job
@@ -176,9 +181,9 @@ ARMS: dict[str, Callable[[Seed], Arm]] = {
     ORDINARY: ordinary,
     SIX: best_of_six,
     JOINED: joined,
-    PARETO: searched(PARETO),
-    BOTH: searched(BOTH, include_validation=True),
-    PAPER: searched(PAPER, search="genetic"),
+    PARETO: search_arm(PARETO),
+    BOTH: search_arm(BOTH, include_validation=True),
+    PAPER: search_arm(PAPER, search="genetic"),
     "class-balanced": balanced,
     "without high loss": without_high_loss,
     "without low influence": without_low_influence,
@@ -187,16 +192,9 @@ ARMS: dict[str, Callable[[Seed], Arm]] = {
 }
 
 
-def without(count: int, harm: np.ndarray) -> np.ndarray:
-    """Weights that leave out the samples of the largest harm and keep the length of an epoch."""
-    weights = np.ones(len(harm))
-    weights[np.argsort(-harm)[:count]] = 0
-    scaled: np.ndarray = weights * len(harm) / weights.sum()
-    return scaled
-
-
 @torch.no_grad()
 def losses(model: Classifier, split: Split) -> np.ndarray:
+    """Loss of each training sample, (N,)."""
     model.eval()
     x, y = split.train.tensors
     parts = [F.cross_entropy(model(a), b, reduction="none") for a, b in zip(x.split(1000), y.split(1000), strict=True)]

@@ -1,4 +1,4 @@
-"""Data sets with weak classes, for the study of the second fit."""
+"""The data sets with weak classes for `second_fit.py`, and how to fit them."""
 
 import argparse
 import functools
@@ -19,7 +19,7 @@ from influence_speed import resnet9
 from main_job import Job, Split, flip_labels
 from quickstart import digits
 from quickstart import network as digits_network
-from second_fit_data import Part, ag_news, cifar10, drawn, stl10, texts
+from second_fit_data import Part, ag_news, cifar10, random_splits, stl10, texts
 
 CONFUSED = {"shirt": "T-shirt", "pullover": "coat", "boot": "sneaker"}
 LENGTH = 24
@@ -28,14 +28,14 @@ VOCABULARY = 4_000
 
 @dataclass(frozen=True)
 class Case:
-    """A data set and how it is fitted."""
+    """A data set and how to fit it."""
 
     split: Callable[[int], Split]
     job: Job
 
 
 class Encoder(nn.Module):
-    """A small transformer encoder over tokens; token 0 is padding."""
+    """A small transformer encoder over tokens. Token 0 is padding."""
 
     def __init__(self, classes: int, width: int = 48) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
 
 
 def emotion(folder: Path, noise: float, size: int) -> Callable[[int], Split]:
-    """Lines of ``text;label`` in train.txt, val.txt and test.txt."""
+    """The Emotion texts: train.txt, val.txt and test.txt with a header and lines ``text;label``."""
 
     def read(part: str) -> list[tuple[str, str]]:
         lines = (folder / f"{part}.txt").read_text().splitlines()[1:]
@@ -70,7 +70,7 @@ def emotion(folder: Path, noise: float, size: int) -> Callable[[int], Split]:
 
 
 def fashion(options: argparse.Namespace, noise: float, imbalance: float, confused: float) -> Callable[[int], Split]:
-    """Fashion-MNIST with symmetric noise, half-missing even classes, or labels confused in one direction."""
+    """Fashion-MNIST with random wrong labels, underrepresented even classes, or labels confused in one direction."""
     train, test = fashion_mnist.load(options.data)
     chosen = argparse.Namespace(
         samples=options.samples, val_samples=options.val_samples, noise=noise, imbalance=imbalance
@@ -90,7 +90,7 @@ def fashion(options: argparse.Namespace, noise: float, imbalance: float, confuse
 
 
 def planes(overlapping: bool) -> Callable[[int], Split]:
-    """Two classes in the plane as in Figure 2 of the paper: separable with 50 + 20 of 600 labels wrong, or not."""
+    """Two classes in the plane (the paper's Figure 2): overlapping, or separable with 50 + 20 of 600 labels wrong."""
 
     def split(seed: int) -> Split:
         generator = torch.Generator().manual_seed(seed)
@@ -116,7 +116,7 @@ def plane_network() -> nn.Module:
 
 
 def cases(options: argparse.Namespace) -> dict[str, Callable[[], Case]]:
-    """All of them by name; a data set is read when its case is made."""
+    """All cases by name. A data set is read when its case is made."""
     image = Job(fashion_mnist.network, options.epochs, batch_size=128, lr=3e-3, budget=0.3)
     digit = Job(digits_network, epochs=15, batch_size=64, lr=5e-3, budget=0.3)
     plane = Job(plane_network, epochs=10, batch_size=32, lr=1e-2, budget=0.2)
@@ -138,7 +138,7 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], Case]]:
 
     def pictures(folder: Path, read: Callable[[Path], tuple[Part, Part, list[str]]], noise: float) -> Case:
         train, test, names = read(folder)
-        return Case(drawn(train, test, names, noise, size, val), colour)
+        return Case(random_splits(train, test, names, noise, size, val), colour)
 
     for name, folder, read in (("CIFAR-10", options.cifar10, cifar10), ("STL-10", options.stl10, stl10)):
         for noise in (0.0, 0.3) if folder is not None else ():
@@ -146,8 +146,8 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], Case]]:
     if options.ag_news is not None:
         news = Job(lambda: Encoder(4), options.epochs, batch_size=64, lr=2e-3, budget=0.3)
         read_news = functools.partial(ag_news, options.ag_news, vocabulary=VOCABULARY, length=LENGTH)
-        found["AG News, 0% wrong"] = lambda: Case(drawn(*read_news(), 0.0, options.texts, val), news)
-        found["AG News, 30% wrong"] = lambda: Case(drawn(*read_news(), 0.3, options.texts, val), news)
+        found["AG News, 0% wrong"] = lambda: Case(random_splits(*read_news(), 0.0, options.texts, val), news)
+        found["AG News, 30% wrong"] = lambda: Case(random_splits(*read_news(), 0.3, options.texts, val), news)
     if options.emotion is not None:
         found["Emotion, clean"] = lambda: Case(emotion(options.emotion, 0.0, options.texts), text)
         found["Emotion, 20 % wrong"] = lambda: Case(emotion(options.emotion, 0.2, options.texts), text)

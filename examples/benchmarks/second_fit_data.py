@@ -1,4 +1,4 @@
-"""Data sets that are not to be had from a package: read where they are present, for the study of the second fit."""
+"""Reads the data sets of `second_fit.py` that no package provides, and draws splits from them."""
 
 import csv
 from collections import Counter
@@ -17,7 +17,7 @@ Text = tuple[str, str]
 
 
 def cifar10(folder: Path) -> tuple[Part, Part, list[str]]:
-    """Training part, test part and class names of the binary version: a byte of label, 3,072 of pixels."""
+    """Training part, test part and class names of the binary version: one byte of label, 3,072 bytes of pixels."""
 
     def read(name: str) -> Part:
         rows = np.fromfile(folder / name, np.uint8).reshape(-1, 1 + 3072)
@@ -29,7 +29,7 @@ def cifar10(folder: Path) -> tuple[Part, Part, list[str]]:
 
 
 def stl10(folder: Path) -> tuple[Part, Part, list[str]]:
-    """The same of STL-10, its 96 × 96 pixels reduced to 32 × 32; images lie column by column, labels begin at 1."""
+    """The same for STL-10, with 96 × 96 pixels reduced to 32 × 32. Images are stored by column; labels start at 1."""
 
     def read(part: str) -> Part:
         pixels = np.fromfile(folder / f"{part}_X.bin", np.uint8).reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)
@@ -40,7 +40,7 @@ def stl10(folder: Path) -> tuple[Part, Part, list[str]]:
 
 
 def ag_news(folder: Path, vocabulary: int, length: int) -> tuple[Part, Part, list[str]]:
-    """The same of AG News: lines of class (from 1), title and text in train.csv and test.csv."""
+    """The same for AG News. Each line of train.csv and test.csv has a class (from 1), a title and a text."""
 
     def read(part: str) -> list[Text]:
         with (folder / f"{part}.csv").open(newline="", encoding="utf-8") as file:
@@ -51,7 +51,10 @@ def ag_news(folder: Path, vocabulary: int, length: int) -> tuple[Part, Part, lis
 
 
 def texts(*parts: list[Text], vocabulary: int, length: int) -> tuple[Part, Part, Part, list[str]]:
-    """Three parts of (text, label) as tokens and labels, with the words of the first; and the labels' names."""
+    """Convert three lists of (text, label) to tokens and labels, and return the names of the labels.
+
+    The vocabulary holds the most common words of the first list. Token 0 is padding and 1 an unknown word.
+    """
     counts = Counter(word for text, _ in parts[0] for word in text.split())
     number = {word: i for i, (word, _) in enumerate(counts.most_common(vocabulary - 2), start=2)}
     names = sorted({label for _, label in parts[0]})
@@ -67,10 +70,10 @@ def texts(*parts: list[Text], vocabulary: int, length: int) -> tuple[Part, Part,
     return first, second, third, names
 
 
-def drawn(
+def random_splits(
     train: Part, test: Part, class_names: list[str], noise: float, size: int, val_size: int
 ) -> Callable[[int], Split]:
-    """Draws training and validation samples from the training part, and flips labels of the former."""
+    """Make a function that draws training and validation samples from ``train`` by seed and flips training labels."""
     x, y = train
 
     def split(seed: int) -> Split:

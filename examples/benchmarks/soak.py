@@ -1,14 +1,15 @@
-"""Many rounds of fit, verdict and weighted fit in one process: what stays behind?
+"""Do many fits, verdicts and weighted fits in one process leave anything behind?
 
     pip install lightning_pareto
     python examples/benchmarks/soak.py [--rounds 100]
 
-Every round fits a small model with `ParetoCallback`, checks, solves for weights, and fits again on them, each time with
-a worker process for the training data; the first and every fifth round are a fit under `CourseCorrection` and a whole
-search of `ParetoTuner` as well. After every round it counts hooks on the modules, open files, threads, child
-processes, tensors that Python still knows, and the resident memory. The program fails if one of them grows; of memory,
-which the allocators of Python and torch do not always give back, by more than a tenth of a MiB a round over the second
-half.
+Each round fits a small model with `ParetoCallback`, checks the influence, solves for weights and fits again with them.
+The training data are loaded by a worker process. The first round and every fifth one after it also run a fit with
+`CourseCorrection` and a complete search by `ParetoTuner`.
+
+After each round, the script counts hooks on the modules, open files, threads, child processes and the tensors that
+Python still tracks, and reads the resident memory. It fails if one of the counts grows. The allocators of Python and
+torch do not always return memory, so memory may grow by up to a tenth of a MiB per round over the second half.
 """
 
 import argparse
@@ -20,7 +21,6 @@ import threading
 import time
 import warnings
 from dataclasses import astuple, dataclass, fields
-from itertools import chain
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -41,15 +41,15 @@ from lightning_pareto import (
 from lightning_pareto.data.synthetic import gaussian_classes
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-WARMUP = 2  # rounds after which everything that is loaded lazily is there
-SEARCHED = 5  # rounds from one search to the next
-GROWTH = 0.1  # of the memory in MiB a round that counts as none
-LONG = 20  # rounds from which on the memory is judged
+WARMUP = 2  # rounds after which everything is loaded that is loaded lazily
+ROUNDS_PER_SEARCH = 5
+MAX_GROWTH = 0.1  # of the memory, in MiB per round
+MIN_ROUNDS = 20  # fewer rounds do not show whether memory grows
 
 
 @dataclass(frozen=True)
-class Left:
-    """What there is in the process."""
+class Resources:
+    """What the process holds."""
 
     hooks: int
     files: int
@@ -104,8 +104,8 @@ def trainer(folder: str, *callbacks: pl.Callback, max_epochs: int = 2) -> pl.Tra
     )
 
 
-def once(folder: str, module: Classifier, data: Data) -> None:
-    """One round: a fit with its analysis, a verdict, weights, a fit on them."""
+def fit_twice(folder: str, module: Classifier, data: Data) -> None:
+    """A fit with its analysis, a verdict, weights, and a fit with them."""
     callback = ParetoCallback(dirpath=folder, verbose=False)
     trainer(folder, callback).fit(module, datamodule=data)
     assert np.isfinite(check_pareto(callback.influence).headroom)
@@ -113,8 +113,8 @@ def once(folder: str, module: Classifier, data: Data) -> None:
     trainer(folder, ParetoCallback(analyse=False)).fit(module, datamodule=weighted)
 
 
-def searched(folder: str, module: Classifier, data: Data) -> int:
-    """A search for a better fit, and a fit of which epochs are taken again: how many."""
+def correct_and_search(folder: str, module: Classifier, data: Data) -> int:
+    """A fit that reruns epochs, and a search for a better fit. Returns the number of rerun epochs."""
     correction = CourseCorrection(threshold=0.001, level=0.9, warmup_epochs=1, dirpath=folder, verbose=False)
     trainer(folder, correction, max_epochs=6).fit(Classifier(), datamodule=data)
     with tempfile.TemporaryDirectory() as trials:
@@ -124,24 +124,23 @@ def searched(folder: str, module: Classifier, data: Data) -> int:
 
 
 def hooks(module: nn.Module) -> int:
-    """Hooks on this module and its parts, and those on all modules."""
+    """Number of hooks on this module and its submodules, and of global hooks."""
     own = sum(len(getattr(part, name)) for part in module.modules() for name in HOOKS)
     return own + sum(len(getattr(torch.nn.modules.module, f"_global{name}", ())) for name in HOOKS)
 
 
 def children() -> int:
-    """Child processes of this one, those that are not waited for among them."""
-    lists = (path.read_text().split() for path in Path("/proc/self/task").glob("*/children"))
-    return len(list(chain.from_iterable(lists)))
+    """Number of child processes, including zombies."""
+    return sum(len(path.read_text().split()) for path in Path("/proc/self/task").glob("*/children"))
 
 
-def left(module: nn.Module) -> Left:
-    """Count what there is now, after a moment for the threads of workers that have ended."""
+def count_resources(module: nn.Module) -> Resources:
+    """Count the resources, after waiting up to 10 seconds for the threads of finished workers to end."""
     gc.collect()
-    moments = iter(range(100))
-    while threading.active_count() > 1 and next(moments, None) is not None:
+    deadline = time.monotonic() + 10
+    while threading.active_count() > 1 and time.monotonic() < deadline:
         time.sleep(0.1)
-    return Left(
+    return Resources(
         hooks(module),
         len(list(Path("/proc/self/fd").iterdir())),
         threading.active_count(),
@@ -152,7 +151,7 @@ def left(module: nn.Module) -> Left:
 
 
 def growth(memory: list[float]) -> float:
-    """MiB a round over the second half of the rounds: the slope of a line through them."""
+    """Slope of a line through the second half of the rounds, in MiB per round."""
     half = memory[len(memory) // 2 :]
     return float(np.polyfit(np.arange(len(half)), half, 1)[0])
 
@@ -165,24 +164,25 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     pl.seed_everything(0, verbose=False)
-    names = [field.name for field in fields(Left)]
+    names = [field.name for field in fields(Resources)]
     print(f"{'round':>6}" + "".join(f"{name:>10}" for name in names))
-    module, data, found, again = Classifier(), Data(), [], 0
+    module, data, history, reruns = Classifier(), Data(), [], 0
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, rounds + 1):
-            if number % SEARCHED == 1:
-                again += searched(folder, module, data)
-            once(folder, module, data)
-            found.append(left(module))
+            if number % ROUNDS_PER_SEARCH == 1:
+                reruns += correct_and_search(folder, module, data)
+            fit_twice(folder, module, data)
+            history.append(count_resources(module))
             if number <= WARMUP or number == rounds or number % 10 == 0:
-                print(f"{number:>6}" + "".join(f"{value:>10.4g}" for value in astuple(found[-1])), flush=True)
-    more = [name for name in names[:-1] if getattr(found[-1], name) > getattr(found[min(WARMUP, rounds) - 1], name)]
-    assert again, "no epoch was taken again"
-    slope = growth([each.memory for each in found])
-    if rounds >= LONG:
-        print(f"memory grows by {slope:.3f} MiB a round")
-        more += ["memory"] if slope > GROWTH else []
-    sys.exit(f"what grows: {', '.join(more)}" if more else 0)
+                print(f"{number:>6}" + "".join(f"{value:>10.4g}" for value in astuple(history[-1])), flush=True)
+    assert reruns, "no epoch was rerun"
+    first, last = history[min(WARMUP, rounds) - 1], history[-1]
+    grown = [name for name in names if name != "memory" and getattr(last, name) > getattr(first, name)]
+    if rounds >= MIN_ROUNDS:
+        slope = growth([resources.memory for resources in history])
+        print(f"memory grows by {slope:.3f} MiB per round")
+        grown += ["memory"] if slope > MAX_GROWTH else []
+    sys.exit(f"growing: {', '.join(grown)}" if grown else 0)
 
 
 if __name__ == "__main__":

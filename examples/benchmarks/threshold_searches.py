@@ -1,13 +1,15 @@
-"""The paper's genetic algorithm against a random and a grid search over its thresholds, at the same epochs.
+"""Does the paper's genetic search over the thresholds of its LP beat random and grid search with the same epochs?
 
     pip install "lightning_pareto[examples]"
     python examples/benchmarks/threshold_searches.py
 
-Digits with 30 % of the labels wrong, targets the classes below the mean. From one checkpoint each search trains
-``--epochs`` candidates for one epoch; its best weights give the epoch that is measured on a test part that no decision
-saw, against the ordinary next epoch. The screening of mass-preserving weights has as many epochs, and class weights by
-the errors of the classes are a search of nothing. Then all go on for ``--after`` ordinary epochs: does a gain last?
-Expected in about five minutes on one core.
+Uses digits with 30 % of the labels wrong. The targets are the classes below the mean. All searches start from the same
+checkpoint and train candidates for one epoch each, ``--epochs`` in total. The best weights of a search then give the
+epoch that is compared with the ordinary next epoch, on test samples that no decision used.
+
+Two more arms are compared: the screening of mass-preserving weights, with the same number of epochs, and class weights
+by the errors of the classes, which need no search. At the end, all arms continue for ``--after`` ordinary epochs, to
+show whether a gain lasts. Takes about five minutes on one core.
 """
 
 import argparse
@@ -43,15 +45,15 @@ SEARCHES = ("genetic", "random", "grid", "screening")
 FIRST_EPOCHS = 8
 
 
-class Constant(Classifier):
-    """A constant learning rate, so that epochs can follow without end."""
+class ConstantRate(Classifier):
+    """Has a constant learning rate, so that any number of epochs can follow."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
 class RandomThresholds:
-    """Uniform thresholds, generation by generation."""
+    """Proposes uniformly random thresholds."""
 
     def __init__(self, categories: int, population: int, seed: int) -> None:
         self._shape = population, categories
@@ -61,11 +63,11 @@ class RandomThresholds:
         return list(self._rng.uniform(size=self._shape))
 
     def tell(self, thresholds: Sequence[np.ndarray], fitness: Sequence[float]) -> None:
-        """Learn nothing."""
+        """Ignore the fitness."""
 
 
 class GridThresholds:
-    """Ever finer grids in random order: 2 levels for every category, then 3, 5, 9, and so on.
+    """Proposes the points of ever finer grids in random order: 2 levels per category, then 3, 5, 9, and so on.
 
     A grid of more than 4,096 points is sampled instead.
     """
@@ -84,7 +86,7 @@ class GridThresholds:
         return generation
 
     def tell(self, thresholds: Sequence[np.ndarray], fitness: Sequence[float]) -> None:
-        """Learn nothing."""
+        """Ignore the fitness."""
 
     def _grid(self, levels: np.ndarray) -> list[np.ndarray]:
         if math.log2(len(levels)) * self._categories > 12:
@@ -93,7 +95,7 @@ class GridThresholds:
         return list(self._rng.permutation(points))
 
 
-def search_called(name: str, situation: Situation, seed: int) -> Search:
+def search_by_name(name: str, situation: Situation, seed: int) -> Search:
     options = TuningOptions(seed=seed)
     if name == "screening":
         return ScreeningSearch(options.measures, options.budgets)
@@ -104,19 +106,19 @@ def search_called(name: str, situation: Situation, seed: int) -> Search:
 
 
 def weights_of(search: str, situation: Situation, trials: Trials, seed: int, epochs: int) -> SampleWeights | None:
-    """The best weights that a search finds; None for the ordinary epoch, or if it finds nothing."""
+    """The best weights that a search finds. None for the ordinary epoch, or if the search finds nothing."""
     if search == ORDINARY:
         return None
     half = situation.halves[0]
     if search == CLASSES:
-        maker = ProposalSolver(half.influences, situation.targets, half.accuracy)
-        return maker.weights(Proposal("loss", 0.0, 0.0, "additive", 0.5))
-    found = search_called(search, situation, seed).find(situation, trials, epochs)
+        solver = ProposalSolver(half.influences, situation.targets, half.accuracy)
+        return solver.weights(Proposal("loss", 0.0, 0.0, "additive", 0.5))
+    found = search_by_name(search, situation, seed).find(situation, trials, epochs)
     return found[0].fits[0][0] if found else None
 
 
 def test_accuracy(trials: Trials, trial: Trial, split: Split) -> np.ndarray:
-    model = Constant(network(), 0.0)
+    model = ConstantRate(network(), 0.0)
     path = trials.run(trial).checkpoint
     assert path is not None
     model.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
@@ -125,7 +127,13 @@ def test_accuracy(trials: Trials, trial: Trial, split: Split) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Arm:
-    """Test accuracy after the weighted epoch and after the ordinary ones that follow, and what it took."""
+    """The result of a search.
+
+    Attributes:
+        accuracy: test accuracies after the weighted epoch, and after the ordinary epochs that follow, (K,) each.
+        epochs: epochs of the search.
+        found: whether it found any weights.
+    """
 
     accuracy: tuple[np.ndarray, np.ndarray]
     epochs: int
@@ -133,14 +141,14 @@ class Arm:
 
 
 def run_seed(seed: int, options: argparse.Namespace) -> tuple[dict[str, Arm], np.ndarray]:
-    """Every search from the same checkpoint, and which classes were the targets."""
+    """Run all searches from the same checkpoint. Returns their results and which classes were the targets."""
     split = digits(seed, noise=0.3)
     pl.seed_everything(seed, verbose=False)
     callback, arms = ParetoCallback(class_names=split.class_names, verbose=False), {}
     with tempfile.TemporaryDirectory() as folder:
         project = Project(
             trainer_factory=lambda: pl.Trainer(max_epochs=FIRST_EPOCHS, accelerator="cpu", enable_progress_bar=False),
-            module=Constant(network(), 3e-3),
+            module=ConstantRate(network(), 3e-3),
             datamodule=Images(split.train, split.val, batch_size=64),
             callback=callback,
             seed=seed,
@@ -163,14 +171,14 @@ def run_seed(seed: int, options: argparse.Namespace) -> tuple[dict[str, Arm], np
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
-    parser.add_argument("--epochs", type=int, default=40, help="epochs of every search")
-    parser.add_argument("--after", type=int, default=4, help="ordinary epochs that follow")
+    parser.add_argument("--epochs", type=int, default=40, help="epochs of each search")
+    parser.add_argument("--after", type=int, default=4, help="ordinary epochs after the weighted one")
     options = parser.parse_args()
     torch.set_num_threads(1)
     quiet()
     warnings.simplefilter("ignore")
     runs = [run_seed(seed, options) for seed in range(options.seeds)]
-    print(f"{'':<15}  found  epochs  targets, others: after the epoch    after {options.after} ordinary epochs more")
+    print(f"{'':<15}  found  epochs  targets, others: after the epoch    after {options.after} more ordinary epochs")
     for search in (CLASSES, *SEARCHES):
         cells = []
         for moment, wanted in ((0, True), (0, False), (1, True), (1, False)):

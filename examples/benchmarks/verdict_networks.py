@@ -1,28 +1,28 @@
-"""Is the verdict right about networks? Small ones on real data, and what refits really do to every class.
+"""Is the verdict right about small networks on real data? Compares it with the effect of refits on each class.
 
     pip install "lightning_pareto[examples]"
     python examples/benchmarks/verdict_networks.py [--emotion FOLDER]
 
-Fashion-MNIST (4,000 training images, a small convolutional net; clean, 10 % and 30 % random wrong labels, shirts and
-pullovers confused), scikit-learn's digits (clean, 20 % and 30 %), and the Emotion sentences (4,000; clean and 20 %; an
-embedding bag) if a folder with them is given. For each: a first fit, its influence at the best epoch by validation, the
-verdict, and then refits from fresh starts with and without the weights of ``reweight``, paired by their seeds, each at
-its best epoch by validation, on a test part that no decision saw.
+The data: Fashion-MNIST (4,000 training images, a small convolutional network; clean, 10 % and 30 % random wrong labels,
+shirts and pullovers confused), scikit-learn's digits (clean, 20 % and 30 % wrong), and the Emotion sentences (4,000, an
+embedding bag; clean and 20 % wrong) if their folder is given. For each case there is a first fit, its influence at the
+best epoch by validation, and the verdict. Then there are refits from scratch with and without the weights of
+``reweight``, paired by their seeds, each at its best epoch by validation, on test samples that no decision used.
 
-*A refit measurably improves* means: over the pairs, the mean over the classes of the test measure is significantly
-better (one-sided paired t-test, 5 %), and no class is significantly worse (the same test for each class, 5 % divided by
-the number of classes). The measure is the loss, which the verdict is about; accuracy is printed beside it. A stricter
-reading, every single class better in the mean of the pairs, is printed too.
+*A refit improves* if, over the pairs, the mean over the classes of the test measure is significantly better (one-sided
+paired t-test, 5 %) and no class is significantly worse (the same test for each class, 5 % divided by the number of
+classes). The measure is the loss, because the verdict is about the loss. Accuracy is printed too, and so is a stricter
+criterion: every class is better in the mean over the pairs.
 
-One line is printed for every case as soon as it is done. Expected in ten minutes on one core.
+Prints one line for each case as soon as it is done. Takes ten minutes on one core. The table in README.md was made with
+``--repetitions 3 --pairs 6``.
 """
 
 import argparse
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +39,23 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was said about a case, and what was measured: improvements of each class, positive is better."""
+    """The verdict on a case, and the measured improvements of each class. Positive is better.
+
+    Attributes:
+        name: name of the case.
+        verdict: the verdict.
+        predicted: the drop of the loss that the weights predict, in sample, (K,).
+        after_step: the drop of the test loss after a small step, (K,).
+        loss: the drop of the test loss after each refit, (pairs, K).
+        accuracy: the rise of the test accuracy after each refit, (pairs, K).
+    """
 
     name: str
     verdict: ParetoVerdict
-    predicted: np.ndarray  # drop of each class's loss that the weights predict, in sample, (K,)
-    after_step: np.ndarray  # drop of the test loss, (K,)
-    loss: np.ndarray  # drop of the test loss after a refit, (pairs, K)
-    accuracy: np.ndarray  # rise of the test accuracy after a refit, (pairs, K)
+    predicted: np.ndarray
+    after_step: np.ndarray
+    loss: np.ndarray
+    accuracy: np.ndarray
 
     @property
     def first_axis(self) -> float:
@@ -54,7 +63,7 @@ class Outcome:
 
 
 def improves(change: np.ndarray) -> bool:
-    """Significantly better in the mean over the classes, and no class significantly worse; (pairs, K)."""
+    """Whether the mean over the classes is significantly better and no class significantly worse; change (pairs, K)."""
     better = stats.ttest_1samp(change.mean(axis=1), 0, alternative="greater").pvalue <= LEVEL
     worse = stats.ttest_1samp(change, 0, axis=0, alternative="less").pvalue <= LEVEL / change.shape[1]
     return bool(better and not worse.any())
@@ -64,18 +73,17 @@ def outcome(case: Case, seed: int, pairs: int) -> Outcome:
     first = fit(case, None, seed).module
     influence = influence_of(case, first)
     verdict = check_pareto(influence, budget=BUDGET, level=LEVEL)
-    found = reweight(influence, budget=BUDGET)
-    weights, predicted = found.values, found.predicted_gain
-    assert predicted is not None
-    step = small_step(case, first, weights)
+    weights = reweight(influence, budget=BUDGET)
+    assert weights.predicted_gain is not None
+    step = small_step(case, first, weights.values)
     seeds = [1_000 + 100 * seed + pair for pair in range(pairs)]
-    before, after = [fit(case, None, s) for s in seeds], [fit(case, weights, s) for s in seeds]
+    before, after = [fit(case, None, s) for s in seeds], [fit(case, weights.values, s) for s in seeds]
     loss = np.stack([b.loss - a.loss for b, a in zip(before, after, strict=True)])
     accuracy = np.stack([a.accuracy - b.accuracy for b, a in zip(before, after, strict=True)])
-    return Outcome(case.name, verdict, predicted, step, loss, accuracy)
+    return Outcome(case.name, verdict, weights.predicted_gain, step, loss, accuracy)
 
 
-def line(found: Outcome, seconds: float) -> str:
+def summary(found: Outcome, seconds: float) -> str:
     change, points = found.loss.mean(axis=0), 100 * found.accuracy.mean(axis=0)
     return (
         f"{found.name:<46} {found.verdict.answer:<10} {found.verdict.p_value:7.1g}  {found.first_axis:4.2f}  "
@@ -85,19 +93,19 @@ def line(found: Outcome, seconds: float) -> str:
 
 
 def rank_correlations(outcomes: list[Outcome], measured: Callable[[Outcome], np.ndarray]) -> str:
-    """Of predicted and measured drops: over all classes of all cases, and the mean of those within each case.
+    """Rank correlations of predicted and measured drops: over all cases pooled, and the mean of those within a case.
 
-    The held-out gains are those of max-min weights, which make the classes gain alike; the weights that were used have
-    predictions of their own, in sample.
+    There are two predictions. The held-out gains belong to max-min weights, which let all classes gain alike. The
+    weights that were used have their own predictions, in sample.
     """
-    found = []
+    cells = []
     held_out = [o.verdict.held_out_gain * o.verdict.scale for o in outcomes]
     for predictions in (held_out, [o.predicted for o in outcomes]):
         pairs = list(zip(predictions, map(measured, outcomes), strict=True))
         pooled = stats.spearmanr(*(np.concatenate(part) for part in zip(*pairs, strict=True))).statistic
         within = np.mean([stats.spearmanr(*pair).statistic for pair in pairs])
-        found.append(f"{pooled:8.2f} {within:6.2f}")
-    return "   ".join(found)
+        cells.append(f"{pooled:8.2f} {within:6.2f}")
+    return "   ".join(cells)
 
 
 def report(outcomes: list[Outcome]) -> None:
@@ -123,45 +131,38 @@ def report(outcomes: list[Outcome]) -> None:
     print("rank correlation with the measured drop of each class's loss, over all cases and within a case")
     print("                              held-out gain     predicted by the weights")
     print(f"after a small weighted step   {rank_correlations(outcomes, lambda o: o.after_step)}")
-    print(f"after a whole refit           {rank_correlations(outcomes, lambda o: o.loss.mean(axis=0))}")
+    print(f"after a complete refit        {rank_correlations(outcomes, lambda o: o.loss.mean(axis=0))}")
     ratio = np.median([np.median(o.verdict.standard_error / o.verdict.held_out_gain.std()) for o in outcomes])
-    print(f"the errors of the gains over their spread between the classes of a case: {ratio:.1f}", flush=True)
+    print(f"standard errors of the gains over their spread between the classes of a case: {ratio:.1f}", flush=True)
 
 
-def kinds(options: argparse.Namespace) -> list[Callable[[int], Case]]:
-    found: list[Callable[[int], Case]] = [partial(_digits, noise) for noise in (0.0, 0.2, 0.3)]
+def cases(options: argparse.Namespace, seed: int) -> Iterator[Case]:
+    for noise in (0.0, 0.2, 0.3):
+        yield digits(noise, seed)
     if options.emotion:
-        found += [partial(emotion, options.emotion, noise) for noise in (0.0, 0.2)]
-    for noise in (0.0, 0.1, 0.3, "structured"):
-        found.append(partial(_fashion, noise, options.fashion))
-    return found
-
-
-def _digits(noise: float, seed: int) -> Case:
-    return digits(noise, seed)
-
-
-def _fashion(noise: float | str, folder: Path | None, seed: int) -> Case:
-    return fashion(noise, seed, folder=folder)
+        for noise in (0.0, 0.2):
+            yield emotion(options.emotion, noise, seed)
+    for kind in (0.0, 0.1, 0.3, "structured"):
+        yield fashion(kind, seed, folder=options.fashion)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fashion", type=Path, help="folder with Fashion-MNIST, if it is not found by itself")
+    parser.add_argument("--fashion", type=Path, help="folder with Fashion-MNIST, if it is not found automatically")
     parser.add_argument("--emotion", type=Path, help="folder with train.txt, val.txt and test.txt of Emotion")
-    parser.add_argument("--repetitions", type=int, default=2, help="draws of every kind of case")
+    parser.add_argument("--repetitions", type=int, default=2, help="draws of each kind of case")
     parser.add_argument("--first", type=int, default=0, help="number of the first draw")
-    parser.add_argument("--pairs", type=int, default=5, help="refits with and without weights for every case")
+    parser.add_argument("--pairs", type=int, default=5, help="refits with and without weights for each case")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print(f"{'':<46} {'verdict':<10} {'p':>7}  axis  loss better, mean, worst  accuracy better, mean, worst")
     outcomes = []
     for seed in range(options.first, options.first + options.repetitions):
-        for make in kinds(options):
+        for case in cases(options, seed):
             start = time.process_time()
-            outcomes.append(outcome(make(seed), seed, options.pairs))
-            print(line(outcomes[-1], time.process_time() - start), flush=True)
+            outcomes.append(outcome(case, seed, options.pairs))
+            print(summary(outcomes[-1], time.process_time() - start), flush=True)
         report(outcomes)
 
 

@@ -1,19 +1,19 @@
-"""What do weights do to a network on clean labels, where the verdict says that nothing is proven? With a placebo.
+"""Is the test too strict where it proves nothing? Compares weights on clean labels with a placebo.
 
     pip install "lightning_pareto[examples]"
     python examples/benchmarks/verdict_placebo.py
 
-Fashion-MNIST without wrong labels, a small convolutional net. For every draw of the data: a first fit, its influence,
-and refits from fresh starts, paired by their seeds, with
+Uses Fashion-MNIST without wrong labels and a small convolutional network. For each draw of the data there is a first
+fit, its influence, and refits from scratch that are paired by their seeds, with these weights:
 
-* the max-min weights of the headroom, the weights of the sum of gains, and those of ``reweight`` in between,
-* the max-min weights shuffled within each class: a **placebo** that has the same values, budget and class masses and
-  knows nothing,
-* max-min weights that may move mass between the classes, by the same budget.
+* the max-min weights of the headroom, the weights for the sum of gains, and those of ``reweight`` in between,
+* a **placebo**: the max-min weights shuffled within each class. It has the same values, budget and class masses, but no
+  information.
+* max-min weights with the same budget that may move mass between classes.
 
-Printed are the changes against an ordinary refit of the same seed, at the best epoch by validation: test loss and
-accuracy, mean over the classes and the classes that significantly lose or gain (paired t over all refits, 5 % divided
-by the number of classes). ``--noise 0.3`` shows the same where there is something to gain.
+Prints the changes against an ordinary refit with the same seed, at the best epoch by validation: test loss and accuracy
+in the mean over the classes and in the worst class, and how many classes significantly lose or gain (paired t-test over
+all refits, 5 % divided by the number of classes). ``--noise 0.3`` shows the same where there is something to gain.
 """
 
 import argparse
@@ -46,27 +46,27 @@ def arms(influence: InfluenceMatrix, budget: float, seed: int) -> dict[str, Floa
 
 
 def shuffled_within(weights: Float, labels: np.ndarray, seed: int) -> Float:
-    """The same weights dealt out anew within each class."""
+    """Shuffle the weights within each class."""
     rng = np.random.default_rng(seed)
-    dealt: Float = weights.copy()
+    shuffled: Float = weights.copy()
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        dealt[members] = weights[rng.permutation(members)]
-    return dealt
+        shuffled[members] = weights[rng.permutation(members)]
+    return shuffled
 
 
-def report(changes: dict[str, list[np.ndarray]], unit: float, what: str) -> None:
-    print(f"\n{what:<28} mean ± error        worst class ± error   lose  gain")
+def report(changes: dict[str, list[np.ndarray]], unit: float, title: str) -> None:
+    print(f"\n{title:<28} mean ± error        worst class ± error   lose  gain")
     for name, rows in changes.items():
         change = unit * np.stack(rows)  # (refits, K)
-        total, error = change.mean(), stats.sem(change.mean(axis=1))
+        mean, error = change.mean(), stats.sem(change.mean(axis=1))
         worst = int(change.mean(axis=0).argmin())
         level = 0.05 / change.shape[1]
         lose, gain = (
             int((stats.ttest_1samp(change, 0, alternative=side).pvalue <= level).sum()) for side in ("less", "greater")
         )
         print(
-            f"{name:<28} {total:+7.3f} ± {error:.3f}    {change.mean(axis=0)[worst]:+7.3f} ± "
+            f"{name:<28} {mean:+7.3f} ± {error:.3f}    {change.mean(axis=0)[worst]:+7.3f} ± "
             f"{stats.sem(change[:, worst]):.3f}       {lose:4d}  {gain:4d}",
             flush=True,
         )
@@ -74,11 +74,11 @@ def report(changes: dict[str, list[np.ndarray]], unit: float, what: str) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fashion", type=Path, help="folder with Fashion-MNIST, if it is not found by itself")
+    parser.add_argument("--fashion", type=Path, help="folder with Fashion-MNIST, if it is not found automatically")
     parser.add_argument("--noise", type=float, default=0.0, help="share of flipped training labels")
-    parser.add_argument("--samples", type=int, default=6_000, help="training images")
+    parser.add_argument("--samples", type=int, default=6_000, help="number of training images")
     parser.add_argument("--seeds", type=int, default=5, help="draws of the data")
-    parser.add_argument("--refits", type=int, default=3, help="refits of every arm for each draw")
+    parser.add_argument("--refits", type=int, default=3, help="refits with each kind of weights for each draw")
     parser.add_argument("--budget", type=float, default=0.3, help="share of the training mass that may move")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -92,7 +92,7 @@ def main() -> None:
         held_out = float(np.nanmin(verdict.held_out_gain))
         print(
             f"draw {seed}: {verdict.answer}, p = {verdict.p_value:.2g}, headroom {verdict.headroom:.3f} in sample, "
-            f"held out {held_out:+.3f}",
+            f"worst held-out gain {held_out:+.3f}",
             flush=True,
         )
         weights = arms(influence, options.budget, seed)
