@@ -1,14 +1,17 @@
-"""Many fits in one process leave nothing behind; a short run of the benchmark, which fails if something grows."""
+"""Many fits in one process leave nothing behind: a short run of the benchmark, which fails if anything grows."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SOAK = Path(__file__).parents[1] / "examples" / "benchmarks" / "soak.py"
 
 
-def test_no_hook_file_thread_or_process_stays_behind():
+@pytest.mark.slow
+def test_fits_leave_no_hooks_files_threads_or_processes():
     done = subprocess.run(
         [sys.executable, SOAK, "--rounds", "5"], capture_output=True, text=True, check=False, timeout=280
     )

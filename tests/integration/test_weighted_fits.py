@@ -221,6 +221,7 @@ class Particular(DataLoader):
         super().__init__(dataset, **options)
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("loader", [DataLoader, lambda *args, **options: Particular("s", *args, **options)])
 def test_loss_is_weighted_on_two_processes(tmp_path, loader):
     """Lightning rebuilds the loader with a distributed sampler, from arguments that it remembers."""
@@ -244,6 +245,7 @@ class NotesOnEachProcess(Batches):
         write(self.folder, trainer, json.dumps(self.epochs))
 
 
+@pytest.mark.distributed
 def test_overfitting_works_on_two_processes(tmp_path):
     data = ReweightedDataModule(Data(), HALF)
     two(tmp_path, NotesOnEachProcess(tmp_path), overfit_batches=2).fit(Plain(), datamodule=data)

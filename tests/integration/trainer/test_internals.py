@@ -163,6 +163,8 @@ def test_state_of_the_loop_is_restored(tmp_path):
 
 def test_other_loaders_remember_no_dataset():
     loader, other = DataLoader(range(3)), range(4)
+    for name in [name for name in vars(loader) if name.startswith("__")]:
+        del vars(loader)[name]  # Lightning leaves DataLoader patched after an error in a user's loader
     remember_dataset(loader, loader.dataset, other)
     assert not [name for name in vars(loader) if name.startswith("__")]
     vars(loader).update({"__pl_saved_args": (loader.dataset, 2), "__pl_saved_kwargs": {"sampler": None}})

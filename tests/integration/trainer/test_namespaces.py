@@ -134,7 +134,11 @@ def test_wrapper_of_lightning_has_no_subclass():
     [
         "auto",
         pytest.param(
-            "ddp_fork", marks=pytest.mark.skipif(not dist.is_available(), reason="torch without distributed support")
+            "ddp_fork",
+            marks=[
+                pytest.mark.distributed,
+                pytest.mark.skipif(not dist.is_available(), reason="torch without distributed support"),
+            ],
         ),
     ],
 )
