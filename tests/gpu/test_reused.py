@@ -2,16 +2,11 @@
 
 # ruff: noqa: F401 (pytest collects the imported tests)
 
-from tests.integration.correction.test_callback import (
-    test_rerun_is_kept_in_every_kind_of_fit,
-    test_rerun_that_is_not_kept_leaves_no_trace,
-)
 from tests.integration.test_compatibility import (
     test_an_epoch_is_rerun,
     test_influence_is_that_of_the_trained_model_on_all_samples,
     test_weighted_fit_draws_by_weight,
 )
-from tests.integration.tuner.test_tuner import test_better_model_is_found_and_returned
 from tests.integration.validation.test_collector import test_consumers_of_one_collector_get_the_same_epoch
 from tests.integration.validation.test_logits import (
     test_forward_pass_of_its_own_has_the_trainers_precision,

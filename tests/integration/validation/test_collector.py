@@ -45,7 +45,7 @@ class Watches(ValidationCallback):
 
 @torch.no_grad()
 def predictions(module):
-    return module(datasets()[1].tensors[0])
+    return module(datasets()[1].tensors[0].to(module.device))
 
 
 def test_consumers_of_one_collector_get_the_same_epoch(tmp_path):

@@ -43,14 +43,14 @@ class History(Callback):
             kept = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
             self.epochs.append(kept)
             with torch.no_grad():
-                self.logits.append(pl_module(datasets()[1].tensors[0][: self.limit]))
+                self.logits.append(pl_module(datasets()[1].tensors[0][: self.limit].to(pl_module.device)).cpu())
 
 
 class Shy(Plain):
     """Never predicts the last class."""
 
     def forward(self, x):
-        return self.network(x) - torch.tensor([0.0, 0.0, 0.0, 1e4])
+        return self.network(x) - torch.tensor([0.0, 0.0, 0.0, 1e4], device=x.device)
 
 
 @pytest.mark.parametrize("absent", [None, 1, 3])
