@@ -97,7 +97,7 @@ class Attention(nn.Module):
 
     def forward(self, x):
         other = x if self.to_itself else x[:, :2] * 2
-        mask = torch.zeros(len(x), other.shape[1], dtype=torch.bool)
+        mask = torch.zeros(len(x), other.shape[1], dtype=torch.bool, device=x.device)
         mask[:, -1] = self.masked
         if not self.attention.batch_first:
             x, other = (x, x) if self.to_itself else (x, other)
@@ -150,7 +150,7 @@ class TablePositions(nn.Module):
         self.table, self.head, self.unsqueeze = nn.Embedding(5, 4), nn.Linear(4, CLASSES), unsqueeze
 
     def forward(self, x):
-        positions = self.table(torch.arange(x.shape[1]))
+        positions = self.table(torch.arange(x.shape[1], device=x.device))
         z = x + (positions.unsqueeze(0) if self.unsqueeze else positions)
         return self.head(torch.tanh(z).mean(-2).reshape(-1, 4))
 

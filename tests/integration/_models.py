@@ -10,6 +10,9 @@ from lightning_pareto.data.synthetic import gaussian_classes
 
 CLASSES = 4
 
+ACCELERATOR = "cpu"
+"""The tests in ``tests/gpu`` set it to ``"gpu"``."""
+
 
 class Plain(pl.LightningModule):
     """(x, y) batches, logits from forward, and no knowledge of lightning_pareto."""
@@ -126,7 +129,7 @@ def trainer(tmp_path, *callbacks, **options):
     return pl.Trainer(
         **{
             "max_epochs": 2,
-            "accelerator": "cpu",
+            "accelerator": ACCELERATOR,
             "devices": 1,
             "default_root_dir": tmp_path,
             "logger": False,
