@@ -9,13 +9,13 @@ PAGES = [ROOT / "README.md", *(ROOT / "examples").rglob("*.md")]
 
 
 def words(text):
-    """A printed verdict without its figures, the names that depend on them, and where lines are broken."""
+    """The words of a printed verdict, without its numbers, the names that depend on them, and line breaks."""
     text = re.sub(r"  (?:east|north|west|south): .*\n", "", text)
     text = re.sub(r"worst category \(\w+\)", "worst category", text)
     return re.sub(r"[-+]?\d[\d.e%-]*", "#", text).split()
 
 
-def test_the_verdicts_on_the_page_are_those_that_its_code_prints(capsys):
+def test_verdicts_on_the_page_are_those_that_its_code_prints(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", VERDICT, re.DOTALL)
     noisy, clean = re.findall(r"```text\n(.*?)```", VERDICT, re.DOTALL)
     space = {}
@@ -26,14 +26,14 @@ def test_the_verdicts_on_the_page_are_those_that_its_code_prints(capsys):
     assert clean.startswith("Pareto improvement possible: NOT PROVEN")
 
 
-def test_the_page_explains_every_kind_of_line():
+def test_page_explains_every_kind_of_line():
     wording = (ROOT / "lightning_pareto" / "pareto" / "wording.py").read_text()
     for phrase in ("UNDERFITTED", "does not gain held out", "too few samples", "the others must hold their floors"):
         assert phrase in wording
         assert phrase in VERDICT
 
 
-def test_files_that_a_page_names_are_there():
+def test_files_named_on_a_page_exist():
     for page in PAGES:
         text = page.read_text()
         for name in re.findall(r"`((?:\.\./|examples/|benchmarks/)?[\w/]+\.(?:py|md|yaml|ipynb))`", text):

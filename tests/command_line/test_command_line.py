@@ -347,7 +347,7 @@ def test_report_writes_one_file(run_folder, tmp_path, capsys):
     assert "which ParetoCallback writes after a fit" in refused(capsys, "report", tmp_path / "empty")
 
 
-def test_report_without_the_extra_names_it(run_folder, capsys, monkeypatch):
+def test_missing_extra_is_named_by_the_report_command(run_folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert "pip install 'lightning_pareto[report]'" in refused(capsys, "report", run_folder, code=3)
 
@@ -359,7 +359,7 @@ def test_labels_have_names_if_the_categories_are_the_classes(run_folder, capsys)
     assert "given_name" not in table(printed(capsys, "export", run_folder))[1]
 
 
-def test_commands_without_the_extra_name_it(run_folder, capsys, monkeypatch):
+def test_missing_extra_is_named_by_the_commands(run_folder, capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "lightning_pareto.command_line.parser", raising=False)
     monkeypatch.setitem(sys.modules, "jsonargparse", None)
     error = refused(capsys, "check", run_folder, code=3)

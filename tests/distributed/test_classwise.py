@@ -7,7 +7,6 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics.classification import MulticlassAUROC, MulticlassSpecificity
 
 from lightning_pareto import ParetoCallback
-from lightning_pareto.integration.trainer.padding import samples_before_padding
 from tests.distributed._two import two, untrained
 from tests.integration._models import Data, Inner, datasets, trainer
 
@@ -149,23 +148,3 @@ def test_process_without_a_batch_does_not_block_the_others(tmp_path):
     fitted = two(tmp_path, ParetoCallback(val_dataloader_idx=1, analyse=False), max_epochs=1)
     fitted.fit(Two(), datamodule=Lopsided())
     assert sum(value for name, value in metrics(fitted).items() if "support" in name) == 120
-
-
-@pytest.mark.parametrize("samples", [61, 60, 1])
-@pytest.mark.parametrize("replicas", [2, 7])
-@pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_samples_before_padding_are_those_of_the_dataset(samples, replicas, drop_last, shuffle):
-    seen = []
-    for rank in range(replicas):
-        sampler = DistributedSampler(range(samples), replicas, rank, shuffle=shuffle, drop_last=drop_last)
-        loader = DataLoader(range(samples), batch_size=4, sampler=sampler)
-        drawn = [int(i) for batch in loader for i in batch]
-        seen += drawn[: samples_before_padding(loader)]
-    assert len(seen) == len(set(seen)) == (samples // replicas * replicas if drop_last else samples)
-
-
-def test_padding_of_other_orders_is_unknown():
-    assert samples_before_padding(DataLoader(range(5))) is None
-    assert samples_before_padding(DataLoader(range(5), sampler=AllToRankZero(range(5), 2, 1))) is None
-    assert samples_before_padding([1]) is None

@@ -347,6 +347,7 @@ def test_last_outcome_survives_a_checkpoint(tmp_path):
     first, second = quiet(), quiet()
     first._before = by_category([1, 0, 1], [0, 0])
     first._record.add(Correction(3, ("cat",), ("cat", "dog"), (1.0, np.nan), (0.5, np.nan), (), False))
+    first._able = False
     torch.save(first.state_dict(), tmp_path / "state.pt")
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for name in ("category", "correct", "probability"):
@@ -355,8 +356,10 @@ def test_last_outcome_survives_a_checkpoint(tmp_path):
         assert found.dtype == expected.dtype
     assert second._before.category_names == ("cat", "dog", "cow")
     assert str(second.corrections) == str(first.corrections)
+    assert not second._able
     second.load_state_dict(quiet().state_dict())
     assert second._before is None
+    assert second._able
     assert second.corrections == ()
 
 

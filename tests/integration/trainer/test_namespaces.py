@@ -75,7 +75,7 @@ def half():
     return np.repeat([2.0, 0.0], 120)
 
 
-def test_the_callback_uses_the_best_checkpoint_of_the_other_namespace(tmp_path):
+def test_callback_uses_the_best_checkpoint_of_the_other_namespace(tmp_path):
     kept = pl.callbacks.ModelCheckpoint(tmp_path, monitor="val_accuracy_macro", mode="max")
     callback = ParetoCallback(verbose=False)
     fitted = trainer(tmp_path, callback, kept, enable_checkpointing=True)

@@ -75,7 +75,7 @@ def test_fits_with_validation_data_alone_have_no_weights():
     assert [weights for weights, _ in found.finalist.fits] == [None, None]
 
 
-def test_last_fit_trains_on_everything_for_as_long_as_told():
+def test_last_fit_trains_on_everything_for_the_given_epochs():
     trials = Trials(measured(1.0, 1.0, 1.0))
     fits_of(trials, include_validation=True).last(7, WEIGHTS)
     (trial,) = trials.made
