@@ -48,7 +48,11 @@ def free_port():
 def test_influence_is_that_of_one_process(tmp_path):
     script, root = tmp_path / "node.py", Path(__file__).parents[2]
     script.write_text(NODE)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "PYTHONPATH": os.pathsep.join([str(root), *sys.path]),
+    }
     nodes = [
         subprocess.Popen(
             [sys.executable, script, tmp_path],

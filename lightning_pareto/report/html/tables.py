@@ -92,7 +92,7 @@ def _columns(declared: Columns[T], names: Sequence[str], result: T) -> Iterator[
     for column in (declared[name] for name in names):
         pairs = zip(column.cells(result), map(float, column.values(result)), strict=True)
         cells = [Cell(text.replace("-", "−"), _sort_key(value)) for text, value in pairs]
-        yield TableColumn(column.heading.capitalize(), column.meaning, cells)
+        yield TableColumn(column.heading[:1].upper() + column.heading[1:], column.meaning, cells)
 
 
 def _sort_key(value: float) -> float | None:
