@@ -15,20 +15,9 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
 from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.integration.analysis import checks, resumption
 from lightning_pareto.integration.analysis.checkpoints import Checkpoint
-from lightning_pareto.integration.analysis.checks import (
-    check_data,
-    check_strategy,
-    warn_of_averaging,
-    warn_of_missing_average,
-)
 from lightning_pareto.integration.analysis.previews import save_previews
-from lightning_pareto.integration.analysis.resumption import (
-    back_on_device,
-    fit_was_skipped,
-    how_to_resume,
-    remove_stages,
-)
 from lightning_pareto.integration.analysis.run import AnalysisOptions, Question, influence_of, verdict_on
 from lightning_pareto.integration.output.files import save_influence, save_verdict
 from lightning_pareto.integration.output.last_fit import LastFit
@@ -39,8 +28,8 @@ from lightning_pareto.integration.validation.callback import ValidationCallback
 from lightning_pareto.integration.validation.classwise_log import ClasswiseLog
 from lightning_pareto.integration.validation.collector import Consumer
 from lightning_pareto.integration.validation.metrics import Metrics
-from lightning_pareto.pareto.demand import Targets, check_floors, chosen_categories, per_category
-from lightning_pareto.pareto.verdict import ParetoVerdict, check_options
+from lightning_pareto.pareto.demand import Targets, chosen_categories, per_category
+from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, RECORD_FILE, VERDICT_FILE, contains_results
 
 KEPT = "pareto_classwise"
@@ -181,13 +170,9 @@ class ParetoCallback(ValidationCallback):
             curvature_samples=curvature_samples,
         )
         self.options = AnalysisOptions(influence=influence, checkpoint=checkpoint, max_memory=max_memory)
-        check_options(budget, level)
-        check_floors(floors, targets)
         self.question = Question(budget=budget, level=level, targets=targets, floors=floors)
         self.dirpath = None if dirpath is None else Path(dirpath)
-        self.analyse = analyse
-        self.log_figures = log_figures
-        self.verbose = verbose
+        self.analyse, self.log_figures, self.verbose = analyse, log_figures, verbose
         self.results_folder: ResultsFolder | None = None  # of the current fit
         self._trained = False
         self._category_names: Sequence[str] | None = None
@@ -204,11 +189,7 @@ class ParetoCallback(ValidationCallback):
 
     @property
     def verdict(self) -> ParetoVerdict:
-        """The verdict of the last fit.
-
-        Raises:
-            RuntimeError: if there is none, with the error that prevented it.
-        """
+        """The verdict of the last fit. Errors are those of :attr:`influence`."""
         return self._last_fit.verdict
 
     def consumers(self, trainer: pl.Trainer) -> Sequence[Consumer]:
@@ -219,15 +200,11 @@ class ParetoCallback(ValidationCallback):
         """Log class-wise metrics."""
         self.classwise.end_epoch(trainer, module)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
         """Save the class-wise values of the last validation. A state_dict() would have to be read by every process."""
         checkpoint.setdefault(KEPT, {})[self.data.val_dataloader_idx] = self.classwise.state
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
         """Continue from the values in the checkpoint."""
         self.classwise.state = checkpoint.get(KEPT, {}).get(self.data.val_dataloader_idx, {})
 
@@ -239,14 +216,14 @@ class ParetoCallback(ValidationCallback):
         self._trained, self.results_folder = False, None
         self._last_fit.begin_fit(first=trainer.local_rank == 0)
         if self._wanted(trainer):
-            check_strategy(trainer, otherwise=", or ParetoCallback(analyse=False)")
+            checks.check_strategy(trainer, otherwise=", or ParetoCallback(analyse=False)")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check data, labels and callbacks before any training."""
         self._trained = True
         self._prepare(trainer, pl_module)
         if self._wanted(trainer):
-            warn_of_averaging(trainer, self, self.options.checkpoint)
+            checks.warn_of_averaging(trainer, self, self.options.checkpoint)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute, keep, print and log the results. An error becomes a warning."""
@@ -255,17 +232,16 @@ class ParetoCallback(ValidationCallback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The same if the fit was already finished, so that Lightning skipped its training."""
-        if self._wanted(trainer) and not self._trained and fit_was_skipped(trainer):
-            warn_of_missing_average(trainer)
-            with back_on_device(trainer, pl_module):
+        if self._wanted(trainer) and not self._trained and resumption.fit_was_skipped(trainer):
+            checks.warn_of_missing_average(trainer)
+            with resumption.back_on_device(trainer, pl_module):
                 self._prepare(trainer, pl_module)
                 self._analyse(trainer, pl_module)
 
     def _prepare(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._wanted(trainer):
-            own = (INFLUENCE_FILE, VERDICT_FILE)
-            self.results_folder = prepare_results_folder(trainer, module, self.dirpath, own)
-            self._category_names = check_data(trainer, module, self.data, self.options.influence.layers)
+            self.results_folder = prepare_results_folder(trainer, module, self.dirpath, (INFLUENCE_FILE, VERDICT_FILE))
+            self._category_names = checks.check_data(trainer, module, self.data, self.options.influence.layers)
             if self._category_names is not None:
                 chosen_categories(self._category_names, self.question.targets)
                 per_category(self.question.floors, self._category_names, 0.0, "floors")
@@ -285,21 +261,18 @@ class ParetoCallback(ValidationCallback):
             self._judge(trainer, influence)
         except KeyboardInterrupt:
             if trainer.is_global_zero:
-                self._say(f"\n{how_to_resume(trainer, self.dirpath)}\n")
+                self._say(f"\n{resumption.how_to_resume(trainer, self.dirpath)}\n")
             raise
         except Exception as error:
             self._last_fit.keep_error(error)
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
-                text = f"ParetoCallback failed after the fit, the trained model is untouched: {error}"
-                warnings.warn(text, stacklevel=2)
+                warnings.warn(f"ParetoCallback failed after the fit. The trained model is kept: {error}", stacklevel=2)
 
     def _judge(self, trainer: pl.Trainer, influence: InfluenceMatrix) -> None:
         """Keep the influence before anything else happens to it. Then reach a verdict, keep, print and log it."""
         assert self.results_folder is not None
         first = trainer.is_global_zero
-        folder = self.results_folder.choose(
-            trainer, continues=lambda folder: not contains_results(folder, (RECORD_FILE,))
-        )
+        folder = self.results_folder.choose(trainer, lambda found: not contains_results(found, (RECORD_FILE,)))
         self._last_fit.keep_influence(influence)
         saved = first and save_influence(influence, folder)
         if saved:
@@ -308,7 +281,7 @@ class ParetoCallback(ValidationCallback):
         self._last_fit.keep_verdict(verdict)
         if saved:
             saved = save_verdict(verdict, folder)
-            remove_stages(folder)
+            resumption.remove_stages(folder)
         if saved:
             save_previews(trainer, self.data, influence, folder)
         if first:

@@ -27,8 +27,8 @@ from lightning_pareto.integration.trainer.batches import transfer_of, validating
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.processes import shard_of, warnings_on_rank_zero
 from lightning_pareto.integration.trainer.progress import progress_bar
-from lightning_pareto.pareto.demand import Limits, Targets
-from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
+from lightning_pareto.pareto.demand import Limits, Targets, check_floors
+from lightning_pareto.pareto.verdict import ParetoVerdict, check_options, check_pareto
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE
 
 
@@ -56,12 +56,16 @@ class AnalysisOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a callback asks the checker; see :func:`check_pareto` for the fields."""
+    """What a callback asks; see :func:`check_pareto` for the fields and errors."""
 
     budget: float
     level: float
     targets: Targets = None
     floors: Limits = None
+
+    def __post_init__(self) -> None:
+        check_options(self.budget, self.level)
+        check_floors(self.floors, self.targets)
 
 
 def influence_of(

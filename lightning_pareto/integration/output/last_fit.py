@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.integration.trainer.shared_message import SharedMessage
+from lightning_pareto.integration.trainer.processes import SharedMessage
 from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, VERDICT_FILE
 

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_pareto.integration.output.loggers import LoggerAdapter, adapter_for
-from lightning_pareto.integration.output.loggers.base import Cell
+from lightning_pareto.integration.output.loggers import Cell, LoggerAdapter, adapter_for
 from lightning_pareto.pareto.columns import COLUMNS
 from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.storage.run_folders import VERDICT_FILE

@@ -19,7 +19,7 @@ def test_error_after_the_fit_keeps_the_model_and_is_raised_on_access(tmp_path):
     callback = ParetoCallback(task=ClassificationTask(loss=loss))
     model, fitted = Plain(), trainer(tmp_path, over, callback)
     with pytest.warns(
-        UserWarning, match="failed after the fit, the trained model is untouched: training sample .*: a sample's loss"
+        UserWarning, match="failed after the fit. The trained model is kept: training sample .*: a sample's loss"
     ):
         fitted.fit(model, datamodule=Data())
     assert fitted.state.finished
