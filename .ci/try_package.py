@@ -1,4 +1,4 @@
-"""Whether an installed wheel works: imports, types, templates and the console script. Run it outside the checkout."""
+"""Checks that an installed wheel works: imports, types, templates and the console script. Run it outside the checkout."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def run(*arguments: str, codes: tuple[int, ...] = (0,)) -> str:
 
 
 def main() -> None:
-    """Use what was installed."""
+    """Use the installed package."""
     package = Path(lightning_pareto.__file__).parent
     assert package.is_relative_to(sys.prefix), f"{package} is not the installed package"
     assert (package / "py.typed").exists()
