@@ -1,4 +1,4 @@
-"""Whether the wheel holds the package and nothing else, and the sdist what a packager needs.
+"""Checks that the wheel contains the package and nothing else, and the sdist everything that a packager needs.
 
 python -m build --outdir DIST && python .ci/check_packages.py DIST
 """
@@ -14,19 +14,19 @@ ADDED = {"PKG-INFO"}
 
 
 def tracked(*folders: str) -> set[str]:
-    """Files under these folders that git knows."""
+    """Tracked files in these folders."""
     names = subprocess.run(["git", "ls-files", *folders], check=True, capture_output=True, text=True).stdout
     return set(names.splitlines())
 
 
 def compare(kind: str, found: set[str], expected: set[str]) -> None:
-    """End with the names that only one side has."""
+    """Exit with the names that only one side has."""
     if found != expected:
         sys.exit(f"{kind}: missing {sorted(expected - found)}, not expected {sorted(found - expected)}")
 
 
 def main() -> None:
-    """Compare both with what git knows."""
+    """Compare both with the tracked files."""
     folder = Path(sys.argv[1])
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     names = set(zipfile.ZipFile(wheel).namelist())
