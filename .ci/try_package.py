@@ -1,4 +1,4 @@
-"""Checks that an installed wheel works: imports, types, templates and the console script. Run it outside the checkout."""
+"""Checks that an installed wheel works: imports, types, templates and the console script. Run it outside a checkout."""
 
 import subprocess
 import sys
