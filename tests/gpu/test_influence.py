@@ -22,14 +22,15 @@ def on_gpu(module):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", [*FAST, *SLOW])
-def test_gradients_match_a_backward_pass_per_sample_on_the_cpu(case):
-    module, x, y = network((FAST | SLOW)[case])
+def test_gradients_match_a_backward_pass_per_sample_on_the_cpu(case, dtype):
+    module, x, y = network((FAST | SLOW)[case], dtype)
     expected = sample_gradient_loop(module, x, y)
     found = probe_gradients(module.to("cuda"), x.to("cuda"), y.to("cuda"))
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
-        assert_near(gradient, expected[name], GPU[torch.float64])
+        assert_near(gradient, expected[name], GPU[dtype])
 
 
 def images(count, seed, dtype):
