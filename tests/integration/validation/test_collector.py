@@ -45,7 +45,7 @@ class Watches(ValidationCallback):
 
 @torch.no_grad()
 def predictions(module):
-    return module(datasets()[1].tensors[0].to(module.device))
+    return module(datasets()[1].tensors[0].to(module.device)).cpu()
 
 
 def test_consumers_of_one_collector_get_the_same_epoch(tmp_path):
@@ -57,7 +57,7 @@ def test_consumers_of_one_collector_get_the_same_epoch(tmp_path):
     assert len(calls) == 2 + 2 * (3 + 1), "batches of the sanity check, then three a validation and one of this test"
     labels = datasets()[1].tensors[1]
     for metrics, outcome, (one, other), logits in watches.epochs:
-        torch.testing.assert_close(torch.cat([each[1] for each in one.got]), logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(torch.cat([each[1] for each in one.got]).cpu(), logits, rtol=0, atol=1e-6)
         assert all(
             mine is yours for a, b in zip(one.got, other.got, strict=True) for mine, yours in zip(a, b, strict=True)
         )
