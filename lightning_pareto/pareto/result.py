@@ -12,9 +12,9 @@ from lightning_pareto.display.columns import chosen_cells
 from lightning_pareto.display.notebook import data_frame, html_table
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.pareto.columns import COLUMNS
+from lightning_pareto.pareto.headroom import exchange_rates
 from lightning_pareto.pareto.hyperplane import Regions
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_SAMPLES
-from lightning_pareto.pareto.tradeoff import exchange_rates
 from lightning_pareto.pareto.wording import TEXT, UNDERFITTED, describe
 from lightning_pareto.storage.artifacts import ArtifactError, consistent_parts, load_artifact, save_artifact
 
@@ -154,7 +154,7 @@ class ParetoVerdict:
     def exchange_rates(self) -> Float:
         """How much category b loses for one more unit of category a, at the margin, (K, K) as [a, b].
 
-        In relative gain, see :func:`lightning_pareto.pareto.tradeoff.exchange_rates`; NaN where b has gain to spare.
+        In relative gain, see :func:`lightning_pareto.pareto.headroom.exchange_rates`; NaN where b has gain to spare.
         """
         return exchange_rates(self.prices)
 

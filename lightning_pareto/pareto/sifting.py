@@ -218,11 +218,6 @@ class MaxMinProgram:
         return MaxMin(solution.objective, removed, prices / total, max(float(solution.row_duals[k]), 0.0) / total)
 
 
-def solve_max_min(slopes: Float, capacity: float) -> MaxMin:
-    """Solve the LP above once, with all rows in T; see :class:`MaxMinProgram`."""
-    return MaxMinProgram(slopes, capacity).solve()
-
-
 def upper_bound(slopes: Float, capacity: float, prices: Float) -> float:
     """Upper bound on t from the prices: sum of the B largest λ-weighted slopes, the last of them in part."""
     values = slopes @ prices
