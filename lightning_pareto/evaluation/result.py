@@ -114,9 +114,9 @@ class ParetoResult:
             *([COLUMNS["refused"].meaning] if "refused" in shown else []),
             f"{self.epochs_spent} epochs spent in {len(self.trials)} trials.",
         ]
-        lines = [f"{self.headline}:", *map(printable_line, wrapped(self.reason)), "", *text_table(columns), ""]
-        lines += [line for note in notes for line in wrapped(note)]
-        return "\n".join([*lines, f"Model: {printable_line(self.ckpt_path)}"])
+        head = [f"{self.headline}:", *map(printable_line, wrapped(self.reason))]
+        model = f"Model: {printable_line(self.ckpt_path)}"
+        return "\n".join([*head, "", *text_table(columns), "", *wrapped(*notes), model])
 
     def _repr_html_(self) -> str:
         columns = {"category": self.category_names, **chosen_cells(COLUMNS, self.shown_columns, self)}

@@ -16,7 +16,7 @@ from lightning_pareto.pareto.headroom import exchange_rates
 from lightning_pareto.pareto.hyperplane import Regions
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_SAMPLES
 from lightning_pareto.pareto.wording import TEXT, UNDERFITTED, describe
-from lightning_pareto.storage.artifacts import ArtifactError, consistent_parts, load_artifact, save_artifact
+from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
 Answer = Literal["yes", "no", "not proven"]
 
@@ -107,16 +107,17 @@ class ParetoVerdict:
 
     def __post_init__(self) -> None:
         k = len(self.category_names)
+        shapes = {"correlation": (k, k), "explained_variance_ratio": (int(np.sum(self.present)),)}
         for name in _ARRAYS:
             found, kind = np.asarray(getattr(self, name)), bool if name in _FLAGS else np.floating
-            shape = {"correlation": (k, k), "explained_variance_ratio": (int(np.sum(self.present)),)}.get(name, (k,))
+            shape = shapes.get(name, (k,))
             if found.shape != shape or not np.issubdtype(found.dtype, kind):
                 raise ValueError(f"{name} must be {shape} of {kind.__name__}, found {found.shape} of {found.dtype}")
         for name in _NUMBERS:
             if not isinstance(getattr(self, name), (float, int)):
                 raise ValueError(f"{name} must be a number, found {getattr(self, name)!r:.40}")
-        if self.regions.sign.ndim != 1 or not (self.present & self.targets).any():
-            raise ValueError("a verdict needs regions of N samples and at least one target with validation samples")
+        if not (self.present & self.targets).any():
+            raise ValueError("a verdict needs at least one target with validation samples")
 
     @property
     def improvable(self) -> bool:
@@ -235,14 +236,9 @@ class ParetoVerdict:
             ArtifactError: if the file is not a complete verdict.
         """
         arrays, metadata = load_artifact(path, "verdict")
-        missing = {*_ARRAYS, "regions"} - arrays.keys()
-        if missing:
-            raise ArtifactError(f"{path} was written by another version and lacks {sorted(missing)}: check again")
         with consistent_parts(path):
-            sign = arrays.pop("regions")
-            names = tuple(map(str, metadata.pop("category_names")))
-            fields: dict[str, Any] = {**arrays, **metadata}
-            return cls(category_names=names, regions=Regions(sign), **fields)
+            fields: dict[str, Any] = {**arrays, **metadata, "regions": Regions(arrays["regions"])}
+            return cls(**fields | {"category_names": tuple(map(str, metadata["category_names"]))})
 
 
 _FLAGS = ("present", "targets")
