@@ -1,12 +1,12 @@
 """The headroom LP: how much all target categories can gain at once, and at which rates they trade."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_pareto.linprog import InfeasibleError
+from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float
 from lightning_pareto.pareto.demand import Demand
 from lightning_pareto.pareto.sifting import MaxMinProgram, upper_bound
@@ -60,20 +60,17 @@ def headroom(
     return Headroom(max(found.value / n, least), admissible.weights(found.removed), found.prices)
 
 
-def floors_error(
-    scores: npt.NDArray[np.floating],
-    scale: Float,
-    admissible: AdmissibleSet,
-    demand: Demand,
-    names: Sequence[str],
-    what: str = "floor",
-) -> InfeasibleError:
-    """The error for floors that cannot all be held.
+def floors_out_of_reach(
+    influence: InfluenceMatrix, admissible: AdmissibleSet, demand: Demand, what: str = "floor"
+) -> str:
+    """The message for floors that the categories present cannot all hold.
 
     It names the first such category, adding floors in rising order, and its largest gain while the lower floors hold.
     """
-    n, k = scores.shape
-    slopes = admissible.slopes(scores) / scale
+    present = influence.present
+    names = list(compress(influence.category_names, present))
+    slopes = admissible.slopes(influence.scores[:, present]) / influence.scale[present]
+    n, k = slopes.shape
     held = np.full(k, -np.inf)
     for category in (each for each in np.argsort(demand.floors, kind="stable") if not demand.targets[each]):
         floor = demand.floors[category]
@@ -81,7 +78,7 @@ def floors_error(
         if largest < floor:
             break
         held[category] = floor
-    return InfeasibleError(
+    return (
         f"no admissible weights meet all {what}s: category {names[category]!r} must gain {floor:.4g} but can gain at "
         f"most {largest:.4g} if the lower {what}s are met. Lower its {what} (0 is always feasible) or raise the budget"
     )

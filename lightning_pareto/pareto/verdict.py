@@ -1,15 +1,14 @@
 """Reaches the verdict: whether the categories can still gain, and how certain that is."""
 
-from itertools import compress
-
 import numpy as np
 
 from lightning_pareto.arguments import checked_number
 from lightning_pareto.influence.gains import predicted_gain
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import DEFAULT_BUDGET, AdmissibleSet, Float, check_budget
 from lightning_pareto.pareto.demand import Demand, Limits, Targets, read_demand
-from lightning_pareto.pareto.headroom import floors_error, gains_alone, headroom
+from lightning_pareto.pareto.headroom import floors_out_of_reach, gains_alone, headroom
 from lightning_pareto.pareto.hyperplane import correlation, explained_variance_ratio, hyperplane_distance, regions
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.pareto.sifting import FloorsError
@@ -82,7 +81,7 @@ def check_pareto(
     try:
         solved = headroom(scores, scale, admissible, demand)
     except FloorsError as error:
-        raise floors_error(scores, scale, admissible, demand, [*compress(influence.category_names, present)]) from error
+        raise InfeasibleError(floors_out_of_reach(influence, admissible, demand)) from error
     held_out = _held_out(influence, scale, admissible, demand, min_gain, solved.prices)
     return ParetoVerdict(
         category_names=influence.category_names,

@@ -10,7 +10,7 @@ from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import DEFAULT_BUDGET, AdmissibleSet, Float, check_budget
 from lightning_pareto.pareto.demand import Demand, Limits, Targets, chosen_categories, per_category
-from lightning_pareto.pareto.headroom import floors_error, headroom
+from lightning_pareto.pareto.headroom import floors_out_of_reach, headroom
 from lightning_pareto.pareto.sifting import FloorsError
 from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
 from lightning_pareto.reweighting.paper import PaperProgram
@@ -104,8 +104,8 @@ def _solve_mass_preserving(
     try:
         removed = MassPreservingProgram(scores, scale, admissible, chosen).solve(floors)
     except FloorsError as error:
-        demand = Demand(np.zeros_like(floors, dtype=bool), floors)
-        raise floors_error(scores, scale, admissible, demand, [*compress(names, present)], "threshold") from error
+        demand = Demand(np.zeros_like(chosen), floors)
+        raise InfeasibleError(floors_out_of_reach(influence, admissible, demand, "threshold")) from error
     return give_back(removed, admissible, return_mass)
 
 

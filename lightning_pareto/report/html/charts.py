@@ -9,7 +9,7 @@ import numpy as np
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.report import figures
 from lightning_pareto.report.figures.canvas import height_of_rows
-from lightning_pareto.report.figures.exchange_rates import trading_classes
+from lightning_pareto.report.figures.verdict import trading_classes
 from lightning_pareto.report.html.pictures import inline_svg
 from lightning_pareto.report.html.run import Run
 
