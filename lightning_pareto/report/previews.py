@@ -1,5 +1,7 @@
 """Previews of training samples: small pictures and short texts."""
 
+import base64
+import io
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -115,6 +117,15 @@ def previews_of(
             if preview is not None:
                 found[index] = preview
     return found, failed
+
+
+def png_data(picture: Picture) -> str:
+    """A picture as a ``data:`` address of a PNG file."""
+    from PIL import Image  # comes with matplotlib
+
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _parts(item: Any) -> Iterable[Any]:

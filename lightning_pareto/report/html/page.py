@@ -103,7 +103,10 @@ def _page(run: Run, title: str) -> str:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
         badge=words.badge(run.verdict),
-        lines=_lines(run),
+        lines=[
+            *([] if run.verdict is None else [words.verdict_line(run.verdict)]),
+            *([] if run.result is None else [words.result_line(run.result)]),
+        ],
         cautions=list(words.cautions(run)),
         evidence=[] if run.verdict is None else list(words.evidence(run.verdict)),
         lacking=[] if run.verdict is None else words.distance_from_proof(run.verdict),
@@ -116,11 +119,6 @@ def _page(run: Run, title: str) -> str:
         how=tables.how_computed(run),
         data=_data(run, suspects),
     )
-
-
-def _lines(run: Run) -> list[str]:
-    verdict = [] if run.verdict is None else [words.verdict_line(run.verdict)]
-    return verdict + ([] if run.result is None else [words.result_line(run.result)])
 
 
 def _data(run: Run, suspects: list[tables.Suspect]) -> dict[str, Any]:
