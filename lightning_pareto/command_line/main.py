@@ -4,11 +4,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
 from lightning_pareto.command_line.output import notify
 
-DONE, WRONG_INPUT, NOT_INSTALLED, INTERRUPTED, NOBODY_READS = 0, 2, 3, 130, 141
+WRONG_INPUT, NOT_INSTALLED, INTERRUPTED, NOBODY_READS = 2, 3, 130, 141
 
 EXTRA = "pip install 'lightning_pareto[cli]'"
 
@@ -41,7 +40,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         options = parser_module.make_parser().parse_args(list(arguments))
         name = options.pop("command")
-        return int(_command(name)(options[name]))
+        return int(import_module(f"lightning_pareto.command_line.{name}").run(options[name]))
     except SystemExit as end:  # after --help and --version
         return int(end.code or 0)
     except parser_module.UsageError as error:
@@ -52,11 +51,6 @@ def _run(arguments: Sequence[str]) -> int:
         raise
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         return _fail(str(error), WRONG_INPUT)
-
-
-def _command(name: str) -> Any:
-    """The function of a subcommand. It takes the options and returns the exit code."""
-    return import_module(f"lightning_pareto.command_line.{name}").run
 
 
 def _fail(message: str, code: int) -> int:

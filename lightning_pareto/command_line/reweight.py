@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lightning_pareto.command_line.inputs import FILES, chosen, find, limits
-from lightning_pareto.command_line.output import say, say_json
+from lightning_pareto.command_line.output import as_json, say
 from lightning_pareto.display.terminal import printable, printable_line, text_table, wrapped
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.reweighting.reweight import reweight
@@ -27,10 +27,7 @@ def run(options: Any) -> int:
         max_weight=options.max_weight,
     )
     path = weights.save(options.output or source.parent / FILES["weights"])
-    if options.json:
-        say_json(as_mapping(weights, path))
-    else:
-        say(summary(weights, path))
+    say(as_json(as_mapping(weights, path)) if options.json else summary(weights, path))
     return 0
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 from lightning_pareto.display.columns import chosen_cells
 from lightning_pareto.display.notebook import data_frame, html_table
 from lightning_pareto.pareto.admissible import Float
-from lightning_pareto.pareto.columns import COLUMNS
+from lightning_pareto.pareto.columns import COLUMNS, all_values
 from lightning_pareto.pareto.headroom import exchange_rates
 from lightning_pareto.pareto.hyperplane import Regions
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_SAMPLES
@@ -212,9 +212,7 @@ class ParetoVerdict:
         Raises:
             ImportError: without pandas, with the command that installs it.
         """
-        columns = {"target": self.targets, "present": self.present}
-        columns |= {name: column.values(self) for name, column in COLUMNS.items()}
-        return data_frame(columns, self.category_names, "category")
+        return data_frame(all_values(self), self.category_names, "category")
 
     def plot(self, ax: Any = None) -> Any:
         """Draw gains and prices, see :func:`lightning_pareto.plot_headroom`."""
