@@ -1,7 +1,7 @@
 """The result of a search for a better second fit."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +143,9 @@ class ParetoResult:
         if self.weights is not None:
             arrays |= {"weights": self.weights.values, "predicted_gain": np.asarray(self.weights.predicted_gain)}
         fields = {name: getattr(self, name) for name in _FIELDS}
-        trials = [[trial.name, trial.epochs, trial.macro, trial.worst] for trial in self.trials]
+        fields |= {"category_names": self.category_names, "trials": list(map(astuple, self.trials))}
         about = {} if self.weights is None else dict(self.weights.metadata)
-        metadata = {**fields, "category_names": list(self.category_names), "trials": trials, "weights": about}
-        return save_artifact(path, "result", arrays, metadata)
+        return save_artifact(path, "result", arrays, {**fields, "weights": about})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ParetoResult":

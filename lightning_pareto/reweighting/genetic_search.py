@@ -39,15 +39,10 @@ class GeneticSearch:
         population: number of threshold vectors in a generation, at least 2.
         seed: random seed.
 
-    Raises:
-        ValueError: if there are no categories or the population is too small.
-
     Source: arXiv:2510.03950, Algorithm 1.
     """
 
     def __init__(self, categories: int, population: int = 8, seed: int = 0) -> None:
-        if categories < 1 or population < 2:
-            raise ValueError(f"categories must be ≥ 1 and population must be ≥ 2, found {categories} and {population}")
         self._categories = categories
         self._population = population
         self._rng = np.random.default_rng(seed)
