@@ -9,18 +9,9 @@ from lightning_pareto.command_line.output import notify
 
 WRONG_INPUT, NOT_INSTALLED, INTERRUPTED, NOBODY_READS = 2, 3, 130, 141
 
-EXTRA = "pip install 'lightning_pareto[cli]'"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: by default the arguments of the process.
-
-    Returns:
-        The exit code, see ``lightning-pareto --help``.
-    """
+    """Run the command line, by default with the arguments of the process, and return its exit code, see ``--help``."""
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -36,7 +27,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         parser_module = import_module("lightning_pareto.command_line.parser")
     except ImportError as error:
-        return _fail(f"the command line needs {error.name}: {EXTRA}", NOT_INSTALLED)
+        return _fail(f"the command line needs {error.name}: pip install 'lightning_pareto[cli]'", NOT_INSTALLED)
     try:
         options = parser_module.make_parser().parse_args(list(arguments))
         name = options.pop("command")

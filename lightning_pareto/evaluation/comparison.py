@@ -129,11 +129,7 @@ class ClasswiseComparison:
         return html_table("Accuracy, mean ± standard error over seeds", columns, notes)
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with a row for each arm, seed and class.
-
-        Raises:
-            ImportError: without pandas, with the command that installs it.
-        """
+        """A ``pandas.DataFrame`` with a row for each arm, seed and class. An ImportError says how to install pandas."""
         arm, seed, name = zip(*product(self.accuracy, range(self._seeds), self.class_names), strict=True)
         accuracy = np.concatenate([values.ravel() for values in self.accuracy.values()])
         columns = {"arm": arm, "seed": seed, "class": name, "accuracy": accuracy}

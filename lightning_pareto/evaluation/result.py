@@ -123,11 +123,7 @@ class ParetoResult:
         return html_table(self.headline, columns, [self.reason, f"Model: {self.ckpt_path}"])
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with a row for each category; accuracies in [0, 1].
-
-        Raises:
-            ImportError: without pandas, with the command that installs it.
-        """
+        """A ``pandas.DataFrame`` by category, with accuracies in [0, 1]. An ImportError says how to install pandas."""
         columns = {name: getattr(self, name) for name in _ARRAYS if not np.isnan(getattr(self, name)).all()}
         return data_frame(columns | {"change": self.after - self.before}, self.category_names, "category")
 
@@ -149,11 +145,7 @@ class ParetoResult:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ParetoResult":
-        """Read a result written by :meth:`save`.
-
-        Raises:
-            ArtifactError: if the file is not a complete result.
-        """
+        """Read a result written by :meth:`save`. Any other file raises an :class:`ArtifactError`."""
         arrays, metadata = load_artifact(path, "result")
         with consistent_parts(path):
             names = tuple(map(str, metadata["category_names"]))

@@ -207,11 +207,7 @@ class ParetoVerdict:
         return html_table(title, columns, [*notes, UNDERFITTED] if self.underfitted else notes)
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with a row for each category.
-
-        Raises:
-            ImportError: without pandas, with the command that installs it.
-        """
+        """A ``pandas.DataFrame`` with a row for each category. An ImportError says how to install pandas."""
         return data_frame(all_values(self), self.category_names, "category")
 
     def plot(self, ax: Any = None) -> Any:
@@ -228,11 +224,7 @@ class ParetoVerdict:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ParetoVerdict":
-        """Read a verdict written by :meth:`save`.
-
-        Raises:
-            ArtifactError: if the file is not a complete verdict.
-        """
+        """Read a verdict written by :meth:`save`. Any other file raises an :class:`ArtifactError`."""
         arrays, metadata = load_artifact(path, "verdict")
         with consistent_parts(path):
             fields: dict[str, Any] = {**arrays, **metadata, "regions": Regions(arrays["regions"])}

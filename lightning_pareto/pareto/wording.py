@@ -31,12 +31,7 @@ UNDERFITTED = "UNDERFITTED: plain further training would help every category. Tr
 
 
 def describe(verdict: ParetoVerdict, next_step: bool = True) -> str:
-    """The answer, the reasons, a row for each category, and what to do next.
-
-    Args:
-        verdict: what to describe.
-        next_step: whether to end with a suggestion.
-    """
+    """The answer, the reasons, a row for each category, and, unless ``next_step`` is False, what to do next."""
     regions = verdict.regions
     paragraphs = [
         "Gain: predicted drop of the validation measure, in units of the category's mean absolute influence. "

@@ -54,11 +54,7 @@ class SamplePreviews:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SamplePreviews":
-        """Read previews written by :meth:`save`.
-
-        Raises:
-            ArtifactError: if the file is not a valid samples artifact.
-        """
+        """Read previews written by :meth:`save`. Any other file raises an :class:`ArtifactError`."""
         pictures, metadata = load_artifact(path, "samples")
         with consistent_parts(path):
             found: dict[str, Preview] = {**pictures, **metadata["texts"]}
@@ -100,13 +96,7 @@ def preview_of(item: Any, function: Callable[[Any], Any] | None = None) -> Previ
 def previews_of(
     dataset: Any, indices: Iterable[int], function: Callable[[Any], Any] | None = None
 ) -> tuple[dict[int, Preview], dict[int, Exception]]:
-    """Return previews of some items of a dataset, and the errors from the other items, both by index.
-
-    Args:
-        dataset: a dataset with ``__getitem__``.
-        indices: indices of the items.
-        function: see :func:`preview_of`.
-    """
+    """Previews of these items of a dataset by index, see :func:`preview_of`, and the errors by index."""
     found, failed = dict[int, Preview](), dict[int, Exception]()
     for index in map(int, indices):
         try:

@@ -20,12 +20,7 @@ class ThresholdSearch(Protocol):
         """Return the next generation of thresholds, each (K,) in [0, 1]. It is empty if nothing is left to try."""
 
     def tell(self, thresholds: Sequence[Float], fitness: Sequence[float]) -> None:
-        """Report the fitness of the last generation.
-
-        Args:
-            thresholds: the generation that :meth:`ask` returned.
-            fitness: one value per entry. Larger is better, and −∞ means no improvement at all.
-        """
+        """Report the fitness of the last generation. Larger is better, and −∞ means no improvement at all."""
 
 
 class GeneticSearch:

@@ -32,11 +32,9 @@ class MassPreservingProgram:
         self._program = MaxMinProgram(slopes, admissible.capacity, np.arange(categories + 1) == categories)
 
     def solve(self, floors: Float, budget: float | None = None) -> Float:
-        """Return the mass d taken from each sample, in [0, 1], (N,).
+        """Return the mass d taken from each sample, in [0, 1], (N,), with floors of the relative gains, (K,).
 
-        Args:
-            floors: least relative gain of each category, (K,).
-            budget: new share of the training mass that may move, which also holds for later calls.
+        A new budget also holds for later calls.
 
         Raises:
             FloorsError: if no admissible weights meet all floors.

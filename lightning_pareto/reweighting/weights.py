@@ -104,11 +104,7 @@ class SampleWeights:
         return html_table("Sample weights", gains, notes)
 
     def to_pandas(self) -> Any:
-        """Return a ``pandas.DataFrame`` with the weight of each dataset index.
-
-        Raises:
-            ImportError: if pandas is not installed. The message contains the command that installs it.
-        """
+        """A ``pandas.DataFrame`` of the weights by dataset index. An ImportError says how to install pandas."""
         return data_frame({"weight": self.values}, range(len(self)), "index")
 
     def plot(self, labels: npt.ArrayLike, ax: Any = None) -> Any:
@@ -139,11 +135,7 @@ class SampleWeights:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SampleWeights":
-        """Read weights written by :meth:`save`.
-
-        Raises:
-            ArtifactError: if the file is not a valid weights artifact.
-        """
+        """Read weights written by :meth:`save`. Any other file raises an :class:`ArtifactError`."""
         arrays, metadata = load_artifact(path, "weights")
         with consistent_parts(path):
             return cls(**arrays, category_names=tuple(metadata["category_names"]), metadata={**metadata["metadata"]})

@@ -88,17 +88,9 @@ def _strongest_trade_off(verdict: ParetoVerdict) -> tuple[str, str] | None:
 
 
 def inline_svg(draw: Callable[[Any], Any], key: str, description: str, height: float, width: float = 4.6) -> str:
-    """Draw a figure and return it as an ``<svg>`` element without references to anything outside it.
+    """Draw into axes of this size in inches, and return an ``<svg>`` element that refers to nothing outside it.
 
-    Args:
-        draw: draws into the axes that are passed to it.
-        key: prefix that keeps the ids of this element apart from those of other figures.
-        description: text for screen readers.
-        height: height in inches.
-        width: width in inches.
-
-    Raises:
-        ImportError: without matplotlib.
+    The key keeps the ids of this element apart from those of other figures. The description is for screen readers.
     """
     axes_to_draw_in(None, height, width)  # says what to install
     import matplotlib

@@ -41,16 +41,11 @@ def write_report(folder: str | os.PathLike[str], output: str | os.PathLike[str] 
         ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
     """
     folder = Path(folder)
-    home = results_folder_of(folder)
+    home = results_folder_of(folder).resolve()
+    home = home.parent if home.name == "pareto" else home  # every run has this folder
     path = (folder.parent if folder.is_file() else folder) / REPORT_FILE if output is None else Path(output)
-    write_atomically(path, _page(read_run(folder), _title(home)).encode(errors="replace"))
+    write_atomically(path, _page(read_run(folder), "/".join(home.parts[-3:]).strip("/")).encode(errors="replace"))
     return path
-
-
-def _title(home: Path) -> str:
-    """The last three parts of the run's path, without the ``pareto`` folder that every run has."""
-    path = home.resolve()
-    return "/".join((path.parent if path.name == "pareto" else path).parts[-3:]).strip("/")
 
 
 def render_report(

@@ -30,8 +30,8 @@ class Fact:
 
 def verdict_line(verdict: ParetoVerdict) -> str:
     """The verdict in one sentence."""
-    asks_all = asks_for_all(verdict)
-    who = "every class" if asks_all else f"{target_names(verdict)} (while the others hold their floors)"
+    who = f"{target_names(verdict)} (while the others hold their floors)"
+    who = "every class" if asks_for_all(verdict) else who
     if np.isnan(verdict.p_value) and verdict.answer != "no":
         return f"Nothing is proven: whether {who} can still gain cannot be tested without held-out folds."
     if verdict.answer == "yes" and verdict.underfitted:
@@ -52,13 +52,10 @@ def badge(verdict: ParetoVerdict | None) -> str:
 
 def result_line(result: ParetoResult) -> str:
     """The second fit in one sentence."""
-    before, after = np.nanmean(result.before), np.nanmean(result.after)
-    if result.accepted:
-        return (
-            f"A second fit with weights was accepted: mean accuracy over the classes {before:.1%} before, {after:.1%} "
-            f"after. {result.reason}"
-        )
-    return f"A second fit with weights was tried and not accepted. {result.reason}"
+    if not result.accepted:
+        return f"A second fit with weights was tried and not accepted. {result.reason}"
+    means = f"{np.nanmean(result.before):.1%} before, {np.nanmean(result.after):.1%} after"
+    return f"A second fit with weights was accepted: mean accuracy over the classes {means}. {result.reason}"
 
 
 def evidence(verdict: ParetoVerdict) -> Iterator[Fact]:
@@ -79,15 +76,12 @@ def evidence(verdict: ParetoVerdict) -> Iterator[Fact]:
             f"weights. {1 - 2 * verdict.level:.0%} interval: {low:+.3f} to {high:+.3f}. A proof needs an interval "
             f"above zero and a gain above {verdict.min_gain:g}.",
         )
+        which, beyond = ("At most", "beyond") if verdict.p_value <= verdict.level else ("Above", "not beyond")
         yield Fact(
             "p-value",
             f"{verdict.p_value:.2g}" if verdict.p_value >= 1e-4 else "< 0.0001",
             "How likely gains this large are by chance if some class does not gain. "
-            + (
-                f"At most {verdict.level:g}: beyond chance."
-                if verdict.p_value <= verdict.level
-                else f"Above {verdict.level:g}: not beyond chance."
-            ),
+            f"{which} {verdict.level:g}: {beyond} chance.",
         )
     regions = verdict.regions
     yield Fact(
@@ -103,11 +97,7 @@ def cautions(run: Run) -> Iterator[str]:
     if run.verdict is not None:
         yield from _about_verdict(run.verdict)
     if run.result is not None:
-        yield from _about_falls(run.result)
-        yield (
-            "The accuracies before and after are validation accuracies, and validation data chose the model. Measure "
-            "it again on data that no decision has used."
-        )
+        yield from _about_result(run.result)
     yield (
         "Influence is a first-order statement about one model. It says whether there is something to gain. Only a "
         "second fit, over several seeds, shows how much of it is kept, and by which classes."
@@ -116,7 +106,7 @@ def cautions(run: Run) -> Iterator[str]:
         yield "A harmful sample is only suspected of a wrong label. Rare but correct samples can harm on average too."
 
 
-def _about_falls(result: ParetoResult) -> Iterator[str]:
+def _about_result(result: ParetoResult) -> Iterator[str]:
     changes = 100 * (result.after - result.before)
     falls = np.flatnonzero(result.p_values <= NOTABLE_FALL)
     if len(falls):
@@ -126,6 +116,10 @@ def _about_falls(result: ParetoResult) -> Iterator[str]:
             f"For a single class, a fall this large is rarely chance: {', '.join(names)}{more}. Among many classes it "
             "can be. Check these classes on other data."
         )
+    yield (
+        "The accuracies before and after are validation accuracies, and validation data chose the model. Measure it "
+        "again on data that no decision has used."
+    )
 
 
 def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
