@@ -1,7 +1,7 @@
 """The result of a search for a better second fit."""
 
 import os
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,9 @@ class ParetoResult:
     category_names: tuple[str, ...]
     before: Float
     after: Float
-    support: np.ndarray = field(repr=False)
-    p_values: Float = field(repr=False)
-    refused: Float = field(repr=False)
+    support: np.ndarray
+    p_values: Float
+    refused: Float
     gain: float
     gain_error: float
     accepted: bool

@@ -1,7 +1,7 @@
 """The verdict: what was found, what follows from it, in words and on disk."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,22 +88,22 @@ class ParetoVerdict:
     standard_error: Float
     p_value: float
     prices: Float
-    degrees_of_freedom: Float = field(repr=False)
-    support: Float = field(repr=False)
+    degrees_of_freedom: Float
+    support: Float
     alone: Float
     together: Float
-    correlation: Float = field(repr=False)
+    correlation: Float
     scale: Float
     drift: Float
-    explained_variance_ratio: Float = field(repr=False)
+    explained_variance_ratio: Float
     hyperplane_distance: float
-    regions: Regions = field(repr=False)
-    present: np.ndarray = field(repr=False)
+    regions: Regions
+    present: np.ndarray
     budget: float
     level: float
     min_gain: float
-    targets: np.ndarray = field(repr=False)
-    floors: Float = field(repr=False)
+    targets: np.ndarray
+    floors: Float
 
     def __post_init__(self) -> None:
         k = len(self.category_names)
@@ -227,13 +227,11 @@ class ParetoVerdict:
         """Read a verdict written by :meth:`save`. Any other file raises an :class:`ArtifactError`."""
         arrays, metadata = load_artifact(path, "verdict")
         with consistent_parts(path):
-            fields: dict[str, Any] = {**arrays, **metadata, "regions": Regions(arrays["regions"])}
-            return cls(**fields | {"category_names": tuple(map(str, metadata["category_names"]))})
+            parts: dict[str, Any] = {**arrays, **metadata, "regions": Regions(arrays["regions"])}
+            return cls(**parts | {"category_names": tuple(map(str, metadata["category_names"]))})
 
 
 _FLAGS = ("present", "targets")
 _NUMBERS = ("headroom", "p_value", "hyperplane_distance", "budget", "level", "min_gain")
-_ARRAYS = (
-    *("held_out_gain", "standard_error", "degrees_of_freedom", "support", "prices", "alone", "together", "correlation"),
-    *("scale", "drift", "explained_variance_ratio", "floors", *_FLAGS),
-)
+_OTHERS = ("category_names", "regions", *_NUMBERS)
+_ARRAYS = tuple(each.name for each in fields(ParetoVerdict) if each.name not in _OTHERS)

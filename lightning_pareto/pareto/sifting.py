@@ -86,11 +86,7 @@ class MaxMinProgram:
     """
 
     def __init__(
-        self,
-        slopes: Float,
-        capacity: float,
-        targets: npt.NDArray[np.bool_] | None = None,
-        start: Float | None = None,
+        self, slopes: Float, capacity: float, targets: npt.NDArray[np.bool_] | None = None, start: Float | None = None
     ) -> None:
         n, k = slopes.shape
         self._slopes, self._capacity, self._start = slopes, capacity, start

@@ -4,11 +4,4 @@ from lightning_pareto.report.html.page import render_report, write_report
 from lightning_pareto.report.previews import SamplePreviews
 from lightning_pareto.report.samples import SampleTable, suspected_samples, trade_off_samples
 
-__all__ = [
-    "SamplePreviews",
-    "SampleTable",
-    "render_report",
-    "suspected_samples",
-    "trade_off_samples",
-    "write_report",
-]
+__all__ = ["SamplePreviews", "SampleTable", "render_report", "suspected_samples", "trade_off_samples", "write_report"]

@@ -133,18 +133,13 @@ def _preview(value: Any, any_layout: bool) -> Preview | None:
         value = np.asarray(value.convert("RGB")).transpose(2, 0, 1)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
         return None
-    pixels = _channels_first(value, any_layout)
-    return None if pixels is None else _picture(pixels.astype(np.float32))
-
-
-def _channels_first(pixels: npt.NDArray[Any], any_layout: bool) -> npt.NDArray[Any] | None:
-    if any_layout and pixels.ndim == 2:
-        pixels = pixels[None]
-    if any_layout and pixels.ndim == 3 and pixels.shape[0] not in CHANNELS and pixels.shape[2] in CHANNELS:
-        pixels = pixels.transpose(2, 0, 1)
-    if pixels.ndim != 3 or pixels.shape[0] not in CHANNELS or min(pixels.shape[1:]) < MIN_SIDE:
+    if any_layout and value.ndim == 2:
+        value = value[None]
+    if any_layout and value.ndim == 3 and value.shape[0] not in CHANNELS and value.shape[2] in CHANNELS:
+        value = value.transpose(2, 0, 1)
+    if value.ndim != 3 or value.shape[0] not in CHANNELS or min(value.shape[1:]) < MIN_SIDE:
         return None
-    return pixels[:3]
+    return _picture(value[:3].astype(np.float32))
 
 
 def _picture(pixels: npt.NDArray[np.float32]) -> Picture:

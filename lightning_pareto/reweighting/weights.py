@@ -43,7 +43,7 @@ class SampleWeights:
     values: npt.NDArray[np.float64]
     predicted_gain: npt.NDArray[np.float64] | None = None
     category_names: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         values = _vector(self.values)
@@ -98,8 +98,7 @@ class SampleWeights:
             f"{len(self)} samples, {self.values.min():.2f} to {self.values.max():.2f}, {self.moved:.1%} of the mass "
             f"moved, effective size {self.effective_size:.0f}."
         ]
-        assert self.predicted_gain is not None
-        shown = [number(gain, "{:+.3g}") for gain in self.predicted_gain]
+        shown = [number(gain, "{:+.3g}") for gain in np.asarray(self.predicted_gain)]
         gains = {"category": self.category_names, "predicted gain": shown}
         return html_table("Sample weights", gains, notes)
 
@@ -125,13 +124,9 @@ class SampleWeights:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the weights to ``path`` (safetensors) atomically."""
-        assert self.predicted_gain is not None
-        return save_artifact(
-            path,
-            "weights",
-            {"values": self.values, "predicted_gain": self.predicted_gain},
-            {"category_names": list(self.category_names), "metadata": dict(self.metadata)},
-        )
+        arrays = {"values": self.values, "predicted_gain": np.asarray(self.predicted_gain)}
+        about = {"category_names": self.category_names, "metadata": dict(self.metadata)}
+        return save_artifact(path, "weights", arrays, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SampleWeights":

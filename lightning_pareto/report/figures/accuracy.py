@@ -142,10 +142,8 @@ def plot_search(result: ParetoResult, ax: "Axes | None" = None) -> "tuple[Figure
     epochs = np.array([trial.epochs for trial in result.trials], dtype=np.int64)
     spent, complete = epochs.cumsum(), epochs == epochs.max(initial=0)
     mean, worst = (100 * np.array([getattr(trial, name) for trial in result.trials]) for name in ("macro", "worst"))
-    for name, values, colour, marker in (
-        ("mean over the classes", mean, BLUE, "o"),
-        ("worst class", worst, ORANGE, "s"),
-    ):
+    series = {"mean over the classes": (mean, BLUE, "o"), "worst class": (worst, ORANGE, "s")}
+    for name, (values, colour, marker) in series.items():
         faces = [colour if filled else "none" for filled in complete]
         ax.scatter(spent, values, s=28, marker=marker, edgecolors=colour, facecolors=faces, label=name)
     ax.step(spent, np.fmax.accumulate(mean), where="post", color=GREY, linewidth=1.2, label="best mean so far")

@@ -86,13 +86,8 @@ def read_run(folder: Path) -> Run:
         result = None
     weights = _read(home / WEIGHTS_FILE, SampleWeights.load) or (result.weights if result else None)
     try:
-        return Run(
-            verdict,
-            _read(analysed / INFLUENCE_FILE, InfluenceMatrix.load),
-            weights,
-            result,
-            _read(analysed / SAMPLES_FILE, SamplePreviews.load),
-        )
+        influence = _read(analysed / INFLUENCE_FILE, InfluenceMatrix.load)
+        return Run(verdict, influence, weights, result, _read(analysed / SAMPLES_FILE, SamplePreviews.load))
     except ValueError as error:
         raise error if isinstance(error, ArtifactError) else ArtifactError(f"{home}: {error}") from error
 

@@ -109,14 +109,12 @@ def how_computed(run: Run) -> dict[str, str]:
     found: dict[str, Any] = {}
     if run.influence is not None:
         found |= _of_influence(run.influence)
-    if run.verdict is not None:
-        verdict = run.verdict
+    if (verdict := run.verdict) is not None:
         found |= {"Budget": f"{verdict.budget:.0%} of the training mass may move", "Level": f"{verdict.level:g}"}
         found["Negligible gain"] = f"{verdict.min_gain:g}"
         found["First principal axis"] = f"{verdict.explained_variance_ratio[0]:.0%} of the variance"
         found["Distance from the trade-off plane"] = f"{verdict.hyperplane_distance:.2f} of 1"
-    if run.weights is not None:
-        weights = run.weights
+    if (weights := run.weights) is not None:
         found["Weights"] = (
             f"{weights.values.min():.2f} to {weights.values.max():.2f}, {weights.moved:.1%} of the mass moved, "
             f"effective size {weights.effective_size:,.0f} of {len(weights):,}"
