@@ -26,14 +26,29 @@ CODES = """exit codes:
    12  check: yes, but the model is underfitted: train longer first"""
 
 
+SUMMARIES = {
+    "check": "check whether every class can still gain",
+    "reweight": "write sample weights for a second fit",
+    "export": "write influence, suspects, weights or verdict as CSV, JSON or npz",
+    "report": "write a report of a run as one HTML file",
+}
+
+DESCRIPTIONS = {
+    "check": "Compute the verdict from the influence and print it.",
+    "reweight": "Compute sample weights from influence, for ReweightedDataModule(datamodule, WEIGHTS_FILE).",
+    "export": (
+        "Write results for other tools. Each training sample is a row: dataset index, label, the model's prediction,\n"
+        "influence on the whole validation set and on each category, and its weight if there is one. Positive\n"
+        "influence is beneficial. For a verdict, each category is a row."
+    ),
+    "report": "Write a report of a run as one self-contained HTML file.",
+}
+
 PATH: dict[str, Any] = {"metavar": "PATH", "type": Path}
 FILE: dict[str, Any] = {"metavar": "FILE", "type": Path}
+BUDGET = "share of the training mass that may move (default: that of the fit, or 0.2)"
 GAINS: dict[str, Any] = {"metavar": "GAIN", "type": float, "nargs": "+"}
 INFLUENCE: dict[str, Any] = {**PATH, "help": "influence.safetensors, or the folder of a run that contains one"}
-BUDGET: dict[str, Any] = {
-    "type": float,
-    "help": "share of the training mass that may move (default: that of the fit, or 0.2)",
-}
 TARGETS: dict[str, Any] = {
     "metavar": "CLASS",
     "type": str,
@@ -65,11 +80,11 @@ def make_parser() -> Any:
     """The parser of ``lightning-pareto``."""
     parser = _parser(DESCRIPTION, prog="lightning-pareto")
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
-    for add_options, (text, description) in _COMMANDS.items():
-        command = _parser(description)
+    for name, add_options in _COMMANDS.items():
+        command = _parser(DESCRIPTIONS[name])
         add_options(command.add_argument)
         command.add_argument("--json", action="store_true", help="print the result as JSON")
-        commands.add_subcommand(add_options.__name__[1:], command, help=text)
+        commands.add_subcommand(name, command, help=SUMMARIES[name])
     return parser
 
 
@@ -79,7 +94,7 @@ def _parser(description: str, **options: Any) -> Any:
 
 def _check(add: Callable[..., Any]) -> None:
     add("path", **INFLUENCE)
-    add("--budget", **BUDGET)
+    add("--budget", type=float, help=BUDGET)
     add("--level", type=float, help="level of the test (default: that of the fit, or 0.05)")
     add("--min-gain", type=float, default=0.01, help="largest negligible relative gain")
     add("--targets", **TARGETS)
@@ -91,7 +106,7 @@ def _check(add: Callable[..., Any]) -> None:
 def _reweight(add: Callable[..., Any]) -> None:
     add("path", **INFLUENCE)
     add("-o", "--output", **FILE, help="file to write (default: weights.safetensors next to PATH)")
-    add("--budget", **BUDGET)
+    add("--budget", type=float, help=BUDGET)
     add("--targets", **TARGETS)
     text = "least relative gain of each category, or the share of its influence that it keeps (paper), "
     add("--thresholds", **GAINS, help=text + "as one number or one per category")
@@ -121,18 +136,5 @@ def _report(add: Callable[..., Any]) -> None:
     add("-o", "--output", **FILE, help="file to write (default: report.html in that folder)")
 
 
-_COMMANDS = {
-    _check: ("check whether every class can still gain", "Compute the verdict from the influence and print it."),
-    _reweight: (
-        "write sample weights for a second fit",
-        "Compute sample weights from influence, for ReweightedDataModule(datamodule, WEIGHTS_FILE).",
-    ),
-    _export: (
-        "write influence, suspects, weights or verdict as CSV, JSON or npz",
-        "Write results for other tools. Each training sample is a row: dataset index, label, the model's prediction,\n"
-        "influence on the whole validation set and on each category, and its weight if there is one. Positive\n"
-        "influence is beneficial. For a verdict, each category is a row.",
-    ),
-    _report: ("write a report of a run as one HTML file", "Write a report of a run as one self-contained HTML file."),
-}
-"""Summary and description of each subcommand, whose options the function adds."""
+_COMMANDS = {"check": _check, "reweight": _reweight, "export": _export, "report": _report}
+"""Function that adds the options of each subcommand."""

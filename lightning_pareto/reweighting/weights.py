@@ -60,11 +60,9 @@ class SampleWeights:
         object.__setattr__(self, "category_names", names)
 
     def __repr__(self) -> str:
-        low, high = self.values.min(), self.values.max()
+        values = f"{self.values.min():.2f} to {self.values.max():.2f}, {self.moved:.1%} of the mass moved"
         budget = f", budget {self.metadata['budget']:g}" if "budget" in self.metadata else ""
-        return (
-            f"SampleWeights({len(self)} samples, {low:.2f} to {high:.2f}, {self.moved:.1%} of the mass moved{budget})"
-        )
+        return f"SampleWeights({len(self)} samples, {values}{budget})"
 
     def __len__(self) -> int:
         return len(self.values)
@@ -98,9 +96,8 @@ class SampleWeights:
             f"{len(self)} samples, {self.values.min():.2f} to {self.values.max():.2f}, {self.moved:.1%} of the mass "
             f"moved, effective size {self.effective_size:.0f}."
         ]
-        shown = [number(gain, "{:+.3g}") for gain in np.asarray(self.predicted_gain)]
-        gains = {"category": self.category_names, "predicted gain": shown}
-        return html_table("Sample weights", gains, notes)
+        gains = [number(gain, "{:+.3g}") for gain in np.asarray(self.predicted_gain)]
+        return html_table("Sample weights", {"category": self.category_names, "predicted gain": gains}, notes)
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame`` of the weights by dataset index. An ImportError says how to install pandas."""
