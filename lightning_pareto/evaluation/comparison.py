@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import compress, product
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ class ClasswiseComparison:
 
     def _significant(self, arm: str, level: float, sign: int) -> tuple[str, ...]:
         found = (self.p_values(arm)[:-1] <= level) & (sign * self.change(arm).mean(axis=0) > 0)
-        return tuple(name for name, yes in zip(self.class_names, found, strict=True) if yes)
+        return tuple(compress(self.class_names, found))
 
     @property
     def _seeds(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,7 +59,7 @@ def asks_for_all(verdict: ParetoVerdict) -> bool:
 
 def target_names(verdict: ParetoVerdict) -> str:
     """The categories that have to gain, as a list for a sentence."""
-    return listed(name for name, target in zip(verdict.category_names, verdict.targets, strict=True) if target)
+    return listed(compress(verdict.category_names, verdict.targets))
 
 
 def obstacles(verdict: ParetoVerdict) -> list[tuple[int, str]]:

@@ -1,6 +1,7 @@
 """Predicted and measured gains of each class."""
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def plot_predicted(
     ax.set_xlabel("predicted gain")
     ax.set_ylabel("measured gain")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title(_summary(x[known], y[known], [n for n, yes in zip(names, known, strict=True) if not yes]), fontsize=8)
+    ax.set_title(_summary(x[known], y[known], list(compress(names, ~known))), fontsize=8)
     labels, middle = labels_of(names), np.median(y[known]) if known.any() else 0.0
     farthest_first = sorted(np.flatnonzero(known), key=lambda k: -abs(y[k] - middle))
     _name_points(figure, ax, [(x[k], y[k], labels[k]) for k in farthest_first])

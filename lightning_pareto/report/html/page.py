@@ -97,7 +97,7 @@ def _page(run: Run, title: str) -> str:
         style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
-        badge=words.badge(run.verdict),
+        badge="" if run.verdict is None else words.badge(run.verdict),
         lines=[
             *([] if run.verdict is None else [words.verdict_line(run.verdict)]),
             *([] if run.result is None else [words.result_line(run.result)]),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -34,19 +35,17 @@ def verdict_line(verdict: ParetoVerdict) -> str:
     who = "every class" if asks_for_all(verdict) else who
     if np.isnan(verdict.p_value) and verdict.answer != "no":
         return f"Nothing is proven: whether {who} can still gain cannot be tested without held-out folds."
-    if verdict.answer == "yes" and verdict.underfitted:
-        return f"Yes, but the model is underfitted: {who} would gain from plain further training. Train longer first."
     return {
+        "underfitted": f"Yes, but the model is underfitted: {who} would gain from plain further training. Train longer "
+        "first.",
         "yes": f"Yes: held-out validation data show that {who} can still gain from reweighting the training data.",
         "no": f"No: within the budget, no reweighting of the training data helps {who} at once, not even in sample.",
         "not proven": f"Not proven: held-out validation data do not show that {who} can still gain.",
-    }[verdict.answer]
+    }[badge(verdict)]
 
 
-def badge(verdict: ParetoVerdict | None) -> str:
-    """The verdict in a word or two. Empty if there is none."""
-    if verdict is None:
-        return ""
+def badge(verdict: ParetoVerdict) -> str:
+    """The verdict in a word or two."""
     return "underfitted" if verdict.improvable and verdict.underfitted else verdict.answer
 
 
@@ -127,12 +126,10 @@ def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
         yield "The model is underfitted: what looks like a gain from reweighting may only be a gain from more training."
     if np.isnan(verdict.p_value):
         yield NO_FOLDS
-    absent = [name for name, present in zip(verdict.category_names, verdict.present, strict=True) if not present]
-    if absent:
-        yield f"Classes without validation samples are not tested: {listed(absent)}."
-    if np.isinf(verdict.standard_error).any():
-        few = [name for name, e in zip(verdict.category_names, verdict.standard_error, strict=True) if np.isinf(e)]
-        yield f"Too few validation samples to prove anything about {listed(few)}."
+    if absent := listed(compress(verdict.category_names, ~verdict.present)):
+        yield f"Classes without validation samples are not tested: {absent}."
+    if few := listed(compress(verdict.category_names, np.isinf(verdict.standard_error))):
+        yield f"Too few validation samples to prove anything about {few}."
     if np.isfinite(verdict.support).all() and verdict.support.sum() < ENOUGH_SAMPLES:
         yield TOO_FEW_SAMPLES
     if verdict.answer == "not proven":
@@ -142,6 +139,5 @@ def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
 
 def distance_from_proof(verdict: ParetoVerdict) -> list[tuple[str, str]]:
     """Classes that prevent a proof and what each lacks, the worst first. Empty if there is no test."""
-    if verdict.answer != "not proven" or np.isnan(verdict.p_value):
-        return []
-    return [(printable(verdict.category_names[k], 60), lack) for k, lack in obstacles(verdict)]
+    rows = obstacles(verdict) if verdict.answer == "not proven" else []
+    return [(printable(verdict.category_names[k], 60), lack) for k, lack in rows]
