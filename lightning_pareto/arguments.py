@@ -6,18 +6,18 @@ from numbers import Integral, Real
 from typing import Any
 
 
-def checked_number(value: Any, what: str, accept: Callable[[Any], bool] = math.isfinite) -> float:
-    """Return ``value`` as a float if it is a finite number that ``accept`` allows.
+def checked_number(value: Any, what: str, allowed: Callable[[Any], bool] = math.isfinite) -> float:
+    """Return ``value`` as a float if it is a finite number that is allowed.
 
     Args:
         value: the user's value.
         what: what the option must be; the error message begins with it.
-        accept: whether the number is in range.
+        allowed: whether a finite number is in the option's range.
 
     Raises:
         ValueError: otherwise.
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or not accept(value):
+    if not isinstance(value, Real) or isinstance(value, bool) or not (math.isfinite(value) and allowed(value)):
         raise ValueError(f"{what}, found {value!r}")
     return float(value)
 
