@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     from lightning_pareto.report import (
         SamplePreviews,
         SampleTable,
+        render_report,
+        suspected_samples,
+        trade_off_samples,
+        write_report,
+    )
+    from lightning_pareto.report.figures import (
         plot_accuracy,
         plot_comparison,
         plot_exchange_rates,
@@ -49,10 +55,6 @@ if TYPE_CHECKING:
         plot_predicted,
         plot_search,
         plot_weights,
-        render_report,
-        suspected_samples,
-        trade_off_samples,
-        write_report,
     )
     from lightning_pareto.reweighting import SampleWeights, WeightedDataset, reweight
     from lightning_pareto.sampling import ParetoSampler
@@ -68,6 +70,7 @@ else:
         "sampling",
         "evaluation",
         "report",
+        "report.figures",
         "integration",
     )
 

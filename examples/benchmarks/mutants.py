@@ -25,14 +25,13 @@ pareto/significance.py: pareto/test_significance.py
     demand.bar(margin))  →  demand.bar(0.0))
     others = (total - _sums(scores, support)) /  →  others = total /
     stats.t.sf(statistic, degrees)  →  stats.norm.sf(statistic)
-pareto/headroom.py: pareto/test_targets.py
+pareto/headroom.py: pareto/test_targets.py pareto/test_tradeoff.py
     program.solve(n * demand.floors)  →  program.solve(demand.floors)
-    value=max(found.value / n, 0.0) if unchanged_is_feasible else found.value / n  →  value=max(found.value / n, 0.0)
+    max(found.value / n, least)  →  max(found.value / n, 0.0)
+    prices[:, None] / prices[None, :]  →  prices[None, :] / prices[:, None]
 pareto/sifting.py: pareto/test_sifting.py
     np.where(self._fixed > 0, -reduced, reduced)  →  np.where(self._fixed > 0, -np.inf, reduced)
     MAX_GAP = 1e-6  →  MAX_GAP = 1e6
-pareto/tradeoff.py: pareto/test_tradeoff.py
-    prices[:, None] / prices[None, :]  →  prices[None, :] / prices[:, None]
 pareto/result.py: pareto/test_verdict.py pareto/test_tradeoff.py
     self.p_value <= self.level and  →  self.p_value <= 2 * self.level and
     self.held_out_gain - self._quantile  →  self.held_out_gain + self._quantile

@@ -5,14 +5,13 @@ from typing import Any
 import numpy as np
 
 from lightning_pareto.command_line.inputs import chosen, find, limits
-from lightning_pareto.command_line.output import say, say_json
+from lightning_pareto.command_line.output import as_json, say
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.pareto.columns import COLUMNS
+from lightning_pareto.pareto.columns import all_values
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.pareto.verdict import check_pareto
 
 CODES = {"yes": 0, "not proven": 10, "no": 11}
-
 UNDERFITTED = 12
 
 
@@ -27,15 +26,9 @@ def run(options: Any) -> int:
         targets=chosen(influence.category_names, options.targets),
         floors=limits(options.floors),
     )
-    if options.json:
-        say_json(as_mapping(verdict))
-    else:
-        say(str(verdict))
-    return 0 if options.exit_zero else code_of(verdict)
-
-
-def code_of(verdict: ParetoVerdict) -> int:
-    """The exit code of the verdict."""
+    say(as_json(as_mapping(verdict)) if options.json else str(verdict))
+    if options.exit_zero:
+        return 0
     return UNDERFITTED if verdict.improvable and verdict.underfitted else CODES[verdict.answer]
 
 
@@ -43,8 +36,7 @@ def as_mapping(verdict: ParetoVerdict) -> dict[str, Any]:
     """The verdict as nested mappings of plain values."""
     low, high = verdict.worst_interval if np.isfinite(verdict.p_value) else (None, None)
     names = ("answer", "improvable", "underfitted", "headroom", "p_value", "budget", "level", "min_gain")
-    columns = {"category": verdict.category_names, "target": verdict.targets, "present": verdict.present}
-    columns |= {name: column.values(verdict) for name, column in COLUMNS.items()}
+    columns = {"category": verdict.category_names, **all_values(verdict)}
     return {
         **{name: getattr(verdict, name) for name in names},
         "worst_held_out_gain": {"low": low, "high": high},

@@ -3,14 +3,13 @@
 import io
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lightning_pareto.command_line.inputs import FILES, find, read_kind
-from lightning_pareto.command_line.output import say_json
+from lightning_pareto.command_line.inputs import FILES, find, kind_of
+from lightning_pareto.command_line.output import as_json, say
 from lightning_pareto.display.terminal import printable_line
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
@@ -22,8 +21,8 @@ FORMATS = ("csv", "json", "npz")
 
 def run(options: Any) -> int:
     """Write one table."""
-    what = options.what or ("influence" if options.path.is_dir() else _kind_of(options.path))
-    frame, form = _FRAMES[what](options), _format_of(options)
+    what = options.what or ("influence" if options.path.is_dir() else kind_of(options.path))
+    frame, form = _frame(what, options), _format_of(options)
     if options.output is None:
         if form == "npz" or options.json:
             raise ValueError("npz and --json need an output file: -o FILE")
@@ -38,8 +37,39 @@ def run(options: Any) -> int:
         options.output.write_text(_as_text(frame, form), encoding="utf-8")
     if options.json:
         found = {"written": str(options.output.resolve()), "what": what, "format": form}
-        say_json(found | {"rows": len(frame), "columns": [frame.index.name, *frame.columns]})
+        say(as_json(found | {"rows": len(frame), "columns": [frame.index.name, *frame.columns]}))
     return 0
+
+
+def _frame(what: str, options: Any) -> Any:
+    """The data frame to write, with the names of the labels and the weights of the samples if there are any."""
+    if what == "verdict":
+        return ParetoVerdict.load(find(options.path, "verdict")).to_pandas()
+    if what == "weights":
+        return SampleWeights.load(find(options.path, "weights")).to_pandas()
+    source = find(options.path, "influence")
+    influence = InfluenceMatrix.load(source)
+    table = influence if what == "influence" else suspected_samples(influence, options.count)
+    frame = table.to_pandas()
+    if influence.class_names:
+        frame.insert(1, "given_name", np.array(influence.class_names)[frame["given"]])
+    weights = _weights_for(options, source, influence)
+    return frame if weights is None else frame.assign(weight=weights.values[frame.index])
+
+
+def _weights_for(options: Any, source: Path, influence: InfluenceMatrix) -> SampleWeights | None:
+    """The given weights, otherwise the weights next to the influence, if there are any."""
+    beside = source.parent / FILES["weights"]
+    if options.weights is None and not beside.is_file():
+        return None
+    path = beside if options.weights is None else find(options.weights, "weights")
+    weights = SampleWeights.load(path)
+    if len(weights) != len(influence.labels):
+        raise ValueError(
+            f"expected {len(influence.labels)} weights, one per sample, found {len(weights)} in {path}. They belong to "
+            "another run: pass the right ones with --weights FILE"
+        )
+    return weights
 
 
 def _as_text(frame: Any, form: str) -> str:
@@ -68,55 +98,3 @@ def _format_of(options: Any) -> str:
     if suffix not in FORMATS:
         raise ValueError(f"expected a file name that ends in .csv, .json or .npz, or --to, found {options.output}")
     return str(suffix)
-
-
-def _kind_of(path: Path) -> str:
-    """The kind of an artifact."""
-    kind = read_kind(find(path, "influence"))
-    if kind not in FILES:
-        raise ValueError(f"expected a file of kind {', '.join(FILES)}, found {path} of kind {kind!r}")
-    return kind
-
-
-def _influence(options: Any) -> Any:
-    return _of_samples(options, lambda influence: influence.to_pandas())
-
-
-def _suspects(options: Any) -> Any:
-    if options.count < 1:
-        raise ValueError(f"--count must be at least 1, found {options.count}")
-    return _of_samples(options, lambda influence: suspected_samples(influence, options.count).to_pandas())
-
-
-def _of_samples(options: Any, make: Callable[[InfluenceMatrix], Any]) -> Any:
-    """A row per training sample, with the names of the labels and the weights if there are any."""
-    source = find(options.path, "influence")
-    influence = InfluenceMatrix.load(source)
-    frame = make(influence)
-    if influence.class_names:
-        frame.insert(1, "given_name", np.array(influence.class_names)[frame["given"]])
-    weights = _weights_for(options, source, influence)
-    return frame if weights is None else frame.assign(weight=weights.values[frame.index])
-
-
-def _weights_for(options: Any, source: Path, influence: InfluenceMatrix) -> SampleWeights | None:
-    """The given weights, otherwise the weights next to the influence, if there are any."""
-    beside = source.parent / FILES["weights"]
-    if options.weights is None and not beside.is_file():
-        return None
-    path = beside if options.weights is None else find(options.weights, "weights")
-    weights = SampleWeights.load(path)
-    if len(weights) != len(influence.labels):
-        raise ValueError(
-            f"expected {len(influence.labels)} weights, one per sample, found {len(weights)} in {path}. They belong to "
-            "another run: pass the right ones with --weights FILE"
-        )
-    return weights
-
-
-_FRAMES: Mapping[str, Callable[[Any], Any]] = {
-    "influence": _influence,
-    "suspects": _suspects,
-    "weights": lambda options: SampleWeights.load(find(options.path, "weights")).to_pandas(),
-    "verdict": lambda options: ParetoVerdict.load(find(options.path, "verdict")).to_pandas(),
-}

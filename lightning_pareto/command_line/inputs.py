@@ -52,17 +52,20 @@ def _file_of(run: Path, kind: str) -> Path | None:
     return path if path.is_file() else influence_of_search(run) if kind == "influence" else None
 
 
-def read_kind(path: Path) -> str:
-    """The kind of an artifact, read from its header.
+def kind_of(path: Path) -> str:
+    """The kind of an artifact, one of :data:`FILES`, from its header.
 
     Raises:
-        ArtifactError: if it is not an artifact.
+        ArtifactError: for any other file.
     """
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            return str((file.metadata() or {}).get("kind", "no known kind"))
+        with safe_open(str(find(path, "influence")), framework="numpy") as file:
+            kind = str((file.metadata() or {}).get("kind", "no known kind"))
     except SafetensorError as error:
         raise ArtifactError(f"{path} is not a valid safetensors file ({error})") from error
+    if kind not in FILES:
+        raise ArtifactError(f"expected a file of kind {', '.join(FILES)}, found {path} of kind {kind!r}")
+    return kind
 
 
 def chosen(names: Sequence[str], targets: Sequence[str] | None) -> list[int | str] | None:

@@ -4,24 +4,14 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
 from lightning_pareto.command_line.output import notify
 
-DONE, WRONG_INPUT, NOT_INSTALLED, INTERRUPTED, NOBODY_READS = 0, 2, 3, 130, 141
-
-EXTRA = "pip install 'lightning_pareto[cli]'"
+WRONG_INPUT, NOT_INSTALLED, INTERRUPTED, NOBODY_READS = 2, 3, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: by default the arguments of the process.
-
-    Returns:
-        The exit code, see ``lightning-pareto --help``.
-    """
+    """Run the command line, by default with the arguments of the process, and return its exit code, see ``--help``."""
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -37,11 +27,11 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         parser_module = import_module("lightning_pareto.command_line.parser")
     except ImportError as error:
-        return _fail(f"the command line needs {error.name}: {EXTRA}", NOT_INSTALLED)
+        return _fail(f"the command line needs {error.name}: pip install 'lightning_pareto[cli]'", NOT_INSTALLED)
     try:
         options = parser_module.make_parser().parse_args(list(arguments))
         name = options.pop("command")
-        return int(_command(name)(options[name]))
+        return int(import_module(f"lightning_pareto.command_line.{name}").run(options[name]))
     except SystemExit as end:  # after --help and --version
         return int(end.code or 0)
     except parser_module.UsageError as error:
@@ -52,11 +42,6 @@ def _run(arguments: Sequence[str]) -> int:
         raise
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         return _fail(str(error), WRONG_INPUT)
-
-
-def _command(name: str) -> Any:
-    """The function of a subcommand. It takes the options and returns the exit code."""
-    return import_module(f"lightning_pareto.command_line.{name}").run
 
 
 def _fail(message: str, code: int) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning_pareto.command_line.output import notify, say, say_json
+from lightning_pareto.command_line.output import as_json, notify, say
 from lightning_pareto.display.terminal import printable_line
 from lightning_pareto.storage.run_folders import find_runs
 
@@ -19,8 +19,5 @@ def run(options: Any) -> int:
         notify(f"reporting the older run {home}, because the newest, {newest}, has neither verdict nor result")
     elif home not in (options.path, options.path / "pareto", options.path.parent):
         notify(f"reporting the newest run: {home}")
-    if options.json:
-        say_json({"report": str(path.resolve())})
-    else:
-        say(f"Written: {printable_line(str(path))}")
+    say(as_json({"report": str(path.resolve())}) if options.json else f"Written: {printable_line(str(path))}")
     return 0

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lightning_pareto.command_line.inputs import FILES, chosen, find, limits
-from lightning_pareto.command_line.output import say, say_json
+from lightning_pareto.command_line.output import as_json, say
 from lightning_pareto.display.terminal import printable, printable_line, text_table, wrapped
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.reweighting.reweight import reweight
@@ -27,16 +27,12 @@ def run(options: Any) -> int:
         max_weight=options.max_weight,
     )
     path = weights.save(options.output or source.parent / FILES["weights"])
-    if options.json:
-        say_json(as_mapping(weights, path))
-    else:
-        say(summary(weights, path))
+    say(as_json(as_mapping(weights, path)) if options.json else summary(weights, path))
     return 0
 
 
 def as_mapping(weights: SampleWeights, path: Path) -> dict[str, Any]:
     """The weights as nested mappings of plain values."""
-    assert weights.predicted_gain is not None
     return {
         "weights": str(path.resolve()),
         "samples": len(weights),
@@ -45,15 +41,15 @@ def as_mapping(weights: SampleWeights, path: Path) -> dict[str, Any]:
         "left_out": int((weights.values == 0).sum()),
         "least": weights.values.min(),
         "largest": weights.values.max(),
-        "predicted_gain": dict(zip(weights.category_names, weights.predicted_gain, strict=True)),
+        "predicted_gain": dict(zip(weights.category_names, np.asarray(weights.predicted_gain), strict=True)),
         "options": weights.metadata,
     }
 
 
 def summary(weights: SampleWeights, path: Path) -> str:
     """The weights in words."""
-    assert weights.predicted_gain is not None
-    gains = ["no validation samples" if np.isnan(gain) else f"{gain:+.3g}" for gain in weights.predicted_gain]
+    predicted = np.asarray(weights.predicted_gain)
+    gains = ["no validation samples" if np.isnan(gain) else f"{gain:+.3g}" for gain in predicted]
     columns = {"category": [printable(name) for name in weights.category_names], "predicted gain": gains}
     budget = f" with a budget of {weights.metadata['budget']:.0%}" if "budget" in weights.metadata else ""
     lines = [

@@ -25,9 +25,10 @@ def printable_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in unicodedata.normalize("NFC", text))
 
 
-def wrapped(text: str) -> list[str]:
-    """The text in lines of at most 80 columns."""
-    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+def wrapped(*paragraphs: str) -> list[str]:
+    """The paragraphs in lines of at most 80 columns. An empty one is an empty line."""
+    parts = (textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False) for text in paragraphs)
+    return [line for lines in parts for line in lines or [""]]
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:

@@ -31,14 +31,10 @@ def fallen(before: Outcome, after: Outcome, *, level: float, threshold: float = 
         p_values = sign_test(before.count(lost), before.count(won))
     else:
         p_values = unpaired_test(before.hits, before.support, after.hits, after.support)
-    return _beyond_chance(p_values, level, before, after) & (before.accuracy - after.accuracy > threshold)
-
-
-def _beyond_chance(p_values: Float, level: float, before: Outcome, after: Outcome) -> npt.NDArray[np.bool_]:
     tested = (before.support > 0) & (after.support > 0)
     found = np.zeros(len(tested), dtype=bool)
     found[tested] = holm(p_values[tested], level)
-    return found
+    return found & (before.accuracy - after.accuracy > threshold)
 
 
 @dataclass(frozen=True, eq=False)

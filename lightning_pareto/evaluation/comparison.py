@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress, product
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from lightning_pareto.arguments import checked_names
 from lightning_pareto.display.notebook import data_frame, html_table
 from lightning_pareto.display.terminal import listed, printable, printable_line, text_table
-
-Float = npt.NDArray[np.float64]
+from lightning_pareto.pareto.admissible import Float
 
 LEVEL = 0.05
 
@@ -95,18 +94,23 @@ class ClasswiseComparison:
 
     def _significant(self, arm: str, level: float, sign: int) -> tuple[str, ...]:
         found = (self.p_values(arm)[:-1] <= level) & (sign * self.change(arm).mean(axis=0) > 0)
-        return tuple(name for name, yes in zip(self.class_names, found, strict=True) if yes)
+        return tuple(compress(self.class_names, found))
+
+    @property
+    def _seeds(self) -> int:
+        return len(self.accuracy[self.baseline])
+
+    @property
+    def _others(self) -> list[str]:
+        return [arm for arm in self.accuracy if arm != self.baseline]
 
     def __str__(self) -> str:
-        arms = list(self.accuracy)
-        others = [arm for arm in arms if arm != self.baseline]
-        seeds = len(self.accuracy[self.baseline])
+        seeds = self._seeds
         lines = [f"Accuracy in %, mean ± standard error over {seeds} seeds:" if seeds > 1 else "Accuracy in %, 1 seed:"]
-        lines += self._table({arm: _cells(_with_mean(self.accuracy[arm])) for arm in arms})
+        lines += self._table({arm: _cells(values) for arm, values in self.accuracy.items()})
         lines += ["", f"Change against {self.baseline!r} with the same seed, in points (* p ≤ {LEVEL}):"]
-        lines += self._table({arm: self._change_cells(arm) for arm in others})
-        lines.append("")
-        for arm in others:
+        lines += [*self._table({arm: self._change_cells(arm) for arm in self._others}), ""]
+        for arm in self._others:
             lost, p_value, name = self.lost(arm), self.p_values(arm)[-1], printable_line(arm)
             losses = f"significant losses: {listed(lost, len(lost))}" if lost else "no significant loss of any class"
             tested = f"{name}: {losses}. Mean over classes: p = {p_value:.3f}."
@@ -114,30 +118,22 @@ class ClasswiseComparison:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        arms, others = list(self.accuracy), [arm for arm in self.accuracy if arm != self.baseline]
-        columns: dict[str, Sequence[str]] = {"class": ["mean", *self.class_names]}
-        for head, cells in [
-            *((f"{arm}, %", _cells(_with_mean(self.accuracy[arm]))) for arm in arms),
-            *((f"change by {arm}, points", self._change_cells(arm)) for arm in others),
-        ]:
+        columns = {f"{arm}, %": _cells(values) for arm, values in self.accuracy.items()}
+        columns |= {f"change by {arm}, points": self._change_cells(arm) for arm in self._others}
+        for head, cells in columns.items():
             columns[head] = ["–" if cell.startswith(("nan", "+nan")) else cell for cell in (cells[-1], *cells[:-1])]
-        lost = [f"{arm}: significant losses: {', '.join(self.lost(arm))}" for arm in others if self.lost(arm)]
-        seeds = len(self.accuracy[self.baseline])
-        note = f"Changes are against {self.baseline} with the same seed (* p ≤ {LEVEL}). Number of seeds: {seeds}."
-        return html_table("Accuracy, mean ± standard error over seeds", columns, [note, *lost])
+        lost = [f"{arm}: significant losses: {', '.join(self.lost(arm))}" for arm in self._others if self.lost(arm)]
+        note = f"Changes are against {self.baseline} with the same seed (* p ≤ {LEVEL})."
+        notes = [f"{note} Number of seeds: {self._seeds}.", *lost]
+        columns = {"class": ["mean", *self.class_names], **columns}
+        return html_table("Accuracy, mean ± standard error over seeds", columns, notes)
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with a row for each arm, seed and class.
-
-        Raises:
-            ImportError: without pandas, with the command that installs it.
-        """
-        seeds, classes = self.accuracy[self.baseline].shape
-        rows = [(arm, seed, name) for arm in self.accuracy for seed in range(seeds) for name in self.class_names]
-        arm, seed, name = zip(*rows, strict=True)
+        """A ``pandas.DataFrame`` with a row for each arm, seed and class. An ImportError says how to install pandas."""
+        arm, seed, name = zip(*product(self.accuracy, range(self._seeds), self.class_names), strict=True)
         accuracy = np.concatenate([values.ravel() for values in self.accuracy.values()])
         columns = {"arm": arm, "seed": seed, "class": name, "accuracy": accuracy}
-        return data_frame(columns, range(len(self.accuracy) * seeds * classes), "row")
+        return data_frame(columns, range(len(accuracy)), "row")
 
     def plot(self, ax: Any = None) -> Any:
         """Draw every arm and class, see :func:`lightning_pareto.plot_comparison`."""
@@ -151,7 +147,7 @@ class ClasswiseComparison:
 
     def _change_cells(self, arm: str) -> list[str]:
         stars = ["*" if p <= LEVEL else " " for p in self.p_values(arm)]
-        return [cell + star for cell, star in zip(_cells(_with_mean(self.change(arm)), "+"), stars, strict=True)]
+        return [cell + star for cell, star in zip(_cells(self.change(arm), "+"), stars, strict=True)]
 
 
 def standard_error(values: Float) -> Float:
@@ -167,6 +163,7 @@ def _with_mean(values: Float) -> Float:
 
 
 def _cells(values: Float, sign: str = "") -> list[str]:
+    values = _with_mean(values)
     means, errors = values.mean(axis=0), standard_error(values)
     return [
         f"{100 * mean:{sign}.2f}" + (f" ± {100 * error:.2f}" if len(values) > 1 else "")

@@ -1,7 +1,7 @@
 """The result of a search for a better second fit."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,9 @@ class ParetoResult:
     category_names: tuple[str, ...]
     before: Float
     after: Float
-    support: np.ndarray = field(repr=False)
-    p_values: Float = field(repr=False)
-    refused: Float = field(repr=False)
+    support: np.ndarray
+    p_values: Float
+    refused: Float
     gain: float
     gain_error: float
     accepted: bool
@@ -114,20 +114,16 @@ class ParetoResult:
             *([COLUMNS["refused"].meaning] if "refused" in shown else []),
             f"{self.epochs_spent} epochs spent in {len(self.trials)} trials.",
         ]
-        lines = [f"{self.headline}:", *map(printable_line, wrapped(self.reason)), "", *text_table(columns), ""]
-        lines += [line for note in notes for line in wrapped(note)]
-        return "\n".join([*lines, f"Model: {printable_line(self.ckpt_path)}"])
+        head = [f"{self.headline}:", *map(printable_line, wrapped(self.reason))]
+        model = f"Model: {printable_line(self.ckpt_path)}"
+        return "\n".join([*head, "", *text_table(columns), "", *wrapped(*notes), model])
 
     def _repr_html_(self) -> str:
         columns = {"category": self.category_names, **chosen_cells(COLUMNS, self.shown_columns, self)}
         return html_table(self.headline, columns, [self.reason, f"Model: {self.ckpt_path}"])
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with a row for each category; accuracies in [0, 1].
-
-        Raises:
-            ImportError: without pandas, with the command that installs it.
-        """
+        """A ``pandas.DataFrame`` by category, with accuracies in [0, 1]. An ImportError says how to install pandas."""
         columns = {name: getattr(self, name) for name in _ARRAYS if not np.isnan(getattr(self, name)).all()}
         return data_frame(columns | {"change": self.after - self.before}, self.category_names, "category")
 
@@ -143,18 +139,13 @@ class ParetoResult:
         if self.weights is not None:
             arrays |= {"weights": self.weights.values, "predicted_gain": np.asarray(self.weights.predicted_gain)}
         fields = {name: getattr(self, name) for name in _FIELDS}
-        trials = [[trial.name, trial.epochs, trial.macro, trial.worst] for trial in self.trials]
+        fields |= {"category_names": self.category_names, "trials": list(map(astuple, self.trials))}
         about = {} if self.weights is None else dict(self.weights.metadata)
-        metadata = {**fields, "category_names": list(self.category_names), "trials": trials, "weights": about}
-        return save_artifact(path, "result", arrays, metadata)
+        return save_artifact(path, "result", arrays, {**fields, "weights": about})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ParetoResult":
-        """Read a result written by :meth:`save`.
-
-        Raises:
-            ArtifactError: if the file is not a complete result.
-        """
+        """Read a result written by :meth:`save`. Any other file raises an :class:`ArtifactError`."""
         arrays, metadata = load_artifact(path, "result")
         with consistent_parts(path):
             names = tuple(map(str, metadata["category_names"]))

@@ -17,15 +17,12 @@ from lightning_pareto.arguments import checked_number
 
 Float = npt.NDArray[np.float64]
 
-
 DEFAULT_BUDGET = 0.2
 
 
 def check_budget(budget: float) -> None:
     """Raise a ValueError if the budget is out of range."""
-    what = "budget must be a share of the training mass in (0, 1]"
-    if not 0 < checked_number(budget, what) <= 1:
-        raise ValueError(f"{what}, found {budget}")
+    checked_number(budget, "budget must be a share of the training mass in (0, 1]", lambda share: 0 < share <= 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +44,7 @@ class AdmissibleSet:
 
     def slopes(self, scores: npt.NDArray[np.floating]) -> Float:
         """Class mean minus own score, (N, K): N times each category's gain per unit of d_i."""
-        exact: Float = scores.astype(np.float64)
+        exact = scores.astype(np.float64)
         return self._class_means(exact) - exact
 
     def weights(self, removed: Float) -> Float:

@@ -53,3 +53,9 @@ COLUMNS: "Columns[ParetoVerdict]" = {
     "scale": Column("scale", "{:.3g}", "Mean absolute influence, the unit of relative gains.", lambda v: v.scale),
     "drift": Column("drift", GAIN, "Relative gain of plain further training.", lambda v: v.drift),
 }
+
+
+def all_values(verdict: "ParetoVerdict") -> dict[str, np.ndarray]:
+    """Values of every column by name, (K,) each, after whether each category is a target and present."""
+    columns = {name: column.values(verdict) for name, column in COLUMNS.items()}
+    return {"target": verdict.targets, "present": verdict.present, **columns}

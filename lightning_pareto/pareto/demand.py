@@ -95,7 +95,7 @@ def read_demand(influence: InfluenceMatrix, targets: Targets, floors: Limits) ->
     chosen = chosen_categories(influence.category_names, targets)
     demand = Demand(chosen, per_category(floors, influence.category_names, 0.0, "floors"))
     if not (chosen & influence.present).any():
-        raise ValueError("none of the targets has validation samples")
+        raise ValueError(f"{'no category' if targets is None else 'none of the targets'} has validation samples")
     absent = [influence.category_names[k] for k in np.flatnonzero(chosen & ~influence.present)]
     if targets is not None and absent:
         raise ValueError(f"targets must have validation samples, found none of {listed(absent)}. Drop these targets")

@@ -1,13 +1,15 @@
-"""The headroom LP: how much all target categories can gain at once, with its shadow prices."""
+"""The headroom LP: how much all target categories can gain at once, and at which rates they trade."""
 
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
 
+from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float
 from lightning_pareto.pareto.demand import Demand
-from lightning_pareto.pareto.sifting import MaxMinProgram
+from lightning_pareto.pareto.sifting import MaxMinProgram, upper_bound
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,13 +21,11 @@ class Headroom:
         weights: admissible weights that reach h, (N,).
         prices: shadow prices λ ≥ 0 with sum 1 over the targets, (K,). If h = 0, no admissible change raises
             Σ_k λ_k gain_k/s_k. For a category with a floor: how much h rises per unit by which the floor is lowered.
-        budget_price: how much h rises per unit of additional budget (a share of the training mass).
     """
 
     value: float
     weights: Float
     prices: Float
-    budget_price: float
 
 
 def headroom(
@@ -56,31 +56,53 @@ def headroom(
     demand = Demand.of_all(k) if demand is None else demand
     program = MaxMinProgram(admissible.slopes(scores) / scale, admissible.capacity, demand.targets, start)
     found = program.solve(n * demand.floors)
-    unchanged_is_feasible = not (demand.floors[~demand.targets] > 0).any()  # then h ≥ 0
-    return Headroom(
-        value=max(found.value / n, 0.0) if unchanged_is_feasible else found.value / n,
-        weights=admissible.weights(found.removed),
-        prices=found.prices,
-        budget_price=found.capacity_price,
+    least = -np.inf if (demand.floors[~demand.targets] > 0).any() else 0.0  # no change is feasible without such floors
+    return Headroom(max(found.value / n, least), admissible.weights(found.removed), found.prices)
+
+
+def floors_out_of_reach(
+    influence: InfluenceMatrix, admissible: AdmissibleSet, demand: Demand, what: str = "floor"
+) -> str:
+    """The message for floors that the categories present cannot all hold.
+
+    It names the first such category, adding floors in rising order, and its largest gain while the lower floors hold.
+    """
+    present = influence.present
+    names = list(compress(influence.category_names, present))
+    slopes = admissible.slopes(influence.scores[:, present]) / influence.scale[present]
+    n, k = slopes.shape
+    held = np.full(k, -np.inf)
+    for category in (each for each in np.argsort(demand.floors, kind="stable") if not demand.targets[each]):
+        floor = demand.floors[category]
+        largest = MaxMinProgram(slopes, admissible.capacity, np.arange(k) == category).solve(n * held).value / n
+        if largest < floor:
+            break
+        held[category] = floor
+    return (
+        f"no admissible weights meet all {what}s: category {names[category]!r} must gain {floor:.4g} but can gain at "
+        f"most {largest:.4g} if the lower {what}s are met. Lower its {what} (0 is always feasible) or raise the budget"
     )
 
 
-def floor_out_of_reach(
-    scores: npt.NDArray[np.floating], scale: Float, admissible: AdmissibleSet, demand: Demand
-) -> tuple[int, float]:
-    """Find the first floor that cannot be held, adding floors in rising order.
+def gains_alone(scores: np.ndarray, scale: Float, admissible: AdmissibleSet) -> Float:
+    """Largest in-sample relative gain of each category if the others did not matter, (K,).
 
-    Returns:
-        Index of the category with this floor, and its largest relative gain while the lower floors are held.
+    Mass is then taken from the samples with the highest slopes, up to the budget.
     """
     n, k = scores.shape
     slopes = admissible.slopes(scores) / scale
-    held = np.full(k, -np.inf)
-    others = [int(category) for category in np.argsort(demand.floors, kind="stable") if not demand.targets[category]]
-    for category in others:
-        program = MaxMinProgram(slopes, admissible.capacity, np.arange(k) == category)
-        largest = program.solve(n * held).value / n
-        if largest < demand.floors[category]:
-            return category, largest
-        held[category] = demand.floors[category]
-    return others[-1], largest
+    return np.array([upper_bound(slopes, admissible.capacity, unit) / n for unit in np.eye(k)])
+
+
+def exchange_rates(prices: Float) -> Float:
+    """Relative gain that category b loses per additional unit of category a, at the margin, (K, K) as [a, b].
+
+    At the compromise no admissible change raises Σ_k λ_k gain_k. So one more unit of a costs λ_a/λ_b units of b, if
+    only b pays for it. A category b without a price has gain to spare. It pays nothing until that is used up, and its
+    rate is NaN.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rates = prices[:, None] / prices[None, :]
+    rates[:, ~(prices > 0)] = np.nan
+    np.fill_diagonal(rates, 1.0)
+    return rates

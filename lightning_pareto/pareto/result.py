@@ -1,7 +1,7 @@
 """The verdict: what was found, what follows from it, in words and on disk."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +11,12 @@ from scipy import stats
 from lightning_pareto.display.columns import chosen_cells
 from lightning_pareto.display.notebook import data_frame, html_table
 from lightning_pareto.pareto.admissible import Float
-from lightning_pareto.pareto.columns import COLUMNS
+from lightning_pareto.pareto.columns import COLUMNS, all_values
+from lightning_pareto.pareto.headroom import exchange_rates
 from lightning_pareto.pareto.hyperplane import Regions
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_SAMPLES
-from lightning_pareto.pareto.tradeoff import exchange_rates
 from lightning_pareto.pareto.wording import TEXT, UNDERFITTED, describe
-from lightning_pareto.storage.artifacts import ArtifactError, consistent_parts, load_artifact, save_artifact
+from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
 Answer = Literal["yes", "no", "not proven"]
 
@@ -88,35 +88,36 @@ class ParetoVerdict:
     standard_error: Float
     p_value: float
     prices: Float
-    degrees_of_freedom: Float = field(repr=False)
-    support: Float = field(repr=False)
+    degrees_of_freedom: Float
+    support: Float
     alone: Float
     together: Float
-    correlation: Float = field(repr=False)
+    correlation: Float
     scale: Float
     drift: Float
-    explained_variance_ratio: Float = field(repr=False)
+    explained_variance_ratio: Float
     hyperplane_distance: float
-    regions: Regions = field(repr=False)
-    present: np.ndarray = field(repr=False)
+    regions: Regions
+    present: np.ndarray
     budget: float
     level: float
     min_gain: float
-    targets: np.ndarray = field(repr=False)
-    floors: Float = field(repr=False)
+    targets: np.ndarray
+    floors: Float
 
     def __post_init__(self) -> None:
         k = len(self.category_names)
+        shapes = {"correlation": (k, k), "explained_variance_ratio": (int(np.sum(self.present)),)}
         for name in _ARRAYS:
             found, kind = np.asarray(getattr(self, name)), bool if name in _FLAGS else np.floating
-            shape = {"correlation": (k, k), "explained_variance_ratio": (int(np.sum(self.present)),)}.get(name, (k,))
+            shape = shapes.get(name, (k,))
             if found.shape != shape or not np.issubdtype(found.dtype, kind):
                 raise ValueError(f"{name} must be {shape} of {kind.__name__}, found {found.shape} of {found.dtype}")
         for name in _NUMBERS:
             if not isinstance(getattr(self, name), (float, int)):
                 raise ValueError(f"{name} must be a number, found {getattr(self, name)!r:.40}")
-        if self.regions.sign.ndim != 1 or not (self.present & self.targets).any():
-            raise ValueError("a verdict needs regions of N samples and at least one target with validation samples")
+        if not (self.present & self.targets).any():
+            raise ValueError("a verdict needs at least one target with validation samples")
 
     @property
     def improvable(self) -> bool:
@@ -154,7 +155,7 @@ class ParetoVerdict:
     def exchange_rates(self) -> Float:
         """How much category b loses for one more unit of category a, at the margin, (K, K) as [a, b].
 
-        In relative gain, see :func:`lightning_pareto.pareto.tradeoff.exchange_rates`; NaN where b has gain to spare.
+        In relative gain, see :func:`lightning_pareto.pareto.headroom.exchange_rates`; NaN where b has gain to spare.
         """
         return exchange_rates(self.prices)
 
@@ -206,14 +207,8 @@ class ParetoVerdict:
         return html_table(title, columns, [*notes, UNDERFITTED] if self.underfitted else notes)
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with a row for each category.
-
-        Raises:
-            ImportError: without pandas, with the command that installs it.
-        """
-        columns = {"target": self.targets, "present": self.present}
-        columns |= {name: column.values(self) for name, column in COLUMNS.items()}
-        return data_frame(columns, self.category_names, "category")
+        """A ``pandas.DataFrame`` with a row for each category. An ImportError says how to install pandas."""
+        return data_frame(all_values(self), self.category_names, "category")
 
     def plot(self, ax: Any = None) -> Any:
         """Draw gains and prices, see :func:`lightning_pareto.plot_headroom`."""
@@ -229,25 +224,14 @@ class ParetoVerdict:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ParetoVerdict":
-        """Read a verdict written by :meth:`save`.
-
-        Raises:
-            ArtifactError: if the file is not a complete verdict.
-        """
+        """Read a verdict written by :meth:`save`. Any other file raises an :class:`ArtifactError`."""
         arrays, metadata = load_artifact(path, "verdict")
-        missing = {*_ARRAYS, "regions"} - arrays.keys()
-        if missing:
-            raise ArtifactError(f"{path} was written by another version and lacks {sorted(missing)}: check again")
         with consistent_parts(path):
-            sign = arrays.pop("regions")
-            names = tuple(map(str, metadata.pop("category_names")))
-            fields: dict[str, Any] = {**arrays, **metadata}
-            return cls(category_names=names, regions=Regions(sign), **fields)
+            parts: dict[str, Any] = {**arrays, **metadata, "regions": Regions(arrays["regions"])}
+            return cls(**parts | {"category_names": tuple(map(str, metadata["category_names"]))})
 
 
 _FLAGS = ("present", "targets")
 _NUMBERS = ("headroom", "p_value", "hyperplane_distance", "budget", "level", "min_gain")
-_ARRAYS = (
-    *("held_out_gain", "standard_error", "degrees_of_freedom", "support", "prices", "alone", "together", "correlation"),
-    *("scale", "drift", "explained_variance_ratio", "floors", *_FLAGS),
-)
+_OTHERS = ("category_names", "regions", *_NUMBERS)
+_ARRAYS = tuple(each.name for each in fields(ParetoVerdict) if each.name not in _OTHERS)

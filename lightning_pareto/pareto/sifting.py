@@ -86,11 +86,7 @@ class MaxMinProgram:
     """
 
     def __init__(
-        self,
-        slopes: Float,
-        capacity: float,
-        targets: npt.NDArray[np.bool_] | None = None,
-        start: Float | None = None,
+        self, slopes: Float, capacity: float, targets: npt.NDArray[np.bool_] | None = None, start: Float | None = None
     ) -> None:
         n, k = slopes.shape
         self._slopes, self._capacity, self._start = slopes, capacity, start
@@ -216,11 +212,6 @@ class MaxMinProgram:
         removed[self._free] = solution.x[:-1].clip(0, 1)
         total = prices[raised].sum() or 1.0
         return MaxMin(solution.objective, removed, prices / total, max(float(solution.row_duals[k]), 0.0) / total)
-
-
-def solve_max_min(slopes: Float, capacity: float) -> MaxMin:
-    """Solve the LP above once, with all rows in T; see :class:`MaxMinProgram`."""
-    return MaxMinProgram(slopes, capacity).solve()
 
 
 def upper_bound(slopes: Float, capacity: float, prices: Float) -> float:

@@ -3,16 +3,16 @@
 import numpy as np
 
 from lightning_pareto.arguments import checked_number
+from lightning_pareto.influence.gains import predicted_gain
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import DEFAULT_BUDGET, AdmissibleSet, Float, check_budget
 from lightning_pareto.pareto.demand import Demand, Limits, Targets, read_demand
-from lightning_pareto.pareto.headroom import Headroom, floor_out_of_reach, headroom
+from lightning_pareto.pareto.headroom import floors_out_of_reach, gains_alone, headroom
 from lightning_pareto.pareto.hyperplane import correlation, explained_variance_ratio, hyperplane_distance, regions
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.pareto.sifting import FloorsError
 from lightning_pareto.pareto.significance import LEAST_FOLDS, HeldOutGain, cross_fit
-from lightning_pareto.pareto.tradeoff import compromise
 
 __all__ = ["ParetoVerdict", "check_options", "check_pareto"]
 
@@ -75,33 +75,25 @@ def check_pareto(
     budget = influence.asked("budget", DEFAULT_BUDGET) if budget is None else budget
     level = influence.asked("level", DEFAULT_LEVEL) if level is None else level
     check_options(budget, level, min_gain)
-    present = influence.present
-    if not present.any():
-        raise ValueError("no category has validation samples")
-    asked = read_demand(influence, targets, floors)
-    demand = asked.over(present)
-    scores = influence.scores[:, present]
-    scale = influence.scale[present]
+    asked, present = read_demand(influence, targets, floors), influence.present
+    demand, scores, scale = asked.over(present), influence.scores[:, present], influence.scale[present]
     admissible = AdmissibleSet(influence.labels, budget)
-    solved = _solved(influence, scores, scale, admissible, demand)
-    gains = compromise(scores, scale, admissible, solved)
-    gain = error = degrees = np.full(int(present.sum()), np.nan)
-    p_value = np.nan
+    try:
+        solved = headroom(scores, scale, admissible, demand)
+    except FloorsError as error:
+        raise InfeasibleError(floors_out_of_reach(influence, admissible, demand)) from error
     held_out = _held_out(influence, scale, admissible, demand, min_gain, solved.prices)
-    if held_out is not None:
-        gain, error, p_value = held_out.mean, held_out.standard_error, held_out.p_value
-        degrees = held_out.degrees_of_freedom
     return ParetoVerdict(
         category_names=influence.category_names,
         headroom=solved.value,
-        held_out_gain=_spread(gain, present),
-        standard_error=_spread(error, present),
-        p_value=float(p_value),
-        degrees_of_freedom=_spread(degrees, present),
+        held_out_gain=_spread(held_out.mean, present),
+        standard_error=_spread(held_out.standard_error, present),
+        p_value=held_out.p_value,
+        degrees_of_freedom=_spread(held_out.degrees_of_freedom, present),
         support=_support(influence),
         prices=_spread(solved.prices, present, 0.0),
-        alone=_spread(gains.alone, present),
-        together=_spread(gains.together, present),
+        alone=_spread(gains_alone(scores, scale, admissible), present),
+        together=_spread(predicted_gain(scores, solved.weights) / scale, present),
         correlation=_spread(_spread(correlation(scores), present).T, present),
         scale=_spread(scale, present),
         drift=_spread(scores.mean(axis=0, dtype=np.float64) / scale, present),
@@ -117,42 +109,22 @@ def check_pareto(
     )
 
 
-def _solved(
-    influence: InfluenceMatrix, scores: np.ndarray, scale: Float, admissible: AdmissibleSet, demand: Demand
-) -> Headroom:
-    try:
-        return headroom(scores, scale, admissible, demand)
-    except FloorsError as error:
-        number, largest = floor_out_of_reach(scores, scale, admissible, demand)
-        name = influence.category_names[int(np.flatnonzero(influence.present)[number])]
-        raise InfeasibleError(
-            f"no weights satisfy all floors: category {name!r} must gain {demand.floors[number]:.4g} but can gain at "
-            f"most {largest:.4g} if the others hold their floors. Lower its floor or raise the budget"
-        ) from error
-
-
 def _support(influence: InfluenceMatrix) -> Float:
     """Number of validation samples per category, (K,). NaN if the matrix does not store it."""
-    support = np.full(len(influence.category_names), np.nan)
-    if influence.fold_support is not None:
-        support[:] = influence.fold_support.sum(axis=0)
-    if influence.support is not None:
-        support[:] = influence.support
-    return support
+    support = influence.support
+    if support is None and influence.fold_support is not None:
+        support = influence.fold_support.sum(axis=0)
+    return np.full(len(influence.category_names), np.nan if support is None else support, dtype=np.float64)
 
 
 def _held_out(
-    influence: InfluenceMatrix,
-    scale: Float,
-    admissible: AdmissibleSet,
-    demand: Demand,
-    margin: float,
-    start: Float,
-) -> HeldOutGain | None:
-    """Cross-fitted gains of the categories present. None with too few folds for a test."""
+    influence: InfluenceMatrix, scale: Float, admissible: AdmissibleSet, demand: Demand, margin: float, start: Float
+) -> HeldOutGain:
+    """Cross-fitted gains of the categories present, NaN with too few folds for a test."""
     scores, support, present = influence.fold_scores, influence.fold_support, influence.present
     if scores is None or support is None or len(scores) < LEAST_FOLDS:
-        return None
+        unknown = np.full(len(scale), np.nan)
+        return HeldOutGain(unknown[None], unknown, unknown, unknown, unknown)
     if not present.all():  # otherwise avoid the copy
         scores, support = scores[:, :, present], support[:, present]
     return cross_fit(scores, support, scale, admissible, demand, margin, start)
@@ -161,12 +133,8 @@ def _held_out(
 def check_options(budget: float, level: float, min_gain: float = 0.0) -> None:
     """Raise a ValueError for a budget, a level or a negligible gain out of range."""
     check_budget(budget)
-    what = "level must be a significance level in (0, 1)"
-    if not 0 < checked_number(level, what) < 1:
-        raise ValueError(f"{what}, found {level}")
-    what = "min_gain must be a relative gain of at least 0"
-    if checked_number(min_gain, what) < 0:
-        raise ValueError(f"{what}, found {min_gain}")
+    checked_number(level, "level must be a significance level in (0, 1)", lambda p: 0 < p < 1)
+    checked_number(min_gain, "min_gain must be a relative gain of at least 0", lambda gain: gain >= 0)
 
 
 def _spread(values: Float, present: np.ndarray, fill: float = np.nan) -> Float:

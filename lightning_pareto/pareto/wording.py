@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,14 +32,8 @@ UNDERFITTED = "UNDERFITTED: plain further training would help every category. Tr
 
 
 def describe(verdict: ParetoVerdict, next_step: bool = True) -> str:
-    """The answer, the reasons, a row for each category, and what to do next.
-
-    Args:
-        verdict: what to describe.
-        next_step: whether to end with a suggestion.
-    """
+    """The answer, the reasons, a row for each category, and, unless ``next_step`` is False, what to do next."""
     regions = verdict.regions
-    lines = [f"Pareto improvement possible: {verdict.answer.upper()}", *_reasons(verdict), "", *_table(verdict), ""]
     paragraphs = [
         "Gain: predicted drop of the validation measure, in units of the category's mean absolute influence. "
         "Alone: the gain in sample if no other category mattered. Price: how much the category holds the others back.",
@@ -46,19 +41,15 @@ def describe(verdict: ParetoVerdict, next_step: bool = True) -> str:
         f"{regions.trade_off:.0%} help some and harm others.",
         f"The paper's diagnostics: the first principal axis explains {verdict.explained_variance_ratio[0]:.0%} of the "
         f"variance; distance from the trade-off plane {verdict.hyperplane_distance:.2f} (0 to 1).",
-    ]
-    lines += [line for text in paragraphs for line in wrapped(text)]
-    lines += [
         "",
-        *wrapped(
-            "This is a first-order statement about this model. It says whether there is something to gain. Only a "
-            "second fit shows how much of it is kept, and by which categories."
-        ),
+        "This is a first-order statement about this model. It says whether there is something to gain. Only a second "
+        "fit shows how much of it is kept, and by which categories.",
     ]
     if next_step and verdict.improvable and not verdict.underfitted:
         targets = "" if asks_for_all(verdict) else ", targets=[...]"
-        lines += wrapped(f"Next: weights = reweight(influence{targets}), then fit again with these weights.")
-    return "\n".join(lines)
+        paragraphs.append(f"Next: weights = reweight(influence{targets}), then fit again with these weights.")
+    head = f"Pareto improvement possible: {verdict.answer.upper()}"
+    return "\n".join([head, *_reasons(verdict), "", *_table(verdict), "", *wrapped(*paragraphs)])
 
 
 def asks_for_all(verdict: ParetoVerdict) -> bool:
@@ -68,7 +59,7 @@ def asks_for_all(verdict: ParetoVerdict) -> bool:
 
 def target_names(verdict: ParetoVerdict) -> str:
     """The categories that have to gain, as a list for a sentence."""
-    return listed(name for name, target in zip(verdict.category_names, verdict.targets, strict=True) if target)
+    return listed(compress(verdict.category_names, verdict.targets))
 
 
 def obstacles(verdict: ParetoVerdict) -> list[tuple[int, str]]:
@@ -94,9 +85,11 @@ def _reasons(verdict: ParetoVerdict) -> list[str]:
         reasons.append(f"A category in fewer than {LEAST_FOLDS} validation folds proves nothing: add samples of it.")
     if np.nansum(verdict.support) < ENOUGH_SAMPLES and np.isfinite(verdict.support).all():
         reasons.append(TOO_FEW_SAMPLES)
-    lines = [line for text in reasons for line in wrapped(text)]
-    if verdict.answer == "not proven":
-        lines += _missing_proof(verdict)
+    lines = wrapped(*reasons)
+    rows = [f"  {printable(verdict.category_names[k])}: {what}" for k, what in obstacles(verdict)]
+    if verdict.answer == "not proven" and rows:
+        lines += ["Not proven because of (samples needed if the gain is what it seems):", *rows[:MOST_REASONS]]
+        lines += [f"  … and {len(rows) - MOST_REASONS} more"] if len(rows) > MOST_REASONS else []
     return lines + wrapped(UNDERFITTED) if verdict.underfitted else lines
 
 
@@ -110,23 +103,14 @@ def _held_out(verdict: ParetoVerdict) -> str:
     )
 
 
-def _missing_proof(verdict: ParetoVerdict) -> list[str]:
-    rows = [f"  {printable(verdict.category_names[k])}: {what}" for k, what in obstacles(verdict)]
-    if not rows:
-        return []
-    more = [f"  … and {len(rows) - MOST_REASONS} more"] if len(rows) > MOST_REASONS else []
-    return ["Not proven because of (samples needed if the gain is what it seems):", *rows[:MOST_REASONS], *more]
-
-
 def _table(verdict: ParetoVerdict) -> list[str]:
     """A row for each category; of many categories, the worst."""
     shown, more = np.arange(len(verdict.category_names)), []
     if len(shown) > MOST_ROWS:
-        bound = np.where(np.isfinite(verdict.standard_error), verdict.lower_bound - verdict.bar, -np.inf)
-        bound = np.where(np.isfinite(bound), bound, -np.inf)
-        ranked = np.lexsort((verdict.held_out_gain, bound, ~verdict.present))
+        bound = verdict.lower_bound - verdict.bar
+        ranked = np.lexsort((verdict.held_out_gain, np.where(np.isfinite(bound), bound, -np.inf), ~verdict.present))
         known = int(verdict.present.sum())
-        shown = ranked[: min(known, MOST_ROWS)]
+        shown = ranked[:known][:MOST_ROWS]
         if known > MOST_ROWS:
             more.append(f"… and {known - MOST_ROWS} more, whose gain is more certain")
         if known < len(ranked):

@@ -1,5 +1,7 @@
 """Previews of training samples: small pictures and short texts."""
 
+import base64
+import io
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,11 +54,7 @@ class SamplePreviews:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SamplePreviews":
-        """Read previews written by :meth:`save`.
-
-        Raises:
-            ArtifactError: if the file is not a valid samples artifact.
-        """
+        """Read previews written by :meth:`save`. Any other file raises an :class:`ArtifactError`."""
         pictures, metadata = load_artifact(path, "samples")
         with consistent_parts(path):
             found: dict[str, Preview] = {**pictures, **metadata["texts"]}
@@ -98,13 +96,7 @@ def preview_of(item: Any, function: Callable[[Any], Any] | None = None) -> Previ
 def previews_of(
     dataset: Any, indices: Iterable[int], function: Callable[[Any], Any] | None = None
 ) -> tuple[dict[int, Preview], dict[int, Exception]]:
-    """Return previews of some items of a dataset, and the errors from the other items, both by index.
-
-    Args:
-        dataset: a dataset with ``__getitem__``.
-        indices: indices of the items.
-        function: see :func:`preview_of`.
-    """
+    """Previews of these items of a dataset by index, see :func:`preview_of`, and the errors by index."""
     found, failed = dict[int, Preview](), dict[int, Exception]()
     for index in map(int, indices):
         try:
@@ -115,6 +107,15 @@ def previews_of(
             if preview is not None:
                 found[index] = preview
     return found, failed
+
+
+def png_data(picture: Picture) -> str:
+    """A picture as a ``data:`` address of a PNG file."""
+    from PIL import Image  # comes with matplotlib
+
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _parts(item: Any) -> Iterable[Any]:
@@ -132,18 +133,13 @@ def _preview(value: Any, any_layout: bool) -> Preview | None:
         value = np.asarray(value.convert("RGB")).transpose(2, 0, 1)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
         return None
-    pixels = _channels_first(value, any_layout)
-    return None if pixels is None else _picture(pixels.astype(np.float32))
-
-
-def _channels_first(pixels: npt.NDArray[Any], any_layout: bool) -> npt.NDArray[Any] | None:
-    if any_layout and pixels.ndim == 2:
-        pixels = pixels[None]
-    if any_layout and pixels.ndim == 3 and pixels.shape[0] not in CHANNELS and pixels.shape[2] in CHANNELS:
-        pixels = pixels.transpose(2, 0, 1)
-    if pixels.ndim != 3 or pixels.shape[0] not in CHANNELS or min(pixels.shape[1:]) < MIN_SIDE:
+    if any_layout and value.ndim == 2:
+        value = value[None]
+    if any_layout and value.ndim == 3 and value.shape[0] not in CHANNELS and value.shape[2] in CHANNELS:
+        value = value.transpose(2, 0, 1)
+    if value.ndim != 3 or value.shape[0] not in CHANNELS or min(value.shape[1:]) < MIN_SIDE:
         return None
-    return pixels[:3]
+    return _picture(value[:3].astype(np.float32))
 
 
 def _picture(pixels: npt.NDArray[np.float32]) -> Picture:

@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,7 @@ class SampleTable:
         return path
 
     def to_pandas(self) -> Any:
-        """The rows as a ``pandas.DataFrame``, indexed by dataset index.
-
-        Raises:
-            ImportError: without pandas, with the command that installs it.
-        """
+        """A ``pandas.DataFrame`` indexed by dataset index. An ImportError says how to install pandas."""
         return data_frame(self.columns, self.index, "index")
 
     def _repr_html_(self) -> str:
@@ -121,9 +117,8 @@ def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTab
         array([1])
     """
     check_type(influence)
-    _check_count(count)
-    order = influence.total().argsort(kind="stable")[:count]
-    return _table("Suspected wrong labels: the samples that harm most", influence, order)
+    order = influence.total().argsort(kind="stable")
+    return _table("Suspected wrong labels: the samples that harm most", influence, order, count)
 
 
 def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, count: int = 100) -> SampleTable:
@@ -147,21 +142,14 @@ def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, coun
         array([1])
     """
     check_type(influence)
-    _check_count(count)
     if helped == harmed:
         raise ValueError(f"a trade-off is between two categories, found {helped!r} twice")
     relative = influence.scores / influence.scale
     gain, loss = (relative[:, column_of(influence, name)] for name in (helped, harmed))
     strength = np.minimum(gain, -loss)
     order = np.argsort(-strength, kind="stable")
-    order = order[strength[order] > 0][:count]
-    table = _table(f"Samples that help {helped!r} and harm {harmed!r}", influence, order)
-    return replace(table, shown=(helped, harmed))
-
-
-def _check_count(count: int) -> None:
-    if count < 1:
-        raise ValueError(f"count is the number of samples to list, at least 1, found {count}")
+    title = f"Samples that help {helped!r} and harm {harmed!r}"
+    return _table(title, influence, order[strength[order] > 0], count, (helped, harmed))
 
 
 def column_of(influence: InfluenceMatrix, name: str) -> int:
@@ -176,7 +164,12 @@ def column_of(influence: InfluenceMatrix, name: str) -> int:
     return names.index(name)
 
 
-def _table(title: str, influence: InfluenceMatrix, order: npt.NDArray[np.intp]) -> SampleTable:
+def _table(
+    title: str, influence: InfluenceMatrix, order: npt.NDArray[np.intp], count: int, shown: tuple[str, ...] = ()
+) -> SampleTable:
+    if count < 1:
+        raise ValueError(f"count is the number of samples to list, at least 1, found {count}")
+    order = order[:count]
+    given, total, scores = influence.labels[order], influence.total()[order], influence.scores[order]
     predicted = None if influence.predicted is None else influence.predicted[order]
-    total, scores = influence.total()[order], influence.scores[order]
-    return SampleTable(title, order, influence.labels[order], predicted, total, scores, influence.category_names)
+    return SampleTable(title, order, given, predicted, total, scores, influence.category_names, shown)

@@ -20,12 +20,7 @@ class ThresholdSearch(Protocol):
         """Return the next generation of thresholds, each (K,) in [0, 1]. It is empty if nothing is left to try."""
 
     def tell(self, thresholds: Sequence[Float], fitness: Sequence[float]) -> None:
-        """Report the fitness of the last generation.
-
-        Args:
-            thresholds: the generation that :meth:`ask` returned.
-            fitness: one value per entry. Larger is better, and −∞ means no improvement at all.
-        """
+        """Report the fitness of the last generation. Larger is better, and −∞ means no improvement at all."""
 
 
 class GeneticSearch:
@@ -39,15 +34,10 @@ class GeneticSearch:
         population: number of threshold vectors in a generation, at least 2.
         seed: random seed.
 
-    Raises:
-        ValueError: if there are no categories or the population is too small.
-
     Source: arXiv:2510.03950, Algorithm 1.
     """
 
     def __init__(self, categories: int, population: int = 8, seed: int = 0) -> None:
-        if categories < 1 or population < 2:
-            raise ValueError(f"categories must be ≥ 1 and population must be ≥ 2, found {categories} and {population}")
         self._categories = categories
         self._population = population
         self._rng = np.random.default_rng(seed)

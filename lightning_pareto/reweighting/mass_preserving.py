@@ -4,7 +4,6 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import AdmissibleSet, Float
 from lightning_pareto.pareto.sifting import MaxMinProgram
 
@@ -33,24 +32,15 @@ class MassPreservingProgram:
         self._program = MaxMinProgram(slopes, admissible.capacity, np.arange(categories + 1) == categories)
 
     def solve(self, floors: Float, budget: float | None = None) -> Float:
-        """Return the mass d taken from each sample, in [0, 1], (N,).
+        """Return the mass d taken from each sample, in [0, 1], (N,), with floors of the relative gains, (K,).
 
-        Args:
-            floors: least relative gain of each category, (K,).
-            budget: new share of the training mass that may move, which also holds for later calls.
+        A new budget also holds for later calls.
 
         Raises:
-            InfeasibleError: if no admissible weights meet all floors.
+            FloorsError: if no admissible weights meet all floors.
         """
         capacity = None if budget is None else budget * self._samples
-        try:
-            return self._program.solve(np.append(floors * self._samples, 0.0), capacity).removed
-        except InfeasibleError as error:
-            raise InfeasibleError(
-                f"no admissible weights reach relative gains of {floors.round(4).tolist()}. Lower the thresholds (0 is "
-                "always feasible) or raise the budget. check_pareto(...).headroom is the largest gain that all "
-                "categories can reach at once"
-            ) from error
+        return self._program.solve(np.append(floors * self._samples, 0.0), capacity).removed
 
 
 def give_back(removed: Float, admissible: AdmissibleSet, how: GiveBack) -> Float:

@@ -31,10 +31,7 @@ class PaperProgram:
         self._program = self._program_for(objective)
 
     def solve(self, thresholds: Float) -> Float:
-        """Return the weights, (N,).
-
-        Args:
-            thresholds: α_k in [0, 1], (K,).
+        """Return the weights, (N,), for thresholds α_k in [0, 1], (K,).
 
         Raises:
             InfeasibleError: if no weights meet the thresholds.

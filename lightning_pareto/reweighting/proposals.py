@@ -120,8 +120,6 @@ class ProposalSolver:
     def distinct(self, proposed: Sequence[Proposal]) -> list[tuple[Proposal, SampleWeights]]:
         """Return the promising proposals and their weights, without those whose weights repeat an earlier one's."""
         kept: list[tuple[Proposal, SampleWeights]] = []
-        if not self.covers_targets:
-            return kept
         for proposal in proposed:
             weights = self.weights(proposal)
             others = [np.ones(len(weights)), *(other.values for _, other in kept)]

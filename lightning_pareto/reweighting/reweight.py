@@ -1,5 +1,6 @@
 """Computes sample weights from an influence matrix."""
 
+from itertools import compress
 from typing import Literal, get_args
 
 import numpy as np
@@ -9,7 +10,8 @@ from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import DEFAULT_BUDGET, AdmissibleSet, Float, check_budget
 from lightning_pareto.pareto.demand import Demand, Limits, Targets, chosen_categories, per_category
-from lightning_pareto.pareto.headroom import floor_out_of_reach, headroom
+from lightning_pareto.pareto.headroom import floors_out_of_reach, headroom
+from lightning_pareto.pareto.sifting import FloorsError
 from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
 from lightning_pareto.reweighting.paper import PaperProgram
 from lightning_pareto.reweighting.weights import SampleWeights, weights_from
@@ -92,7 +94,6 @@ def reweight(
 def _solve_mass_preserving(
     influence: InfluenceMatrix, targets: Targets, thresholds: Limits, budget: float, return_mass: GiveBack
 ) -> Float:
-    """Weights of the mass-preserving LP, (N,)."""
     present, names = influence.present, influence.category_names
     scores, scale = influence.scores[:, present], influence.scale[present]
     admissible = AdmissibleSet(influence.labels, budget)
@@ -102,23 +103,16 @@ def _solve_mass_preserving(
     chosen = chosen_categories(names, targets)[present]
     try:
         removed = MassPreservingProgram(scores, scale, admissible, chosen).solve(floors)
-    except InfeasibleError as error:
-        number, largest = floor_out_of_reach(scores, scale, admissible, Demand(np.zeros_like(chosen), floors))
-        raise InfeasibleError(
-            f"no admissible weights meet the thresholds: category {_name(influence, number)!r} must gain "
-            f"{floors[number]:.4g} but can gain at most {largest:.4g} if the lower thresholds are met. Lower its "
-            "threshold (0 is always feasible) or raise the budget"
-        ) from error
+    except FloorsError as error:
+        demand = Demand(np.zeros_like(chosen), floors)
+        raise InfeasibleError(floors_out_of_reach(influence, admissible, demand, "threshold")) from error
     return give_back(removed, admissible, return_mass)
 
 
 def _solve_paper(influence: InfluenceMatrix, targets: Targets, thresholds: Limits, max_weight: float) -> Float:
-    """Weights of the paper's LP, (N,)."""
     present, names = influence.present, influence.category_names
     shares = per_category(thresholds, names, PAPER_THRESHOLD)[present]
-    what = "max_weight must be at least 1"
-    if not checked_number(max_weight, what) >= 1:
-        raise ValueError(f"{what}, found {max_weight}")
+    checked_number(max_weight, "max_weight must be at least 1", lambda weight: weight >= 1)
     if (shares < 0).any() or (shares > 1).any():
         raise ValueError(f"thresholds of the paper's LP must be in [0, 1], found {shares.tolist()}")
     program = PaperProgram(influence.scores[:, present], chosen_categories(names, targets)[present], max_weight)
@@ -127,12 +121,7 @@ def _solve_paper(influence: InfluenceMatrix, targets: Targets, thresholds: Limit
     except InfeasibleError as error:
         number, possible = program.out_of_reach(shares)
         raise InfeasibleError(
-            f"no weights in [0, {max_weight:g}] meet the thresholds: category {_name(influence, number)!r} has "
-            f"{shares[number]:.4g} and can have {possible} if the thresholds before it are met. Change its threshold "
-            "or raise max_weight"
+            f"no weights in [0, {max_weight:g}] meet the thresholds: category {[*compress(names, present)][number]!r} "
+            f"has {shares[number]:.4g} and can have {possible} if the thresholds before it are met. Change its "
+            "threshold or raise max_weight"
         ) from error
-
-
-def _name(influence: InfluenceMatrix, number: int) -> str:
-    """Name of a category, counted over those with validation samples."""
-    return influence.category_names[int(np.flatnonzero(influence.present)[number])]

@@ -43,7 +43,7 @@ class SampleWeights:
     values: npt.NDArray[np.float64]
     predicted_gain: npt.NDArray[np.float64] | None = None
     category_names: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         values = _vector(self.values)
@@ -60,11 +60,9 @@ class SampleWeights:
         object.__setattr__(self, "category_names", names)
 
     def __repr__(self) -> str:
-        low, high = self.values.min(), self.values.max()
+        values = f"{self.values.min():.2f} to {self.values.max():.2f}, {self.moved:.1%} of the mass moved"
         budget = f", budget {self.metadata['budget']:g}" if "budget" in self.metadata else ""
-        return (
-            f"SampleWeights({len(self)} samples, {low:.2f} to {high:.2f}, {self.moved:.1%} of the mass moved{budget})"
-        )
+        return f"SampleWeights({len(self)} samples, {values}{budget})"
 
     def __len__(self) -> int:
         return len(self.values)
@@ -98,17 +96,11 @@ class SampleWeights:
             f"{len(self)} samples, {self.values.min():.2f} to {self.values.max():.2f}, {self.moved:.1%} of the mass "
             f"moved, effective size {self.effective_size:.0f}."
         ]
-        assert self.predicted_gain is not None
-        shown = [number(gain, "{:+.3g}") for gain in self.predicted_gain]
-        gains = {"category": self.category_names, "predicted gain": shown}
-        return html_table("Sample weights", gains, notes)
+        gains = [number(gain, "{:+.3g}") for gain in np.asarray(self.predicted_gain)]
+        return html_table("Sample weights", {"category": self.category_names, "predicted gain": gains}, notes)
 
     def to_pandas(self) -> Any:
-        """Return a ``pandas.DataFrame`` with the weight of each dataset index.
-
-        Raises:
-            ImportError: if pandas is not installed. The message contains the command that installs it.
-        """
+        """A ``pandas.DataFrame`` of the weights by dataset index. An ImportError says how to install pandas."""
         return data_frame({"weight": self.values}, range(len(self)), "index")
 
     def plot(self, labels: npt.ArrayLike, ax: Any = None) -> Any:
@@ -129,21 +121,13 @@ class SampleWeights:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the weights to ``path`` (safetensors) atomically."""
-        assert self.predicted_gain is not None
-        return save_artifact(
-            path,
-            "weights",
-            {"values": self.values, "predicted_gain": self.predicted_gain},
-            {"category_names": list(self.category_names), "metadata": dict(self.metadata)},
-        )
+        arrays = {"values": self.values, "predicted_gain": np.asarray(self.predicted_gain)}
+        about = {"category_names": self.category_names, "metadata": dict(self.metadata)}
+        return save_artifact(path, "weights", arrays, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SampleWeights":
-        """Read weights written by :meth:`save`.
-
-        Raises:
-            ArtifactError: if the file is not a valid weights artifact.
-        """
+        """Read weights written by :meth:`save`. Any other file raises an :class:`ArtifactError`."""
         arrays, metadata = load_artifact(path, "weights")
         with consistent_parts(path):
             return cls(**arrays, category_names=tuple(metadata["category_names"]), metadata={**metadata["metadata"]})

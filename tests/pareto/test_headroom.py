@@ -6,6 +6,7 @@ import pytest
 from lightning_pareto.influence.gains import column_scale, predicted_gain
 from lightning_pareto.pareto.admissible import AdmissibleSet
 from lightning_pareto.pareto.headroom import headroom
+from lightning_pareto.pareto.sifting import MaxMinProgram
 from tests._tolerances import LINEAR_PROGRAM
 
 
@@ -73,10 +74,13 @@ def test_headroom_grows_with_the_budget(problem):
     assert values == sorted(values)
 
 
-def test_budget_price_is_the_gain_from_more_budget(problem):
-    found, _ = solve(*problem, budget=0.2)
-    more, less = (solve(*problem, budget=0.2 + step)[0].value for step in (1e-4, -1e-4))
-    assert found.budget_price > 0
-    assert found.value + 1e-4 * found.budget_price >= more - LINEAR_PROGRAM
-    assert less + 1e-4 * found.budget_price <= found.value + LINEAR_PROGRAM
-    assert (more - less) / 2e-4 == pytest.approx(found.budget_price, rel=0.05)
+def test_price_of_the_capacity_is_the_gain_from_more_budget(problem):
+    """A unit of capacity is 1/N of the budget and adds 1/N of its price to the headroom."""
+    scores, labels = problem
+    admissible = AdmissibleSet(labels, 0.2)
+    price = MaxMinProgram(admissible.slopes(scores) / column_scale(scores), admissible.capacity).solve().capacity_price
+    less, now, more = (solve(*problem, budget=0.2 + step)[0].value for step in (-1e-4, 0.0, 1e-4))
+    assert price > 0
+    assert now + 1e-4 * price >= more - LINEAR_PROGRAM
+    assert less + 1e-4 * price <= now + LINEAR_PROGRAM
+    assert (more - less) / 2e-4 == pytest.approx(price, rel=0.05)

@@ -9,7 +9,7 @@ from scipy import optimize
 
 from lightning_pareto.linprog import LinearProgramError
 from lightning_pareto.pareto import sifting
-from lightning_pareto.pareto.sifting import FloorsError, MaxMinProgram, solve_max_min, upper_bound
+from lightning_pareto.pareto.sifting import FloorsError, MaxMinProgram, upper_bound
 from tests._asserts import assert_optimal
 from tests._tolerances import LINEAR_PROGRAM
 
@@ -33,6 +33,10 @@ def sift_early(monkeypatch):
     """Sift programs of more than 20 columns, starting with few free ones."""
     monkeypatch.setattr(sifting, "MAX_DIRECT", 20)
     monkeypatch.setattr(sifting, "BAND", 0.0)
+
+
+def solve_max_min(slopes, budget):
+    return MaxMinProgram(slopes, budget).solve()
 
 
 def assert_max_min(found, slopes, budget, targets=None, floors=None):

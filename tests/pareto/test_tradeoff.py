@@ -7,8 +7,7 @@ from scipy import optimize, stats
 from lightning_pareto import InfluenceMatrix, ParetoVerdict, check_pareto
 from lightning_pareto.influence.gains import column_scale, predicted_gain
 from lightning_pareto.pareto.admissible import AdmissibleSet
-from lightning_pareto.pareto.headroom import headroom
-from lightning_pareto.pareto.tradeoff import compromise, exchange_rates
+from lightning_pareto.pareto.headroom import exchange_rates, gains_alone, headroom
 from tests._tolerances import LINEAR_PROGRAM
 
 
@@ -22,15 +21,17 @@ def problem():
 
 def test_alone_is_the_headroom_of_one_category(problem):
     scores, labels = problem
+    verdict = check_pareto(InfluenceMatrix(scores, labels), budget=0.13)
+    scores = scores.astype(np.float32)
     admissible, scale = AdmissibleSet(labels, 0.13), column_scale(scores)
     solved = headroom(scores, scale, admissible)
-    found = compromise(scores, scale, admissible, solved)
     for k in range(3):
         alone = headroom(scores[:, [k]], scale[[k]], admissible)
-        assert found.alone[k] == pytest.approx(alone.value, abs=LINEAR_PROGRAM)
-    np.testing.assert_allclose(found.together, predicted_gain(scores, solved.weights) / scale, atol=1e-12)
-    assert found.together.min() == pytest.approx(solved.value, abs=LINEAR_PROGRAM)
-    assert (found.alone >= found.together - LINEAR_PROGRAM).all()
+        assert verdict.alone[k] == pytest.approx(alone.value, abs=LINEAR_PROGRAM)
+    np.testing.assert_array_equal(verdict.alone, gains_alone(scores, scale, admissible))
+    np.testing.assert_allclose(verdict.together, predicted_gain(scores, solved.weights) / scale, atol=1e-12)
+    assert verdict.together.min() == pytest.approx(solved.value, abs=LINEAR_PROGRAM)
+    assert (verdict.alone >= verdict.together - LINEAR_PROGRAM).all()
 
 
 def test_exchange_rates_are_the_actual_costs(problem):

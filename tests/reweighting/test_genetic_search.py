@@ -47,8 +47,3 @@ def test_elites_are_proposed_again():
     search.tell(asked, [fitness(alpha) for alpha in asked])
     best = sorted(asked, key=fitness, reverse=True)[:ELITES]
     np.testing.assert_array_equal(search.ask()[:ELITES], best)
-
-
-def test_too_small_population_is_rejected():
-    with pytest.raises(ValueError, match="population must be ≥ 2, found 3 and 1"):
-        GeneticSearch(3, population=1)

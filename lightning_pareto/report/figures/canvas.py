@@ -74,7 +74,8 @@ def name_rows(ax: "Axes", names: Sequence[str], absent: npt.NDArray[np.bool_], a
         absent_text: text in the rows of absent classes.
     """
     count = len(names)
-    font, step = _font_and_step(ax, count)
+    figure: Any = ax.get_figure(root=True)
+    font, step = font_and_step(0.8 * 72 * figure.get_figheight() * ax.get_position().height / max(count, 1))
     ax.set_yticks(range(0, count, step), labels=labels_of(names)[::step], fontsize=font)
     ax.set_ylim(count - 0.5, -0.5)
     ax.grid(axis="y", alpha=0.3)
@@ -86,23 +87,14 @@ def name_rows(ax: "Axes", names: Sequence[str], absent: npt.NDArray[np.bool_], a
         ax.text(0.01, float(row), absent_text, transform=at, va="center", fontsize=font, color=GREY, style="italic")
 
 
+def font_and_step(points: float) -> tuple[float, int]:
+    """Font size for rows that have room for this size, and the step between labelled rows."""
+    step = int(np.ceil(LEAST_FONT / points))
+    return float(np.clip(points * step, LEAST_FONT, FONT)), step
+
+
 def legend_above(ax: "Axes", columns: int | None = None) -> None:
     """Draw the legend above the axes, so that it hides nothing."""
     handles, labels = ax.get_legend_handles_labels()
-    ax.legend(
-        handles,
-        labels,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=columns or max(len(labels), 1),
-        frameon=False,
-        fontsize=8,
-    )
-
-
-def _font_and_step(ax: "Axes", rows: int) -> tuple[float, int]:
-    """Font size for this number of rows, and the step between labelled rows."""
-    figure: Any = ax.get_figure(root=True)
-    points = 72 * figure.get_figheight() * ax.get_position().height / max(rows, 1)
-    step = int(np.ceil(LEAST_FONT / (0.8 * points)))
-    return float(np.clip(0.8 * points * step, LEAST_FONT, FONT)), step
+    columns = columns or max(len(labels), 1)
+    ax.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False, fontsize=8)

@@ -1,6 +1,7 @@
 """Predicted and measured gains of each class."""
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,24 +50,19 @@ def plot_predicted(
         )
     figure, ax = axes_to_draw_in(ax, 5.5, 6)
     known = np.isfinite(x) & np.isfinite(y)
-    _cross(ax)
+    ax.axhline(0, color=GREY, linewidth=0.6)
+    ax.axvline(0, color=GREY, linewidth=0.6)
+    ax.axline((0, 0), slope=1, color=GREY, linewidth=1, linestyle="--")
     ax.plot(x[known], y[known], "o", color=BLUE, markersize=5)
     ax.margins(0.12)
     ax.set_xlabel("predicted gain")
     ax.set_ylabel("measured gain")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title(_summary(x[known], y[known], [n for n, yes in zip(names, known, strict=True) if not yes]), fontsize=8)
+    ax.set_title(_summary(x[known], y[known], list(compress(names, ~known))), fontsize=8)
     labels, middle = labels_of(names), np.median(y[known]) if known.any() else 0.0
     farthest_first = sorted(np.flatnonzero(known), key=lambda k: -abs(y[k] - middle))
     _name_points(figure, ax, [(x[k], y[k], labels[k]) for k in farthest_first])
     return figure, ax
-
-
-def _cross(ax: "Axes") -> None:
-    """Draw both axes through zero, and the line of agreement."""
-    ax.axhline(0, color=GREY, linewidth=0.6)
-    ax.axvline(0, color=GREY, linewidth=0.6)
-    ax.axline((0, 0), slope=1, color=GREY, linewidth=1, linestyle="--")
 
 
 def _summary(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], absent: Sequence[str]) -> str:
@@ -80,23 +76,19 @@ def _summary(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], absent: Seq
 
 def _name_points(figure: Any, ax: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
     """Write names next to their dots where there is room. Earlier points take precedence."""
+    from matplotlib.transforms import Bbox
+
     figure.draw_without_rendering()
-    to_pixels, pixels = ax.transData.transform, figure.dpi / 72
-    dots = np.array([to_pixels(point[:2]) for point in points]).reshape(-1, 2)
-    taken = [np.array([*(dot - 3 * pixels), *(dot + 3 * pixels)]) for dot in dots]
-    inside = ax.get_window_extent()
+    pixels, inside = figure.dpi / 72, ax.get_window_extent()
+    dots = [ax.transData.transform(point[:2]) for point in points]
+    taken = [Bbox([dot - 3 * pixels, dot + 3 * pixels]) for dot in dots]
     for (x, y, label), dot in zip(points, dots, strict=True):
         width = 4.6 * len(label) * pixels
         for right, up in _PLACES:
             left = dot[0] + right * pixels - (width if right < 0 else 0)
-            box = np.array([left, dot[1] + up * pixels, left + width, dot[1] + (up + 8) * pixels])
-            fits = inside.x0 <= box[0] and box[2] <= inside.x1
-            if fits and not any(_overlap(box, other) for other in taken):
+            box = Bbox.from_bounds(left, dot[1] + up * pixels, width, 8 * pixels)
+            if inside.x0 <= box.x0 and box.x1 <= inside.x1 and not box.count_overlaps(taken):
                 side: Any = "left" if right > 0 else "right"
                 ax.annotate(label, (x, y), (right, up), textcoords="offset points", fontsize=7, ha=side)
                 taken.append(box)
                 break
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3])

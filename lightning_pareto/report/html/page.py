@@ -41,16 +41,11 @@ def write_report(folder: str | os.PathLike[str], output: str | os.PathLike[str] 
         ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
     """
     folder = Path(folder)
-    home = results_folder_of(folder)
+    home = results_folder_of(folder).resolve()
+    home = home.parent if home.name == "pareto" else home  # every run has this folder
     path = (folder.parent if folder.is_file() else folder) / REPORT_FILE if output is None else Path(output)
-    write_atomically(path, _page(read_run(folder), _title(home)).encode(errors="replace"))
+    write_atomically(path, _page(read_run(folder), "/".join(home.parts[-3:]).strip("/")).encode(errors="replace"))
     return path
-
-
-def _title(home: Path) -> str:
-    """The last three parts of the run's path, without the ``pareto`` folder that every run has."""
-    path = home.resolve()
-    return "/".join((path.parent if path.name == "pareto" else path).parts[-3:]).strip("/")
 
 
 def render_report(
@@ -102,8 +97,11 @@ def _page(run: Run, title: str) -> str:
         style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
-        badge=words.badge(run.verdict),
-        lines=_lines(run),
+        badge="" if run.verdict is None else words.badge(run.verdict),
+        lines=[
+            *([] if run.verdict is None else [words.verdict_line(run.verdict)]),
+            *([] if run.result is None else [words.result_line(run.result)]),
+        ],
         cautions=list(words.cautions(run)),
         evidence=[] if run.verdict is None else list(words.evidence(run.verdict)),
         lacking=[] if run.verdict is None else words.distance_from_proof(run.verdict),
@@ -116,11 +114,6 @@ def _page(run: Run, title: str) -> str:
         how=tables.how_computed(run),
         data=_data(run, suspects),
     )
-
-
-def _lines(run: Run) -> list[str]:
-    verdict = [] if run.verdict is None else [words.verdict_line(run.verdict)]
-    return verdict + ([] if run.result is None else [words.result_line(run.result)])
 
 
 def _data(run: Run, suspects: list[tables.Suspect]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,11 +18,15 @@ from lightning_pareto.storage.run_folders import (
     SAMPLES_FILE,
     VERDICT_FILE,
     WEIGHTS_FILE,
+    contains_results,
     find_runs,
     influence_of_search,
 )
 
 T = TypeVar("T")
+
+has_report = partial(contains_results, names=(VERDICT_FILE, RESULT_FILE))
+"""Whether the folder of a run contains a verdict or a result."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,22 +82,12 @@ def read_run(folder: Path) -> Run:
     analysed = home if searched is None or (home / INFLUENCE_FILE).is_file() else searched.parent
     verdict = _read(home / VERDICT_FILE, ParetoVerdict.load)
     result = _read(search / RESULT_FILE, ParetoResult.load)
-    if (
-        search != home
-        and result is not None
-        and verdict is not None
-        and result.category_names != verdict.category_names
-    ):
+    if search != home and verdict and result and result.category_names != verdict.category_names:
         result = None
     weights = _read(home / WEIGHTS_FILE, SampleWeights.load) or (result.weights if result else None)
     try:
-        return Run(
-            verdict,
-            _read(analysed / INFLUENCE_FILE, InfluenceMatrix.load),
-            weights,
-            result,
-            _read(analysed / SAMPLES_FILE, SamplePreviews.load),
-        )
+        influence = _read(analysed / INFLUENCE_FILE, InfluenceMatrix.load)
+        return Run(verdict, influence, weights, result, _read(analysed / SAMPLES_FILE, SamplePreviews.load))
     except ValueError as error:
         raise error if isinstance(error, ArtifactError) else ArtifactError(f"{home}: {error}") from error
 
@@ -117,11 +112,6 @@ def results_folder_of(folder: Path) -> Path:
             f"nor {RESULT_FILE}, which ParetoTuner writes. Pass the run's log directory or the callback's dirpath"
         )
     return runs[0]
-
-
-def has_report(run: Path) -> bool:
-    """Whether the folder of a run contains a verdict or a result."""
-    return any((run / name).is_file() for name in (VERDICT_FILE, RESULT_FILE))
 
 
 def _read(path: Path, load: Callable[[Path], T]) -> T | None:

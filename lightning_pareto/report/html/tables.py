@@ -1,18 +1,19 @@
 """The tables of the report: classes, suspected samples, and how the results were computed."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import numpy as np
 
 from lightning_pareto.display.columns import Columns
 from lightning_pareto.display.terminal import printable
 from lightning_pareto.evaluation.result import COLUMNS as RESULT_COLUMNS
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.columns import COLUMNS as VERDICT_COLUMNS
-from lightning_pareto.report.html.pictures import png_data
 from lightning_pareto.report.html.run import Run
+from lightning_pareto.report.previews import png_data
 from lightning_pareto.report.samples import suspected_samples
 
 T = TypeVar("T")
@@ -29,12 +30,7 @@ LONGEST_NAME = 60
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell.
-
-    Attributes:
-        text: what is shown.
-        key: the sorting key. None for a missing value, which comes last.
-    """
+    """A cell and its sorting key, which is None for a missing value. These come last."""
 
     text: str
     key: float | str | None
@@ -42,13 +38,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableColumn:
-    """One column of the table of classes.
-
-    Attributes:
-        head: short heading.
-        meaning: one sentence that explains it.
-        cells: one per class.
-    """
+    """A column of the table of classes: a heading, a sentence that explains it, and a cell per class."""
 
     head: str
     meaning: str
@@ -57,16 +47,7 @@ class TableColumn:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A training sample that harms.
-
-    Attributes:
-        index: dataset index.
-        given: its label.
-        predicted: the model's prediction, if it is known.
-        harms: how many classes it harms.
-        picture: a picture of the sample, as a ``data:`` address.
-        text: the text of a text sample.
-    """
+    """A training sample that harms some classes, with a picture (a ``data:`` address) or a text if there is one."""
 
     index: int
     given: str
@@ -90,15 +71,10 @@ def class_columns(run: Run) -> list[TableColumn]:
 
 def _columns(declared: Columns[T], names: Sequence[str], result: T) -> Iterator[TableColumn]:
     for column in (declared[name] for name in names):
-        pairs = zip(column.cells(result), map(float, column.values(result)), strict=True)
-        cells = [Cell(text.replace("-", "−"), _sort_key(value)) for text, value in pairs]
+        texts, values = column.cells(result), np.clip(column.values(result), -1e300, 1e300)  # JSON has no infinity
+        keys = [None if np.isnan(value) else float(value) for value in values]
+        cells = [Cell(text.replace("-", "−"), key) for text, key in zip(texts, keys, strict=True)]
         yield TableColumn(column.heading[:1].upper() + column.heading[1:], column.meaning, cells)
-
-
-def _sort_key(value: float) -> float | None:
-    if math.isnan(value):
-        return None
-    return math.copysign(1e300, value) if math.isinf(value) else value  # JSON has no infinity
 
 
 def suspects(run: Run) -> list[Suspect]:
@@ -133,14 +109,12 @@ def how_computed(run: Run) -> dict[str, str]:
     found: dict[str, Any] = {}
     if run.influence is not None:
         found |= _of_influence(run.influence)
-    if run.verdict is not None:
-        verdict = run.verdict
+    if (verdict := run.verdict) is not None:
         found |= {"Budget": f"{verdict.budget:.0%} of the training mass may move", "Level": f"{verdict.level:g}"}
         found["Negligible gain"] = f"{verdict.min_gain:g}"
         found["First principal axis"] = f"{verdict.explained_variance_ratio[0]:.0%} of the variance"
         found["Distance from the trade-off plane"] = f"{verdict.hyperplane_distance:.2f} of 1"
-    if run.weights is not None:
-        weights = run.weights
+    if (weights := run.weights) is not None:
         found["Weights"] = (
             f"{weights.values.min():.2f} to {weights.values.max():.2f}, {weights.moved:.1%} of the mass moved, "
             f"effective size {weights.effective_size:,.0f} of {len(weights):,}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -30,35 +31,30 @@ class Fact:
 
 def verdict_line(verdict: ParetoVerdict) -> str:
     """The verdict in one sentence."""
-    asks_all = asks_for_all(verdict)
-    who = "every class" if asks_all else f"{target_names(verdict)} (while the others hold their floors)"
+    who = f"{target_names(verdict)} (while the others hold their floors)"
+    who = "every class" if asks_for_all(verdict) else who
     if np.isnan(verdict.p_value) and verdict.answer != "no":
         return f"Nothing is proven: whether {who} can still gain cannot be tested without held-out folds."
-    if verdict.answer == "yes" and verdict.underfitted:
-        return f"Yes, but the model is underfitted: {who} would gain from plain further training. Train longer first."
     return {
+        "underfitted": f"Yes, but the model is underfitted: {who} would gain from plain further training. Train longer "
+        "first.",
         "yes": f"Yes: held-out validation data show that {who} can still gain from reweighting the training data.",
         "no": f"No: within the budget, no reweighting of the training data helps {who} at once, not even in sample.",
         "not proven": f"Not proven: held-out validation data do not show that {who} can still gain.",
-    }[verdict.answer]
+    }[badge(verdict)]
 
 
-def badge(verdict: ParetoVerdict | None) -> str:
-    """The verdict in a word or two. Empty if there is none."""
-    if verdict is None:
-        return ""
+def badge(verdict: ParetoVerdict) -> str:
+    """The verdict in a word or two."""
     return "underfitted" if verdict.improvable and verdict.underfitted else verdict.answer
 
 
 def result_line(result: ParetoResult) -> str:
     """The second fit in one sentence."""
-    before, after = np.nanmean(result.before), np.nanmean(result.after)
-    if result.accepted:
-        return (
-            f"A second fit with weights was accepted: mean accuracy over the classes {before:.1%} before, {after:.1%} "
-            f"after. {result.reason}"
-        )
-    return f"A second fit with weights was tried and not accepted. {result.reason}"
+    if not result.accepted:
+        return f"A second fit with weights was tried and not accepted. {result.reason}"
+    means = f"{np.nanmean(result.before):.1%} before, {np.nanmean(result.after):.1%} after"
+    return f"A second fit with weights was accepted: mean accuracy over the classes {means}. {result.reason}"
 
 
 def evidence(verdict: ParetoVerdict) -> Iterator[Fact]:
@@ -79,15 +75,12 @@ def evidence(verdict: ParetoVerdict) -> Iterator[Fact]:
             f"weights. {1 - 2 * verdict.level:.0%} interval: {low:+.3f} to {high:+.3f}. A proof needs an interval "
             f"above zero and a gain above {verdict.min_gain:g}.",
         )
+        which, beyond = ("At most", "beyond") if verdict.p_value <= verdict.level else ("Above", "not beyond")
         yield Fact(
             "p-value",
             f"{verdict.p_value:.2g}" if verdict.p_value >= 1e-4 else "< 0.0001",
             "How likely gains this large are by chance if some class does not gain. "
-            + (
-                f"At most {verdict.level:g}: beyond chance."
-                if verdict.p_value <= verdict.level
-                else f"Above {verdict.level:g}: not beyond chance."
-            ),
+            f"{which} {verdict.level:g}: {beyond} chance.",
         )
     regions = verdict.regions
     yield Fact(
@@ -103,11 +96,7 @@ def cautions(run: Run) -> Iterator[str]:
     if run.verdict is not None:
         yield from _about_verdict(run.verdict)
     if run.result is not None:
-        yield from _about_falls(run.result)
-        yield (
-            "The accuracies before and after are validation accuracies, and validation data chose the model. Measure "
-            "it again on data that no decision has used."
-        )
+        yield from _about_result(run.result)
     yield (
         "Influence is a first-order statement about one model. It says whether there is something to gain. Only a "
         "second fit, over several seeds, shows how much of it is kept, and by which classes."
@@ -116,7 +105,7 @@ def cautions(run: Run) -> Iterator[str]:
         yield "A harmful sample is only suspected of a wrong label. Rare but correct samples can harm on average too."
 
 
-def _about_falls(result: ParetoResult) -> Iterator[str]:
+def _about_result(result: ParetoResult) -> Iterator[str]:
     changes = 100 * (result.after - result.before)
     falls = np.flatnonzero(result.p_values <= NOTABLE_FALL)
     if len(falls):
@@ -126,6 +115,10 @@ def _about_falls(result: ParetoResult) -> Iterator[str]:
             f"For a single class, a fall this large is rarely chance: {', '.join(names)}{more}. Among many classes it "
             "can be. Check these classes on other data."
         )
+    yield (
+        "The accuracies before and after are validation accuracies, and validation data chose the model. Measure it "
+        "again on data that no decision has used."
+    )
 
 
 def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
@@ -133,12 +126,10 @@ def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
         yield "The model is underfitted: what looks like a gain from reweighting may only be a gain from more training."
     if np.isnan(verdict.p_value):
         yield NO_FOLDS
-    absent = [name for name, present in zip(verdict.category_names, verdict.present, strict=True) if not present]
-    if absent:
-        yield f"Classes without validation samples are not tested: {listed(absent)}."
-    if np.isinf(verdict.standard_error).any():
-        few = [name for name, e in zip(verdict.category_names, verdict.standard_error, strict=True) if np.isinf(e)]
-        yield f"Too few validation samples to prove anything about {listed(few)}."
+    if absent := listed(compress(verdict.category_names, ~verdict.present)):
+        yield f"Classes without validation samples are not tested: {absent}."
+    if few := listed(compress(verdict.category_names, np.isinf(verdict.standard_error))):
+        yield f"Too few validation samples to prove anything about {few}."
     if np.isfinite(verdict.support).all() and verdict.support.sum() < ENOUGH_SAMPLES:
         yield TOO_FEW_SAMPLES
     if verdict.answer == "not proven":
@@ -148,6 +139,5 @@ def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
 
 def distance_from_proof(verdict: ParetoVerdict) -> list[tuple[str, str]]:
     """Classes that prevent a proof and what each lacks, the worst first. Empty if there is no test."""
-    if verdict.answer != "not proven" or np.isnan(verdict.p_value):
-        return []
-    return [(printable(verdict.category_names[k], 60), lack) for k, lack in obstacles(verdict)]
+    rows = obstacles(verdict) if verdict.answer == "not proven" else []
+    return [(printable(verdict.category_names[k], 60), lack) for k, lack in rows]

@@ -24,7 +24,8 @@ from lightning_pareto import (
     suspected_samples,
     write_report,
 )
-from lightning_pareto.report.html.pictures import inline_svg, png_data
+from lightning_pareto.report.html.charts import inline_svg
+from lightning_pareto.report.previews import png_data
 from tests.report._results import everything, influence, result
 from tests.report.html._page import parse
 

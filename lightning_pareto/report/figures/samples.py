@@ -1,12 +1,25 @@
-"""Influence of the training samples on two classes, as in the paper's figure."""
+"""Figures of the training samples: their influence on two classes, and their weights in each class."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
-from lightning_pareto.report.figures.canvas import BLUE, GREY, ORANGE, axes_to_draw_in, labels_of, legend_above
+from lightning_pareto.pareto.admissible import Float
+from lightning_pareto.report.figures.canvas import (
+    BLUE,
+    GREY,
+    ORANGE,
+    axes_to_draw_in,
+    height_of_rows,
+    labels_of,
+    legend_above,
+    name_rows,
+)
 from lightning_pareto.report.samples import column_of
+from lightning_pareto.reweighting.weights import SampleWeights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +27,10 @@ if TYPE_CHECKING:
 
 MANY = 2000
 """Number of samples above which the dots are rasterised in vector files."""
+
+EDGES = (0.5, 0.95, 1.05, 1.5)
+NAMES = ("below 0.5", "0.5 to 0.95", "about 1", "1.05 to 1.5", "above 1.5")
+SHADES = ("#D55E00", "#F0B27A", "#C8C8C8", "#7FB7D9", "#0072B2")
 
 
 def plot_influence(
@@ -70,3 +87,55 @@ def _cross(ax: "Axes", reach: float) -> None:
     ax.xaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_major_formatter("{x:g}")
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+
+
+def plot_weights(
+    weights: SampleWeights,
+    labels: npt.ArrayLike,
+    class_names: Sequence[str] | None = None,
+    ax: "Axes | None" = None,
+) -> "tuple[Figure, Axes]":
+    """Draw the share of each class's training samples in each range of weights.
+
+    Mass-preserving weights give the mass taken from some samples of a class to the other samples of that class.
+
+    Args:
+        weights: weights of N samples.
+        labels: training labels, integers (N,).
+        class_names: names of the classes. By default those of the weights, or numbers if these are too few.
+        ax: axes to draw in. By default, a new figure.
+
+    Returns:
+        The figure and the axes.
+
+    Raises:
+        ValueError: if the numbers of labels and weights differ.
+        ImportError: if matplotlib is not installed.
+    """
+    given = np.asarray(labels)
+    if given.shape != (len(weights),):
+        raise ValueError(f"labels must have shape ({len(weights)},), one label per weight, found {given.shape}")
+    names = list(weights.category_names if class_names is None else class_names)
+    if len(names) <= int(given.max()):
+        names = list(map(str, range(int(given.max()) + 1)))
+    shares = _shares(weights.values, given, len(names))
+    figure, ax = axes_to_draw_in(ax, height_of_rows(len(names)))
+    left = np.zeros(len(names))
+    for name, share, shade in zip(NAMES, 100 * shares.T, SHADES, strict=True):
+        ax.barh(np.arange(len(names)), share, left=left, height=0.75, color=shade, label=name)
+        left = left + share
+    name_rows(ax, names, np.bincount(given, minlength=len(names)) == 0, absent_text="no training samples")
+    ax.set_xlim(0, 100)
+    ax.set_xlabel("training samples of the class by weight, in %")
+    ax.grid(visible=False)
+    legend_above(ax, columns=3)
+    return figure, ax
+
+
+def _shares(values: Float, labels: npt.NDArray[np.int64], classes: int) -> Float:
+    """Share of each class's samples in each range of weights, (K, 5). NaN for a class without samples."""
+    counts = np.zeros((classes, len(NAMES)))
+    np.add.at(counts, (labels, np.searchsorted(EDGES, values, side="right")), 1)
+    total = counts.sum(axis=1, keepdims=True)
+    shares: Float = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    return shares
