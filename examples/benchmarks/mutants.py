@@ -95,7 +95,7 @@ influence/curvature/gauss_newton.py: influence/test_curvature.py
     train.shard.sum(total) / train.size  →  train.shard.sum(total)
 influence/curvature/conjugate_gradients.py: influence/test_curvature.py
     self.tolerance**2 * _dot  →  self.tolerance * _dot
-    _plus(z, p, _ratio(new, rz)), new  →  _plus(z, p, 0.0), new
+    _plus(z, p, _ratio(new, rz)), new  →  _plus(z, p, 0 * rz), new
 influence/directions.py: influence/test_estimate.py influence/test_memory.py
     .to(signal.device) - block.start  →  .to(signal.device)
     signal = signal.masked_fill(outside[:, None], 0)  →  pass

@@ -1,11 +1,10 @@
 """Curvature approximations with one interface: solve (H + λI) x = b for D right-hand sides."""
 
-from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions
+from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions, IdentityCurvature
 from lightning_pareto.influence.curvature.conjugate_gradients import ConjugateGradientCurvature
 from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
 from lightning_pareto.influence.curvature.fisher import Fisher, FisherName
 from lightning_pareto.influence.curvature.gauss_newton import GaussNewtonCurvature
-from lightning_pareto.influence.curvature.identity import IdentityCurvature
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.stages import Stages
 
@@ -18,9 +17,6 @@ __all__ = [
     "FisherName",
     "fit_curvature",
 ]
-
-ITERATIONS = 100
-"""Maximum number of conjugate gradient iterations."""
 
 
 def fit_curvature(
@@ -50,4 +46,4 @@ def fit_curvature(
     ekfac = EkfacCurvature.from_tensors(tensors, train.probe.layers, damping)
     if name == "ekfac":
         return ekfac
-    return ConjugateGradientCurvature(train, fisher, ekfac, tolerance=tolerance, iterations=ITERATIONS)
+    return ConjugateGradientCurvature(train, fisher, ekfac, tolerance)
