@@ -1,22 +1,23 @@
 """Validation of options that must be numbers and of lists of names."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 
-def checked_number(value: Any, what: str) -> float:
-    """Return ``value`` as a float if it is a finite number.
+def checked_number(value: Any, what: str, allowed: Callable[[Any], bool] = math.isfinite) -> float:
+    """Return ``value`` as a float if it is a finite number that is allowed.
 
     Args:
         value: the user's value.
         what: what the option must be; the error message begins with it.
+        allowed: whether a finite number is in the option's range.
 
     Raises:
         ValueError: otherwise.
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, Real) or isinstance(value, bool) or not (math.isfinite(value) and allowed(value)):
         raise ValueError(f"{what}, found {value!r}")
     return float(value)
 

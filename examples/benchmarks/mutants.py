@@ -78,7 +78,7 @@ influence/operations.py: influence/test_gradients.py
 influence/gradients.py: influence/test_gradients.py influence/test_routing.py
     submodule.training = training  →  pass
     if len(arranged) == 1 else None  # several  →  if True else None  # several
-    if verified is not None and not keeps_samples_apart(  →  if False and not keeps_samples_apart(
+    if not route.keeps_samples_apart(use, batch):  →  if False:
 influence/factors.py: influence/test_factors.py influence/test_curvature.py
     restored = matrices @ self.inputs.transpose(-1, -2)  →  restored = matrices @ self.inputs
     result[:, :start, part] = result[:, part, :start].transpose(1, 2)  →  result[:, :start, part] = 0
@@ -120,8 +120,8 @@ influence/matrix.py: influence/test_matrix.py
     scores[:, support.sum(axis=0) == 0] = np.nan  →  pass
 influence/stages.py: influence/test_stages.py
     if metadata.get("key") != self._key:  →  if False:
-influence/layouts.py: influence/test_routing.py
-    return found == 1 or (found > 0 and found in verified)  →  return found > 0
+influence/plan.py: influence/test_routing.py
+    return found == 1 or (found > 0 and found in self.verified)  →  return found > 0
 influence/verification.py: influence/test_routing.py influence/test_gradients.py
     GRADIENT_TOLERANCE_HALF = 1e-3, 5e-2  →  GRADIENT_TOLERANCE_HALF = 1e3, 5e-2
 integration/datamodule.py: integration/test_weighted_fits.py integration/test_datamodule.py

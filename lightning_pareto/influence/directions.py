@@ -54,7 +54,7 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
             with train.locating_errors(indices):
                 signal = logit_gradient(measure, forward.logits, forward.targets)
             found = torch.zeros(len(indices), width, dtype=torch.float64)
-            for layer, part, factors in forward.backward(signal, omit=train.probe.plan.all_but(products)):
+            for layer, part, factors in forward.backward(signal, omit=set(train.probe.layers) - products.keys()):
                 found[part] += factors.dots(products[layer]).cpu().double()
             if not torch.isfinite(found).all():
                 raise CurvatureError("influence scores are not finite: raise the damping or look for a diverged model")

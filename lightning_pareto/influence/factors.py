@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_pareto.influence.scratch import Scratch
+from lightning_pareto.influence.memory import Scratch
 
 
 @dataclass(frozen=True)

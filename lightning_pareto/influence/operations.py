@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lightning_pareto.influence.embedding import EmbeddingFactors
 from lightning_pareto.influence.factors import DenseFactors, Factors
-from lightning_pareto.influence.scratch import Scratch
+from lightning_pareto.influence.memory import Scratch
 
 
 @dataclass(frozen=True)

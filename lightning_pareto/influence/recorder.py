@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
@@ -34,6 +35,11 @@ class Use:
     operation: Operation
     x: Tensor
     edge: GradientEdge
+
+    @property
+    def leading_shape(self) -> torch.Size:
+        """The input's leading dimensions, which hold the samples and their positions."""
+        return self.x.shape[: self.x.ndim - self.operation.item]
 
 
 class Recorder(TorchFunctionMode):

@@ -30,7 +30,7 @@ from tests.influence._networks import CLASSES, FAST, SLOW
 
 
 def training_pass(module, x, y, **options):
-    probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
+    probe = GradientProbe(module, select_layers(module), ClassificationTask())
     return GradientPass(loader=loader(x, y, **options), probe=probe, shard=Shard(), device=torch.device("cpu"))
 
 

@@ -83,8 +83,8 @@ class ConjugateGradientCurvature(Curvature):
 
     def _sums(self, products: dict[Layer, DotProducts], stage: str) -> Directions:
         sums = {layer: torch.zeros_like(product.directions) for layer, product in products.items()}
-        plan, width = self.train.probe.plan, len(next(iter(sums.values())))
-        omit, looped = plan.all_but(products), set(plan.looped)
+        width = len(next(iter(sums.values())))
+        omit, looped = set(self.train.probe.layers) - products.keys(), set(self.train.probe.plan.looped)
         for indices, _, forward in self.train(stage):
             for signal in self.fisher.signals(forward, indices):
                 # Go over the factors twice, a part of the batch at a time, because they may not fit in memory at once.
