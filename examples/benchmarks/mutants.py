@@ -102,8 +102,7 @@ influence/directions.py: influence/test_estimate.py influence/test_memory.py
 influence/categories.py: influence/test_categories.py
     order = torch.randperm(len(members), generator=generator)  →  order = torch.arange(len(members))
     if low < 0 or high >= count:  →  if False:
-influence/estimate.py: influence/test_estimate.py influence/test_stages.py
-    support / np.maximum(support.sum(axis=0), 1)  →  np.full(support.shape, 1 / folds)
+influence/estimate.py: influence/test_stages.py
     list(cells.names), cell, fingerprints])  →  list(cells.names), cell])
 influence/averaging.py: influence/test_averaging.py
     np.nan_to_num(unit / matrix.scale)  →  np.nan_to_num(1 / matrix.scale)
@@ -117,7 +116,8 @@ influence/sample_checks.py: influence/test_estimate.py
 influence/fingerprint.py: influence/test_stages.py
     [*module.named_parameters(), *module.named_buffers()]  →  [*module.named_parameters()]
 influence/matrix.py: influence/test_matrix.py
-    scores[:, support.sum(axis=0) == 0] = np.nan  →  pass
+    support / np.maximum(support.sum(axis=0), 1), strict  →  np.full(support.shape, 1 / len(support)), strict
+    total[:, support.sum(axis=0) == 0] = np.nan  →  pass
 influence/stages.py: influence/test_stages.py
     if metadata.get("key") != self._key:  →  if False:
 influence/plan.py: influence/test_routing.py

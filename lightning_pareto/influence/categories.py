@@ -70,14 +70,16 @@ def scan(
         )
     cell = deal_folds(found, folds, seed) * count + found
     support = torch.bincount(cell, minlength=folds * count).reshape(folds, count)
-    absent = [name for name, samples in zip(names, support.sum(dim=0).tolist(), strict=True) if samples == 0]
-    if absent:
-        warnings.warn(
-            f"no validation samples of {listed(absent)}: add some, or the verdict and the weights leave these "
-            "categories out",
-            stacklevel=2,
-        )
+    otherwise = "the verdict and the weights leave these categories out"
+    warn_about_absent(names, support.sum(dim=0).tolist(), kind="validation", otherwise=otherwise)
     return Cells(cell, support, names)
+
+
+def warn_about_absent(names: Sequence[str], samples: Sequence[int], *, kind: str, otherwise: str) -> None:
+    """Warn about names without samples."""
+    absent = [name for name, count in zip(names, samples, strict=True) if count == 0]
+    if absent:
+        warnings.warn(f"no {kind} samples of {listed(absent)}: add some, or {otherwise}", stacklevel=3)
 
 
 def _check_range(found: Tensor, count: int, numbered: bool) -> None:

@@ -4,25 +4,22 @@ import contextlib
 import functools
 import json
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.data.labels import fingerprint_of_labels
-from lightning_pareto.display.terminal import listed
-from lightning_pareto.influence.categories import Categories, Cells, scan
+from lightning_pareto.influence.categories import Categories, Cells, scan, warn_about_absent
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, FisherName, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
 from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_of_data, fingerprint_of_model
-from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.influence.matrix import InfluenceMatrix, average_folds
 from lightning_pareto.influence.measures import MeasureName, get_measure
 from lightning_pareto.influence.options import CurvatureName, Execution, InfluenceOptions, Reading
 from lightning_pareto.influence.passes import GradientPass, PlanChangedError, Progress, silent
@@ -184,12 +181,12 @@ def estimate(
         stages.prepare()
         found = None
         while found is None:
-            with contextlib.suppress(
-                PlanChangedError
-            ):  # a layer is looped over from now on: earlier results do not fit
+            with contextlib.suppress(PlanChangedError):  # now it loops over a layer, so earlier results do not fit
                 found = _scores(train, validation, cells, options, limit, stages)
         if reading.categories is None:
-            _warn_about_untrained_classes(found["labels"], cells.names)
+            samples = torch.bincount(found["labels"], minlength=len(cells.names)).tolist()
+            rest = "weights can affect these classes only through samples of other classes"
+            warn_about_absent(cells.names, samples, kind="training", otherwise=rest)
         metadata = {
             "options": asdict(options),
             "parameters": _methods(module, train.probe.plan, found["reached"].tolist()),
@@ -229,40 +226,23 @@ def _scores(
         reached = torch.tensor([layer in directions for layer in layers])
         return {"scores": scores, "labels": labels, "predicted": predicted, "reached": reached}
 
-    blocks = _blocks(cells.support.numel(), sum(layer.size for layer in layers), max_memory)
-    name = "scores of directions {0.start} to {0.stop}"
-    cpu = torch.device("cpu")
-    parts = [stages.load_or_compute(name.format(block), functools.partial(scores_of, block), cpu) for block in blocks]
+    directions, size = range(cells.support.numel()), sum(layer.size for layer in layers)
+    width = len(directions)
+    if max_memory is not None:  # four copies of a block's directions fit into the memory
+        width = max(1, min(width, int(max_memory * 2**30 / (16 * size))))
+    parts = []
+    for block in (directions[start : start + width] for start in range(0, len(directions), width)):
+        name = f"scores of directions {block.start} to {block.stop}"
+        parts.append(stages.load_or_compute(name, functools.partial(scores_of, block), torch.device("cpu")))
     return parts[0] | {"scores": torch.cat([part["scores"] for part in parts], dim=1)}
 
 
-def _blocks(cells: int, size: int, max_memory: float | None) -> list[range]:
-    """Split the cells into blocks, so that four copies of a block's directions fit into ``max_memory`` GiB."""
-    width = cells if max_memory is None else min(cells, max(1, int(max_memory * 2**30 / (16 * size))))
-    return [range(start, min(start + width, cells)) for start in range(0, cells, width)]
-
-
-def _warn_about_untrained_classes(labels: torch.Tensor, names: Sequence[str]) -> None:
-    present = set(labels.unique().tolist())
-    absent = [name for number, name in enumerate(names) if number not in present]
-    if absent:
-        warnings.warn(
-            f"no training samples of {listed(absent)}: add some, or weights can affect these classes only through "
-            "samples of other classes",
-            stacklevel=4,
-        )
-
-
 def _assemble(found: Tensors, cells: Cells, metadata: dict[str, Any]) -> InfluenceMatrix:
-    """Build the matrix. A category's scores are averaged over the folds, weighted by its samples in each."""
     folds, count = cells.support.shape
     by_fold = found["scores"].reshape(-1, folds, count).transpose(0, 1).numpy()  # (F, N, K)
     support = cells.support.numpy()
-    share = support / np.maximum(support.sum(axis=0), 1)
-    total = np.einsum("fnk,fk->nk", by_fold, share)
-    total[:, support.sum(axis=0) == 0] = np.nan
     return InfluenceMatrix(
-        total.astype(np.float32),
+        average_folds(by_fold, support),
         found["labels"].numpy(),
         cells.names,
         predicted=found["predicted"].numpy(),

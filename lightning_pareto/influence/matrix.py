@@ -169,18 +169,14 @@ class InfluenceMatrix:
         """
         if self.fold_scores is None or self.fold_support is None:
             raise ValueError("this influence matrix has no folds: estimate_influence(…, folds=8)")
-        support = self.fold_support[list(folds)]
-        share = support / np.maximum(support.sum(axis=0), 1)  # (F', K)
-        parts = [np.where(a > 0, self.fold_scores[f], 0) * a for f, a in zip(folds, share, strict=True)]
-        scores: npt.NDArray[np.float32] = np.asarray(np.sum(parts, axis=0, dtype=np.float64), dtype=np.float32)
-        scores[:, support.sum(axis=0) == 0] = np.nan
+        chosen, support = list(folds), self.fold_support[list(folds)]
         return InfluenceMatrix(
-            scores,
+            average_folds(self.fold_scores[chosen], support),
             self.labels,
             self.category_names,
             support=support.sum(axis=0),
             predicted=self.predicted,
-            metadata={**self.metadata, "of_folds": list(folds)},
+            metadata={**self.metadata, "of_folds": chosen},
         )
 
     def asked(self, option: str, default: float) -> float:
@@ -218,6 +214,15 @@ class InfluenceMatrix:
         arrays, metadata = load_artifact(path, "influence")
         with consistent_parts(path):
             return cls(**arrays, category_names=tuple(metadata["category_names"]), metadata={**metadata["metadata"]})
+
+
+def average_folds(scores: npt.NDArray[np.float32], support: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Average the scores of folds, (F, N, K), weighted by each category's samples in them, (F, K). Returns (N, K)."""
+    total = np.zeros(scores.shape[1:])
+    for fold, share in zip(scores, support / np.maximum(support.sum(axis=0), 1), strict=True):
+        total += np.where(share > 0, fold, 0) * share  # scores without samples may be NaN
+    total[:, support.sum(axis=0) == 0] = np.nan
+    return total.astype(np.float32)
 
 
 def sample_columns(
