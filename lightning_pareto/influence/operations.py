@@ -104,17 +104,13 @@ class Convolution(Operation):
     """A convolution over one, two or three dimensions; each group is a block."""
 
     terms: Terms
+    item: int
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     groups: int
     kind = "convolution"
-
-    @property
-    def item(self) -> int:  # type: ignore[override]
-        """Channels and spatial dimensions."""
-        return 1 + len(self.kernel)
 
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`."""
