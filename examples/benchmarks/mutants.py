@@ -92,7 +92,7 @@ influence/curvature/fisher.py: influence/test_curvature.py test_invariances.py
     < uniforms[:, None].to(p))  →  < 0.5)
     self.uniforms[indices])  →  self.uniforms[: len(indices)])
 influence/curvature/gauss_newton.py: influence/test_curvature.py
-    train.shard.sum(total) / train.size  →  train.shard.sum(total)
+    sums)) / train.size  →  sums))
 influence/curvature/conjugate_gradients.py: influence/test_curvature.py
     self.tolerance**2 * _dot  →  self.tolerance * _dot
     _plus(z, p, _ratio(new, rz)), new  →  _plus(z, p, 0 * rz), new

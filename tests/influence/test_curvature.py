@@ -64,7 +64,7 @@ def test_gauss_newton_is_the_hessian_of_logistic_regression(problem):
     hessian = exact_hessian(module, x, y)
     damped = hessian + 0.1 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
     right = torch.randn(2, 16).double()
-    layer = curvature._layers[0]
+    layer = curvature.layers[0]
     shaped = torch.cat([right[:, :12].reshape(2, 1, 4, 3), right[:, 12:].reshape(2, 1, 4, 1)], dim=3)
     [solved] = curvature.solve({layer: shaped}).values()
     solved = torch.cat([solved[..., :3].flatten(1), solved[..., 3:].flatten(1)], dim=1)
@@ -138,7 +138,7 @@ def test_conjugate_gradients_reach_the_dense_solution(case, monkeypatch):
         verify(train.probe, train.first(3))
         exact = fit_curvature("gauss_newton", train, damping=0.1, fisher=draw_fisher(40, "exact"), tolerance=1e-3)
         iterative = fit_curvature("cg", train, damping=0.1, fisher=draw_fisher(40, "exact"), tolerance=1e-10)
-        right = {layer: torch.randn(3, *exact._shapes[layer]).double() for layer in exact._layers}
+        right = {layer: torch.randn(3, *exact.shapes[layer]).double() for layer in exact.layers}
         expected, found, ekfac = (c.solve(right) for c in (exact, iterative, iterative.preconditioner))
     for layer, direction in expected.items():
         assert_near(found[layer], direction, 1e-8)

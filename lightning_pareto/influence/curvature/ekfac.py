@@ -13,6 +13,7 @@ from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
 
 
+@dataclass(frozen=True)
 class EkfacCurvature(Curvature):
     """H = Q Λ Qᵀ per layer, with Q a Kronecker product of eigenbases and Λ the second moments of the gradients in Q.
 
@@ -21,16 +22,15 @@ class EkfacCurvature(Curvature):
 
     Do not rely on it where layers interact strongly. Compare with ``curvature="gauss_newton"`` on a small model.
 
-    Args:
+    Attributes:
         bases: eigenbasis of every layer.
         eigenvalues: corrected eigenvalues Λ, (R, O, I) for every layer.
         damping: λ as a share of each layer's mean eigenvalue.
     """
 
-    def __init__(self, bases: dict[Layer, EigenBasis], eigenvalues: dict[Layer, Tensor], damping: float) -> None:
-        self.bases = bases
-        self.eigenvalues = eigenvalues
-        self.damping = damping
+    bases: dict[Layer, EigenBasis]
+    eigenvalues: dict[Layer, Tensor]
+    damping: float
 
     @classmethod
     def fit(cls, train: GradientPass, damping: float, fisher: Fisher) -> "EkfacCurvature":
@@ -40,13 +40,13 @@ class EkfacCurvature(Curvature):
             CurvatureError: if a layer's factors are not finite or cannot be decomposed.
         """
         sums = _FactorSums.fit(train, fisher)
-        counts = {layer: output for layer, output in sums.outputs.items() if output.ndim == 2}
         inputs = _decompose(train, sums.inputs)
         outputs = _decompose(train, {layer: m for layer, m in sums.outputs.items() if m.ndim == 3})
         bases = {layer: EigenBasis(vectors, outputs.get(layer)) for layer, vectors in inputs.items()}
         eigenvalues = _corrected_eigenvalues(train.part(0, ENOUGH_SAMPLES), fisher, bases)
-        for layer in counts.keys() & eigenvalues.keys():
-            eigenvalues[layer] = _spread_by_frequency(eigenvalues[layer], counts[layer])
+        for layer, values in eigenvalues.items():
+            if layer not in outputs:
+                eigenvalues[layer] = _spread_by_frequency(values, counts=sums.outputs[layer])
         return cls(bases, eigenvalues, damping)
 
     @classmethod
@@ -131,14 +131,13 @@ class _FactorSums:
                 for signal in fisher.signals(forward, indices):
                     for layer, _, factors in forward.backward(signal, omit=enough):
                         inputs, outputs = factors.covariances()
-                        count = inputs.new_tensor([factors.positions / signals])
-                        sums._add(layer, inputs, outputs, count)
+                        sums._add(layer, inputs, outputs, inputs.new_tensor(factors.positions / signals))
             return sums
 
-        found = train.run("factor pass", work)
-        inputs, outputs, counts = map(train.all_reduce, (found.inputs, found.outputs, found.positions))
+        sums = train.run("factor pass", work)
+        inputs, outputs, positions = map(train.all_reduce, (sums.inputs, sums.outputs, sums.positions))
         for layer in inputs:
-            self._add(layer, inputs[layer], outputs[layer], counts[layer])
+            self._add(layer, inputs[layer], outputs[layer], positions[layer])
 
     def _add(self, layer: Layer, *values: Tensor) -> None:
         for total, value in zip((self.inputs, self.outputs, self.positions), values, strict=True):
@@ -146,8 +145,7 @@ class _FactorSums:
 
     def _samples_needed(self, seen: int) -> int:
         """How many samples the next layer needs in total, after ``seen`` samples; ``seen`` if none needs more."""
-        shares = map(self._share, self.positions)
-        needed = [math.ceil(seen / share) for share in shares if 0 < share < 1]
+        needed = [math.ceil(seen / share) for share in map(self._share, self.positions) if 0 < share < 1]
         return max(min(needed), seen + ENOUGH_SAMPLES // 4) if needed else seen
 
     def _share(self, layer: Layer) -> float:
