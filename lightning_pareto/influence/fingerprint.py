@@ -59,11 +59,7 @@ def _add(digest: "hashlib.blake2b", value: Any) -> None:
         array = np.asarray(value)
         digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     else:
-        digest.update(_bytes(value))
-
-
-def _bytes(value: Any) -> bytes:
-    try:
-        return pickle.dumps(value)
-    except Exception:  # pickling may fail in any way, but a fingerprint must not
-        return repr(type(value)).encode()
+        try:
+            digest.update(pickle.dumps(value))
+        except Exception:  # pickling may fail in any way, but a fingerprint must not
+            digest.update(repr(type(value)).encode())

@@ -123,10 +123,6 @@ class GradientPass:
         looped = LOOPED_BATCH if any(self.probe.plan.looped.values()) else math.inf
         return int(min(size_of_batches(self.loader), self.probe.memory.batch or math.inf, looped))
 
-    def first(self, count: int) -> Any:
-        """The first samples as one batch, the same on every process."""
-        return self.batch_of(self.indices[:count])
-
     def batch_of(self, indices: Sequence[int]) -> Any:
         """These samples as one batch.
 

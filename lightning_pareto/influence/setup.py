@@ -68,9 +68,9 @@ def set_up(
         to_device = execution.val_transfer or execution.transfer
         validation = replace(train, loader=val_dataloader, transfer=to_device, name="validation")
         with shard.agreement("comparison with autograd"):
-            few = train.sample(VERIFICATION_SAMPLES, seed=0)
-            check_labels(train, check_samples(few, VERIFICATION_SAMPLES))
-            verify(probe, few.first(VERIFICATION_SAMPLES))
+            batch, classes = check_samples(train.sample(VERIFICATION_SAMPLES, seed=0))
+            check_labels(train, classes)
+            verify(probe, batch)
         probe.plan = Plan.from_json(shard.from_first(probe.plan.to_json()), covered)
         _warn_about_loops(probe.plan)
         yield train, validation
