@@ -30,7 +30,6 @@ class LinearProgramSolution:
 
     Attributes:
         x: optimal point, (n,).
-        objective: optimal value.
         row_duals: change of the optimal value per unit increase of each row's active bound, (m,). When maximising, a
             binding lower bound has a dual ≤ 0 and a binding upper bound a dual ≥ 0.
         reduced_costs: the same for the column bounds, (n,).
@@ -48,13 +47,8 @@ class LinearProgram:
     The solver keeps the model between solves. If you only change the row bounds with :meth:`set_row_bounds`, the next
     solve restarts from the last basis. That is much faster than building a new model.
 
-    Args:
-        objective: (n,).
-        rows: dense constraint matrix with few rows and many columns, (m, n).
-        row_lower: (m,), ``-INFINITY`` where a row has no lower bound.
-        row_upper: (m,), ``INFINITY`` where a row has no upper bound.
-        lower: (n,).
-        upper: (n,).
+    ``rows`` is a dense matrix with few rows and many columns, (m, n). A row without a bound has ``-INFINITY`` or
+    ``INFINITY``.
 
     Raises:
         LinearProgramError: if an array is not finite or HiGHS rejects the model.

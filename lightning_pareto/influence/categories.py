@@ -43,13 +43,9 @@ def scan(
 ) -> Cells:
     """Read the category of every validation sample, and deal each category's samples out to the folds.
 
-    This takes one forward pass. It also finds unreadable batches, labels out of range and non-finite losses, before the
-    long passes begin.
-
-    Without names the categories are numbered. K is then the number of logits, or of categories found.
-
-    Raises:
-        ValueError: if a category is out of range.
+    This takes one forward pass. It also finds unreadable batches, labels and categories out of range, and non-finite
+    losses, before the long passes begin. Without names the categories are numbered. K is then the number of logits, or
+    of categories found.
     """
     given = None if category_names is None else checked_names(category_names, "category_names")
     found, classes = validation.run("validation scan", lambda: _categories(validation, measure, categories))
@@ -122,11 +118,7 @@ def _are_probabilities(logits: Tensor) -> bool:
 
 
 def read_categories(categories: Categories, batch: Any, targets: Tensor) -> Tensor:
-    """Categories of a batch's samples, (B,) int64.
-
-    Raises:
-        ValueError: if they are not one integer per sample.
-    """
+    """Categories of a batch's samples, (B,) int64. Raises a ValueError if they are not one integer per sample."""
     found = categories(batch)
     is_integer = isinstance(found, Tensor) and not (found.is_floating_point() or found.is_complex())
     if not is_integer or found.shape != targets.shape:

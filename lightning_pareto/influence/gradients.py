@@ -23,11 +23,7 @@ Uses = dict[Layer, list[tuple[Use, Tensor]]]
 
 
 class MixedSamplesError(BatchError):
-    """A layer's input does not keep the samples apart.
-
-    Attributes:
-        layer: the layer.
-    """
+    """The input of :attr:`layer` does not keep the samples apart."""
 
     def __init__(self, layer: Layer, x: Tensor, batch: int) -> None:
         super().__init__(
@@ -56,12 +52,8 @@ class GradientProbe:
     places. That leaves ``.grad`` alone and saves the weight gradients of an ordinary backward pass. Use it within
     :meth:`open`.
 
-    Args:
-        module: the model.
-        layers: the layers to cover, assumed to keep their samples first until :func:`verify` has checked them.
-        task: reads batches.
-        context: entered around the forward pass, for instance autocast.
-        memory: limits to observe.
+    The layers are assumed to keep their samples first until :func:`verify` has checked them. The context is entered
+    around the forward pass, for instance autocast.
     """
 
     def __init__(
@@ -88,11 +80,7 @@ class GradientProbe:
         return evaluation_mode(self._module)
 
     def forward(self, batch: Any) -> "Forward":
-        """Run the module on one batch and keep what per-sample gradients need.
-
-        Raises:
-            BatchError: if the batch cannot be read.
-        """
+        """Run the module on one batch and keep what per-sample gradients need."""
         targets = self.task.read_targets(batch)
         recorder = Recorder(list(self.plan.factored), len(targets), self.plan.expansion)
         with self._context(), _uncompiled(), recorder:
@@ -107,14 +95,10 @@ class GradientProbe:
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """One batch after the forward pass.
+    """One batch after the forward pass, with its logits, (B, C), and its targets, (B,).
 
     The *signal* of a backward pass is the gradient of each sample's scalar (its loss, say) with respect to its own
     logits, (B, C).
-
-    Attributes:
-        logits: (B, C).
-        targets: (B,).
     """
 
     logits: Tensor
@@ -126,16 +110,11 @@ class Forward:
     def backward(
         self, signal: Tensor, omit: Collection[Layer] = (), uses: Uses | None = None
     ) -> Iterator[tuple[Layer, slice, Factors]]:
-        """Yield the factors of per-sample gradients, layer by layer and in parts of the batch that fit the memory.
+        """Yield a layer, a part of the batch that fits the memory, and the factors of its per-sample gradients.
 
-        To go over the factors a second time, pass the result of :meth:`uses` for the same arguments.
-
-        Yields:
-            A layer, a part of the batch, and the factors of its samples in at least float32. The next factors may
-            overwrite them. Layers in ``omit`` and layers that the signal does not reach are left out.
-
-        Raises:
-            BatchError: if a layer's input does not keep the samples apart.
+        The factors are at least float32, and the next ones may overwrite them. Layers in ``omit`` and layers that the
+        signal does not reach are left out. To go over the factors a second time, pass the result of :meth:`uses` for
+        the same arguments.
         """
         for layer, found in (self.uses(signal, omit) if uses is None else uses).items():
             for part, factors in self.factors(layer, found, self._plan.factored[layer]):
@@ -205,10 +184,9 @@ class Forward:
         return (slice(start, start + size) for start in range(0, len(self.targets), size))
 
     def sample_gradients(self, layers: Sequence[Layer], signal: Tensor, samples: range) -> list[Tensor | None]:
-        """Gradients of some samples by a backward pass for each.
+        """Gradients by a backward pass for each sample, (samples, *shape) for each parameter of the layers.
 
-        Returns:
-            (samples, *shape) for each parameter of the layers, or None where the signal does not reach.
+        None for a parameter that the signal does not reach.
         """
         parameters = [p for layer in layers for p in layer.parameters]
         columns: list[list[Tensor]] = [[] for _ in parameters]

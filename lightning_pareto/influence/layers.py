@@ -43,10 +43,8 @@ def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> l
     A weight and the bias of the same module form one layer. A parameter that several modules share is a layer of its
     own, which collects the gradients of all its uses.
 
-    Args:
-        module: any module.
-        patterns: cover only parameters whose qualified name matches one of these shell patterns, for instance
-            ``["head.*"]``; all by default.
+    With ``patterns``, cover only parameters whose qualified names match one of these shell patterns, for instance
+    ``["head.*"]``.
 
     Raises:
         TypeError: if it is not a module.
@@ -107,10 +105,7 @@ _BIAS_OF = {"weight": "bias", "in_proj_weight": "in_proj_bias"}
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter]]]:
-    """Yield every module's own parameters by qualified name: a weight with its bias, any other parameter alone.
-
-    The first item is the name of the layer.
-    """
+    """Yield a layer's name and its parameters by name: a weight with the bias of its module, or another parameter."""
     for prefix, submodule in module.named_modules():
         own = dict(submodule.named_parameters(recurse=False))
         dot = f"{prefix}." if prefix else ""

@@ -26,9 +26,7 @@ def get_measure(name: MeasureName, loss: Measure) -> Measure:
 def logit_gradient(measure: Measure, logits: Tensor, targets: Tensor) -> Tensor:
     """Gradient of each sample's measure with respect to its own logits, (B, C).
 
-    Raises:
-        BatchError: if a value is not finite.
-        ValueError: if the measure is not one differentiable value per sample.
+    Raises a ValueError if the measure is not one differentiable value per sample, a BatchError if one is not finite.
     """
     leaf = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
     with torch.enable_grad():

@@ -21,10 +21,7 @@ class Scratch:
         self._blocks: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def buffer(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
-        """An uninitialised tensor of this shape, with the dtype and device of ``like``.
-
-        It overwrites the tensor returned for the same name before.
-        """
+        """An uninitialised tensor with the dtype and device of ``like``. Overwrites the last one of the same name."""
         key, size = (name, like.dtype, like.device), math.prod(shape)
         if key not in self._blocks or self._blocks[key].numel() < size:
             self._blocks.pop(key, None)  # free the old block before allocating the new one

@@ -60,12 +60,9 @@ class Operation(ABC):
 
     @abstractmethod
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
-        """Factors of the per-sample gradients.
+        """Factors of the per-sample gradients from the inputs and the gradients of the outputs, (B, n, …) each.
 
-        Args:
-            x: inputs, (B, n, …).
-            g: gradients of the outputs, (B, n, …).
-            scratch: buffers. The next call with the same scratch overwrites these factors.
+        The next call with the same scratch overwrites them.
         """
 
     def cost(self, x: Tensor, g: Tensor) -> int:
@@ -178,12 +175,7 @@ class Scaling(Operation):
 
 @dataclass(frozen=True)
 class Lookup(Operation):
-    """Rows of an embedding table.
-
-    Attributes:
-        rows: number of rows of the table.
-        padding: row that gets no gradient, if any.
-    """
+    """Rows of an embedding table. The row of the padding, if there is one, gets no gradient."""
 
     rows: int
     padding: int | None
@@ -203,7 +195,7 @@ class Broadcast(Operation):
     """A parameter that is broadcast over the samples and added to them, or multiplied with them, elementwise.
 
     Attributes:
-        shape: of the parameter.
+        shape: shape of the parameter.
         item: number of dimensions of a sample.
     """
 
@@ -224,8 +216,7 @@ class Broadcast(Operation):
 def concatenate(uses: list[Factors]) -> Factors:
     """Join the factors of several uses of one layer along the positions.
 
-    Raises:
-        TypeError: if one parameter is used both as an embedding and otherwise, or in different shapes.
+    Raises a TypeError if one parameter is used both as an embedding and otherwise, or in different shapes.
     """
     first = uses[0]
     if len(uses) == 1:

@@ -45,7 +45,6 @@ class GradientPass:
     Attributes:
         loader: the user's loader; its dataset, collate function, batch size and workers are used.
         probe: runs the model; must be open.
-        shard: this process's part.
         device: target of batches, unless ``transfer`` is given.
         transfer: moves a batch to the device, with the user's own hooks.
         progress: called before the first batch and after every batch.
@@ -124,11 +123,7 @@ class GradientPass:
         return int(min(size_of_batches(self.loader), self.probe.memory.batch or math.inf, looped))
 
     def batch_of(self, indices: Sequence[int]) -> Any:
-        """These samples as one batch.
-
-        Raises:
-            ValueError: if the batch does not hold as many samples as there are indices.
-        """
+        """These samples as one batch."""
         batch = self._moved(fetch(self.loader, indices))
         _check_count(len(self.probe.task.read_targets(batch)), len(indices))
         return batch
@@ -169,11 +164,7 @@ class GradientPass:
         return totals
 
     def __call__(self, stage: str) -> Iterator[tuple[Tensor, Any, Forward]]:
-        """Yield (dataset indices (B,), batch, forward pass) for every batch.
-
-        Raises:
-            ValueError: if a batch does not hold as many samples as indices were requested.
-        """
+        """Yield (dataset indices (B,), batch, forward pass) for every batch."""
         mine = self.shard.range(self.size)
         indices = self.indices[mine.start : mine.stop]
         loader = with_sampler(

@@ -21,14 +21,10 @@ vector: it may hold one index per position, or one per sample, as for a column o
 
 @dataclass(frozen=True)
 class Use:
-    """One use of a layer.
+    """One use of a layer: what its parameters do with the input x.
 
-    Attributes:
-        layer: the layer.
-        operation: what its parameters do.
-        x: the input.
-        edge: the place in the autograd graph at which to ask for the output's gradient. Later in-place changes of the
-            output do not affect it.
+    The edge is the place in the autograd graph at which to ask for the output's gradient. Later in-place changes of the
+    output do not affect it.
     """
 
     layer: Layer

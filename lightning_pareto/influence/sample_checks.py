@@ -26,11 +26,7 @@ def check_labels(data: GradientPass, classes: int) -> None:
 
 
 def check_loss(loss: Measure, logits: Tensor, targets: Tensor) -> None:
-    """Check that a loss has one value per sample, computed from that sample alone.
-
-    Raises:
-        ValueError: if not, or if a value is not finite.
-    """
+    """Raise a ValueError unless a loss has one finite value per sample, computed from that sample alone."""
     logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
     logit_gradient(loss, logits, targets)
     with torch.no_grad():
@@ -51,10 +47,6 @@ def check_samples(few: GradientPass) -> tuple[Any, int]:
 
     Returns:
         The samples as one batch, and the number of classes.
-
-    Raises:
-        BatchError: if the model rejects single samples.
-        ValueError: if the loss mixes samples.
     """
     batch, again = (few.batch_of(few.indices) for _ in range(2))
     with few.locating_errors(few.indices):

@@ -35,8 +35,7 @@ def set_up(
 ) -> Iterator[tuple[GradientPass, GradientPass]]:
     """Check the loaders, put the module into evaluation mode, and compare its layers' gradients with autograd.
 
-    Yields:
-        Passes over the training and the validation dataset, with one probe.
+    Yields passes over the training and the validation dataset, with one probe.
     """
     shard, limit = execution.shard, execution.max_memory
     for loader, name in ((train_dataloader, "train_dataloader"), (val_dataloader, "val_dataloader")):

@@ -107,9 +107,6 @@ def _all_reduce(tensor: Tensor) -> None:
 
     A process that dies closes its connections, which ends the wait of the others at once. One that hangs keeps them
     open, so the wait ends with the process group's timeout, 30 minutes by default.
-
-    Raises:
-        LostProcessError: if another process does not take part.
     """
     try:
         dist.all_reduce(tensor)

@@ -22,13 +22,9 @@ class StagesError(ValueError):
 class Stages:
     """Saves the result of each stage. A computation that was interrupted resumes after the last finished one.
 
-    Args:
-        folder: where to save; None saves nothing. All processes must see the same folder.
-        key: identifies the computation by its model, data and options.
-        shard: this process; the first one writes.
-
-    Attributes:
-        variant: suffix of file names. Set it to tell apart results of one computation that are not interchangeable.
+    The first process writes to a folder that all see; None saves nothing. The ``key`` identifies the computation by its
+    model, data and options. Set :attr:`variant`, a suffix of file names, to tell apart results of one computation that
+    are not interchangeable.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, key: str, shard: Shard) -> None:

@@ -135,11 +135,7 @@ _REMEDIES = {
 
 
 def check_logits(logits: Any, targets: Tensor) -> Tensor:
-    """Return ``logits`` if they are finite, (B, C) with C ≥ 2, and every target is in [0, C).
-
-    Raises:
-        BatchError: otherwise.
-    """
+    """Return ``logits``, or raise a BatchError unless they are finite, (B, C) with C ≥ 2, and targets are in [0, C)."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(targets) or not len(targets):
         raise BatchError(
             f"expected logits of shape ({len(targets) or 'B'}, C), found {_describe(logits)}. Return logits from "

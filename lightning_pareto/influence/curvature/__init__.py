@@ -31,9 +31,6 @@ def fit_curvature(
     """Fit the curvature called ``name`` to the samples of a pass, which must be in random order.
 
     An EK-FAC fit is saved in ``stages``, so that an interrupted computation can resume.
-
-    Raises:
-        CurvatureError: if the curvature cannot be computed.
     """
     if name == "gauss_newton":
         return GaussNewtonCurvature.fit(train, damping)

@@ -38,11 +38,7 @@ class ConjugateGradientCurvature(Curvature):
     tolerance: float
 
     def solve(self, directions: Directions) -> Directions:
-        """See :class:`Curvature`.
-
-        Warns:
-            UserWarning: if the tolerance is not reached, with the remaining residual.
-        """
+        """See :class:`Curvature`; warns if the tolerance is not reached, with the remaining residual."""
         like = next(iter(directions.values()))
         right = {  # zeros for layers that are part of H but have no direction
             layer: directions[layer] if layer in directions else like.new_zeros(len(like), *values.shape)

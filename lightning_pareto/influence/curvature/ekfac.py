@@ -34,11 +34,7 @@ class EkfacCurvature(Curvature):
 
     @classmethod
     def fit(cls, train: GradientPass, damping: float, fisher: Fisher) -> "EkfacCurvature":
-        """Fit the factors and then the corrected eigenvalues, each on as many samples as needed.
-
-        Raises:
-            CurvatureError: if a layer's factors are not finite or cannot be decomposed.
-        """
+        """Fit the factors and then the corrected eigenvalues, each on as many samples as needed."""
         sums = _FactorSums.fit(train, fisher)
         inputs = _decompose(train, sums.inputs)
         outputs = _decompose(train, {layer: m for layer, m in sums.outputs.items() if m.ndim == 3})

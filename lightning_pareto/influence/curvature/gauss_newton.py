@@ -32,12 +32,7 @@ class GaussNewtonCurvature(Curvature):
 
     @classmethod
     def fit(cls, train: GradientPass, damping: float) -> "GaussNewtonCurvature":
-        """Compute the matrix in one pass over the training set.
-
-        Raises:
-            CurvatureError: if the damped matrix is not positive definite.
-            ValueError: if there are more than 5,000 covered parameters.
-        """
+        """Compute the matrix in one pass over the training set."""
         layers = train.probe.layers
         size = sum(layer.size for layer in layers)
         if size > MAX_PARAMETERS:
