@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,22 +44,17 @@ def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
     unit = np.mean([np.where(matrix.scores.any(axis=0), matrix.scale, 0) for matrix in matrices], axis=0)
     factors = [np.nan_to_num(unit / matrix.scale) for matrix in matrices]
     folds = [matrix.fold_scores for matrix in matrices if matrix.fold_scores is not None]
+    metadata = dict(first.metadata)
+    if len(matrices) > 1:
+        metadata["checkpoint"] = [matrix.metadata.get("checkpoint") for matrix in matrices]
+        models = [matrix.metadata.get("fingerprints", {}).get("model") for matrix in matrices]
+        metadata["fingerprints"] = {**first.metadata.get("fingerprints", {}), "model": models}
     return replace(
         first,
         scores=_mean([matrix.scores for matrix in matrices], factors),
         fold_scores=_mean(folds, factors) if folds else None,
-        metadata={**first.metadata, **_sources(matrices)},
+        metadata=metadata,
     )
-
-
-def _sources(matrices: Sequence[InfluenceMatrix]) -> dict[str, Any]:
-    """Metadata that names every model's checkpoint and fingerprint."""
-    if len(matrices) == 1:
-        return {}
-    models = [matrix.metadata.get("fingerprints", {}).get("model") for matrix in matrices]
-    checkpoints = [matrix.metadata.get("checkpoint") for matrix in matrices]
-    fingerprints = {**matrices[0].metadata.get("fingerprints", {}), "model": models}
-    return {"checkpoint": checkpoints, "fingerprints": fingerprints}
 
 
 def _mean(arrays: list[npt.NDArray[np.float32]], factors: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float32]:

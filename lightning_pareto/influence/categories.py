@@ -120,13 +120,11 @@ def _are_probabilities(logits: Tensor) -> bool:
 def read_categories(categories: Categories, batch: Any, targets: Tensor) -> Tensor:
     """Categories of a batch's samples, (B,) int64. Raises a ValueError if they are not one integer per sample."""
     found = categories(batch)
-    is_integer = isinstance(found, Tensor) and not (found.is_floating_point() or found.is_complex())
-    if not is_integer or found.shape != targets.shape:
+    if not isinstance(found, Tensor) or found.is_floating_point() or found.is_complex() or found.shape != targets.shape:
         raise ValueError(
             f"categories(batch) must return an integer tensor of shape {tuple(targets.shape)}, found {found!r:.80}"
         )
-    integers: Tensor = found.long()
-    return integers
+    return found.long()
 
 
 def deal_folds(categories: Tensor, folds: int, seed: int) -> Tensor:

@@ -112,7 +112,8 @@ def _attention(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
         given["query"], given["key"], given["value"] = recorder.linear(query, weight, bias).chunk(3, dim=-1)
     else:
         for number, name in enumerate(("query", "key", "value")):
-            given[name] = recorder.linear(given[name], weight, bias, number * width, width)
+            rows = slice(number * width, (number + 1) * width)
+            given[name] = recorder.linear(given[name], weight, bias, rows)
     eye = torch.eye(width, dtype=weight.dtype, device=weight.device)
     out_weight, out_bias = given["out_proj_weight"], given["out_proj_bias"]
     identities = dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj_weight"), eye)

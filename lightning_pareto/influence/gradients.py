@@ -83,7 +83,8 @@ class GradientProbe:
         """Run the module on one batch and keep what per-sample gradients need."""
         targets = self.task.read_targets(batch)
         recorder = Recorder(list(self.plan.factored), len(targets), self.plan.expansion)
-        with self._context(), _uncompiled(), recorder:
+        # compiled modules run eagerly, because the recorder cannot see into a compiled graph
+        with self._context(), torch.compiler.set_stance("force_eager"), recorder:
             logits = self.task.read_logits(self._module, batch, targets)
         if not logits.requires_grad:
             raise BatchError(
@@ -198,12 +199,6 @@ class Forward:
                 if g is not None:  # all samples share one graph, so None for one means None for all
                     column.append(_at_least_float32(g.to_dense() if g.is_sparse else g) / self._scale)
         return [torch.stack(column) if column else None for column in columns]
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Run compiled modules eagerly, because the recorder cannot see into a compiled graph."""
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
 
 
 def _arranged(x: Tensor, item: int, batch: int, layout: Layout) -> Tensor:

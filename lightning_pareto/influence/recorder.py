@@ -91,15 +91,12 @@ class Recorder(TorchFunctionMode):
                 self.uses.append(Use(layer, operation(terms), x.detach(), get_gradient_edge(output)))
         return output
 
-    def linear(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, start: int | None = None, rows: int | None = None
-    ) -> Tensor:
-        """Compute and record a matrix product with the weight, or with ``rows`` of its rows from ``start`` on."""
-        if start is None or rows is None:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: slice | None = None) -> Tensor:
+        """Compute and record a matrix product with the weight, or with some of its rows."""
+        if rows is None:
             return self.record(x, F.linear(x, weight, bias), weight, bias, MatrixProduct)
-        part = slice(start, start + rows)
-        output = F.linear(x, weight[part], None if bias is None else bias[part])
-        return self.record(x, output, weight, bias, lambda terms: MatrixProduct(terms, (start, len(weight))))
+        output = F.linear(x, weight[rows], None if bias is None else bias[rows])
+        return self.record(x, output, weight, bias, lambda terms: MatrixProduct(terms, (rows.start, len(weight))))
 
 
 def _terms(layer: Layer, weight: Tensor | None, bias: Tensor | None) -> Terms:

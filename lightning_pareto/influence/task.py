@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,13 +98,12 @@ class ClassificationTask:
             BatchError: if the labels are missing, not integers, or not one per sample.
         """
         targets = self.targets(batch)
-        is_integer = isinstance(targets, Tensor) and not (targets.is_floating_point() or targets.is_complex())
-        if not is_integer or targets.ndim != 1:
+        if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.is_complex() or targets.ndim != 1:
             raise BatchError(
                 f"expected integer labels of shape (B,), found {_describe(targets)}. "
                 f"For one-hot labels: targets=lambda batch: batch[1].argmax(dim=1).\n{task_example(batch)}"
             )
-        return cast(Tensor, targets.long())
+        return targets.long()
 
     def read_logits(self, module: nn.Module, batch: Any, targets: Tensor) -> Tensor:
         """Return the logits of a batch, checked against its targets.

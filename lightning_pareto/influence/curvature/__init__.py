@@ -1,6 +1,6 @@
 """Curvature approximations with one interface: solve (H + λI) x = b for D right-hand sides."""
 
-from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions, IdentityCurvature
+from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, IdentityCurvature
 from lightning_pareto.influence.curvature.conjugate_gradients import ConjugateGradientCurvature
 from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
 from lightning_pareto.influence.curvature.fisher import Fisher, FisherName
@@ -8,15 +8,7 @@ from lightning_pareto.influence.curvature.gauss_newton import GaussNewtonCurvatu
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.stages import Stages
 
-__all__ = [
-    "Curvature",
-    "CurvatureError",
-    "Directions",
-    "EkfacCurvature",
-    "Fisher",
-    "FisherName",
-    "fit_curvature",
-]
+__all__ = ["CurvatureError", "Fisher", "FisherName", "fit_curvature"]
 
 
 def fit_curvature(
