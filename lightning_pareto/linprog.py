@@ -69,11 +69,9 @@ class LinearProgram:
         model = highspy.HighsLp()
         model.num_col_, model.num_row_ = n, m
         model.sense_ = highspy.ObjSense.kMaximize
-        model.col_cost_ = np.asarray(objective, dtype=np.float64)
-        model.col_lower_ = np.asarray(lower, dtype=np.float64)
-        model.col_upper_ = np.asarray(upper, dtype=np.float64)
-        model.row_lower_ = np.asarray(row_lower, dtype=np.float64)
-        model.row_upper_ = np.asarray(row_upper, dtype=np.float64)
+        model.col_cost_, model.row_lower_, model.row_upper_, model.col_lower_, model.col_upper_ = (
+            np.asarray(values, dtype=np.float64) for values in (objective, row_lower, row_upper, lower, upper)
+        )
         model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
         model.a_matrix_.start_ = np.arange(0, m * n + 1, m, dtype=np.int32)
         model.a_matrix_.index_ = np.tile(np.arange(m, dtype=np.int32), n)

@@ -37,9 +37,7 @@ def systematic_draws(weights: npt.NDArray[np.float64], generator: torch.Generato
     cumulative += 2**-20 + float(torch.rand((), dtype=torch.float64, generator=generator)) * (1 - 2**-19)
     floors = cumulative.astype(order.numpy().dtype)
     draws = torch.from_numpy(np.repeat(order.numpy(), np.diff(floors, prepend=floors.dtype.type(0))))
-    shuffled: npt.NDArray[np.integer[Any]]
-    shuffled = draws.index_select(0, torch.randperm(total, generator=generator, dtype=integer)).numpy()
-    return shuffled
+    return np.asarray(draws.index_select(0, torch.randperm(total, generator=generator, dtype=integer)).numpy())
 
 
 class ParetoSampler(DistributedSampler[int]):

@@ -25,7 +25,7 @@ class LabelledData:
     @property
     def flipped(self) -> np.ndarray:
         """Which given labels are wrong, (N,)."""
-        return np.asarray(self.given != self.true)
+        return np.asarray((self.given != self.true).numpy())
 
     def dataset(self) -> TensorDataset:
         """Dataset of (input, noisy label) pairs."""

@@ -8,10 +8,8 @@ from tqdm.utils import disp_len, disp_trim
 
 WIDTH = 80
 
-LONGEST_NAME = 24
 
-
-def printable(name: str, longest: int = LONGEST_NAME) -> str:
+def printable(name: str, longest: int = 24) -> str:
     """A name without escape sequences, line breaks or direction marks, at most ``longest`` columns wide.
 
     Each such character becomes ``?``. A longer name is cut and ends in ``…``.

@@ -8,6 +8,14 @@ import numpy.typing as npt
 
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 
+_SHARED = {
+    "labels": "training labels",
+    "category_names": "category names",
+    "support": "validation support",
+    "fold_support": "folds",
+}
+"""What all averaged matrices must share, and its name in errors."""
+
 
 def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
     """Average influence matrices of several models on the same data.
@@ -40,7 +48,13 @@ def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
     first = matrices[0]
     for number, matrix in enumerate(matrices):
         check_type(matrix)
-        _check_same(first, matrix, number)
+        for attribute, name in _SHARED.items():
+            expected, found = (np.asarray(getattr(each, attribute)) for each in (first, matrix))
+            if not np.array_equal(expected, found):
+                raise ValueError(
+                    f"matrix {number} has other {name} than the first. All matrices must come from the same training "
+                    "and validation data, with the same categories, folds and seed"
+                )
     unit = np.mean([np.where(matrix.scores.any(axis=0), matrix.scale, 0) for matrix in matrices], axis=0)
     factors = [np.nan_to_num(unit / matrix.scale) for matrix in matrices]
     folds = [matrix.fold_scores for matrix in matrices if matrix.fold_scores is not None]
@@ -63,18 +77,3 @@ def _mean(arrays: list[npt.NDArray[np.float32]], factors: list[npt.NDArray[np.fl
     for array, factor in zip(arrays, factors, strict=True):
         total += array * (factor / len(arrays)).astype(np.float32)
     return total
-
-
-def _check_same(first: InfluenceMatrix, other: InfluenceMatrix, number: int) -> None:
-    pairs = {
-        "training labels": (first.labels, other.labels),
-        "category names": (first.category_names, other.category_names),
-        "validation support": (first.support, other.support),
-        "folds": (first.fold_support, other.fold_support),
-    }
-    for name, (a, b) in pairs.items():
-        if not np.array_equal(np.asarray(a), np.asarray(b)):
-            raise ValueError(
-                f"matrix {number} has other {name} than the first. All matrices must come from the same training and "
-                "validation data, with the same categories, folds and seed"
-            )

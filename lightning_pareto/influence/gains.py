@@ -8,8 +8,7 @@ Float = npt.NDArray[np.float64]
 
 def predicted_gain(scores: npt.NDArray[np.floating], weights: Float) -> Float:
     """First-order drop of each category's validation measure, ``mean_i (w_i − 1) P_ik``, (K,); positive is better."""
-    gain: Float = (weights - 1) @ scores.astype(np.float64) / len(scores)
-    return gain
+    return np.asarray((weights - 1) @ scores.astype(np.float64) / len(scores))
 
 
 def column_scale(scores: npt.NDArray[np.floating]) -> Float:

@@ -157,8 +157,7 @@ class Forward:
         for use, gradient in uses:
             if not route.keeps_samples_apart(use, batch):
                 raise MixedSamplesError(layer, use.x, batch)
-            x = _arranged(use.x, use.operation.item, batch, route.layout)
-            g = _arranged(gradient, use.operation.output_item, batch, route.layout)
+            x, g = (_arranged(z, len(use.leading_shape), batch, route.layout) for z in (use.x, gradient))
             arranged.append((use.operation, x, g))
         scratch = self._memory.scratch if len(arranged) == 1 else None  # several uses must not share buffers
         cost = sum(operation.cost(x, g) for operation, x, g in arranged)
@@ -201,12 +200,11 @@ class Forward:
         return [torch.stack(column) if column else None for column in columns]
 
 
-def _arranged(x: Tensor, item: int, batch: int, layout: Layout) -> Tensor:
-    """Reshape a tensor to (B, n, …), with n items per sample and the last ``item`` dimensions unchanged."""
-    rest = x.shape[x.ndim - item :]
+def _arranged(x: Tensor, leading: int, batch: int, layout: Layout) -> Tensor:
+    """Reshape the leading dimensions of a tensor to (B, n), with n items per sample."""
     if layout == "sample first":
-        return x.reshape(batch, -1, *rest)
-    return x.reshape(-1, batch, *rest).transpose(0, 1)
+        return x.reshape(batch, -1, *x.shape[leading:])
+    return x.reshape(-1, batch, *x.shape[leading:]).transpose(0, 1)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

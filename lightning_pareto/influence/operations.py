@@ -53,11 +53,6 @@ class Operation(ABC):
     item: int
     """How many trailing dimensions of the input belong to the operation."""
 
-    @property
-    def output_item(self) -> int:
-        """How many trailing dimensions of the output belong to the operation."""
-        return self.item
-
     @abstractmethod
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """Factors of the per-sample gradients from the inputs and the gradients of the outputs, (B, n, …) each.
@@ -181,7 +176,6 @@ class Lookup(Operation):
     padding: int | None
     kind = "embedding"
     item = 0
-    output_item = 1
 
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`."""

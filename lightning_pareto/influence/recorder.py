@@ -34,7 +34,7 @@ class Use:
 
     @property
     def leading_shape(self) -> torch.Size:
-        """The input's leading dimensions, which hold the samples and their positions."""
+        """The leading dimensions of the input and the output, which hold the samples and their positions."""
         return self.x.shape[: self.x.ndim - self.operation.item]
 
 
