@@ -178,7 +178,6 @@ def estimate(
         limit, cell = execution.max_memory, fingerprint_of(cells.cell)
         key = json.dumps([asdict(options), limit, list(cells.names), cell, fingerprints])
         stages = Stages(execution.stages_dir, key, train.shard)
-        stages.prepare()
         found = None
         while found is None:
             with contextlib.suppress(PlanChangedError):  # now it loops over a layer, so earlier results do not fit

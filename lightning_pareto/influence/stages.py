@@ -22,9 +22,9 @@ class StagesError(ValueError):
 class Stages:
     """Saves the result of each stage. A computation that was interrupted resumes after the last finished one.
 
-    The first process writes to a folder that all see; None saves nothing. The ``key`` identifies the computation by its
-    model, data and options. Set :attr:`variant`, a suffix of file names, to tell apart results of one computation that
-    are not interchangeable.
+    The first process writes to a folder that all see; None saves nothing. It creates the folder, and removes leftovers
+    of killed writers. The ``key`` identifies the computation by its model, data and options. Set :attr:`variant`, a
+    suffix of file names, to tell apart results of one computation that are not interchangeable.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, key: str, shard: Shard) -> None:
@@ -33,6 +33,10 @@ class Stages:
         self._shard = shard
         self._paths: set[Path] = set()
         self.variant = ""
+        if self._folder is not None and shard.index == 0:
+            with self._warning():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                remove_temporary_files(self._folder, "*.safetensors")
 
     def load_or_compute(self, name: str, compute: Callable[[], Tensors], device: torch.device) -> Tensors:
         """Return the result of a stage, loaded to ``device`` if it was finished before.
@@ -57,14 +61,6 @@ class Stages:
                 arrays = {key: value.detach().cpu().numpy() for key, value in result.items()}
                 save_artifact(path, "stage", arrays, {"key": self._key})
         return result
-
-    def prepare(self) -> None:
-        """Create the folder and remove leftovers of killed writers. Warns if the folder cannot be created."""
-        if self._folder is None or self._shard.index > 0:
-            return
-        with self._warning():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            remove_temporary_files(self._folder, "*.safetensors")
 
     @contextlib.contextmanager
     def _warning(self) -> Iterator[None]:

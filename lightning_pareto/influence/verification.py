@@ -48,13 +48,9 @@ def verify(probe: GradientProbe, batch: Any) -> None:
     uses = forward.uses(signal)
     columns = iter(forward.sample_gradients(probe.layers, signal, range(len(signal))))
     for layer in probe.layers:
-        by_autograd = [next(columns) for _ in layer.parameters]
-        in_use = any(g is not None for g in by_autograd)
+        expected = [next(columns) for _ in layer.parameters]
+        in_use = any(g is not None for g in expected)
         found = uses.get(layer, []) if in_use else []
-        expected = [
-            p.new_zeros(len(signal), *p.shape) if g is None else g
-            for p, g in zip(layer.parameters, by_autograd, strict=True)
-        ]
         agreeing = (each for each in get_args(Layout) if found and _agrees(forward, layer, found, each, expected))
         layout = next(agreeing, None)
         if layout is None:
@@ -100,14 +96,15 @@ def _refuse_reentrant(logits: Tensor) -> None:
 
 
 def _agrees(
-    forward: Forward, layer: Layer, uses: list[tuple[Use, Tensor]], layout: Layout, expected: list[Tensor]
+    forward: Forward, layer: Layer, uses: list[tuple[Use, Tensor]], layout: Layout, by_autograd: list[Tensor | None]
 ) -> bool:
-    """Whether a layer's gradients, computed from its uses in this layout, agree with the expected ones."""
+    """Whether a layer's gradients, computed from its uses in this layout, agree with those by autograd."""
     try:
-        found = torch.cat([factors.gradients() for _, factors in forward.factors(layer, uses, Route(layout))])
+        gradients = torch.cat([factors.gradients() for _, factors in forward.factors(layer, uses, Route(layout))])
     except (BatchError, TypeError):
         return False
-    samples = len(found)
+    samples, found = len(gradients), layer.unpack(gradients)
+    expected = [torch.zeros_like(f) if e is None else e for f, e in zip(found, by_autograd, strict=True)]
     if samples > 1 and not any(bool(e.any()) for e in expected):  # zeros agree in any layout: go by the shapes
         return all(items_per_sample(use, samples, layout) == 1 for use, _ in uses)
     half = any(torch.finfo(g.dtype).bits < 32 for _, g in uses)
@@ -115,5 +112,5 @@ def _agrees(
     rounding = (ROUNDING_HALF if half else ROUNDING) * max(float(e.abs().max()) for e in expected)
     return all(
         float((f - e).abs().max()) <= max(tolerance * float(e.abs().max()), rounding)
-        for f, e in zip(layer.unpack(found), expected, strict=True)
+        for f, e in zip(found, expected, strict=True)
     )
