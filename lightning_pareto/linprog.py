@@ -30,7 +30,6 @@ class LinearProgramSolution:
 
     Attributes:
         x: optimal point, (n,).
-        objective: optimal value.
         row_duals: change of the optimal value per unit increase of each row's active bound, (m,). When maximising, a
             binding lower bound has a dual ≤ 0 and a binding upper bound a dual ≥ 0.
         reduced_costs: the same for the column bounds, (n,).
@@ -48,13 +47,8 @@ class LinearProgram:
     The solver keeps the model between solves. If you only change the row bounds with :meth:`set_row_bounds`, the next
     solve restarts from the last basis. That is much faster than building a new model.
 
-    Args:
-        objective: (n,).
-        rows: dense constraint matrix with few rows and many columns, (m, n).
-        row_lower: (m,), ``-INFINITY`` where a row has no lower bound.
-        row_upper: (m,), ``INFINITY`` where a row has no upper bound.
-        lower: (n,).
-        upper: (n,).
+    ``rows`` is a dense matrix with few rows and many columns, (m, n). A row without a bound has ``-INFINITY`` or
+    ``INFINITY``.
 
     Raises:
         LinearProgramError: if an array is not finite or HiGHS rejects the model.
@@ -75,11 +69,9 @@ class LinearProgram:
         model = highspy.HighsLp()
         model.num_col_, model.num_row_ = n, m
         model.sense_ = highspy.ObjSense.kMaximize
-        model.col_cost_ = np.asarray(objective, dtype=np.float64)
-        model.col_lower_ = np.asarray(lower, dtype=np.float64)
-        model.col_upper_ = np.asarray(upper, dtype=np.float64)
-        model.row_lower_ = np.asarray(row_lower, dtype=np.float64)
-        model.row_upper_ = np.asarray(row_upper, dtype=np.float64)
+        model.col_cost_, model.row_lower_, model.row_upper_, model.col_lower_, model.col_upper_ = (
+            np.asarray(values, dtype=np.float64) for values in (objective, row_lower, row_upper, lower, upper)
+        )
         model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
         model.a_matrix_.start_ = np.arange(0, m * n + 1, m, dtype=np.int32)
         model.a_matrix_.index_ = np.tile(np.arange(m, dtype=np.int32), n)

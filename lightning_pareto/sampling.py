@@ -24,12 +24,8 @@ def systematic_draws(weights: npt.NDArray[np.float64], generator: torch.Generato
     ``⌊C_i + u⌋ − ⌊C_{i−1} + u⌋`` times. This count has mean exactly w_i and always stays within one of w_i. Without
     the permutation, the counts of neighbours would be correlated. A second permutation shuffles the draws.
 
-    Args:
-        weights: weights ≥ 0 with an integer sum, (N,).
-        generator: source of the permutations and of u.
-
-    Returns:
-        Σw sample indices, as int32 where they fit, to save memory.
+    The weights, (N,), must be ≥ 0 with an integer sum. Returns Σw sample indices, as int32 where they fit, to save
+    memory.
     """
     n, total = len(weights), round(weights.sum())
     integer = torch.int32 if max(n, total) < 2**31 else torch.int64
@@ -41,9 +37,7 @@ def systematic_draws(weights: npt.NDArray[np.float64], generator: torch.Generato
     cumulative += 2**-20 + float(torch.rand((), dtype=torch.float64, generator=generator)) * (1 - 2**-19)
     floors = cumulative.astype(order.numpy().dtype)
     draws = torch.from_numpy(np.repeat(order.numpy(), np.diff(floors, prepend=floors.dtype.type(0))))
-    shuffled: npt.NDArray[np.integer[Any]]
-    shuffled = draws.index_select(0, torch.randperm(total, generator=generator, dtype=integer)).numpy()
-    return shuffled
+    return np.asarray(draws.index_select(0, torch.randperm(total, generator=generator, dtype=integer)).numpy())
 
 
 class ParetoSampler(DistributedSampler[int]):

@@ -77,7 +77,7 @@ influence/operations.py: influence/test_gradients.py
 influence/gradients.py: influence/test_gradients.py influence/test_routing.py
     submodule.training = training  →  pass
     if len(arranged) == 1 else None  # several  →  if True else None  # several
-    if verified is not None and not keeps_samples_apart(  →  if False and not keeps_samples_apart(
+    if not route.keeps_samples_apart(use, batch):  →  if False:
 influence/factors.py: influence/test_factors.py influence/test_curvature.py
     restored = matrices @ self.inputs.transpose(-1, -2)  →  restored = matrices @ self.inputs
     result[:, :start, part] = result[:, part, :start].transpose(1, 2)  →  result[:, :start, part] = 0
@@ -91,18 +91,17 @@ influence/curvature/fisher.py: influence/test_curvature.py test_invariances.py
     < uniforms[:, None].to(p))  →  < 0.5)
     self.uniforms[indices])  →  self.uniforms[: len(indices)])
 influence/curvature/gauss_newton.py: influence/test_curvature.py
-    train.shard.sum(total) / train.size  →  train.shard.sum(total)
+    sums)) / train.size  →  sums))
 influence/curvature/conjugate_gradients.py: influence/test_curvature.py
     self.tolerance**2 * _dot  →  self.tolerance * _dot
-    _plus(z, p, _ratio(new, rz)), new  →  _plus(z, p, 0.0), new
+    _plus(z, p, _ratio(new, rz)), new  →  _plus(z, p, 0 * rz), new
 influence/directions.py: influence/test_estimate.py influence/test_memory.py
     .to(signal.device) - block.start  →  .to(signal.device)
     signal = signal.masked_fill(outside[:, None], 0)  →  pass
 influence/categories.py: influence/test_categories.py
     order = torch.randperm(len(members), generator=generator)  →  order = torch.arange(len(members))
     if low < 0 or high >= count:  →  if False:
-influence/estimate.py: influence/test_estimate.py influence/test_stages.py
-    support / np.maximum(support.sum(axis=0), 1)  →  np.full(support.shape, 1 / folds)
+influence/estimate.py: influence/test_stages.py
     list(cells.names), cell, fingerprints])  →  list(cells.names), cell])
 influence/averaging.py: influence/test_averaging.py
     np.nan_to_num(unit / matrix.scale)  →  np.nan_to_num(1 / matrix.scale)
@@ -116,11 +115,12 @@ influence/sample_checks.py: influence/test_estimate.py
 influence/fingerprint.py: influence/test_stages.py
     [*module.named_parameters(), *module.named_buffers()]  →  [*module.named_parameters()]
 influence/matrix.py: influence/test_matrix.py
-    scores[:, support.sum(axis=0) == 0] = np.nan  →  pass
+    support / np.maximum(support.sum(axis=0), 1), strict  →  np.full(support.shape, 1 / len(support)), strict
+    total[:, support.sum(axis=0) == 0] = np.nan  →  pass
 influence/stages.py: influence/test_stages.py
     if metadata.get("key") != self._key:  →  if False:
-influence/layouts.py: influence/test_routing.py
-    return found == 1 or (found > 0 and found in verified)  →  return found > 0
+influence/plan.py: influence/test_routing.py
+    return found == 1 or (found > 0 and found in self.verified)  →  return found > 0
 influence/verification.py: influence/test_routing.py influence/test_gradients.py
     GRADIENT_TOLERANCE_HALF = 1e-3, 5e-2  →  GRADIENT_TOLERANCE_HALF = 1e3, 5e-2
 integration/datamodule.py: integration/test_weighted_fits.py integration/test_datamodule.py

@@ -12,10 +12,7 @@ def stored_labels(dataset: Any) -> Tensor | None:
     """Labels of all samples, without reading a sample or applying a transform.
 
     They are looked up as ``dataset.targets``, ``dataset.labels`` or the last tensor of a TensorDataset, through any
-    number of Subsets and ConcatDatasets.
-
-    Returns:
-        (N,) integers, or None if the dataset does not store one integer for each sample.
+    number of Subsets and ConcatDatasets. Returns (N,) integers, or None if the dataset does not store one per sample.
     """
     if isinstance(dataset, Subset):
         labels = stored_labels(dataset.dataset)
@@ -39,15 +36,12 @@ def first_label_out_of_range(dataset: Any, classes: int) -> int | None:
     labels = stored_labels(dataset)
     if labels is None:
         return None
-    outside = (labels < 0) | (labels >= classes)
-    return int(outside.int().argmax()) if outside.any() else None
+    outside = ((labels < 0) | (labels >= classes)).nonzero()
+    return int(outside[0]) if len(outside) else None
 
 
 def fingerprint_of_labels(dataset: Any) -> str | None:
-    """Digest of all stored labels in order, 16 hexadecimal digits; None if the dataset stores none.
-
-    It tells two datasets of the same length apart without reading a sample.
-    """
+    """Digest of all stored labels in order, 16 hexadecimal digits; None if the dataset stores none."""
     labels = stored_labels(dataset)
     return None if labels is None else hashlib.blake2b(labels.numpy().tobytes(), digest_size=8).hexdigest()
 
@@ -57,7 +51,5 @@ def stored_class_names(dataset: Any, count: int) -> list[str] | None:
     while isinstance(dataset, Subset) and not hasattr(dataset, "classes"):
         dataset = dataset.dataset
     found = getattr(dataset, "classes", None)
-    if not isinstance(found, (list, tuple)):
-        return None
-    names = [str(name) for name in found]
+    names = list(map(str, found)) if isinstance(found, (list, tuple)) else []
     return names if len(names) == len(set(names)) == count else None

@@ -9,11 +9,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
 
 def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
-    """Return ``loader`` if its samples have indices.
-
-    Args:
-        loader: the user's value.
-        name: what the errors call it.
+    """Return ``loader`` if its samples have indices. Errors call it by ``name``.
 
     Raises:
         TypeError: if it is not a DataLoader that batches a map-style dataset by index.
@@ -61,17 +57,11 @@ def with_sampler(
     generator: torch.Generator | None,
     batch_size: int | None = None,
 ) -> "DataLoader[Any]":
-    """Return a copy of ``loader`` that draws its indices from ``sampler``.
+    """Return a copy of a map-style loader that draws its indices from ``sampler``.
 
-    The copy keeps the class and all other attributes (collate function, workers, pinning, prefetching, timeout). So it
-    also works for subclasses of DataLoader, whatever arguments their constructors take.
-
-    Args:
-        loader: a map-style loader.
-        sampler: yields dataset indices.
-        drop_last: whether to drop a last, smaller batch.
-        generator: generator that seeds the copy's workers.
-        batch_size: batch size of the copy; the loader's own by default.
+    The copy keeps the class and all other attributes (collate function, workers, pinning, prefetching, timeout), and
+    by default the batch size. So it also works for subclasses of DataLoader, whatever arguments their constructors
+    take. The ``generator`` seeds the copy's workers.
     """
     size = batch_size or size_of_batches(loader)
     twin = copy.copy(loader)

@@ -25,8 +25,7 @@ class LabelledData:
     @property
     def flipped(self) -> np.ndarray:
         """Which given labels are wrong, (N,)."""
-        wrong: np.ndarray = (self.given != self.true).numpy()
-        return wrong
+        return np.asarray((self.given != self.true).numpy())
 
     def dataset(self) -> TensorDataset:
         """Dataset of (input, noisy label) pairs."""
@@ -42,7 +41,7 @@ def gaussian_classes(
     reweighting helps every class. With noise, it helps to down-weight the samples with wrong labels.
 
     Args:
-        size: number of samples N.
+        size: number of samples.
         noise: share of the labels that are replaced by another class, drawn uniformly.
         classes: number of classes.
         distance: radius of the circle in standard deviations.

@@ -11,12 +11,9 @@ _NAME = "padding: 2px 10px; text-align: left"
 
 
 def html_table(title: str, columns: Mapping[str, Sequence[Any]], notes: Sequence[str] = ()) -> str:
-    """A title, notes and a table of at most 20 rows, everything escaped.
+    """A title in bold, a paragraph for each note, and a table of at most 20 rows, everything escaped.
 
-    Args:
-        title: shown in bold.
-        columns: cells by heading, the first column for names. Without columns there is no table.
-        notes: one paragraph each, between title and table.
+    The columns are cells by heading, the first for names. Without columns there is no table.
     """
     lines = [f"<p><strong>{escape(title)}</strong></p>", *(f"<p>{escape(note)}</p>" for note in notes)]
     rows = list(zip(*columns.values(), strict=True))
@@ -30,12 +27,7 @@ def html_table(title: str, columns: Mapping[str, Sequence[Any]], notes: Sequence
 
 
 def data_frame(columns: Mapping[str, Any], index: Any, name: str) -> Any:
-    """A ``pandas.DataFrame``.
-
-    Args:
-        columns: values by heading.
-        index: index of the rows.
-        name: name of the index.
+    """A ``pandas.DataFrame`` from values by heading, and an index with its name.
 
     Raises:
         ImportError: without pandas, with the command that installs it.

@@ -8,10 +8,8 @@ from tqdm.utils import disp_len, disp_trim
 
 WIDTH = 80
 
-LONGEST_NAME = 24
 
-
-def printable(name: str, longest: int = LONGEST_NAME) -> str:
+def printable(name: str, longest: int = 24) -> str:
     """A name without escape sequences, line breaks or direction marks, at most ``longest`` columns wide.
 
     Each such character becomes ``?``. A longer name is cut and ends in ``…``.
@@ -39,16 +37,11 @@ def listed(names: Iterable[str], most: int = 6) -> str:
 
 
 def text_table(columns: Mapping[str, Sequence[str]]) -> list[str]:
-    """Lines of a table: a heading and a line for each row.
-
-    Args:
-        columns: cells by heading. The first column is aligned to the left, the others to the right.
-    """
-    cells = [[heading, *map(str, column)] for heading, column in columns.items()]
-    widths = [max(map(disp_len, column)) for column in cells]
-    lines = []
-    for row in zip(*cells, strict=True):
-        gaps = [" " * (width - disp_len(cell)) for cell, width in zip(row, widths, strict=True)]
-        first, *others = zip(row, gaps, strict=True)
-        lines.append("  ".join(["".join(first), *(gap + cell for cell, gap in others)]).rstrip())
-    return lines
+    """Lines of a table from cells by heading. The first column is aligned to the left, the others to the right."""
+    padded: list[list[str]] = []
+    for heading, column in columns.items():
+        cells = [heading, *map(str, column)]
+        width = max(map(disp_len, cells))
+        gaps = [" " * (width - disp_len(cell)) for cell in cells]
+        padded.append([gap + cell if padded else cell + gap for cell, gap in zip(cells, gaps, strict=True)])
+    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]

@@ -4,7 +4,7 @@ How :func:`estimate_influence` works, with the modules that do it:
 
 1. ``layers`` groups the parameters into layers. ``recorder`` records where a forward pass uses them, by the wrappers in
    ``functions``. ``operations`` turns each use into ``factors`` of per-sample gradients.
-2. ``verification`` compares these gradients with autograd on a few samples, and makes the plan that ``gradients``
+2. ``verification`` compares these gradients with autograd on a few samples, and makes the ``plan`` that ``gradients``
    follows.
 3. ``passes`` runs over a dataset. ``directions`` computes the category gradients v_k, ``curvature`` solves for
    (H + λI)⁻¹ v_k, and ``directions`` takes the dot products with the gradient of every training sample.

@@ -2,12 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+
+_SHARED = {
+    "labels": "training labels",
+    "category_names": "category names",
+    "support": "validation support",
+    "fold_support": "folds",
+}
+"""What all averaged matrices must share, and its name in errors."""
 
 
 def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
@@ -41,26 +48,27 @@ def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
     first = matrices[0]
     for number, matrix in enumerate(matrices):
         check_type(matrix)
-        _check_same(first, matrix, number)
+        for attribute, name in _SHARED.items():
+            expected, found = (np.asarray(getattr(each, attribute)) for each in (first, matrix))
+            if not np.array_equal(expected, found):
+                raise ValueError(
+                    f"matrix {number} has other {name} than the first. All matrices must come from the same training "
+                    "and validation data, with the same categories, folds and seed"
+                )
     unit = np.mean([np.where(matrix.scores.any(axis=0), matrix.scale, 0) for matrix in matrices], axis=0)
     factors = [np.nan_to_num(unit / matrix.scale) for matrix in matrices]
     folds = [matrix.fold_scores for matrix in matrices if matrix.fold_scores is not None]
+    metadata = dict(first.metadata)
+    if len(matrices) > 1:
+        metadata["checkpoint"] = [matrix.metadata.get("checkpoint") for matrix in matrices]
+        models = [matrix.metadata.get("fingerprints", {}).get("model") for matrix in matrices]
+        metadata["fingerprints"] = {**first.metadata.get("fingerprints", {}), "model": models}
     return replace(
         first,
         scores=_mean([matrix.scores for matrix in matrices], factors),
         fold_scores=_mean(folds, factors) if folds else None,
-        metadata={**first.metadata, **_sources(matrices)},
+        metadata=metadata,
     )
-
-
-def _sources(matrices: Sequence[InfluenceMatrix]) -> dict[str, Any]:
-    """Metadata that names every model's checkpoint and fingerprint."""
-    if len(matrices) == 1:
-        return {}
-    models = [matrix.metadata.get("fingerprints", {}).get("model") for matrix in matrices]
-    checkpoints = [matrix.metadata.get("checkpoint") for matrix in matrices]
-    fingerprints = {**matrices[0].metadata.get("fingerprints", {}), "model": models}
-    return {"checkpoint": checkpoints, "fingerprints": fingerprints}
 
 
 def _mean(arrays: list[npt.NDArray[np.float32]], factors: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float32]:
@@ -69,18 +77,3 @@ def _mean(arrays: list[npt.NDArray[np.float32]], factors: list[npt.NDArray[np.fl
     for array, factor in zip(arrays, factors, strict=True):
         total += array * (factor / len(arrays)).astype(np.float32)
     return total
-
-
-def _check_same(first: InfluenceMatrix, other: InfluenceMatrix, number: int) -> None:
-    pairs = {
-        "training labels": (first.labels, other.labels),
-        "category names": (first.category_names, other.category_names),
-        "validation support": (first.support, other.support),
-        "folds": (first.fold_support, other.fold_support),
-    }
-    for name, (a, b) in pairs.items():
-        if not np.array_equal(np.asarray(a), np.asarray(b)):
-            raise ValueError(
-                f"matrix {number} has other {name} than the first. All matrices must come from the same training and "
-                "validation data, with the same categories, folds and seed"
-            )

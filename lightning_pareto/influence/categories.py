@@ -43,13 +43,9 @@ def scan(
 ) -> Cells:
     """Read the category of every validation sample, and deal each category's samples out to the folds.
 
-    This takes one forward pass. It also finds unreadable batches, labels out of range and non-finite losses, before the
-    long passes begin.
-
-    Without names the categories are numbered. K is then the number of logits, or of categories found.
-
-    Raises:
-        ValueError: if a category is out of range.
+    This takes one forward pass. It also finds unreadable batches, labels and categories out of range, and non-finite
+    losses, before the long passes begin. Without names the categories are numbered. K is then the number of logits, or
+    of categories found.
     """
     given = None if category_names is None else checked_names(category_names, "category_names")
     found, classes = validation.run("validation scan", lambda: _categories(validation, measure, categories))
@@ -70,14 +66,16 @@ def scan(
         )
     cell = deal_folds(found, folds, seed) * count + found
     support = torch.bincount(cell, minlength=folds * count).reshape(folds, count)
-    absent = [name for name, samples in zip(names, support.sum(dim=0).tolist(), strict=True) if samples == 0]
-    if absent:
-        warnings.warn(
-            f"no validation samples of {listed(absent)}: add some, or the verdict and the weights leave these "
-            "categories out",
-            stacklevel=2,
-        )
+    otherwise = "the verdict and the weights leave these categories out"
+    warn_about_absent(names, support.sum(dim=0).tolist(), kind="validation", otherwise=otherwise)
     return Cells(cell, support, names)
+
+
+def warn_about_absent(names: Sequence[str], samples: Sequence[int], *, kind: str, otherwise: str) -> None:
+    """Warn about names without samples."""
+    absent = [name for name, count in zip(names, samples, strict=True) if count == 0]
+    if absent:
+        warnings.warn(f"no {kind} samples of {listed(absent)}: add some, or {otherwise}", stacklevel=3)
 
 
 def _check_range(found: Tensor, count: int, numbered: bool) -> None:
@@ -120,19 +118,13 @@ def _are_probabilities(logits: Tensor) -> bool:
 
 
 def read_categories(categories: Categories, batch: Any, targets: Tensor) -> Tensor:
-    """Categories of a batch's samples, (B,) int64.
-
-    Raises:
-        ValueError: if they are not one integer per sample.
-    """
+    """Categories of a batch's samples, (B,) int64. Raises a ValueError if they are not one integer per sample."""
     found = categories(batch)
-    is_integer = isinstance(found, Tensor) and not (found.is_floating_point() or found.is_complex())
-    if not is_integer or found.shape != targets.shape:
+    if not isinstance(found, Tensor) or found.is_floating_point() or found.is_complex() or found.shape != targets.shape:
         raise ValueError(
             f"categories(batch) must return an integer tensor of shape {tuple(targets.shape)}, found {found!r:.80}"
         )
-    integers: Tensor = found.long()
-    return integers
+    return found.long()
 
 
 def deal_folds(categories: Tensor, folds: int, seed: int) -> Tensor:

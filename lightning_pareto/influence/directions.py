@@ -12,10 +12,7 @@ from lightning_pareto.influence.passes import GradientPass
 
 
 def category_gradients(validation: GradientPass, measure: Measure, cells: Cells, block: range) -> Directions:
-    """Mean gradient of the measure over each of the D cells of a block, (D, R, O, I) for every layer.
-
-    The gradient of an empty cell is zero.
-    """
+    """Mean gradient of the measure over each of the D cells of a block, (D, R, O, I) for every layer; zero if empty."""
 
     def sums() -> dict[Layer, Tensor]:
         sums: dict[Layer, Tensor] = {}
@@ -41,9 +38,6 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
 
     Returns:
         Scores (N, D) in float32, labels (N,) and predicted labels (N,), complete on every process.
-
-    Raises:
-        CurvatureError: if a score is not finite.
     """
     products = {layer: DotProducts(direction) for layer, direction in directions.items()}
     width = len(next(iter(directions.values())))
@@ -54,7 +48,7 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
             with train.locating_errors(indices):
                 signal = logit_gradient(measure, forward.logits, forward.targets)
             found = torch.zeros(len(indices), width, dtype=torch.float64)
-            for layer, part, factors in forward.backward(signal, omit=train.probe.plan.all_but(products)):
+            for layer, part, factors in forward.backward(signal, omit=set(train.probe.layers) - products.keys()):
                 found[part] += factors.dots(products[layer]).cpu().double()
             if not torch.isfinite(found).all():
                 raise CurvatureError("influence scores are not finite: raise the damping or look for a diverged model")

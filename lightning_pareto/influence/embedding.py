@@ -13,9 +13,7 @@ _CACHE_SIZE = 2**18
 
 @dataclass(frozen=True)
 class EmbeddingFactors(Factors):
-    """Factors of an embedding table with V rows of length I.
-
-    This is one block (R = 1) with O = V one-hot outputs. The one-hot vectors are never formed.
+    """Factors of an embedding table: one block (R = 1) with O = V one-hot outputs, which are never formed.
 
     Attributes:
         tokens: row looked up at every position, (B, T).

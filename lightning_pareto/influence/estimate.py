@@ -1,38 +1,33 @@
 """Estimates the influence of every training sample on every category, in one pass for all categories."""
 
+import contextlib
 import functools
 import json
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.data.labels import fingerprint_of_labels
-from lightning_pareto.display.terminal import listed
-from lightning_pareto.influence.categories import Categories, Cells, scan
+from lightning_pareto.influence.categories import Categories, Cells, scan, warn_about_absent
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, FisherName, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
-from lightning_pareto.influence.execution import Execution, Reading
 from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_of_data, fingerprint_of_model
-from lightning_pareto.influence.gradients import LOOPED
-from lightning_pareto.influence.layers import Layer
-from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.influence.matrix import InfluenceMatrix, average_folds
 from lightning_pareto.influence.measures import MeasureName, get_measure
-from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
-from lightning_pareto.influence.passes import Progress, silent
-from lightning_pareto.influence.setup import Setup, restart_on_new_plan, set_up
+from lightning_pareto.influence.options import CurvatureName, Execution, InfluenceOptions, Reading
+from lightning_pareto.influence.passes import GradientPass, PlanChangedError, Progress, silent
+from lightning_pareto.influence.plan import Plan
+from lightning_pareto.influence.setup import set_up
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import Stages, Tensors
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.influence.verification import plan_to_json
 
 
 def estimate_influence(
@@ -162,53 +157,66 @@ def estimate(
     execution: Execution,
 ) -> InfluenceMatrix:
     """Same as :func:`estimate_influence`, with its options as objects."""
-    shard = execution.shard
     with set_up(
         module, train_dataloader, val_dataloader, task=reading.task, layers=options.layers, execution=execution
-    ) as setup:
+    ) as (train, validation):
         cells = scan(
-            setup.validation,
+            validation,
             get_measure(options.measure, reading.task.loss),
             categories=reading.categories,
             category_names=reading.category_names,
             folds=options.folds,
             seed=options.seed,
         )
-        with shard.agreement("fingerprint"):
+        with train.shard.agreement("fingerprint"):
             fingerprints = {
                 "model": fingerprint_of_model(module),
-                "train": fingerprint_of_data(setup.train),
+                "train": fingerprint_of_data(train),
                 "labels": fingerprint_of_labels(train_dataloader.dataset),
-                "validation": fingerprint_of_data(setup.validation),
+                "validation": fingerprint_of_data(validation),
             }
         limit, cell = execution.max_memory, fingerprint_of(cells.cell)
         key = json.dumps([asdict(options), limit, list(cells.names), cell, fingerprints])
-        stages = Stages(execution.stages_dir, key, shard)
-        stages.prepare()
-        found, reached = restart_on_new_plan(lambda: _scores(setup, cells, options, limit, stages))
+        stages = Stages(execution.stages_dir, key, train.shard)
+        found = None
+        while found is None:
+            with contextlib.suppress(PlanChangedError):  # now it loops over a layer, so earlier results do not fit
+                found = _scores(train, validation, cells, options, limit, stages)
         if reading.categories is None:
-            _warn_about_untrained_classes(found["labels"], cells.names)
-        metadata = _metadata(options, setup, reached, fingerprints)
-        metadata["categories"] = "classes" if reading.categories is None else "own"
+            samples = torch.bincount(found["labels"], minlength=len(cells.names)).tolist()
+            rest = "weights can affect these classes only through samples of other classes"
+            warn_about_absent(cells.names, samples, kind="training", otherwise=rest)
+        metadata = {
+            "options": asdict(options),
+            "parameters": _methods(module, train.probe.plan, found["reached"].tolist()),
+            "fingerprints": fingerprints,
+            "versions": {"torch": torch.__version__, "lightning_pareto": version("lightning_pareto")},
+            "categories": "classes" if reading.categories is None else "own",
+        }
         result = _assemble(found, cells, metadata)
         stages.clear()
     return result
 
 
 def _scores(
-    setup: Setup, cells: Cells, options: InfluenceOptions, max_memory: float | None, stages: Stages
-) -> tuple[Tensors, set[Layer]]:
-    """Scores (N, F·K), labels (N,) and predicted labels (N,), and the layers that contribute to the scores."""
-    train, task, layers = setup.train, setup.train.probe.task, setup.train.probe.layers
+    train: GradientPass,
+    validation: GradientPass,
+    cells: Cells,
+    options: InfluenceOptions,
+    max_memory: float | None,
+    stages: Stages,
+) -> Tensors:
+    """Scores (N, F·K), labels (N,) and predicted labels (N,), and which layers contribute to the scores."""
+    task, layers = train.probe.task, train.probe.layers
     fisher = Fisher.draw(options.resolved_fisher, train.size, options.seed, task.loss)
     sample = train.sample(options.curvature_samples, options.seed)
-    stages.variant = f" {fingerprint_of(plan_to_json(setup.plan))}"
+    stages.variant = f" {fingerprint_of(train.probe.plan.to_json())}"
     curvature = fit_curvature(
         options.curvature, sample, damping=options.damping, fisher=fisher, tolerance=options.tolerance, stages=stages
     )
 
     def scores_of(block: range) -> Tensors:
-        gradients = category_gradients(setup.validation, get_measure(options.measure, task.loss), cells, block)
+        gradients = category_gradients(validation, get_measure(options.measure, task.loss), cells, block)
         with train.shard.agreement("solving for the directions"):
             directions = curvature.solve(gradients) if gradients else {}
         if not directions:
@@ -217,41 +225,23 @@ def _scores(
         reached = torch.tensor([layer in directions for layer in layers])
         return {"scores": scores, "labels": labels, "predicted": predicted, "reached": reached}
 
-    blocks = _blocks(cells.support.numel(), sum(layer.size for layer in layers), max_memory)
-    name = "scores of directions {0.start} to {0.stop}"
-    cpu = torch.device("cpu")
-    parts = [stages.load_or_compute(name.format(block), functools.partial(scores_of, block), cpu) for block in blocks]
-    reached = {layer for layer, yes in zip(layers, parts[0]["reached"].tolist(), strict=True) if yes}
-    return parts[0] | {"scores": torch.cat([part["scores"] for part in parts], dim=1)}, reached
-
-
-def _blocks(cells: int, size: int, max_memory: float | None) -> list[range]:
-    """Split the cells into blocks, so that four copies of a block's directions fit into ``max_memory`` GiB."""
-    width = cells if max_memory is None else min(cells, max(1, int(max_memory * 2**30 / (16 * size))))
-    return [range(start, min(start + width, cells)) for start in range(0, cells, width)]
-
-
-def _warn_about_untrained_classes(labels: torch.Tensor, names: Sequence[str]) -> None:
-    present = set(labels.unique().tolist())
-    absent = [name for number, name in enumerate(names) if number not in present]
-    if absent:
-        warnings.warn(
-            f"no training samples of {listed(absent)}: add some, or weights can affect these classes only through "
-            "samples of other classes",
-            stacklevel=4,
-        )
+    directions, size = range(cells.support.numel()), sum(layer.size for layer in layers)
+    width = len(directions)
+    if max_memory is not None:  # four copies of a block's directions fit into the memory
+        width = max(1, min(width, int(max_memory * 2**30 / (16 * size))))
+    parts = []
+    for block in (directions[start : start + width] for start in range(0, len(directions), width)):
+        name = f"scores of directions {block.start} to {block.stop}"
+        parts.append(stages.load_or_compute(name, functools.partial(scores_of, block), torch.device("cpu")))
+    return parts[0] | {"scores": torch.cat([part["scores"] for part in parts], dim=1)}
 
 
 def _assemble(found: Tensors, cells: Cells, metadata: dict[str, Any]) -> InfluenceMatrix:
-    """Build the matrix. A category's scores are averaged over the folds, weighted by its samples in each."""
     folds, count = cells.support.shape
     by_fold = found["scores"].reshape(-1, folds, count).transpose(0, 1).numpy()  # (F, N, K)
     support = cells.support.numpy()
-    share = support / np.maximum(support.sum(axis=0), 1)
-    total = np.einsum("fnk,fk->nk", by_fold, share)
-    total[:, support.sum(axis=0) == 0] = np.nan
     return InfluenceMatrix(
-        total.astype(np.float32),
+        average_folds(by_fold, support),
         found["labels"].numpy(),
         cells.names,
         predicted=found["predicted"].numpy(),
@@ -262,15 +252,13 @@ def _assemble(found: Tensors, cells: Cells, metadata: dict[str, Any]) -> Influen
     )
 
 
-def _metadata(
-    options: InfluenceOptions, setup: Setup, reached: set[Layer], fingerprints: dict[str, str | None]
-) -> dict[str, Any]:
-    plan = setup.plan
-    methods = {layer: plan.methods.get(layer, LOOPED) if layer in reached else "not used" for layer in plan.layers}
-    parameters = {name: method for layer, method in methods.items() for name in layer.names}
-    return {
-        "options": asdict(options),
-        "parameters": parameters | dict.fromkeys(setup.selection.left_out, "left out"),
-        "fingerprints": fingerprints,
-        "versions": {"torch": torch.__version__, "lightning_pareto": version("lightning_pareto")},
+def _methods(module: nn.Module, plan: Plan, reached: Sequence[bool]) -> dict[str, str]:
+    """What the gradients of each trainable parameter come from."""
+    covered = {
+        name: method if used else "not used"
+        for (layer, method), used in zip(plan.methods.items(), reached, strict=True)
+        for name in layer.names
     }
+    ids = {id(p) for layer in plan.methods for p in layer.parameters}
+    rest = [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in ids]
+    return covered | dict.fromkeys(rest, "left out")

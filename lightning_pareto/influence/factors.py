@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_pareto.influence.scratch import Scratch
+from lightning_pareto.influence.memory import Scratch
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,11 @@ _GRAM_BLOCK = 128
 """How many rows of a symmetric matrix to compute at a time."""
 
 
+@dataclass(frozen=True, eq=False)
 class DotProducts:
-    """Directions of one layer, laid out for dot products with per-sample gradients.
+    """Directions of one layer, (D, R, O, I), laid out for dot products with per-sample gradients."""
 
-    Args:
-        directions: (D, R, O, I).
-    """
-
-    def __init__(self, directions: Tensor) -> None:
-        self.directions = directions
+    directions: Tensor
 
     @functools.cached_property
     def by_gradient(self) -> Tensor:
@@ -131,13 +127,10 @@ class DenseFactors(Factors):
         """See :class:`Factors`."""
         return self.a.shape[0] * self.a.shape[2]
 
-    def gradients(self) -> Tensor:
-        """See :class:`Factors`."""
-        return self._gradients(Scratch())
-
-    def _gradients(self, scratch: Scratch) -> Tensor:
+    def gradients(self, scratch: Scratch | None = None) -> Tensor:
+        """See :class:`Factors`; in new memory, unless there is a scratch."""
         batch, blocks, positions, inputs = self.a.shape
-        out = scratch.buffer("gradients", (batch * blocks, self.g.shape[3], inputs), self.a)
+        out = (scratch or Scratch()).buffer("gradients", (batch * blocks, self.g.shape[3], inputs), self.a)
         a, g = self.a.flatten(0, 1), self.g.flatten(0, 1).transpose(1, 2)
         torch.mul(g, a, out=out) if positions == 1 else torch.bmm(g, a, out=out)
         return out.view(batch, blocks, *out.shape[1:])
@@ -171,7 +164,7 @@ class DenseFactors(Factors):
         if positions == 1:
             return g.square().transpose(1, 2) @ a.square()
         a, g = (x.unflatten(1, (batch, -1)).transpose(0, 1) for x in (a, g))
-        return DenseFactors(a, g)._gradients(self.scratch).square_().sum(dim=0)
+        return DenseFactors(a, g).gradients(self.scratch).square_().sum(dim=0)
 
     def _rotated(self, x: Tensor, basis: Tensor, name: str) -> Tensor:
         """Express (B, R, T, n) in a basis, (R, B·T, n)."""
@@ -179,7 +172,7 @@ class DenseFactors(Factors):
         return torch.bmm(rows, basis, out=self.scratch.buffer(f"rotated {name}", rows.shape, x))
 
     def _squares_of_gradients(self, basis: EigenBasis) -> Tensor:
-        gradients = self._gradients(self.scratch)
+        gradients = self.gradients(self.scratch)
         batch, blocks, outputs, inputs = gradients.shape
         if blocks > 1:
             return basis.rotate(gradients).square_().sum(dim=0)
@@ -192,11 +185,11 @@ class DenseFactors(Factors):
 
     def add_to(self, sums: Tensor, cell: Tensor) -> None:
         """See :class:`Factors`."""
-        sums.index_add_(0, cell, self._gradients(self.scratch))
+        sums.index_add_(0, cell, self.gradients(self.scratch))
 
     def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
         """See :class:`Factors`."""
-        sums += (weights.T @ self._gradients(self.scratch).flatten(1)).view_as(sums)
+        sums += (weights.T @ self.gradients(self.scratch).flatten(1)).view_as(sums)
 
     def dots(self, products: DotProducts) -> Tensor:
         """See :class:`Factors`.
@@ -206,7 +199,7 @@ class DenseFactors(Factors):
         """
         outputs, inputs = products.directions.shape[2:]
         if self.a.shape[2] > 1 or min(outputs, inputs) == 1:
-            return self._gradients(self.scratch).flatten(1) @ products.by_gradient
+            return self.gradients(self.scratch).flatten(1) @ products.by_gradient
         a = self.a.squeeze(2).transpose(0, 1)
         along = self.scratch.buffer("along", (*a.shape[:2], products.by_input.shape[2]), a)
         torch.bmm(a, products.by_input, out=along)  # (R, B, D·O)

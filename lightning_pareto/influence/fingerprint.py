@@ -25,11 +25,7 @@ def fingerprint_of(value: Any) -> str:
 
 def fingerprint_of_model(module: nn.Module) -> str:
     """Digest of the names, shapes and values of all parameters and buffers, 16 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, value in [*module.named_parameters(), *module.named_buffers()]:
-        digest.update(name.encode())
-        _add(digest, value)
-    return digest.hexdigest()
+    return fingerprint_of(dict([*module.named_parameters(), *module.named_buffers()]))
 
 
 def fingerprint_of_data(data: GradientPass) -> str:
@@ -39,12 +35,11 @@ def fingerprint_of_data(data: GradientPass) -> str:
     order, the labels or the transform. It misses changes in the inputs of other samples. A dataset with random samples
     gets a new digest each time. The probe must be open.
     """
-    size = data.dataset_size
-    indices = list(dict.fromkeys(np.linspace(0, size - 1, HASHED_SAMPLES).round().astype(int).tolist()))
-    batch = data.batch_of(indices)
+    indices = np.linspace(0, data.size - 1, HASHED_SAMPLES).round().astype(int)
+    batch = data.batch_of(np.unique(indices).tolist())
     forward = data.probe.forward(batch)
     loss = data.probe.task.loss(forward.logits.detach().float(), forward.targets)
-    return fingerprint_of([size, fingerprint_of_labels(data.loader.dataset), batch, forward.targets, loss])
+    return fingerprint_of([data.size, fingerprint_of_labels(data.loader.dataset), batch, forward.targets, loss])
 
 
 def _add(digest: "hashlib.blake2b", value: Any) -> None:
@@ -64,11 +59,7 @@ def _add(digest: "hashlib.blake2b", value: Any) -> None:
         array = np.asarray(value)
         digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     else:
-        digest.update(_bytes(value))
-
-
-def _bytes(value: Any) -> bytes:
-    try:
-        return pickle.dumps(value)
-    except Exception:  # pickling may fail in any way, but a fingerprint must not
-        return repr(type(value)).encode()
+        try:
+            digest.update(pickle.dumps(value))
+        except Exception:  # pickling may fail in any way, but a fingerprint must not
+            digest.update(repr(type(value)).encode())

@@ -24,7 +24,7 @@ def _linear(recorder: Recorder, input: Tensor, weight: Tensor, bias: Tensor | No
     return recorder.linear(input, weight, bias)
 
 
-def _convolution(function: Callable[..., Tensor], space: int) -> Callable[..., Tensor]:
+def _convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def convolve(
         recorder: Recorder,
         input: Tensor,
@@ -36,12 +36,11 @@ def _convolution(function: Callable[..., Tensor], space: int) -> Callable[..., T
         groups: int = 1,
     ) -> Tensor:
         output = function(input, weight, bias, stride, padding, dilation, groups)
-        strides, dilations = _per_dimension(stride, space), _per_dimension(dilation, space)
         kernel = tuple(weight.shape[2:])
-        sides = _padded_sides(padding, kernel, dilations)
-        return recorder.record(
-            input, output, weight, bias, lambda terms: Convolution(terms, kernel, strides, sides, dilations, groups)
-        )
+        strides, dilations = _per_dimension(stride, len(kernel)), _per_dimension(dilation, len(kernel))
+        steps = kernel, strides, _padded_sides(padding, kernel, dilations), dilations
+        item = 1 + len(kernel)  # channels and spatial dimensions
+        return recorder.record(input, output, weight, bias, lambda terms: Convolution(terms, item, *steps, groups))
 
     return convolve
 
@@ -64,15 +63,14 @@ def _normalisation(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def normalise(recorder: Recorder, *args: Any, **kwargs: Any) -> Tensor:
         given = signature.bind(*args, **kwargs).arguments
-        parameters = {name: given.pop(name) for name in ("weight", "bias") if name in given}
-        output = function(**given, **parameters)
+        output = function(**given)
         if given.get("training"):  # a batch norm that mixes the samples
             return output
+        weight, bias = given.pop("weight", None), given.pop("bias", None)
         with torch.no_grad():
             x = function(**given)
-        space = len(given["normalized_shape"]) if "normalized_shape" in given else None
-        item, features = (x.ndim - 1, 1) if space is None else (space, space)
-        weight, bias = parameters.get("weight"), parameters.get("bias")
+        space = len(given.get("normalized_shape", ()))
+        item, features = (space, space) if space else (x.ndim - 1, 1)
         return recorder.record(x, output, weight, bias, lambda terms: Scaling(terms, item, features))
 
     return normalise
@@ -114,7 +112,8 @@ def _attention(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
         given["query"], given["key"], given["value"] = recorder.linear(query, weight, bias).chunk(3, dim=-1)
     else:
         for number, name in enumerate(("query", "key", "value")):
-            given[name] = recorder.linear(given[name], weight, bias, number * width, width)
+            rows = slice(number * width, (number + 1) * width)
+            given[name] = recorder.linear(given[name], weight, bias, rows)
     eye = torch.eye(width, dtype=weight.dtype, device=weight.device)
     out_weight, out_bias = given["out_proj_weight"], given["out_proj_bias"]
     identities = dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj_weight"), eye)
@@ -127,13 +126,8 @@ def _attention(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
 def _elementwise(function: Callable[..., Tensor], multiplies: bool) -> Callable[..., Tensor]:
     def combine(recorder: Recorder, input: Any, other: Any, **options: Any) -> Any:
         output = function(input, other, **options)
-        if recorder.samples is None or options or not isinstance(output, Tensor) or output.ndim == 0:
-            return output
         for parameter, companion in ((input, other), (other, input)):
-            shared = isinstance(parameter, nn.Parameter) and (
-                parameter.ndim < output.ndim or (parameter.ndim == output.ndim and parameter.shape[0] == 1)
-            )
-            if shared and len(output) == recorder.samples:
+            if isinstance(parameter, nn.Parameter) and isinstance(output, Tensor) and not options:
                 x = companion if multiplies and isinstance(companion, Tensor) else output.new_ones(1)
                 _record_broadcast(recorder, x, output, parameter)
         return output
@@ -141,24 +135,24 @@ def _elementwise(function: Callable[..., Tensor], multiplies: bool) -> Callable[
     return combine
 
 
-def _record_broadcast(recorder: Recorder, x: Tensor, output: Tensor, parameter: Tensor) -> Tensor:
-    operation = Broadcast(tuple(parameter.shape), output.ndim - 1)
-    return recorder.record(x.expand_as(output), output, parameter, None, lambda _: operation)
+def _record_broadcast(recorder: Recorder, x: Tensor, output: Tensor, parameter: Tensor) -> None:
+    """Record a parameter that is broadcast over the samples; any other one has a row for each of them."""
+    if output.ndim and len(output) == recorder.samples and (parameter.ndim < output.ndim or len(parameter) == 1):
+        operation = Broadcast(tuple(parameter.shape), output.ndim - 1)
+        recorder.record(x.expand_as(output), output, parameter, None, lambda _: operation)
 
 
 def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Tensor:
     output = input.expand(*sizes)
-    shared = input.ndim < output.ndim or (output.ndim > 0 and input.shape[0] == 1)
-    if recorder.samples is not None and shared and len(output) == recorder.samples:
-        return _record_broadcast(recorder, output.new_ones(1), output, input)
+    _record_broadcast(recorder, output.new_ones(1), output, input)
     return output
 
 
 RECORDED: dict[Callable[..., Any], Callable[..., Any]] = {
     F.linear: _linear,
-    F.conv1d: _convolution(F.conv1d, 1),
-    F.conv2d: _convolution(F.conv2d, 2),
-    F.conv3d: _convolution(F.conv3d, 3),
+    F.conv1d: _convolution(F.conv1d),
+    F.conv2d: _convolution(F.conv2d),
+    F.conv3d: _convolution(F.conv3d),
     F.layer_norm: _normalisation(F.layer_norm),
     F.rms_norm: _normalisation(F.rms_norm),
     F.group_norm: _normalisation(F.group_norm),

@@ -7,14 +7,8 @@ Float = npt.NDArray[np.float64]
 
 
 def predicted_gain(scores: npt.NDArray[np.floating], weights: Float) -> Float:
-    """First-order drop of each category's validation measure, ``mean_i (w_i − 1) P_ik``, (K,); positive is better.
-
-    Args:
-        scores: influence P, (N, K).
-        weights: w, (N,).
-    """
-    gain: Float = (weights - 1) @ scores.astype(np.float64) / len(scores)
-    return gain
+    """First-order drop of each category's validation measure, ``mean_i (w_i − 1) P_ik``, (K,); positive is better."""
+    return np.asarray((weights - 1) @ scores.astype(np.float64) / len(scores))
 
 
 def column_scale(scores: npt.NDArray[np.floating]) -> Float:

@@ -12,63 +12,25 @@ from torch import Tensor, nn
 
 from lightning_pareto.influence.factors import DenseFactors, Factors
 from lightning_pareto.influence.layers import Layer
-from lightning_pareto.influence.layouts import Layout, MixedSamplesError, arrange, keeps_samples_apart
-from lightning_pareto.influence.memory import Memory
+from lightning_pareto.influence.memory import Memory, Scratch
 from lightning_pareto.influence.operations import Operation, concatenate
-from lightning_pareto.influence.recorder import Expansion, Recorder, Use
-from lightning_pareto.influence.scratch import Scratch
+from lightning_pareto.influence.plan import Layout, Plan, Route
+from lightning_pareto.influence.recorder import Recorder, Use
 from lightning_pareto.influence.task import BatchError, ClassificationTask
 
 Uses = dict[Layer, list[tuple[Use, Tensor]]]
 """Every use of each layer, with the gradient of its output."""
 
-LOOPED = "a backward pass per sample"
 
+class MixedSamplesError(BatchError):
+    """The input of :attr:`layer` does not keep the samples apart."""
 
-@dataclass
-class Plan:
-    """How to compute each layer's per-sample gradients.
-
-    Attributes:
-        factored: layers whose gradients come from the inputs and output gradients of their uses, with their layout.
-        looped: layers that take a backward pass per sample.
-        methods: what the gradients of each layer in use come from, in words for the user, such as ``"linear"``.
-        items_per_sample: the numbers of :func:`items_per_sample` in the verified uses of each factored layer.
-        expansion: which tensors shared by the batch are expanded per sample.
-    """
-
-    factored: dict[Layer, Layout]
-    looped: list[Layer] = field(default_factory=list)
-    methods: dict[Layer, str] = field(default_factory=dict)
-    items_per_sample: dict[Layer, frozenset[int]] = field(default_factory=dict)
-    expansion: Expansion = "nothing"
-
-    def add_looped(self, layer: Layer, used: bool) -> None:
-        """Loop over a layer's parameters, each on its own. ``used`` says whether the layer was seen in use."""
-        parameters = layer.split()
-        self.looped += parameters
-        if used:
-            self.methods |= dict.fromkeys(parameters, LOOPED)
-
-    def loop(self, name: str) -> None:
-        """Loop over a layer that was factored so far."""
-        layer = next(layer for layer in self.factored if layer.name == name)
-        del self.factored[layer]
-        self.add_looped(layer, self.methods.pop(layer, None) is not None)
-
-    @property
-    def needs_small_batches(self) -> bool:
-        """Whether a layer in use is looped over; each backward pass then goes through the whole batch."""
-        return any(layer in self.methods for layer in self.looped)
-
-    @property
-    def layers(self) -> list[Layer]:
-        """All layers, in the same order on every process."""
-        return [*self.factored, *self.looped]
-
-    def all_but(self, layers: Collection[Layer]) -> set[Layer]:
-        """All layers except these."""
-        return set(self.layers) - set(layers)
+    def __init__(self, layer: Layer, x: Tensor, batch: int) -> None:
+        super().__init__(
+            f"layer {layer.name!r} was called on a tensor of shape {tuple(x.shape)} for {batch} samples, and it is "
+            "unclear which part belongs to which sample. Leave the layer out: layers=[…] names those to keep"
+        )
+        self.layer = layer
 
 
 @contextlib.contextmanager
@@ -90,12 +52,8 @@ class GradientProbe:
     places. That leaves ``.grad`` alone and saves the weight gradients of an ordinary backward pass. Use it within
     :meth:`open`.
 
-    Args:
-        module: the model.
-        layers: the layers to cover, assumed to keep their samples first until :func:`verify` has checked them.
-        task: reads batches.
-        context: entered around the forward pass, for instance autocast.
-        memory: limits to observe.
+    The layers are assumed to keep their samples first until :func:`verify` has checked them. The context is entered
+    around the forward pass, for instance autocast.
     """
 
     def __init__(
@@ -106,7 +64,7 @@ class GradientProbe:
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
         memory: Memory | None = None,
     ) -> None:
-        self.plan = Plan(dict.fromkeys(layers, "sample first"))
+        self.plan = Plan(dict.fromkeys(layers, Route("sample first")))
         self.task = task
         self.memory = memory or Memory()
         self._module = module
@@ -115,21 +73,18 @@ class GradientProbe:
     @property
     def layers(self) -> list[Layer]:
         """The covered layers, in the same order on every process."""
-        return self.plan.layers
+        return list(self.plan.methods)
 
     def open(self) -> AbstractContextManager[None]:
         """Context in which the module is in evaluation mode."""
         return evaluation_mode(self._module)
 
     def forward(self, batch: Any) -> "Forward":
-        """Run the module on one batch and keep what per-sample gradients need.
-
-        Raises:
-            BatchError: if the batch cannot be read.
-        """
+        """Run the module on one batch and keep what per-sample gradients need."""
         targets = self.task.read_targets(batch)
         recorder = Recorder(list(self.plan.factored), len(targets), self.plan.expansion)
-        with self._context(), _uncompiled(), recorder:
+        # compiled modules run eagerly, because the recorder cannot see into a compiled graph
+        with self._context(), torch.compiler.set_stance("force_eager"), recorder:
             logits = self.task.read_logits(self._module, batch, targets)
         if not logits.requires_grad:
             raise BatchError(
@@ -141,14 +96,10 @@ class GradientProbe:
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """One batch after the forward pass.
+    """One batch after the forward pass, with its logits, (B, C), and its targets, (B,).
 
     The *signal* of a backward pass is the gradient of each sample's scalar (its loss, say) with respect to its own
     logits, (B, C).
-
-    Attributes:
-        logits: (B, C).
-        targets: (B,).
     """
 
     logits: Tensor
@@ -160,19 +111,15 @@ class Forward:
     def backward(
         self, signal: Tensor, omit: Collection[Layer] = (), uses: Uses | None = None
     ) -> Iterator[tuple[Layer, slice, Factors]]:
-        """Yield the factors of per-sample gradients, layer by layer and in parts of the batch that fit the memory.
+        """Yield a layer, a part of the batch that fits the memory, and the factors of its per-sample gradients.
 
-        To go over the factors a second time, pass the result of :meth:`uses` for the same arguments.
-
-        Yields:
-            A layer, a part of the batch, and the factors of its samples in at least float32. The next factors may
-            overwrite them. Layers in ``omit`` and layers that the signal does not reach are left out.
-
-        Raises:
-            BatchError: if a layer's input does not keep the samples apart.
+        The factors are at least float32, and the next ones may overwrite them. Layers in ``omit`` and layers that the
+        signal does not reach are left out. To go over the factors a second time, pass the result of :meth:`uses` for
+        the same arguments.
         """
         for layer, found in (self.uses(signal, omit) if uses is None else uses).items():
-            yield from self._factored(layer, found, self._plan.factored[layer])
+            for part, factors in self.factors(layer, found, self._plan.factored[layer]):
+                yield layer, part, factors
         looped = [layer for layer in self._plan.looped if layer not in omit]
         if looped:
             yield from self._looped(looped, signal)
@@ -186,11 +133,6 @@ class Forward:
     def _scale(self) -> float:
         """Factor on signals that pass through float16, where small gradients would underflow."""
         return 2.0**12 if any(x.dtype == torch.float16 for x in (self.logits, *(u.x for u in self._uses))) else 1.0
-
-    def only(self, layer: Layer, layout: Layout) -> "Forward":
-        """The same forward pass, reduced to one layer in a given layout."""
-        uses = [use for use in self._uses if use.layer is layer]
-        return Forward(self.logits, self.targets, uses, Plan({layer: layout}), self._memory)
 
     def uses(self, signal: Tensor, omit: Collection[Layer] = ()) -> Uses:
         """Every use of each factored layer that the signal reaches, with the gradient of its output."""
@@ -208,40 +150,32 @@ class Forward:
         return found
 
     @torch.no_grad()
-    def _factored(
-        self, layer: Layer, uses: list[tuple[Use, Tensor]], layout: Layout
-    ) -> Iterator[tuple[Layer, slice, Factors]]:
+    def factors(self, layer: Layer, uses: list[tuple[Use, Tensor]], route: Route) -> Iterator[tuple[slice, Factors]]:
+        """Yield the factors of one layer from its uses, in parts of the batch; see :meth:`backward`."""
         batch = len(self.targets)
         arranged: list[tuple[Operation, Tensor, Tensor]] = []
-        verified = self._plan.items_per_sample.get(layer)
         for use, gradient in uses:
-            x = arrange(use.x, use.operation.item, batch, layout, layer)
-            g = arrange(gradient, use.operation.output_item, batch, layout, layer)
-            if verified is not None and not keeps_samples_apart(use, batch, layout, verified):
+            if not route.keeps_samples_apart(use, batch):
                 raise MixedSamplesError(layer, use.x, batch)
+            x, g = (_arranged(z, len(use.leading_shape), batch, route.layout) for z in (use.x, gradient))
             arranged.append((use.operation, x, g))
         scratch = self._memory.scratch if len(arranged) == 1 else None  # several uses must not share buffers
         cost = sum(operation.cost(x, g) for operation, x, g in arranged)
         for part in self._parts(cost):
-            factors = [
-                operation.factors(_at_least_float32(x[part]), self._unscaled(g[part]), scratch or Scratch())
-                for operation, x, g in arranged
-            ]
-            yield layer, part, concatenate(factors)
-
-    def _unscaled(self, g: Tensor) -> Tensor:
-        g = _at_least_float32(g)
-        return g if self._scale == 1 else g / self._scale
+            factors = []
+            for operation, x, g in arranged:
+                x, g = _at_least_float32(x[part]), _at_least_float32(g[part])
+                g = g if self._scale == 1 else g / self._scale
+                factors.append(operation.factors(x, g, scratch or Scratch()))
+            yield part, concatenate(factors)
 
     def _looped(self, layers: list[Layer], signal: Tensor) -> Iterator[tuple[Layer, slice, Factors]]:
-        """One backward pass per sample. Each number of a gradient becomes a block of its own, (B, P, 1, 1)."""
+        """Yield factors in which each number of a gradient is a block of its own, (B, P, 1, 1)."""
         for part in self._parts(sum(layer.size for layer in layers)):
-            samples = range(part.start, min(part.stop, len(signal)))
-            rows = [self.sample_gradients(layers, signal, sample) for sample in samples]
-            for number, layer in enumerate(layers):
-                column = [row[number] for row in rows]
-                if column[0] is not None:  # all samples share one graph, so None for one means None for all
-                    a = torch.stack([g.flatten() for g in column if g is not None])[:, :, None, None]
+            gradients = self.sample_gradients(layers, signal, range(len(signal))[part])
+            for layer, gradient in zip(layers, gradients, strict=True):
+                if gradient is not None:
+                    a = gradient.flatten(1)[:, :, None, None]
                     yield layer, part, DenseFactors(a, torch.ones_like(a))
 
     def _parts(self, cost: int) -> Iterator[slice]:
@@ -249,23 +183,28 @@ class Forward:
         size = max(1, self._memory.elements // max(cost, 1))
         return (slice(start, start + size) for start in range(0, len(self.targets), size))
 
-    def sample_gradients(self, layers: Sequence[Layer], signal: Tensor, sample: int) -> list[Tensor | None]:
-        """One sample's gradient by autograd, for each parameter of the layers; None where the signal does not reach."""
-        alone = torch.zeros_like(signal, dtype=self.logits.dtype)
-        alone[sample] = self._scale * signal[sample]
+    def sample_gradients(self, layers: Sequence[Layer], signal: Tensor, samples: range) -> list[Tensor | None]:
+        """Gradients by a backward pass for each sample, (samples, *shape) for each parameter of the layers.
+
+        None for a parameter that the signal does not reach.
+        """
         parameters = [p for layer in layers for p in layer.parameters]
-        found = torch.autograd.grad(self.logits, parameters, alone, retain_graph=True, allow_unused=True)
-        return [None if g is None else _dense(g) / self._scale for g in found]
+        columns: list[list[Tensor]] = [[] for _ in parameters]
+        for sample in samples:
+            alone = torch.zeros_like(signal, dtype=self.logits.dtype)
+            alone[sample] = self._scale * signal[sample]
+            found = torch.autograd.grad(self.logits, parameters, alone, retain_graph=True, allow_unused=True)
+            for column, g in zip(columns, found, strict=True):
+                if g is not None:  # all samples share one graph, so None for one means None for all
+                    column.append(_at_least_float32(g.to_dense() if g.is_sparse else g) / self._scale)
+        return [torch.stack(column) if column else None for column in columns]
 
 
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Run compiled modules eagerly, because the recorder cannot see into a compiled graph."""
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
-
-
-def _dense(x: Tensor) -> Tensor:
-    return _at_least_float32(x.to_dense() if x.is_sparse else x)
+def _arranged(x: Tensor, leading: int, batch: int, layout: Layout) -> Tensor:
+    """Reshape the leading dimensions of a tensor to (B, n), with n items per sample."""
+    if layout == "sample first":
+        return x.reshape(batch, -1, *x.shape[leading:])
+    return x.reshape(-1, batch, *x.shape[leading:]).transpose(0, 1)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -37,29 +37,14 @@ class Layer:
         return [part.reshape(len(part), *p.shape) for part, p in zip(parts, self.parameters, strict=True)]
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The trainable parameters of a module.
-
-    Attributes:
-        layers: the layers to cover.
-        left_out: names of the parameters that match none of the user's patterns.
-    """
-
-    layers: list[Layer]
-    left_out: list[str]
-
-
-def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> Selection:
+def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> list[Layer]:
     """Group the trainable parameters of a module into layers.
 
     A weight and the bias of the same module form one layer. A parameter that several modules share is a layer of its
     own, which collects the gradients of all its uses.
 
-    Args:
-        module: any module.
-        patterns: cover only parameters whose qualified name matches one of these shell patterns, for instance
-            ``["head.*"]``; all by default.
+    With ``patterns``, cover only parameters whose qualified names match one of these shell patterns, for instance
+    ``["head.*"]``.
 
     Raises:
         TypeError: if it is not a module.
@@ -69,38 +54,37 @@ def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> S
     if not isinstance(module, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, found {type(module).__name__}: estimate_influence(module, …)")
     _check_values(module)
-    trainable = {name: p for pair in _pairs(module) for name, p in pair.items() if p.requires_grad}
+    trainable = {name: p for _, pair in _pairs(module) for name, p in pair.items() if p.requires_grad}
     complex_names = [name for name, p in trainable.items() if p.is_complex()]
     if complex_names:
         raise ValueError(
             f"influence is not defined for complex parameters ({', '.join(complex_names[:4])}). Freeze them, or store "
             "their real and imaginary parts as two parameters"
         )
-    unmatched = [p for p in patterns or () if not any(fnmatch.fnmatchcase(name, p) for name in trainable)]
+    matches = {p: [name for name in trainable if fnmatch.fnmatchcase(name, p)] for p in patterns or ()}
+    unmatched = [pattern for pattern, names in matches.items() if not names]
     if unmatched:
         raise ValueError(
-            f"layers={list(patterns or ())}: no trainable parameter matches {unmatched}; their names are "
+            f"layers={list(matches)}: no trainable parameter matches {unmatched}; their names are "
             f"{list(trainable)[:8]}{' …' if len(trainable) > 8 else ''}"
         )
+    wanted = set(trainable) if patterns is None else {name for names in matches.values() for name in names}
     owners = Counter(map(id, trainable.values()))
     layers: list[Layer] = []
     taken: set[int] = set()
-    for pair in _pairs(module):
-        new = {name: p for name, p in pair.items() if name in trainable and id(p) not in taken}
-        chosen = {name: p for name, p in new.items() if _matches(name, patterns)}
+    for layer_name, pair in _pairs(module):
+        chosen = {name: p for name, p in pair.items() if name in wanted and id(p) not in taken}
         taken.update(map(id, chosen.values()))
-        layer_name = next(iter(pair)).rpartition(".")[0] if len(pair) == 2 else next(iter(pair))
-        if any(owners[id(p)] > 1 for p in chosen.values()):
-            layers += [Layer(name, (p,), (name,)) for name, p in chosen.items()]
-        elif chosen:
-            layers.append(Layer(layer_name, tuple(chosen.values()), tuple(chosen)))
+        if chosen:
+            layer = Layer(layer_name, tuple(chosen.values()), tuple(chosen))
+            layers += layer.split() if any(owners[id(p)] > 1 for p in layer.parameters) else [layer]
     if not layers:
         found = "every parameter is frozen" if not trainable else f"its parameters are {list(trainable)[:5]}"
         raise ValueError(
             f"the module has no trainable parameter to cover: {found}. Unfreeze the layers whose influence you want, "
             "at least the classifier's head"
         )
-    return Selection(layers, [name for name, p in trainable.items() if id(p) not in taken])
+    return layers
 
 
 def _check_values(module: nn.Module) -> None:
@@ -120,16 +104,12 @@ def _check_values(module: nn.Module) -> None:
 _BIAS_OF = {"weight": "bias", "in_proj_weight": "in_proj_bias"}
 
 
-def _pairs(module: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
-    """Yield every module's own parameters by qualified name: a weight with its bias, any other parameter alone."""
+def _pairs(module: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter]]]:
+    """Yield a layer's name and its parameters by name: a weight with the bias of its module, or another parameter."""
     for prefix, submodule in module.named_modules():
         own = dict(submodule.named_parameters(recurse=False))
         dot = f"{prefix}." if prefix else ""
         for weight, bias in _BIAS_OF.items():
             if weight in own and bias in own and own[bias].shape in (own[weight].shape[:1], own[weight].shape):
-                yield {dot + weight: own.pop(weight), dot + bias: own.pop(bias)}
-        yield from ({dot + name: p} for name, p in own.items())
-
-
-def _matches(name: str, patterns: Sequence[str] | None) -> bool:
-    return patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+                yield prefix, {dot + weight: own.pop(weight), dot + bias: own.pop(bias)}
+        yield from ((dot + name, {dot + name: p}) for name, p in own.items())

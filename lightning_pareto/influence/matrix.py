@@ -73,21 +73,17 @@ class InfluenceMatrix:
         names = tuple(map(str, self.category_names if len(self.category_names) else range(k)))
         if len(names) != k or len(set(names)) != k or isinstance(self.category_names, str):
             raise ValueError(f"expected {k} different category names, one per column of the scores, found {names}")
-        checked: dict[str, Any] = {"scores": scores, "category_names": names}
-        checked["labels"] = _as_array(self.labels, np.int64, (n,), "labels")
-        if self.support is not None:
-            checked["support"] = _checked_counts(self.support, (k,), "support")
-        if self.predicted is not None:
-            checked["predicted"] = _as_array(self.predicted, np.int64, (n,), "predicted")
+        object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "category_names", names)
         if (self.fold_scores is None) != (self.fold_support is None):
             raise ValueError("fold_scores and fold_support belong together: pass both or neither")
-        if self.fold_scores is not None:
-            folds = len(self.fold_scores)
-            checked["fold_scores"] = _as_array(self.fold_scores, np.float32, (folds, n, k), "fold_scores")
-            checked["fold_support"] = _checked_counts(self.fold_support, (folds, k), "fold_support")
-            _check_folds(checked["fold_scores"], checked["fold_support"], names)
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        folds = 0 if self.fold_scores is None else len(self.fold_scores)
+        shapes = {"labels": (n,), "predicted": (n,), "support": (k,), "fold_support": (folds, k)}
+        for name, shape in (shapes | {"fold_scores": (folds, n, k)}).items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _as_array(getattr(self, name), shape, name))
+        if self.fold_scores is not None and self.fold_support is not None:
+            _check_folds(self.fold_scores, self.fold_support, names)
 
     def __repr__(self) -> str:
         n, k = self.scores.shape
@@ -131,8 +127,7 @@ class InfluenceMatrix:
     @property
     def present(self) -> npt.NDArray[np.bool_]:
         """Which categories have validation samples, (K,)."""
-        absent: npt.NDArray[np.bool_] = np.asarray(np.isnan(self.scores).all(axis=0))
-        return ~absent
+        return np.asarray(~np.isnan(self.scores).all(axis=0))
 
     @functools.cached_property
     def scale(self) -> npt.NDArray[np.float64]:
@@ -169,18 +164,14 @@ class InfluenceMatrix:
         """
         if self.fold_scores is None or self.fold_support is None:
             raise ValueError("this influence matrix has no folds: estimate_influence(…, folds=8)")
-        support = self.fold_support[list(folds)]
-        share = support / np.maximum(support.sum(axis=0), 1)  # (F', K)
-        parts = [np.where(a > 0, self.fold_scores[f], 0) * a for f, a in zip(folds, share, strict=True)]
-        scores: npt.NDArray[np.float32] = np.asarray(np.sum(parts, axis=0, dtype=np.float64), dtype=np.float32)
-        scores[:, support.sum(axis=0) == 0] = np.nan
+        chosen, support = list(folds), self.fold_support[list(folds)]
         return InfluenceMatrix(
-            scores,
+            average_folds(self.fold_scores[chosen], support),
             self.labels,
             self.category_names,
             support=support.sum(axis=0),
             predicted=self.predicted,
-            metadata={**self.metadata, "of_folds": list(folds)},
+            metadata={**self.metadata, "of_folds": chosen},
         )
 
     def asked(self, option: str, default: float) -> float:
@@ -194,19 +185,15 @@ class InfluenceMatrix:
         samples labelled as a rare category would look too beneficial.
         """
         scores = np.where(self.present, self.scores, 0).astype(np.float64)
-        weights = self.present.astype(np.float64) if self.support is None else self.support.astype(np.float64)
-        total: npt.NDArray[np.float64] = scores @ weights / max(float(weights.sum()), 1.0)
-        return total
+        weights = (self.present if self.support is None else self.support).astype(np.float64)
+        return np.asarray(scores @ weights / max(float(weights.sum()), 1.0))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the matrix to ``path`` (safetensors), atomically."""
-        arrays: dict[str, np.ndarray] = {"scores": self.scores, "labels": self.labels}
-        for name in ("support", "predicted", "fold_scores", "fold_support"):
-            if getattr(self, name) is not None:
-                arrays[name] = getattr(self, name)
-        return save_artifact(
-            path, "influence", arrays, {"category_names": list(self.category_names), "metadata": dict(self.metadata)}
-        )
+        names = ("scores", "labels", "support", "predicted", "fold_scores", "fold_support")
+        arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        described = {"category_names": list(self.category_names), "metadata": dict(self.metadata)}
+        return save_artifact(path, "influence", arrays, described)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "InfluenceMatrix":
@@ -218,6 +205,15 @@ class InfluenceMatrix:
         arrays, metadata = load_artifact(path, "influence")
         with consistent_parts(path):
             return cls(**arrays, category_names=tuple(metadata["category_names"]), metadata={**metadata["metadata"]})
+
+
+def average_folds(scores: npt.NDArray[np.float32], support: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Average the scores of folds, (F, N, K), weighted by each category's samples in them, (F, K). Returns (N, K)."""
+    total = np.zeros(scores.shape[1:])
+    for fold, share in zip(scores, support / np.maximum(support.sum(axis=0), 1), strict=True):
+        total += np.where(share > 0, fold, 0) * share  # scores without samples may be NaN
+    total[:, support.sum(axis=0) == 0] = np.nan
+    return total.astype(np.float32)
 
 
 def sample_columns(
@@ -250,9 +246,7 @@ def check_type(influence: Any) -> None:
 def _check_folds(fold_scores: np.ndarray, fold_support: np.ndarray, names: Sequence[str]) -> None:
     """Check that scores are finite wherever a fold has samples of a category."""
     for fold, (scores, support) in enumerate(zip(fold_scores, fold_support, strict=True)):
-        bad = ~np.isfinite(scores).all(axis=0) & (support > 0)
-        if bad.any():
-            category = int(np.argmax(bad))
+        for category in np.flatnonzero(~np.isfinite(scores).all(axis=0) & (support > 0)).tolist():
             raise ValueError(
                 f"fold_scores[{fold}] of category {printable(names[category])} must be finite, because fold_support "
                 f"says that they come from {support[category]} validation samples"
@@ -267,11 +261,20 @@ def _as_scores(values: Any) -> np.ndarray:
         return array.astype(np.float32, copy=False)
 
 
-def _checked_counts(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
-    counts = _as_array(values, np.int64, shape, name)
-    if (counts < 0).any():
-        raise ValueError(f"{name} counts validation samples and cannot be negative, found {counts.min()}")
-    return counts
+def _as_array(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Return scores of folds as float32, or labels or numbers of samples as int64."""
+    array = _to_numpy(values)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, found {array.shape}")
+    if name == "fold_scores":
+        return array.astype(np.float32, copy=False)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"{name} must be integers, found {array.dtype}. If the values are whole: np.asarray({name}).astype(int)"
+        )
+    if "support" in name and (array < 0).any():
+        raise ValueError(f"{name} counts validation samples and cannot be negative, found {array.min()}")
+    return array.astype(np.int64, copy=False)
 
 
 def _to_numpy(values: Any) -> np.ndarray:
@@ -281,14 +284,3 @@ def _to_numpy(values: Any) -> np.ndarray:
         return np.asarray(values)
     except ValueError as error:  # lists of different lengths
         raise ValueError(f"expected an array of numbers: {error}") from error
-
-
-def _as_array(values: Any, dtype: npt.DTypeLike, shape: tuple[int, ...], name: str) -> np.ndarray:
-    array = _to_numpy(values)
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, found {array.shape}")
-    if np.issubdtype(dtype, np.integer) and not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"{name} must be integers, found {array.dtype}. If the values are whole: np.asarray({name}).astype(int)"
-        )
-    return array.astype(dtype, copy=False)

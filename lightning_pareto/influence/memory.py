@@ -1,12 +1,36 @@
-"""Limits on the memory in use, and how to react when it runs out."""
+"""Memory for intermediate results: reusable buffers, limits, and how to react when it runs out."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from lightning_pareto.influence.scratch import Scratch
+MOST_ELEMENTS, FEWEST_ELEMENTS = 2**23, 2**12
 
-MIN_ELEMENTS = 2**12
+
+class Scratch:
+    """Named buffers that are reused from one call to the next.
+
+    The operating system maps fresh memory page by page on first use. For large blocks that takes longer than the matrix
+    product that fills them. So each name keeps its memory and returns it again.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+
+    def buffer(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """An uninitialised tensor with the dtype and device of ``like``. Overwrites the last one of the same name."""
+        key, size = (name, like.dtype, like.device), math.prod(shape)
+        if key not in self._blocks or self._blocks[key].numel() < size:
+            self._blocks.pop(key, None)  # free the old block before allocating the new one
+            self._blocks[key] = like.new_empty(size)
+        return self._blocks[key][:size].view(*shape)
+
+    def clear(self) -> None:
+        """Free all buffers."""
+        self._blocks.clear()
 
 
 @dataclass
@@ -19,16 +43,16 @@ class Memory:
         scratch: buffers for those results; they hold two or three times as many numbers.
     """
 
-    elements: int = 2**23
+    elements: int = MOST_ELEMENTS
     batch: int | None = None
     scratch: Scratch = field(default_factory=Scratch, repr=False)
 
     def halve(self, batch: int) -> bool:
         """Halve both limits, given the current batch size. Returns False if there is nothing left to halve."""
         batch = min(batch, self.batch or batch)
-        if batch == 1 and self.elements <= MIN_ELEMENTS:
+        if batch == 1 and self.elements <= FEWEST_ELEMENTS:
             return False
-        self.batch, self.elements = max(1, batch // 2), max(MIN_ELEMENTS, self.elements // 2)
+        self.batch, self.elements = max(1, batch // 2), max(FEWEST_ELEMENTS, self.elements // 2)
         self.scratch.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lightning_pareto.influence.embedding import EmbeddingFactors
 from lightning_pareto.influence.factors import DenseFactors, Factors
-from lightning_pareto.influence.scratch import Scratch
+from lightning_pareto.influence.memory import Scratch
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,11 @@ class Operation(ABC):
     item: int
     """How many trailing dimensions of the input belong to the operation."""
 
-    @property
-    def output_item(self) -> int:
-        """How many trailing dimensions of the output belong to the operation."""
-        return self.item
-
     @abstractmethod
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
-        """Factors of the per-sample gradients.
+        """Factors of the per-sample gradients from the inputs and the gradients of the outputs, (B, n, …) each.
 
-        Args:
-            x: inputs, (B, n, …).
-            g: gradients of the outputs, (B, n, …).
-            scratch: buffers. The next call with the same scratch overwrites these factors.
+        The next call with the same scratch overwrites them.
         """
 
     def cost(self, x: Tensor, g: Tensor) -> int:
@@ -104,17 +96,13 @@ class Convolution(Operation):
     """A convolution over one, two or three dimensions; each group is a block."""
 
     terms: Terms
+    item: int
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     groups: int
     kind = "convolution"
-
-    @property
-    def item(self) -> int:  # type: ignore[override]
-        """Channels and spatial dimensions."""
-        return 1 + len(self.kernel)
 
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`."""
@@ -182,18 +170,12 @@ class Scaling(Operation):
 
 @dataclass(frozen=True)
 class Lookup(Operation):
-    """Rows of an embedding table.
-
-    Attributes:
-        rows: number of rows of the table.
-        padding: row that gets no gradient, if any.
-    """
+    """Rows of an embedding table. The row of the padding, if there is one, gets no gradient."""
 
     rows: int
     padding: int | None
     kind = "embedding"
     item = 0
-    output_item = 1
 
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`."""
@@ -207,7 +189,7 @@ class Broadcast(Operation):
     """A parameter that is broadcast over the samples and added to them, or multiplied with them, elementwise.
 
     Attributes:
-        shape: of the parameter.
+        shape: shape of the parameter.
         item: number of dimensions of a sample.
     """
 
@@ -228,8 +210,7 @@ class Broadcast(Operation):
 def concatenate(uses: list[Factors]) -> Factors:
     """Join the factors of several uses of one layer along the positions.
 
-    Raises:
-        TypeError: if one parameter is used both as an embedding and otherwise, or in different shapes.
+    Raises a TypeError if one parameter is used both as an embedding and otherwise, or in different shapes.
     """
     first = uses[0]
     if len(uses) == 1:

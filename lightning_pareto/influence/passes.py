@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_pareto.data.loaders import fetch, size_of_batches, with_sampler
-from lightning_pareto.influence.gradients import Forward, GradientProbe
+from lightning_pareto.influence.gradients import Forward, GradientProbe, MixedSamplesError
 from lightning_pareto.influence.layers import Layer
-from lightning_pareto.influence.layouts import MixedSamplesError
 from lightning_pareto.influence.memory import is_out_of_memory
 from lightning_pareto.influence.sharding import OtherProcessMemoryError, Shard
 from lightning_pareto.influence.task import BatchError
@@ -46,7 +45,6 @@ class GradientPass:
     Attributes:
         loader: the user's loader; its dataset, collate function, batch size and workers are used.
         probe: runs the model; must be open.
-        shard: this process's part.
         device: target of batches, unless ``transfer`` is given.
         transfer: moves a batch to the device, with the user's own hooks.
         progress: called before the first batch and after every batch.
@@ -66,12 +64,7 @@ class GradientPass:
     @property
     def indices(self) -> Sequence[int]:
         """Dataset indices of all processes together."""
-        return range(self.dataset_size) if self.chosen is None else self.chosen
-
-    @property
-    def dataset_size(self) -> int:
-        """Number of samples in the whole dataset."""
-        return len(self.loader.dataset)  # type: ignore[arg-type]
+        return range(len(self.loader.dataset)) if self.chosen is None else self.chosen  # type: ignore[arg-type]
 
     @property
     def size(self) -> int:
@@ -107,8 +100,6 @@ class GradientPass:
                         mixed = error
                 self._replan(mixed)
                 return result
-            except PlanChangedError:
-                raise
             except Exception as error:
                 memory = isinstance(error, OtherProcessMemoryError) or is_out_of_memory(error)
                 if not memory or not self.probe.memory.halve(self._batch):
@@ -117,29 +108,22 @@ class GradientPass:
 
     def _replan(self, mixed: MixedSamplesError | None) -> None:
         """Loop, on every process, over the layers whose samples were mixed on any process."""
-        names = [layer.name for layer in self.probe.plan.factored]
-        flags = torch.tensor([int(mixed is not None and name == mixed.layer) for name in names], dtype=torch.int64)
-        found = [name for name, flag in zip(names, self.shard.sum(flags).tolist(), strict=True) if flag]
-        for name in found:
-            self.probe.plan.loop(name)
+        layers = list(self.probe.plan.factored)
+        flags = torch.tensor([int(mixed is not None and layer is mixed.layer) for layer in layers], dtype=torch.int64)
+        found = [layer for layer, flag in zip(layers, self.shard.sum(flags).tolist(), strict=True) if flag]
+        for layer in found:
+            self.probe.plan.loop(layer)
         if found:
-            raise PlanChangedError(f"the inputs of {', '.join(found)} do not keep the samples apart") from mixed
+            names = ", ".join(layer.name for layer in found)
+            raise PlanChangedError(f"the inputs of {names} do not keep the samples apart") from mixed
 
     @property
     def _batch(self) -> int:
-        looped = LOOPED_BATCH if self.probe.plan.needs_small_batches else math.inf
+        looped = LOOPED_BATCH if any(self.probe.plan.looped.values()) else math.inf
         return int(min(size_of_batches(self.loader), self.probe.memory.batch or math.inf, looped))
 
-    def first(self, count: int) -> Any:
-        """The first samples as one batch, the same on every process."""
-        return self.batch_of(self.indices[:count])
-
     def batch_of(self, indices: Sequence[int]) -> Any:
-        """These samples as one batch.
-
-        Raises:
-            ValueError: if the batch does not hold as many samples as there are indices.
-        """
+        """These samples as one batch."""
         batch = self._moved(fetch(self.loader, indices))
         _check_count(len(self.probe.task.read_targets(batch)), len(indices))
         return batch
@@ -163,33 +147,24 @@ class GradientPass:
         with self.locating_errors(indices):
             return self.probe.forward(batch)
 
-    def all_reduce(self, sums: dict[Layer, Tensor], dtype: torch.dtype | None = None) -> dict[Layer, Tensor]:
-        """Sum each layer's tensor over the processes. A process that did not reach a layer counts as zero.
-
-        Its zeros have the given ``dtype``, or the layer's promoted to at least float32.
-        """
-        if self.shard.count == 1:
-            return {layer: sums[layer] for layer in self.probe.layers if layer in sums}
+    def all_reduce(self, sums: dict[Layer, Tensor]) -> dict[Layer, Tensor]:
+        """Sum each layer's tensor over the processes. A process that did not reach a layer counts as zero."""
         totals = {}
         for layer in self.probe.layers:
             mine = sums.get(layer)
-            own = [] if mine is None else list(mine.shape)
-            shape = own + [0] * (_MAX_DIMENSIONS - len(own))
-            reached, *shape = self.shard.sum(torch.tensor([mine is not None, *shape], dtype=torch.int64)).tolist()
+            shape = [] if mine is None else [1, *mine.shape]
+            shape += [0] * (1 + _MAX_DIMENSIONS - len(shape))
+            reached, *shape = self.shard.sum(torch.tensor(shape, dtype=torch.int64)).tolist()
             if reached:
                 if mine is None:
                     like = layer.parameters[0]
-                    kind = dtype or torch.promote_types(like.dtype, torch.float32)
-                    mine = torch.zeros([n // reached for n in shape if n], dtype=kind, device=like.device)
+                    dtype = torch.promote_types(like.dtype, torch.float32)
+                    mine = like.new_zeros([n // reached for n in shape if n], dtype=dtype)
                 totals[layer] = self.shard.sum(mine)
         return totals
 
     def __call__(self, stage: str) -> Iterator[tuple[Tensor, Any, Forward]]:
-        """Yield (dataset indices (B,), batch, forward pass) for every batch.
-
-        Raises:
-            ValueError: if a batch does not hold as many samples as indices were requested.
-        """
+        """Yield (dataset indices (B,), batch, forward pass) for every batch."""
         mine = self.shard.range(self.size)
         indices = self.indices[mine.start : mine.stop]
         loader = with_sampler(

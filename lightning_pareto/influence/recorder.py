@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
@@ -20,20 +21,21 @@ vector: it may hold one index per position, or one per sample, as for a column o
 
 @dataclass(frozen=True)
 class Use:
-    """One use of a layer.
+    """One use of a layer: what its parameters do with the input x.
 
-    Attributes:
-        layer: the layer.
-        operation: what its parameters do.
-        x: the input.
-        edge: the place in the autograd graph at which to ask for the output's gradient. Later in-place changes of the
-            output do not affect it.
+    The edge is the place in the autograd graph at which to ask for the output's gradient. Later in-place changes of the
+    output do not affect it.
     """
 
     layer: Layer
     operation: Operation
     x: Tensor
     edge: GradientEdge
+
+    @property
+    def leading_shape(self) -> torch.Size:
+        """The leading dimensions of the input and the output, which hold the samples and their positions."""
+        return self.x.shape[: self.x.ndim - self.operation.item]
 
 
 class Recorder(TorchFunctionMode):
@@ -89,15 +91,12 @@ class Recorder(TorchFunctionMode):
                 self.uses.append(Use(layer, operation(terms), x.detach(), get_gradient_edge(output)))
         return output
 
-    def linear(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, start: int | None = None, rows: int | None = None
-    ) -> Tensor:
-        """Compute and record a matrix product with the weight, or with ``rows`` of its rows from ``start`` on."""
-        if start is None or rows is None:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: slice | None = None) -> Tensor:
+        """Compute and record a matrix product with the weight, or with some of its rows."""
+        if rows is None:
             return self.record(x, F.linear(x, weight, bias), weight, bias, MatrixProduct)
-        part = slice(start, start + rows)
-        output = F.linear(x, weight[part], None if bias is None else bias[part])
-        return self.record(x, output, weight, bias, lambda terms: MatrixProduct(terms, (start, len(weight))))
+        output = F.linear(x, weight[rows], None if bias is None else bias[rows])
+        return self.record(x, output, weight, bias, lambda terms: MatrixProduct(terms, (rows.start, len(weight))))
 
 
 def _terms(layer: Layer, weight: Tensor | None, bias: Tensor | None) -> Terms:

@@ -16,12 +16,9 @@ LOGIT_TOLERANCE, LOSS_TOLERANCE = 1e-2, 1e-3
 
 
 def check_labels(data: GradientPass, classes: int) -> None:
-    """Read the first sample whose stored label is out of range.
+    """Read the first sample whose stored label is out of range, which raises a BatchError if its label really is.
 
-    A stored label alone proves nothing, since a transform or the task may change it. So the sample itself is checked.
-
-    Raises:
-        BatchError: if its label is out of range.
+    A stored label alone proves nothing, since a transform or the task may change it.
     """
     suspect = first_label_out_of_range(data.loader.dataset, classes)
     if suspect is not None:
@@ -29,11 +26,7 @@ def check_labels(data: GradientPass, classes: int) -> None:
 
 
 def check_loss(loss: Measure, logits: Tensor, targets: Tensor) -> None:
-    """Check that a loss has one value per sample, computed from that sample alone.
-
-    Raises:
-        ValueError: if not, or if a value is not finite.
-    """
+    """Raise a ValueError unless a loss has one finite value per sample, computed from that sample alone."""
     logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
     logit_gradient(loss, logits, targets)
     with torch.no_grad():
@@ -47,31 +40,27 @@ def check_loss(loss: Measure, logits: Tensor, targets: Tensor) -> None:
         )
 
 
-def check_samples(train: GradientPass, count: int) -> int:
+def check_samples(few: GradientPass) -> tuple[Any, int]:
     """Warn about random samples in the dataset, and about a model that mixes the samples of a batch.
 
-    Reads the first ``count`` samples, twice. The probe must be open.
+    Reads the samples of the pass twice. The probe must be open.
 
     Returns:
-        The number of classes.
-
-    Raises:
-        BatchError: if the model rejects single samples.
-        ValueError: if the loss mixes samples.
+        The samples as one batch, and the number of classes.
     """
-    probe, first, again = train.probe, train.first(count), train.first(count)
-    with train.locating_errors(train.indices):
-        forward = probe.forward(first)
-        check_loss(probe.task.loss, forward.logits, forward.targets)
-    classes, together = forward.logits.shape[1], forward.logits.detach()
-    if not all(torch.equal(a, b) for a, b in zip(_tensors(first), _tensors(again), strict=True)):
+    batch, again = (few.batch_of(few.indices) for _ in range(2))
+    with few.locating_errors(few.indices):
+        forward = few.probe.forward(batch)
+        check_loss(few.probe.task.loss, forward.logits, forward.targets)
+    together = forward.logits.detach()
+    if not all(torch.equal(a, b) for a, b in zip(_tensors(batch), _tensors(again), strict=True)):
         warnings.warn(
             "the training dataset returns a different sample each time the same index is read (a random transform?). "
             "The influence is that of one random draw. Pass a loader without augmentation: train_dataloader=…",
             stacklevel=3,
         )
-        return classes
-    alone = probe.forward(train.first(1)).logits.detach()
+        return batch, together.shape[1]
+    alone = few.forward_of(few.indices[:1]).logits.detach()
     if float((together[:1] - alone).abs().max()) > LOGIT_TOLERANCE * float(together.abs().max()):
         warnings.warn(
             "the model's output for a sample changes with the other samples in its batch (unmasked padding? BatchNorm "
@@ -79,7 +68,7 @@ def check_samples(train: GradientPass, count: int) -> int:
             "affect each other",
             stacklevel=3,
         )
-    return classes
+    return batch, together.shape[1]
 
 
 def _tensors(batch: Any) -> list[Tensor]:

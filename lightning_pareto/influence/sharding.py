@@ -62,17 +62,14 @@ class Shard:
             moved = block.to(self.device, copy=True)
             _all_reduce(moved)
             blocks.append(moved.to(tensor.device))
-        return torch.cat(blocks).reshape(tensor.shape) if blocks else tensor
+        return torch.cat(blocks).reshape(tensor.shape)
 
     def from_first(self, text: str) -> str:
         """Return the first process's text on every process."""
-        if self.count == 1:
-            return text
         encoded = text.encode() if self.index == 0 else b""
-        size = int(self.sum(torch.tensor([len(encoded)])))
-        buffer = torch.zeros(size, dtype=torch.int64)
-        buffer[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.int64)
-        return bytes(self.sum(buffer).tolist()).decode()
+        size = int(self.sum(torch.tensor(len(encoded))))
+        padded = torch.tensor(list(encoded.ljust(size, b"\0")), dtype=torch.int64)
+        return bytes(self.sum(padded).tolist()).decode()
 
     @contextlib.contextmanager
     def agreement(self, stage: str) -> Iterator[None]:
@@ -86,29 +83,23 @@ class Shard:
             OtherProcessError: if another process failed in any other way. This takes precedence over an out-of-memory
                 error on this process.
         """
-        try:
-            yield
-        except LostProcessError as error:
-            raise _with_stage(stage, error) from error.__cause__
-        except Exception as error:
-            memory = is_out_of_memory(error)
-            failures, _ = self._failures(stage, not memory, memory)
-            if failures and memory:
-                raise OtherProcessError(_OTHER_FAILED.format(stage)) from error
-            raise
-        failures, out_of_memory = self._failures(stage, False, False)
+        failed = f"another process failed during the {stage}; see its own error for the reason"
+        with _naming(stage):
+            try:
+                yield
+            except LostProcessError:
+                raise
+            except Exception as error:
+                memory = is_out_of_memory(error)
+                failures, _ = self.sum(torch.tensor([int(not memory), int(memory)])).tolist()
+                if failures and memory:
+                    raise OtherProcessError(failed) from error
+                raise
+            failures, out_of_memory = self.sum(torch.tensor([0, 0])).tolist()
         if failures:
-            raise OtherProcessError(_OTHER_FAILED.format(stage))
+            raise OtherProcessError(failed)
         if out_of_memory:
             raise OtherProcessMemoryError(f"another process ran out of memory during the {stage}")
-
-    def _failures(self, stage: str, failed: bool, out_of_memory: bool) -> tuple[int, int]:
-        """How many processes failed, and how many ran out of memory."""
-        try:
-            failures, memory = self.sum(torch.tensor([int(failed), int(out_of_memory)])).tolist()
-        except LostProcessError as error:
-            raise _with_stage(stage, error) from error.__cause__
-        return failures, memory
 
 
 def _all_reduce(tensor: Tensor) -> None:
@@ -116,9 +107,6 @@ def _all_reduce(tensor: Tensor) -> None:
 
     A process that dies closes its connections, which ends the wait of the others at once. One that hangs keeps them
     open, so the wait ends with the process group's timeout, 30 minutes by default.
-
-    Raises:
-        LostProcessError: if another process does not take part.
     """
     try:
         dist.all_reduce(tensor)
@@ -127,21 +115,22 @@ def _all_reduce(tensor: Tensor) -> None:
             raise
         first = str(error).splitlines()[0]
         reason = (first.rpartition("] ")[2] or first)[:160]
-        if "timed out" in reason.lower():
-            raise LostProcessError(
-                f"another process did not answer within the process group's timeout ({reason}): it hangs or was "
-                "stopped. Check its log. To wait less, pass DDPStrategy(timeout=timedelta(minutes=5))"
-            ) from error
-        raise LostProcessError(
-            f"the connection to another process was lost ({reason}): it was killed, perhaps for lack of memory, or its "
-            "machine is down. Check its log, or the system log"
-        ) from error
+        text = (
+            f"another process did not answer within the process group's timeout ({reason}): it hangs or was stopped. "
+            "Check its log. To wait less, pass DDPStrategy(timeout=timedelta(minutes=5))"
+            if "timed out" in reason.lower()
+            else f"the connection to another process was lost ({reason}): it was killed, perhaps for lack of memory, "
+            "or its machine is down. Check its log, or the system log"
+        )
+        raise LostProcessError(text) from error
 
 
-def _with_stage(stage: str, error: LostProcessError) -> LostProcessError:
-    """Name the stage in the error, unless an inner block did so already."""
-    text = str(error)
-    return error if text.startswith("during the") else LostProcessError(f"during the {stage}: {text}")
-
-
-_OTHER_FAILED = "another process failed during the {}; see its own error for the reason"
+@contextlib.contextmanager
+def _naming(stage: str) -> Iterator[None]:
+    """Name the stage when another process is lost, unless an inner block did so already."""
+    try:
+        yield
+    except LostProcessError as error:
+        if str(error).startswith("during the"):
+            raise
+        raise LostProcessError(f"during the {stage}: {error}") from error.__cause__

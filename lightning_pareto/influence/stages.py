@@ -1,11 +1,11 @@
 """Saves the finished stages of a long computation, so that it can resume after an interruption."""
 
+import contextlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,13 +22,9 @@ class StagesError(ValueError):
 class Stages:
     """Saves the result of each stage. A computation that was interrupted resumes after the last finished one.
 
-    Args:
-        folder: where to save; None saves nothing. All processes must see the same folder.
-        key: identifies the computation by its model, data and options.
-        shard: this process; the first one writes.
-
-    Attributes:
-        variant: suffix of file names. Set it to tell apart results of one computation that are not interchangeable.
+    The first process writes to a folder that all see; None saves nothing. It creates the folder, and removes leftovers
+    of killed writers. The ``key`` identifies the computation by its model, data and options. Set :attr:`variant`, a
+    suffix of file names, to tell apart results of one computation that are not interchangeable.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, key: str, shard: Shard) -> None:
@@ -37,6 +33,10 @@ class Stages:
         self._shard = shard
         self._paths: set[Path] = set()
         self.variant = ""
+        if self._folder is not None and shard.index == 0:
+            with self._warning():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                remove_temporary_files(self._folder, "*.safetensors")
 
     def load_or_compute(self, name: str, compute: Callable[[], Tensors], device: torch.device) -> Tensors:
         """Return the result of a stage, loaded to ``device`` if it was finished before.
@@ -56,33 +56,23 @@ class Stages:
         if int(self._shard.sum(torch.tensor([int(found is not None)]))) == self._shard.count and found is not None:
             return {key: value.to(device) for key, value in found.items()}
         result = compute()
-        with self._shard.agreement("writing of a finished stage"):
+        with self._shard.agreement("writing of a finished stage"), self._warning():
             if self._shard.index == 0:
-                self._write(path, {key: value.detach().cpu().numpy() for key, value in result.items()})
+                arrays = {key: value.detach().cpu().numpy() for key, value in result.items()}
+                save_artifact(path, "stage", arrays, {"key": self._key})
         return result
 
-    def prepare(self) -> None:
-        """Create the folder and remove leftovers of killed writers. Warns if the folder cannot be created."""
-        if self._folder is None or self._shard.index > 0:
-            return
+    @contextlib.contextmanager
+    def _warning(self) -> Iterator[None]:
+        """Warn if nothing can be written. The results are in memory, so the computation can continue."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            remove_temporary_files(self._folder, "*.safetensors")
+            yield
         except OSError as error:
-            self._warn(error)
-
-    def _write(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
-        try:
-            save_artifact(path, "stage", arrays, {"key": self._key})
-        except OSError as error:  # the result is in memory, so the computation can continue
-            self._warn(error)
-
-    def _warn(self, error: OSError) -> None:
-        warnings.warn(
-            f"finished stages cannot be kept in {self._folder} ({error}). The computation continues, but would start "
-            "over after an interruption. Free some space there, or pass another folder",
-            stacklevel=3,
-        )
+            warnings.warn(
+                f"finished stages cannot be kept in {self._folder} ({error}). The computation continues, but would "
+                "start over after an interruption. Free some space there, or pass another folder",
+                stacklevel=4,
+            )
 
     def clear(self) -> None:
         """Remove the stages once the computation is done, and the folder too if it is then empty."""
@@ -95,7 +85,6 @@ class Stages:
                 self._folder.rmdir()
         except OSError as error:
             warnings.warn(f"finished stages are left in {self._folder}: {error}", stacklevel=2)
-        self._paths.clear()
 
     def _read(self, path: Path) -> Tensors:
         arrays, metadata = load_artifact(path, "stage")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,13 +98,12 @@ class ClassificationTask:
             BatchError: if the labels are missing, not integers, or not one per sample.
         """
         targets = self.targets(batch)
-        is_integer = isinstance(targets, Tensor) and not (targets.is_floating_point() or targets.is_complex())
-        if not is_integer or targets.ndim != 1:
+        if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.is_complex() or targets.ndim != 1:
             raise BatchError(
                 f"expected integer labels of shape (B,), found {_describe(targets)}. "
                 f"For one-hot labels: targets=lambda batch: batch[1].argmax(dim=1).\n{task_example(batch)}"
             )
-        return cast(Tensor, targets.long())
+        return targets.long()
 
     def read_logits(self, module: nn.Module, batch: Any, targets: Tensor) -> Tensor:
         """Return the logits of a batch, checked against its targets.
@@ -135,11 +134,7 @@ _REMEDIES = {
 
 
 def check_logits(logits: Any, targets: Tensor) -> Tensor:
-    """Return ``logits`` if they are finite, (B, C) with C ≥ 2, and every target is in [0, C).
-
-    Raises:
-        BatchError: otherwise.
-    """
+    """Return ``logits``, or raise a BatchError unless they are finite, (B, C) with C ≥ 2, and targets are in [0, C)."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(targets) or not len(targets):
         raise BatchError(
             f"expected logits of shape ({len(targets) or 'B'}, C), found {_describe(logits)}. Return logits from "

@@ -4,16 +4,15 @@ A recorded use of a layer can mislead: the model may reorder the samples, put th
 second time in a way that is not recorded. So no layer is trusted until its gradients agree with those of autograd.
 """
 
-import json
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from lightning_pareto.influence.gradients import Forward, GradientProbe, Plan
+from lightning_pareto.influence.gradients import Forward, GradientProbe
 from lightning_pareto.influence.layers import Layer
-from lightning_pareto.influence.layouts import Layout, items_per_sample
-from lightning_pareto.influence.recorder import Expansion
+from lightning_pareto.influence.plan import Layout, Plan, Route, items_per_sample
+from lightning_pareto.influence.recorder import Expansion, Use
 from lightning_pareto.influence.task import BatchError
 
 VERIFICATION_SAMPLES = 5
@@ -47,51 +46,27 @@ def verify(probe: GradientProbe, batch: Any) -> None:
     signal = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(forward.logits.device)
     plan = Plan({}, expansion=probe.plan.expansion)
     uses = forward.uses(signal)
-    for layer, expected in _gradients_by_autograd(forward, probe.layers, signal).items():
-        layout = None
-        if expected is not None and layer in uses:
-            half = any(torch.finfo(g.dtype).bits < 32 for _, g in uses[layer])
-            agreeing = (each for each in get_args(Layout) if _agrees(forward, layer, each, signal, expected, half))
-            layout = next(agreeing, None)
+    columns = iter(forward.sample_gradients(probe.layers, signal, range(len(signal))))
+    for layer in probe.layers:
+        expected = [next(columns) for _ in layer.parameters]
+        in_use = any(g is not None for g in expected)
+        found = uses.get(layer, []) if in_use else []
+        agreeing = (each for each in get_args(Layout) if found and _agrees(forward, layer, found, each, expected))
+        layout = next(agreeing, None)
         if layout is None:
-            plan.add_looped(layer, expected is not None)
+            plan.loop(layer, in_use)
         else:
-            plan.factored[layer] = layout
-            plan.methods[layer] = "+".join(sorted({use.operation.kind for use, _ in uses[layer]}))
-            items = (items_per_sample(use, len(signal), layout) for use, _ in uses[layer])
-            plan.items_per_sample[layer] = frozenset(items)
+            method = "+".join(sorted({use.operation.kind for use, _ in found}))
+            items = {items_per_sample(use, len(signal), layout) for use, _ in found}
+            plan.factored[layer] = Route(layout, method, sorted(items))
     probe.plan = plan
-
-
-def plan_to_json(plan: Plan) -> str:
-    """Write a plan by the names of its parameters, for another process."""
-    factored = [
-        [layer.names, layout, plan.methods.get(layer), sorted(plan.items_per_sample.get(layer, ()))]
-        for layer, layout in plan.factored.items()
-    ]
-    looped = [[layer.names, layer in plan.methods] for layer in plan.looped]
-    return json.dumps([factored, looped, plan.expansion])
-
-
-def plan_from_json(text: str, layers: list[Layer]) -> Plan:
-    """Read a plan written by :func:`plan_to_json`, for layers of the same names."""
-    known = {layer.names: layer for whole in layers for layer in (whole, *whole.split())}
-    factored, looped, expansion = json.loads(text)
-    plan = Plan({}, expansion=expansion)
-    for names, layout, method, items in factored:
-        layer = known[tuple(names)]
-        plan.factored[layer], plan.methods[layer], plan.items_per_sample[layer] = layout, method, frozenset(items)
-    for names, used in looped:
-        plan.add_looped(known[tuple(names)], used)
-    return plan
 
 
 def _forward(probe: GradientProbe, batch: Any) -> Forward:
     """A forward pass with the widest expansion of shared tensors that leaves the logits unchanged."""
     probe.plan.expansion = "nothing"
     plain = probe.forward(batch)
-    expansions: tuple[Expansion, ...] = ("all", "no vectors")
-    for expansion in expansions:
+    for expansion in get_args(Expansion)[:2]:
         probe.plan.expansion = expansion
         try:
             forward = probe.forward(batch)
@@ -120,33 +95,22 @@ def _refuse_reentrant(logits: Tensor) -> None:
         nodes += [following for following, _ in node.next_functions]
 
 
-def _gradients_by_autograd(forward: Forward, layers: list[Layer], signal: Tensor) -> dict[Layer, list[Tensor] | None]:
-    """Per-sample gradients of each layer's parameters, (B, *shape) each; None for a layer that no sample reaches."""
-    rows = [forward.sample_gradients(layers, signal, sample) for sample in range(len(signal))]
-    columns = iter(zip(*rows, strict=True))
-    result: dict[Layer, list[Tensor] | None] = {}
-    for layer in layers:
-        found = [next(columns) for _ in layer.parameters]
-        stacked = [
-            torch.stack([torch.zeros_like(p) if g is None else g for g in column])
-            for p, column in zip(layer.parameters, found, strict=True)
-        ]
-        result[layer] = stacked if any(g is not None for column in found for g in column) else None
-    return result
-
-
-def _agrees(forward: Forward, layer: Layer, layout: Layout, signal: Tensor, expected: list[Tensor], half: bool) -> bool:
-    """Whether a layer's gradients, computed from its uses in this layout, agree with the expected ones."""
-    trial = forward.only(layer, layout)
+def _agrees(
+    forward: Forward, layer: Layer, uses: list[tuple[Use, Tensor]], layout: Layout, by_autograd: list[Tensor | None]
+) -> bool:
+    """Whether a layer's gradients, computed from its uses in this layout, agree with those by autograd."""
     try:
-        found = torch.cat([factors.gradients() for _, _, factors in trial.backward(signal)])
+        gradients = torch.cat([factors.gradients() for _, factors in forward.factors(layer, uses, Route(layout))])
     except (BatchError, TypeError):
         return False
-    if len(signal) > 1 and not any(bool(e.any()) for e in expected):  # zeros agree in any layout: go by the shapes
-        return all(items_per_sample(use, len(signal), layout) == 1 for use, _ in trial.uses(signal).get(layer, []))
+    samples, found = len(gradients), layer.unpack(gradients)
+    expected = [torch.zeros_like(f) if e is None else e for f, e in zip(found, by_autograd, strict=True)]
+    if samples > 1 and not any(bool(e.any()) for e in expected):  # zeros agree in any layout: go by the shapes
+        return all(items_per_sample(use, samples, layout) == 1 for use, _ in uses)
+    half = any(torch.finfo(g.dtype).bits < 32 for _, g in uses)
     tolerance = GRADIENT_TOLERANCE_HALF if half else GRADIENT_TOLERANCE
     rounding = (ROUNDING_HALF if half else ROUNDING) * max(float(e.abs().max()) for e in expected)
     return all(
         float((f - e).abs().max()) <= max(tolerance * float(e.abs().max()), rounding)
-        for f, e in zip(layer.unpack(found), expected, strict=True)
+        for f, e in zip(found, expected, strict=True)
     )

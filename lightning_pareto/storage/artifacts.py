@@ -37,18 +37,9 @@ class ArtifactError(ValueError):
 def save_artifact(
     path: str | os.PathLike[str], kind: str, arrays: dict[str, np.ndarray], metadata: dict[str, Any]
 ) -> Path:
-    """Write ``arrays`` and ``metadata`` to ``path`` atomically, creating its folder.
+    """Write arrays and metadata to ``path`` with :func:`write_atomically`, and return the path.
 
-    Readers see the old file, the complete new file, or no file.
-
-    Args:
-        path: target file.
-        kind: kind of result, for instance ``"influence"``. It is checked on loading.
-        arrays: named arrays.
-        metadata: JSON-serialisable description.
-
-    Returns:
-        The path written.
+    The ``kind`` of result, for instance ``"influence"``, is checked on loading.
 
     Raises:
         OSError: if the folder is not writable or the disk is full. Nothing is left behind.
@@ -72,31 +63,28 @@ def save_artifact(
 
 
 def write_atomically(path: Path, payload: bytes) -> None:
-    """Write a file completely or not at all, creating its folder.
+    """Write a file completely or not at all, creating its folder. Readers see the old file, the new one, or none.
 
     The bytes go to a temporary file next to the target, which then replaces the target.
 
     Raises:
         OSError: if the file cannot be written. Nothing is left behind.
     """
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(_permissions(path))
-        temporary.replace(path)
-    except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, f"{error.strerror or error}: nothing was written", str(path)) from error
-        raise
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(_permissions(path))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)  # it is missing once it has replaced the target
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}: nothing was written", str(path)) from error
 
 
 def _permissions(path: Path) -> int:
@@ -109,12 +97,9 @@ def _permissions(path: Path) -> int:
 
 
 def remove_temporary_files(folder: Path, name: str, min_age: float = 0.0) -> None:
-    """Remove temporary files that killed processes have left behind.
+    """Remove temporary files that killed processes have left behind, last written at least ``min_age`` seconds ago.
 
-    Args:
-        folder: folder to search.
-        name: name of the target file, or a shell pattern.
-        min_age: seconds since the last write below which a file is kept.
+    ``name`` is the name of the target file, or a shell pattern.
     """
     for path in folder.glob(f".{name}.*"):
         with contextlib.suppress(OSError):  # another process may have removed it
@@ -123,14 +108,9 @@ def remove_temporary_files(folder: Path, name: str, min_age: float = 0.0) -> Non
 
 
 def load_artifact(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read an artifact written by :func:`save_artifact`.
+    """Return the arrays and the metadata of a file written by :func:`save_artifact`.
 
-    Args:
-        path: the file.
-        kind: the expected kind.
-
-    Returns:
-        The named arrays and the metadata. Build the result from them inside :func:`consistent_parts`.
+    Build the result from them inside :func:`consistent_parts`.
 
     Raises:
         ArtifactError: if the file is truncated, has changed since it was written, is of another kind or a newer format,
@@ -140,12 +120,18 @@ def load_artifact(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {kind} artifact at {path}")
-    _check_header_size(path)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MAX_HEADER_BYTES:  # before it is parsed
+        raise ArtifactError(
+            f"{path} is not a valid safetensors file of this package: its header claims {size} bytes, and at most "
+            f"{MAX_HEADER_BYTES} are read. Compute it again"
+        )
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            header = file.metadata() or {}
+        with safe_open(str(path), framework="numpy") as opened:
+            header = opened.metadata() or {}
             _check_kind(path, header, kind)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, TypeError, KeyError) as error:  # TypeError and KeyError: dtypes that NumPy lacks
         reason = printable(str(error), 200)
         raise ArtifactError(f"{path} is not a valid safetensors file ({reason}). Compute it again") from error
@@ -153,8 +139,7 @@ def load_artifact(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np
     if digest != _digest(arrays, header):
         raise ArtifactError(f"{path} has changed since it was written, perhaps on a failing disk. Compute it again")
     with consistent_parts(path):
-        metadata = json.loads(header["metadata"])
-        return arrays, {**metadata}
+        return arrays, {**json.loads(header["metadata"])}
 
 
 @contextlib.contextmanager
@@ -180,17 +165,6 @@ def _digest(arrays: dict[str, np.ndarray], header: dict[str, str]) -> str:
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _check_header_size(path: Path) -> None:
-    """Reject an oversized header before it is parsed."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-    if size > MAX_HEADER_BYTES:
-        raise ArtifactError(
-            f"{path} is not a valid safetensors file of this package: its header claims {size} bytes, and at most "
-            f"{MAX_HEADER_BYTES} are read. Compute it again"
-        )
 
 
 def _check_kind(path: Path, header: dict[str, str], kind: str) -> None:

@@ -38,11 +38,9 @@ def run_folders_in(home: Path) -> list[Path]:
 
 
 def find_runs(folder: Path, matches: Callable[[Path], bool]) -> tuple[list[Path], Path | None]:
-    """Find the matching runs in a folder, or anywhere below it if the folder itself has none.
+    """Find the runs that match in a folder (a run, its log directory, or any folder above).
 
-    Args:
-        folder: the folder of a run, its log directory, or any folder above.
-        matches: whether a run has the required files.
+    If none does, searches anywhere below the folder.
 
     Returns:
         Folders of the matching runs, newest first, and the folder of the newest run, which may not match. The latter is
@@ -59,17 +57,13 @@ def find_runs(folder: Path, matches: Callable[[Path], bool]) -> tuple[list[Path]
 def _runs_below(folder: Path) -> list[Path]:
     """Runs by date, newest first. Weights may be much newer, so they only date a run that has nothing else."""
     written: dict[Path, float] = {}
-    for path in (path for name in (INFLUENCE_FILE, VERDICT_FILE, RESULT_FILE) for path in folder.rglob(name)):
-        written[run_folder_of(path)] = max(written.get(run_folder_of(path), 0.0), path.stat().st_mtime)
-    for path in folder.rglob(WEIGHTS_FILE):
-        written.setdefault(run_folder_of(path), path.stat().st_mtime)
+    for name in (INFLUENCE_FILE, VERDICT_FILE, RESULT_FILE, WEIGHTS_FILE):
+        for path in folder.rglob(name):
+            trials = path.parent.parent  # the files of a search's trials belong to the search
+            run = trials.parent if trials.name == FINISHED_FOLDER else path.parent
+            if name != WEIGHTS_FILE or run not in written:
+                written[run] = max(written.get(run, 0.0), path.stat().st_mtime)
     return sorted(written, key=lambda run: written[run], reverse=True)
-
-
-def run_folder_of(path: Path) -> Path:
-    """Folder of the run that a file belongs to. The files of a search's trials belong to the search."""
-    trials = path.parent.parent
-    return trials.parent if trials.name == FINISHED_FOLDER else path.parent
 
 
 def influence_of_search(folder: Path) -> Path | None:

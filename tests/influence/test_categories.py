@@ -49,7 +49,7 @@ def test_deal_is_random_but_determined_by_the_seed(categories):
 def scan_labels(y, folds):
     x = torch.randn(len(y), 4)
     module = nn.Linear(4, 3)
-    probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
+    probe = GradientProbe(module, select_layers(module), ClassificationTask())
     validation = GradientPass(loader=loader(x, y, batch_size=7), probe=probe, shard=Shard(), device=torch.device("cpu"))
     return scan(validation, ClassificationTask().loss, folds=folds, seed=5)
 
@@ -77,7 +77,7 @@ def test_refuses_categories_without_a_name(category):
     """Such a sample would otherwise be counted in a cell of another fold."""
     x, y = torch.randn(20, 4), torch.arange(20) % 2
     module = nn.Linear(4, 3)
-    probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
+    probe = GradientProbe(module, select_layers(module), ClassificationTask())
     validation = GradientPass(loader=loader(x, y), probe=probe, shard=Shard(), device=torch.device("cpu"))
     groups = torch.where(torch.arange(20) == 7, category, y)
     with pytest.raises(ValueError, match=r"validation categories must be in \[0, 2\), found"):

@@ -30,7 +30,7 @@ from tests.influence._networks import CLASSES, FAST, SLOW
 
 
 def training_pass(module, x, y, **options):
-    probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
+    probe = GradientProbe(module, select_layers(module), ClassificationTask())
     return GradientPass(loader=loader(x, y, **options), probe=probe, shard=Shard(), device=torch.device("cpu"))
 
 
@@ -64,7 +64,7 @@ def test_gauss_newton_is_the_hessian_of_logistic_regression(problem):
     hessian = exact_hessian(module, x, y)
     damped = hessian + 0.1 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
     right = torch.randn(2, 16).double()
-    layer = curvature._layers[0]
+    layer = curvature.layers[0]
     shaped = torch.cat([right[:, :12].reshape(2, 1, 4, 3), right[:, 12:].reshape(2, 1, 4, 1)], dim=3)
     [solved] = curvature.solve({layer: shaped}).values()
     solved = torch.cat([solved[..., :3].flatten(1), solved[..., 3:].flatten(1)], dim=1)
@@ -128,17 +128,17 @@ def test_gauss_newton_refuses_a_large_model():
 @pytest.mark.parametrize("case", ["conv groups", "embedding", "layer norm", "self attention", "recurrent"])
 def test_conjugate_gradients_reach_the_dense_solution(case, monkeypatch):
     """With the exact Fisher information over all layers together."""
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ITERATIONS", 500)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.conjugate_gradients.ITERATIONS", 500)
     torch.manual_seed(0)
     module, shape = (FAST | SLOW)[case]()
     module.double().eval()
     x = torch.randint(7, (40, shape)) if isinstance(shape, int) else torch.randn(40, *shape).double()
     train = training_pass(module, x, torch.randint(CLASSES, (40,)))
     with train.probe.open():
-        verify(train.probe, train.first(3))
+        verify(train.probe, train.batch_of(range(3)))
         exact = fit_curvature("gauss_newton", train, damping=0.1, fisher=draw_fisher(40, "exact"), tolerance=1e-3)
         iterative = fit_curvature("cg", train, damping=0.1, fisher=draw_fisher(40, "exact"), tolerance=1e-10)
-        right = {layer: torch.randn(3, *exact._shapes[layer]).double() for layer in exact._layers}
+        right = {layer: torch.randn(3, *exact.shapes[layer]).double() for layer in exact.layers}
         expected, found, ekfac = (c.solve(right) for c in (exact, iterative, iterative.preconditioner))
     for layer, direction in expected.items():
         assert_near(found[layer], direction, 1e-8)
@@ -147,7 +147,7 @@ def test_conjugate_gradients_reach_the_dense_solution(case, monkeypatch):
 
 def test_conjugate_gradients_warn_when_they_stop_early(problem, monkeypatch):
     module, x, y = problem
-    monkeypatch.setattr("lightning_pareto.influence.curvature.ITERATIONS", 1)
+    monkeypatch.setattr("lightning_pareto.influence.curvature.conjugate_gradients.ITERATIONS", 1)
     curvature = fit_curvature("cg", training_pass(module, x, y), damping=1e-4, fisher=draw_fisher(50), tolerance=1e-12)
     with pytest.warns(UserWarning, match="stopped after 1 iterations with a residual of"):
         curvature.solve({curvature.train.probe.layers[0]: torch.randn(2, 1, 4, 4).double()})
@@ -217,7 +217,7 @@ def test_exact_fisher_does_not_count_positions_once_per_class(problem):
     """It visits every position once per class, but that adds no information about the layer's inputs."""
     train = training_pass(*problem)
     fits = [_FactorSums.fit(train, draw_fisher(50, name)) for name in ("sampled", "exact")]
-    positions = [[float(p) for p in fit._positions.values()] for fit in fits]
+    positions = [[float(p) for p in fit.positions.values()] for fit in fits]
     assert positions[0] == pytest.approx(positions[1])
     assert positions[0][0] == 50
 
@@ -257,8 +257,8 @@ def samples_used(train, monkeypatch, enough, per_row):
     monkeypatch.setattr("lightning_pareto.influence.curvature.ekfac.POSITIONS_PER_ROW", per_row)
     sums = _FactorSums.fit(train, draw_fisher(train.size))
     return {
-        layer.name: round(float(sums._positions[layer]) / each)
-        for layer, each in zip(sums._positions, (9, 1), strict=True)
+        layer.name: round(float(sums.positions[layer]) / each)
+        for layer, each in zip(sums.positions, (9, 1), strict=True)
     }
 
 

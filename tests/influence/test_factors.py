@@ -5,7 +5,7 @@ import torch
 
 from lightning_pareto.influence.embedding import EmbeddingFactors
 from lightning_pareto.influence.factors import DenseFactors, DotProducts, EigenBasis, gram
-from lightning_pareto.influence.scratch import Scratch
+from lightning_pareto.influence.memory import Scratch
 from tests._asserts import assert_near
 from tests._tolerances import RELATIVE
 

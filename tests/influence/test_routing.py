@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightning_pareto import estimate_influence
-from lightning_pareto.influence.gradients import LOOPED
+from lightning_pareto.influence.plan import LOOPED
 from tests._asserts import assert_near
 from tests._oracles import flat_sample_gradients, loader
 from tests._tolerances import RELATIVE

@@ -141,7 +141,7 @@ def test_leaves_other_files_in_the_folder(problem, tmp_path):
 
 def whole_pass(module, data):
     """A pass over all samples."""
-    probe = GradientProbe(module, select_layers(module).layers, ClassificationTask())
+    probe = GradientProbe(module, select_layers(module), ClassificationTask())
     return GradientPass(loader=data, probe=probe, shard=Shard(), device=torch.device("cpu"))
 
 
@@ -215,7 +215,7 @@ def test_fingerprints_accept_any_values():
     found = []
     for label in (0, 1):
         data = DataLoader(UnusualValues(label), batch_size=4, collate_fn=read)
-        probe = GradientProbe(module, select_layers(module).layers, task)
+        probe = GradientProbe(module, select_layers(module), task)
         found.append(
             fingerprint_of_data(GradientPass(loader=data, probe=probe, shard=Shard(), device=torch.device("cpu")))
         )

@@ -1,26 +1,14 @@
 """Curvature approximations with one interface: solve (H + λI) x = b for D right-hand sides."""
 
-from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions
+from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, IdentityCurvature
 from lightning_pareto.influence.curvature.conjugate_gradients import ConjugateGradientCurvature
 from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
 from lightning_pareto.influence.curvature.fisher import Fisher, FisherName
 from lightning_pareto.influence.curvature.gauss_newton import GaussNewtonCurvature
-from lightning_pareto.influence.curvature.identity import IdentityCurvature
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.stages import Stages
 
-__all__ = [
-    "Curvature",
-    "CurvatureError",
-    "Directions",
-    "EkfacCurvature",
-    "Fisher",
-    "FisherName",
-    "fit_curvature",
-]
-
-ITERATIONS = 100
-"""Maximum number of conjugate gradient iterations."""
+__all__ = ["CurvatureError", "Fisher", "FisherName", "fit_curvature"]
 
 
 def fit_curvature(
@@ -35,9 +23,6 @@ def fit_curvature(
     """Fit the curvature called ``name`` to the samples of a pass, which must be in random order.
 
     An EK-FAC fit is saved in ``stages``, so that an interrupted computation can resume.
-
-    Raises:
-        CurvatureError: if the curvature cannot be computed.
     """
     if name == "gauss_newton":
         return GaussNewtonCurvature.fit(train, damping)
@@ -50,4 +35,4 @@ def fit_curvature(
     ekfac = EkfacCurvature.from_tensors(tensors, train.probe.layers, damping)
     if name == "ekfac":
         return ekfac
-    return ConjugateGradientCurvature(train, fisher, ekfac, tolerance=tolerance, iterations=ITERATIONS)
+    return ConjugateGradientCurvature(train, fisher, ekfac, tolerance)

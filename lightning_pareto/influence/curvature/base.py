@@ -1,4 +1,4 @@
-"""The interface of a curvature approximation."""
+"""The interface of a curvature approximation, and the case without curvature."""
 
 from abc import ABC, abstractmethod
 
@@ -20,3 +20,11 @@ class Curvature(ABC):
     @abstractmethod
     def solve(self, directions: Directions) -> Directions:
         """Apply (H + λI)⁻¹ to each of the D directions. The result has the same shapes."""
+
+
+class IdentityCurvature(Curvature):
+    """H + λI = I, which gives plain dot products of gradients. Fast, but ignores the scale of the parameters."""
+
+    def solve(self, directions: Directions) -> Directions:
+        """Return the directions unchanged."""
+        return directions

@@ -14,6 +14,8 @@ from lightning_pareto.influence.factors import DotProducts, to_float64
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
 
+ITERATIONS = 100
+
 
 @dataclass(frozen=True)
 class ConjugateGradientCurvature(Curvature):
@@ -28,29 +30,27 @@ class ConjugateGradientCurvature(Curvature):
         fisher: which Fisher information.
         preconditioner: EK-FAC on the same samples.
         tolerance: norm of the residual, relative to the right-hand side, at which a direction counts as solved.
-        iterations: maximum number of iterations.
     """
 
     train: GradientPass
     fisher: Fisher
     preconditioner: EkfacCurvature
     tolerance: float
-    iterations: int
 
     def solve(self, directions: Directions) -> Directions:
-        """See :class:`Curvature`.
-
-        Warns:
-            UserWarning: if the tolerance is not reached, with the remaining residual.
-        """
-        right = self._with_all_layers(directions)
+        """See :class:`Curvature`; warns if the tolerance is not reached, with the remaining residual."""
+        like = next(iter(directions.values()))
+        right = {  # zeros for layers that are part of H but have no direction
+            layer: directions[layer] if layer in directions else like.new_zeros(len(like), *values.shape)
+            for layer, values in self.preconditioner.eigenvalues.items()
+        }
         x = self.preconditioner.solve(right)
         right = {layer: right[layer] for layer in x}
-        residual = _plus(right, self._apply(x, "residual"), -1.0)
+        residual = _plus(right, self._apply(x, "residual"), -torch.ones(len(like)))
         z = self.preconditioner.solve(residual)
         p = z
         rz, target = _dot(residual, z), self.tolerance**2 * _dot(right, right)
-        for iteration in range(1, self.iterations + 1):
+        for iteration in range(1, ITERATIONS + 1):
             if bool((_dot(residual, residual) <= target).all()):
                 break
             q = self._apply(p, f"conjugate gradients {iteration}")
@@ -62,21 +62,11 @@ class ConjugateGradientCurvature(Curvature):
         left = float((_dot(residual, residual) / _dot(right, right).clamp(min=1e-300)).max().sqrt())
         if left > self.tolerance:
             warnings.warn(
-                f"conjugate gradients stopped after {self.iterations} iterations with a residual of {left:.1e}, above "
+                f"conjugate gradients stopped after {ITERATIONS} iterations with a residual of {left:.1e}, above "
                 f"the tolerance of {self.tolerance:.1e}. Raise the damping or the tolerance",
                 stacklevel=2,
             )
         return x
-
-    def _with_all_layers(self, directions: Directions) -> Directions:
-        """Add zeros for layers that are part of H but have no direction."""
-        like = next(iter(directions.values()))
-        zeros = {
-            layer: like.new_zeros(len(like), *values.shape)
-            for layer, values in self.preconditioner.eigenvalues.items()
-            if layer not in directions
-        }
-        return directions | zeros
 
     def _apply(self, directions: Directions, stage: str) -> Directions:
         """(H + λI) times each direction."""
@@ -89,8 +79,8 @@ class ConjugateGradientCurvature(Curvature):
 
     def _sums(self, products: dict[Layer, DotProducts], stage: str) -> Directions:
         sums = {layer: torch.zeros_like(product.directions) for layer, product in products.items()}
-        plan, width = self.train.probe.plan, len(next(iter(sums.values())))
-        omit, looped = plan.all_but(products), set(plan.looped)
+        width = len(next(iter(sums.values())))
+        omit, looped = set(self.train.probe.layers) - products.keys(), set(self.train.probe.plan.looped)
         for indices, _, forward in self.train(stage):
             for signal in self.fisher.signals(forward, indices):
                 # Go over the factors twice, a part of the batch at a time, because they may not fit in memory at once.
@@ -112,13 +102,9 @@ def _dot(a: Directions, b: Directions) -> Tensor:
     return torch.stack([product.flatten(1).sum(1).cpu() for product in products]).sum(dim=0)
 
 
-def _plus(a: Directions, b: Directions, factor: float | Tensor) -> Directions:
-    """``a + factor · b``, with one factor for all directions or one per direction."""
-
-    def like(value: Tensor) -> float | Tensor:
-        return factor.to(value)[:, None, None, None] if isinstance(factor, Tensor) else factor
-
-    return {layer: value + like(value) * b[layer] for layer, value in a.items()}
+def _plus(a: Directions, b: Directions, factor: Tensor) -> Directions:
+    """``a + factor · b``, with one factor per direction, (D,)."""
+    return {layer: value + factor.to(value)[:, None, None, None] * b[layer] for layer, value in a.items()}
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Eigenvalue-corrected Kronecker-factored curvature (George et al. 2018, arXiv:1806.03884)."""
 
 import math
-from collections.abc import Collection
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
 
 
+@dataclass(frozen=True)
 class EkfacCurvature(Curvature):
     """H = Q Λ Qᵀ per layer, with Q a Kronecker product of eigenbases and Λ the second moments of the gradients in Q.
 
@@ -21,56 +22,47 @@ class EkfacCurvature(Curvature):
 
     Do not rely on it where layers interact strongly. Compare with ``curvature="gauss_newton"`` on a small model.
 
-    Args:
+    Attributes:
         bases: eigenbasis of every layer.
         eigenvalues: corrected eigenvalues Λ, (R, O, I) for every layer.
         damping: λ as a share of each layer's mean eigenvalue.
     """
 
-    def __init__(self, bases: dict[Layer, EigenBasis], eigenvalues: dict[Layer, Tensor], damping: float) -> None:
-        self.bases = bases
-        self.eigenvalues = eigenvalues
-        self.damping = damping
+    bases: dict[Layer, EigenBasis]
+    eigenvalues: dict[Layer, Tensor]
+    damping: float
 
     @classmethod
     def fit(cls, train: GradientPass, damping: float, fisher: Fisher) -> "EkfacCurvature":
-        """Fit the factors and then the corrected eigenvalues, each on as many samples as needed.
-
-        Raises:
-            CurvatureError: if a layer's factors are not finite or cannot be decomposed.
-        """
+        """Fit the factors and then the corrected eigenvalues, each on as many samples as needed."""
         sums = _FactorSums.fit(train, fisher)
-        counts = {layer: output for layer, output in sums.outputs.items() if output.ndim == 2}
         inputs = _decompose(train, sums.inputs)
         outputs = _decompose(train, {layer: m for layer, m in sums.outputs.items() if m.ndim == 3})
         bases = {layer: EigenBasis(vectors, outputs.get(layer)) for layer, vectors in inputs.items()}
         eigenvalues = _corrected_eigenvalues(train.part(0, ENOUGH_SAMPLES), fisher, bases)
-        bases = {layer: basis for layer, basis in bases.items() if layer in eigenvalues}
-        embeddings = {
-            layer: _spread_by_frequency(eigenvalues[layer], counts[layer]) for layer in counts if layer in bases
-        }
-        return cls(bases, eigenvalues | embeddings, damping)
+        for layer, values in eigenvalues.items():
+            if layer not in outputs:
+                eigenvalues[layer] = _spread_by_frequency(values, counts=sums.outputs[layer])
+        return cls(bases, eigenvalues, damping)
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], layers: list[Layer], damping: float) -> "EkfacCurvature":
         """Undo :meth:`to_tensors`, for layers of the same names."""
         bases, eigenvalues = {}, {}
-        for layer in layers:
-            if f"eigenvalues {layer.names[0]}" in tensors:
-                inputs, outputs, values = (tensors.get(f"{part} {layer.names[0]}") for part in _PARTS)
-                assert inputs is not None
-                assert values is not None
-                bases[layer], eigenvalues[layer] = EigenBasis(inputs, outputs), values
+        for layer, name in ((layer, layer.names[0]) for layer in layers):
+            if f"eigenvalues {name}" in tensors:
+                bases[layer] = EigenBasis(tensors[f"inputs {name}"], tensors.get(f"outputs {name}"))
+                eigenvalues[layer] = tensors[f"eigenvalues {name}"]
         return cls(bases, eigenvalues, damping)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The fitted tensors by name."""
-        parts = {
-            (part, layer): tensor
-            for layer, basis in self.bases.items()
-            for part, tensor in zip(_PARTS, (basis.inputs, basis.outputs, self.eigenvalues[layer]), strict=True)
-        }
-        return {f"{part} {layer.names[0]}": tensor for (part, layer), tensor in parts.items() if tensor is not None}
+        tensors: dict[str, Tensor | None] = {}
+        for layer, eigenvalues in self.eigenvalues.items():
+            basis, name = self.bases[layer], layer.names[0]
+            tensors |= {f"inputs {name}": basis.inputs, f"outputs {name}": basis.outputs}
+            tensors[f"eigenvalues {name}"] = eigenvalues
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def solve(self, directions: Directions) -> Directions:
         """See :class:`Curvature`; leaves out layers that have no effect on the training set."""
@@ -91,8 +83,6 @@ class EkfacCurvature(Curvature):
         return self.damping * float(self.eigenvalues[layer].cpu().double().mean())
 
 
-_PARTS = "inputs", "outputs", "eigenvalues"
-
 ENOUGH_SAMPLES = 2_000
 """How many random samples suffice for the corrected eigenvalues, and for factors that are well determined.
 
@@ -109,57 +99,55 @@ A wide linear layer without positions (785 inputs) never sees that many, so it u
 """
 
 
+@dataclass(frozen=True)
 class _FactorSums:
     """Running sums of a aᵀ and g gᵀ over one or more passes. For one-hot outputs only the diagonal of g gᵀ is kept."""
+
+    inputs: dict[Layer, Tensor] = field(default_factory=dict)
+    outputs: dict[Layer, Tensor] = field(default_factory=dict)
+    positions: dict[Layer, Tensor] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, train: GradientPass, fisher: Fisher) -> "_FactorSums":
         """Sum over the first samples for all layers, then over more samples for layers not yet well determined."""
-        sums = cls(fisher)
+        sums = cls()
         start, stop = 0, min(ENOUGH_SAMPLES, train.size)
         while start < stop:
-            sums.add(train.part(start, stop), omit=sums.well_determined())
-            start, stop = stop, min(sums.samples_needed(stop), train.size)
+            sums._add_pass(train.part(start, stop), fisher)
+            start, stop = stop, min(sums._samples_needed(stop), train.size)
         return sums
 
-    def __init__(self, fisher: Fisher) -> None:
-        self.inputs: dict[Layer, Tensor] = {}
-        self.outputs: dict[Layer, Tensor] = {}
-        self._positions: dict[Layer, Tensor] = {}
-        self._fisher = fisher
+    def _add_pass(self, train: GradientPass, fisher: Fisher) -> None:
+        enough = {layer for layer in self.positions if self._share(layer) >= 1}
 
-    def add(self, train: GradientPass, omit: Collection[Layer] = ()) -> None:
-        """Add the sums of one pass, leaving out some layers."""
-        inputs, outputs, positions = train.run("factor pass", lambda: self._sums(train, omit))
-        totals = train.all_reduce(inputs), train.all_reduce(outputs), train.all_reduce(positions, torch.float32)
-        for mine, total in zip((self.inputs, self.outputs, self._positions), totals, strict=True):
-            for layer, value in total.items():
-                mine[layer] = mine[layer] + value if layer in mine else value
+        def work() -> _FactorSums:
+            sums = _FactorSums()
+            for indices, _, forward in train("factors"):
+                signals = forward.logits.shape[1] if fisher.name == "exact" else 1
+                for signal in fisher.signals(forward, indices):
+                    for layer, _, factors in forward.backward(signal, omit=enough):
+                        inputs, outputs = factors.covariances()
+                        sums._add(layer, inputs, outputs, inputs.new_tensor(factors.positions / signals))
+            return sums
 
-    def _sums(self, train: GradientPass, omit: Collection[Layer]) -> tuple[dict[Layer, Tensor], ...]:
-        sums: tuple[dict[Layer, Tensor], ...] = {}, {}, {}
-        for indices, _, forward in train("factors"):
-            signals = forward.logits.shape[1] if self._fisher.name == "exact" else 1
-            for signal in self._fisher.signals(forward, indices):
-                for layer, _, factors in forward.backward(signal, omit):
-                    count = torch.tensor([float(factors.positions) / signals])
-                    for total, value in zip(sums, (*factors.covariances(), count), strict=True):
-                        total[layer] = total[layer] + value if layer in total else value
-        return sums
+        sums = train.run("factor pass", work)
+        inputs, outputs, positions = map(train.all_reduce, (sums.inputs, sums.outputs, sums.positions))
+        for layer in inputs:
+            self._add(layer, inputs[layer], outputs[layer], positions[layer])
 
-    def well_determined(self) -> set[Layer]:
-        """Layers that need no more samples."""
-        return {layer for layer in self._positions if self._share(layer) >= 1}
+    def _add(self, layer: Layer, *values: Tensor) -> None:
+        for total, value in zip((self.inputs, self.outputs, self.positions), values, strict=True):
+            total[layer] = total[layer] + value if layer in total else value
 
-    def samples_needed(self, seen: int) -> int:
+    def _samples_needed(self, seen: int) -> int:
         """How many samples the next layer needs in total, after ``seen`` samples; ``seen`` if none needs more."""
-        needed = [math.ceil(seen / self._share(x)) for x in self._positions if 0 < self._share(x) < 1]
+        needed = [math.ceil(seen / share) for share in map(self._share, self.positions) if 0 < share < 1]
         return max(min(needed), seen + ENOUGH_SAMPLES // 4) if needed else seen
 
     def _share(self, layer: Layer) -> float:
         """Positions seen, relative to the number at which the layer's factors are well determined."""
-        sides = (side[layer] for side in (self.inputs, self.outputs) if layer in side)
-        return float(self._positions[layer]) / (POSITIONS_PER_ROW * max(side.shape[-1] for side in sides))
+        rows = max(self.inputs[layer].shape[-1], self.outputs[layer].shape[-1])
+        return float(self.positions[layer]) / (POSITIONS_PER_ROW * rows)
 
 
 def _corrected_eigenvalues(train: GradientPass, fisher: Fisher, bases: dict[Layer, EigenBasis]) -> dict[Layer, Tensor]:

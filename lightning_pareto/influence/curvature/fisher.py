@@ -46,18 +46,11 @@ class Fisher:
 
 
 def sampled_signal(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Gradient of the cross-entropy for a label drawn from the model's own prediction.
+    """Gradient of the cross-entropy for a label drawn from the model's own prediction, p − onehot(label), (B, C).
 
     The expectation of its outer product is the Fisher information in the logits, diag(p) − ppᵀ. This is also the
-    Hessian of the cross-entropy with respect to the logits.
-
-    Args:
-        logits: (B, C).
-        uniforms: one uniform number in [0, 1) per sample, (B,). Tied to dataset indices, they make the draw independent
-            of the batch size and the number of processes.
-
-    Returns:
-        p − onehot(drawn label), (B, C).
+    Hessian of the cross-entropy with respect to the logits. A uniform number in [0, 1) per sample, (B,), determines its
+    label. Tied to the dataset index, it makes the draw independent of the batch size and the number of processes.
     """
     p = to_float64(logits.detach()).softmax(dim=1)
     drawn = (p.cumsum(dim=1) < uniforms[:, None].to(p)).sum(dim=1).clamp(max=p.shape[1] - 1)

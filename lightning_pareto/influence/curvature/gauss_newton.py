@@ -1,5 +1,7 @@
 """The exact Gauss-Newton matrix as a dense matrix, for small models."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -11,38 +13,26 @@ from lightning_pareto.influence.passes import GradientPass
 MAX_PARAMETERS = 5_000
 
 
+@dataclass(frozen=True)
 class GaussNewtonCurvature(Curvature):
     """H = (1/N) Σ_i J_iᵀ (diag p_i − p_i p_iᵀ) J_i over all covered parameters at once.
 
     This is the reference for every approximation. For a model that is linear in its parameters it is the Hessian of the
     cross-entropy. It costs C backward passes per batch and a P × P matrix of float64.
 
-    Args:
-        matrix: H, (P, P) in float64.
+    Attributes:
+        factor: Cholesky factor of H + λI, (P, P) in float64. λ is a share of the mean eigenvalue of each layer's block.
         layers: the layers, in the order of the rows.
         shapes: (R, O, I) of every layer that the training set reaches.
-        damping: λ as a share of the mean eigenvalue of each layer's block of H.
     """
 
-    def __init__(self, matrix: Tensor, layers: list[Layer], shapes: dict[Layer, torch.Size], damping: float) -> None:
-        parts = matrix.diagonal().split([layer.size for layer in layers])
-        mean = matrix.diagonal().mean()  # for unused layers, whose gradients are zero
-        shift = torch.cat([(damping * (part.mean() if part.any() else mean)).expand_as(part) for part in parts])
-        damped = matrix + torch.diag(shift)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if failed or not torch.isfinite(factor).all():
-            raise CurvatureError(f"the Gauss-Newton matrix is not positive definite. Raise damping={damping}")
-        self._factor = factor
-        self._layers = layers
-        self._shapes = shapes
+    factor: Tensor
+    layers: list[Layer]
+    shapes: dict[Layer, torch.Size]
 
     @classmethod
     def fit(cls, train: GradientPass, damping: float) -> "GaussNewtonCurvature":
-        """Compute the matrix in one pass over the training set.
-
-        Raises:
-            ValueError: if there are more than 5,000 covered parameters.
-        """
+        """Compute the matrix in one pass over the training set."""
         layers = train.probe.layers
         size = sum(layer.size for layer in layers)
         if size > MAX_PARAMETERS:
@@ -52,7 +42,7 @@ class GaussNewtonCurvature(Curvature):
             )
         shapes: dict[Layer, torch.Size] = {}
 
-        def matrix() -> Tensor:
+        def sums() -> Tensor:
             total = torch.zeros(size, size, dtype=torch.float64)
             for _, _, forward in train("gauss-newton"):
                 for signal in exact_signals(forward.logits):
@@ -65,18 +55,24 @@ class GaussNewtonCurvature(Curvature):
                     total += rows.T @ rows
             return total
 
-        total = train.run("Gauss-Newton pass", matrix)
-        return cls(train.shard.sum(total) / train.size, layers, shapes, damping)
+        matrix = train.shard.sum(train.run("Gauss-Newton pass", sums)) / train.size
+        mean = matrix.diagonal().mean()  # for unused layers, whose gradients are zero
+        parts = matrix.diagonal().split([layer.size for layer in layers])
+        shift = torch.cat([(damping * (part.mean() if part.any() else mean)).expand_as(part) for part in parts])
+        factor, failed = torch.linalg.cholesky_ex(matrix + torch.diag(shift))
+        if failed or not torch.isfinite(factor).all():
+            raise CurvatureError(f"the Gauss-Newton matrix is not positive definite. Raise damping={damping}")
+        return cls(factor, layers, shapes)
 
     def solve(self, directions: Directions) -> Directions:
         """See :class:`Curvature`; leaves out layers that this process's part of the training set does not reach."""
         like = next(iter(directions.values()))
         zeros = torch.zeros(len(like), 1)
-        columns = [directions.get(layer, zeros.expand(-1, layer.size)).flatten(1) for layer in self._layers]
+        columns = [directions.get(layer, zeros.expand(-1, layer.size)).flatten(1) for layer in self.layers]
         right = torch.cat([column.cpu().double() for column in columns], dim=1)  # (D, P)
-        parts = torch.cholesky_solve(right.T, self._factor).T.split([layer.size for layer in self._layers], dim=1)
+        parts = torch.cholesky_solve(right.T, self.factor).T.split([layer.size for layer in self.layers], dim=1)
         return {
-            layer: part.unflatten(1, self._shapes[layer]).to(like)
-            for layer, part in zip(self._layers, parts, strict=True)
-            if layer in self._shapes
+            layer: part.unflatten(1, self.shapes[layer]).to(like)
+            for layer, part in zip(self.layers, parts, strict=True)
+            if layer in self.shapes
         }

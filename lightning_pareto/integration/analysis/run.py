@@ -10,10 +10,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_pareto.influence.averaging import average_influence
 from lightning_pareto.influence.estimate import estimate
-from lightning_pareto.influence.execution import Execution, Reading
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.influence.options import InfluenceOptions
+from lightning_pareto.influence.options import Execution, InfluenceOptions, Reading
 from lightning_pareto.influence.stages import StagesError
 from lightning_pareto.integration.analysis.checkpoints import (
     Checkpoint,
