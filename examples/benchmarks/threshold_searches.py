@@ -28,10 +28,11 @@ import torch
 
 from lightning_pareto import ParetoCallback
 from lightning_pareto.integration.tuner.options import TuningOptions
-from lightning_pareto.integration.tuner.search import PaperSearch, ScreeningSearch, Search, Situation
+from lightning_pareto.integration.tuner.project import Project
+from lightning_pareto.integration.tuner.search import Finalist, Situation, screen, search_thresholds
 from lightning_pareto.integration.tuner.starting_model import find_starting_model, situation_of
 from lightning_pareto.integration.tuner.trial import Trial
-from lightning_pareto.integration.tuner.trials import Project, Trials
+from lightning_pareto.integration.tuner.trials import Trials
 from lightning_pareto.reweighting import SampleWeights
 from lightning_pareto.reweighting.genetic_search import GeneticSearch, ThresholdSearch
 from lightning_pareto.reweighting.proposals import Proposal, ProposalSolver
@@ -95,14 +96,14 @@ class GridThresholds:
         return list(self._rng.permutation(points))
 
 
-def search_by_name(name: str, situation: Situation, seed: int) -> Search:
+def finalists(name: str, situation: Situation, trials: Trials, seed: int, epochs: int) -> list[Finalist]:
     options = TuningOptions(seed=seed)
     if name == "screening":
-        return ScreeningSearch(options.measures, options.budgets)
+        return screen(options, situation, trials, epochs)
     categories = int(situation.halves[0].influences["loss"].present.sum())
     kinds = {"genetic": GeneticSearch, "random": RandomThresholds, "grid": GridThresholds}
     thresholds: ThresholdSearch = kinds[name](categories, options.population, seed)
-    return PaperSearch(thresholds, options.max_weight, options.epsilon)
+    return search_thresholds(thresholds, options, situation, trials, epochs)
 
 
 def weights_of(search: str, situation: Situation, trials: Trials, seed: int, epochs: int) -> SampleWeights | None:
@@ -113,7 +114,7 @@ def weights_of(search: str, situation: Situation, trials: Trials, seed: int, epo
     if search == CLASSES:
         solver = ProposalSolver(half.influences, situation.targets, half.accuracy)
         return solver.weights(Proposal("loss", 0.0, 0.0, "additive", 0.5))
-    found = search_by_name(search, situation, seed).find(situation, trials, epochs)
+    found = finalists(search, situation, trials, seed, epochs)
     return found[0].fits[0][0] if found else None
 
 

@@ -1,7 +1,6 @@
 """Searches for weights that make a better second fit, by trials of one epoch from one checkpoint."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,31 +86,24 @@ class Finalist:
     whole: SampleWeights | None = None
 
 
-class Search(ABC):
-    """Finds weights that deserve a whole fit."""
+def find_weights(options: TuningOptions, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
+    """The weights found by the search that the options ask for, the best first; empty if none are any good.
 
-    @abstractmethod
-    def find(self, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
-        """The weights found, the best first; empty if none are any good.
-
-        Args:
-            situation: where to start.
-            trials: runs the trials.
-            epochs: number of epochs that may be spent.
-        """
-
-
-def search_for(options: TuningOptions, situation: Situation) -> Search:
-    """The search that the options ask for."""
+    Args:
+        options: which search, and its options.
+        situation: where to start.
+        trials: runs the trials.
+        epochs: number of epochs that may be spent.
+    """
     if options.search == "screening":
-        return ScreeningSearch(options.measures, options.budgets)
+        return screen(options, situation, trials, epochs)
     present = int(situation.halves[0].influences[options.measures[0]].present.sum())
     thresholds = GeneticSearch(present, options.population, options.seed)
-    return PaperSearch(thresholds, options.max_weight, options.epsilon)
+    return search_thresholds(thresholds, options, situation, trials, epochs)
 
 
-class ScreeningSearch(Search):
-    """Tries many kinds of weights: first their predicted gains, then one epoch of those that differ.
+def screen(options: TuningOptions, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
+    """Try many kinds of weights: first their predicted gains, then one epoch of those that differ.
 
     Within the classes the weights preserve mass. The classes keep their masses, or gain some according to their errors.
 
@@ -119,32 +111,21 @@ class ScreeningSearch(Search):
     validation samples. It changes with every sample, while the accuracy only changes with those near the decision
     boundary. The kinds of weights that come first are then applied to either half: the best that keeps the masses of
     the classes, the best that does not, and the others.
-
-    Args:
-        measures: measures of the influence matrices.
-        budgets: shares of the training mass that may move.
     """
-
-    def __init__(self, measures: Sequence[MeasureName], budgets: Sequence[float]) -> None:
-        self._measures = measures
-        self._budgets = budgets
-
-    def find(self, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
-        """See :class:`Search`."""
-        makers = [ProposalSolver(half.influences, situation.targets, half.accuracy) for half in situation.halves]
-        tilts = situation.halves[0].accuracy is not None and not situation.chosen
-        every = proposals(self._measures, self._budgets, situation.chosen, tilts)
-        if not all(maker.covers_targets for maker in makers):  # one half has no sample of any target
-            return []
-        distinct = makers[0].distinct(every)[: max(epochs, 1)]
-        scores = np.zeros(len(distinct))
-        for i, (proposal, weights) in enumerate(distinct):
-            if len(distinct) > 1 and epochs > 1:
-                outcome = situation.judged(trials.run(situation.epoch(f"epoch, {proposal}", weights)).outcome)
-                scores[i] = np.nanmean(outcome.soft_accuracy[situation.targets])
-        ranked = _varied([distinct[i][0] for i in np.argsort(-scores, kind="stable")])
-        whole = ProposalSolver(situation.both.influences, situation.targets, situation.both.accuracy)
-        return [_on_each_half(proposal, makers, whole, situation) for proposal in ranked]
+    makers = [ProposalSolver(half.influences, situation.targets, half.accuracy) for half in situation.halves]
+    tilts = situation.halves[0].accuracy is not None and not situation.chosen
+    every = proposals(options.measures, options.budgets, situation.chosen, tilts)
+    if not all(maker.covers_targets for maker in makers):  # one half has no sample of any target
+        return []
+    distinct = makers[0].distinct(every)[: max(epochs, 1)]
+    scores = np.zeros(len(distinct))
+    for i, (proposal, weights) in enumerate(distinct):
+        if len(distinct) > 1 and epochs > 1:
+            outcome = situation.judged(trials.run(situation.epoch(f"epoch, {proposal}", weights)).outcome)
+            scores[i] = np.nanmean(outcome.soft_accuracy[situation.targets])
+    ranked = _varied([distinct[i][0] for i in np.argsort(-scores, kind="stable")])
+    whole = ProposalSolver(situation.both.influences, situation.targets, situation.both.accuracy)
+    return [_on_each_half(proposal, makers, whole, situation) for proposal in ranked]
 
 
 def _varied(ranked: list[Proposal]) -> list[Proposal]:
@@ -162,8 +143,10 @@ def _on_each_half(
     return Finalist(str(proposal), fits, whole=whole.weights(proposal))
 
 
-class PaperSearch(Search):
-    """The paper's LP with a search over its thresholds α, each judged by one epoch.
+def search_thresholds(
+    thresholds: ThresholdSearch, options: TuningOptions, situation: Situation, trials: Trials, epochs: int
+) -> list[Finalist]:
+    """Search over the thresholds α of the paper's LP, each judged by one epoch; at most one finalist.
 
     The fitness is −∞ unless the accuracy of every target rises by more than ``epsilon``. Otherwise it is the mean over
     the other categories of their falls (0 if none falls). Among equals, the one whose targets rise most is kept.
@@ -172,56 +155,44 @@ class PaperSearch(Search):
     Two things differ from the paper. The validation samples behind the influence are not those that measure accuracy.
     And weights are scaled to a mean of 1, since an epoch of another length would not fit into a learning rate schedule.
 
-    Args:
-        thresholds: proposes α.
-        max_weight: largest weight.
-        epsilon: least rise of every target's accuracy.
-
     Source: arXiv:2510.03950, Algorithm 1 (PARETO-LP-GA).
     """
+    influence = next(iter(situation.halves[0].influences.values()))
+    present = influence.present
+    if not (situation.targets & present).any():
+        return []
+    program = PaperProgram(influence.scores[:, present], situation.targets[present], options.max_weight)
+    limit = trials.epochs_spent + epochs
+    best, chosen, idle, tried = _HOPELESS, None, 0, set[bytes]()
+    while trials.epochs_spent < limit and idle < IDLE:
+        spent, generation, fitness = trials.epochs_spent, thresholds.ask(), []
+        for alpha in generation:
+            weights = _solve(program, influence, alpha)
+            found = _HOPELESS
+            if weights is not None and trials.epochs_spent < limit:
+                tried.add(weights.values.tobytes())
+                trial = situation.epoch("epoch of the paper's LP", weights)
+                found = _fitness(situation, trials.run(trial).outcome, options.epsilon)
+            fitness.append(found[0])
+            if found > best:
+                best, chosen = found, weights
+        thresholds.tell(generation, fitness)
+        idle = 0 if trials.epochs_spent > spent else idle + 1
+    if chosen is None:
+        return []
+    fits = ((chosen, situation.halves[0].unseen),)
+    return [Finalist("the paper's LP", fits, looks=len(tried), whole=chosen)]
 
-    def __init__(self, thresholds: ThresholdSearch, max_weight: float, epsilon: float) -> None:
-        self._thresholds = thresholds
-        self._max_weight = max_weight
-        self._epsilon = epsilon
 
-    def find(self, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
-        """See :class:`Search`. It finds at most one."""
-        influence = next(iter(situation.halves[0].influences.values()))
-        present = influence.present
-        if not (situation.targets & present).any():
-            return []
-        program = PaperProgram(influence.scores[:, present], situation.targets[present], self._max_weight)
-        limit = trials.epochs_spent + epochs
-        best, chosen, idle, tried = _HOPELESS, None, 0, set[bytes]()
-        while trials.epochs_spent < limit and idle < IDLE:
-            spent, generation, fitness = trials.epochs_spent, self._thresholds.ask(), []
-            for alpha in generation:
-                weights = _solve(program, influence, alpha)
-                found = _HOPELESS
-                if weights is not None and trials.epochs_spent < limit:
-                    tried.add(weights.values.tobytes())
-                    found = self._fitness(situation, trials, weights)
-                fitness.append(found[0])
-                if found > best:
-                    best, chosen = found, weights
-            self._thresholds.tell(generation, fitness)
-            idle = 0 if trials.epochs_spent > spent else idle + 1
-        if chosen is None:
-            return []
-        fits = ((chosen, situation.halves[0].unseen),)
-        return [Finalist("the paper's LP", fits, looks=len(tried), whole=chosen)]
-
-    def _fitness(self, situation: Situation, trials: Trials, weights: SampleWeights | None) -> tuple[float, float]:
-        """Mean fall of the other categories, and mean rise of the targets."""
-        outcome = trials.run(situation.epoch("epoch of the paper's LP", weights)).outcome
-        before, after = situation.judged(situation.reference), situation.judged(outcome)
-        change = np.nan_to_num(after.accuracy - before.accuracy)
-        targets = situation.targets
-        if (change[targets] <= self._epsilon).any():
-            return _HOPELESS
-        falls = np.minimum(change[~targets], 0)
-        return float(falls.mean()) if len(falls) else 0.0, float(change[targets].mean())
+def _fitness(situation: Situation, outcome: Outcome, epsilon: float) -> tuple[float, float]:
+    """Mean fall of the other categories, and mean rise of the targets."""
+    before, after = situation.judged(situation.reference), situation.judged(outcome)
+    change = np.nan_to_num(after.accuracy - before.accuracy)
+    targets = situation.targets
+    if (change[targets] <= epsilon).any():
+        return _HOPELESS
+    falls = np.minimum(change[~targets], 0)
+    return float(falls.mean()) if len(falls) else 0.0, float(change[targets].mean())
 
 
 _HOPELESS = (-np.inf, -np.inf)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +17,18 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.analysis.checkpoints import weights_of
 from lightning_pareto.integration.analysis.checks import check_data, check_strategy
 from lightning_pareto.integration.analysis.previews import save_previews
-from lightning_pareto.integration.analysis.run import AnalysisOptions, influence_of
-from lightning_pareto.integration.trainer.data_source import DataSource
+from lightning_pareto.integration.analysis.run import influence_of
 from lightning_pareto.integration.trainer.namespaces import counterpart
 from lightning_pareto.integration.trainer.processes import shard_of
+from lightning_pareto.integration.tuner.project import Project
 from lightning_pareto.integration.tuner.starting_checkpoint import epochs_seen
 from lightning_pareto.integration.tuner.trial import Trial
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.integration.validation.outcomes import measure_outcome
-from lightning_pareto.pareto.demand import Targets, chosen_categories
+from lightning_pareto.pareto.demand import chosen_categories
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE
 
 MONITOR = "val_accuracy_macro"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expectations:
-    """What a search expects of the data of its trials.
-
-    Attributes:
-        data: fingerprint of the data of earlier trials; empty before the first.
-        targets: categories that must exist.
-        include_validation: whether a later fit of the search will train on all validation data.
-        metadata: entries for the metadata of the influence.
-    """
-
-    data: str = ""
-    targets: Targets = None
-    include_validation: bool = False
-    metadata: dict[str, Any] | None = None
 
 
 class TrialRecorder(pl.Callback):
@@ -53,12 +36,11 @@ class TrialRecorder(pl.Callback):
 
     Args:
         trial: the fit.
-        key: identifies the trial.
+        project: what it fits. With validation samples among its training data, the targets are not checked again.
         folder: where the result is written.
-        data: how batches are read.
-        options: how influence is estimated.
+        key: identifies the trial.
         best: keeps the checkpoints of a whole fit.
-        expectations: what the search expects of the data.
+        data_seen: fingerprint of the data of earlier trials; empty before the first.
 
     Attributes:
         influence: the influence, if it could not be written to disk.
@@ -68,19 +50,19 @@ class TrialRecorder(pl.Callback):
     def __init__(
         self,
         trial: Trial,
-        key: str,
+        project: Project,
         folder: Path,
         *,
-        data: DataSource,
-        options: AnalysisOptions,
+        key: str,
         best: ModelCheckpoint | None,
-        expectations: Expectations,
+        data_seen: str,
     ) -> None:
         self._trial, self._key, self._folder = trial, key, folder
-        self._data = data
-        self._options = options
+        self._project, self._data = project, project.callback.data
+        if trial.joins is not None:  # a loader for influence alone has fewer samples
+            self._data = replace(self._data, train_dataloader=None)
         self._best = best
-        self._expectations = expectations
+        self._data_seen = data_seen
         self._stop_after = trial.stops_after
         self._fingerprint = ""
         self.influence: InfluenceMatrix | None = None
@@ -111,10 +93,10 @@ class TrialRecorder(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the data, estimate influence if asked to, and stop again if there is nothing to train."""
         self._category_names = check_data(trainer, pl_module, self._data, None)
-        if self._category_names is not None:
-            chosen_categories(self._category_names, self._expectations.targets)
+        if self._category_names is not None and self._trial.joins is None:
+            chosen_categories(self._category_names, self._project.targets)
         self._check_same_data(trainer)
-        if self._expectations.include_validation and not self._expectations.data:
+        if self._project.include_validation and not self._data_seen:
             warn_of_plateaus(trainer)
         if self._trial.analyse is not None:
             self._estimate_influence(trainer, pl_module)
@@ -161,15 +143,16 @@ class TrialRecorder(pl.Callback):
 
     def _estimate_influence(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert self._trial.analyse is not None
-        measured = replace(self._options.influence, measure=self._trial.analyse)
+        callback = self._project.callback
+        measured = replace(callback.options.influence, measure=self._trial.analyse)
         influence = influence_of(
             trainer,
             module,
             self._data,
-            replace(self._options, influence=measured, checkpoint="last"),
+            replace(callback.options, influence=measured, checkpoint="last"),
             category_names=self._category_names,
             folder=self._folder,
-            metadata=self._expectations.metadata,
+            metadata={"budget": callback.question.budget, "level": callback.question.level},
         )
         if trainer.is_global_zero:
             if not self._written(trainer, "influence", lambda: influence.save(self._folder / INFLUENCE_FILE)):
@@ -208,7 +191,7 @@ class TrialRecorder(pl.Callback):
             return
         datasets: list[Any] = [self._data.train(trainer).dataset, self._data.validation(trainer).dataset]
         self._fingerprint = fingerprint_of([[len(dataset), fingerprint_of_labels(dataset)] for dataset in datasets])
-        if self._expectations.data not in ("", self._fingerprint):
+        if self._data_seen not in ("", self._fingerprint):
             raise ValueError(
                 "the training or validation data are not those of the earlier trials. For other data start another "
                 "search: ParetoTuner(…, dirpath=…). A DataModule whose setup() splits at random must use a seeded "

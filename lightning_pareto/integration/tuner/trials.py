@@ -1,13 +1,10 @@
 """Runs the trials of a search: fits with new Trainers, each leaving its result in a folder of its own."""
 
 import contextlib
-import copy
 import errno
 import io
-import json
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,43 +19,18 @@ from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.datamodule import ReweightedDataModule
 from lightning_pareto.integration.tuner.isolation import quiet, seeded
 from lightning_pareto.integration.tuner.messages import TrialLog
+from lightning_pareto.integration.tuner.project import Project
 from lightning_pareto.integration.tuner.trainer_factory import TrainerFactory, prepare
 from lightning_pareto.integration.tuner.trial import Trial
-from lightning_pareto.integration.tuner.trial_recorder import Expectations, TrialRecorder, best_epochs
+from lightning_pareto.integration.tuner.trial_recorder import TrialRecorder, best_epochs
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.integration.tuner.validation_data import joined
-from lightning_pareto.pareto.demand import Targets
 from lightning_pareto.storage.artifacts import remove_temporary_files, write_atomically
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE
 
 INITIAL_FILE = "initial.pt"
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Project:
-    """What every trial of a search fits, and how.
-
-    Attributes:
-        trainer_factory: makes a new Trainer, as for an ordinary fit.
-        module: how every trial with the ``"initial"`` start begins. It is copied, never trained.
-        datamodule: the data of an ordinary fit.
-        callback: how batches are read, and the options of the analysis.
-        seed: seed of every trial, so that trials differ in nothing but what is tried.
-        targets: categories that must exist, checked before the first trial trains.
-        include_validation: whether the last trial will train on all validation data.
-        fingerprint: distinguishes searches that differ only in code or data.
-    """
-
-    trainer_factory: Callable[[], pl.Trainer]
-    module: pl.LightningModule
-    datamodule: pl.LightningDataModule
-    callback: ParetoCallback
-    seed: int = 0
-    targets: Targets = None
-    include_validation: bool = False
-    fingerprint: str = ""
 
 
 class Trials:
@@ -82,7 +54,7 @@ class Trials:
         self.log: TrialLog | None = None
         self._data = ""  # fingerprint of the data of the finished trials
         self._influences: dict[str, InfluenceMatrix] = {}  # those that could not be written to disk
-        self._identity = fingerprint_of([self._description(), project.seed])
+        self._identity = fingerprint_of([project.description(self.factory()), project.seed])
         self.resumed = self._restore_initial()
 
     @property
@@ -126,7 +98,7 @@ class Trials:
     def _fit(self, trial: Trial, folder: Path, key: str) -> TrialRecorder:
         with self._disk_errors(trial):
             _empty(folder)
-        module, data, seed = self._copy(), self.project.datamodule, self.project.seed
+        module, data, seed = self.project.copied_module(), self.project.datamodule, self.project.seed
         if trial.start == "weights":
             assert trial.checkpoint is not None
             module.load_state_dict(torch.load(trial.checkpoint, map_location="cpu", weights_only=True)["state_dict"])
@@ -145,25 +117,9 @@ class Trials:
         self, trial: Trial, module: pl.LightningModule, folder: Path, key: str
     ) -> tuple[pl.Trainer, TrialRecorder]:
         """A new Trainer, and the callback that measures the trial."""
-        trainer, callback, joins = self.factory(), self.project.callback, trial.joins is not None
+        trainer, data = self.factory(), self.project.callback.data
         best = best_epochs(folder, trainer) if trial.keeps and trial.whole else None
-        data = callback.data
-        if joins:
-            data = replace(data, train_dataloader=None)  # it has fewer samples, and only influence reads it
-        recorder = TrialRecorder(
-            trial,
-            key,
-            folder,
-            data=data,
-            options=callback.options,
-            best=best,
-            expectations=Expectations(
-                data=self._data,
-                targets=None if joins else self.project.targets,  # the first fit, whose datasets have names, checks
-                include_validation=self.project.include_validation,
-                metadata={"budget": callback.question.budget, "level": callback.question.level},
-            ),
-        )
+        recorder = TrialRecorder(trial, self.project, folder, key=key, best=best, data_seen=self._data)
         classwise = ParetoCallback(
             task=data.task,
             class_names=data.class_names,
@@ -191,30 +147,6 @@ class Trials:
                 f"in {self.folder}: free some space and call fit again to resume",
             ) from error
 
-    def _copy(self) -> pl.LightningModule:
-        try:
-            return copy.deepcopy(self.project.module)
-        except Exception as error:  # an attribute may raise anything
-            raise TypeError(
-                f"every trial needs a copy of {type(self.project.module).__name__}, and copy.deepcopy failed: {error}. "
-                "Create what cannot be copied in configure_model() or setup(), or give the class a __deepcopy__"
-            ) from error
-
-    def _description(self) -> str:
-        """What makes this a different search, the same on every process: the model, its options and the Trainer's."""
-        module, datamodule, callback = self.project.module, self.project.datamodule, self.project.callback
-        values = module.state_dict().values()
-        if any(torch.nn.parameter.is_lazy(value) for value in values):
-            raise ValueError("the module has parameters without a shape: run one batch through it first")
-        trainer, data = self.factory(), callback.data
-        limits = (trainer.max_epochs, trainer.accumulate_grad_batches, trainer.limit_train_batches, trainer.precision)
-        shapes = [tuple(value.shape) for value in values if isinstance(value, torch.Tensor)]
-        names = [type(module).__qualname__, type(datamodule).__qualname__, str(module)]
-        hparams = [_as_text(holder.hparams) for holder in (module, datamodule)]
-        options = (callback.question.budget, asdict(callback.options.influence))
-        read = (data.class_names, data.val_dataloader_idx)
-        return repr((names, shapes, hparams, limits, read, options, self.project.fingerprint))
-
     def _restore_initial(self) -> bool:
         """Begin where an interrupted search began: a script that is started again has another random start."""
         path, module = self.folder / INITIAL_FILE, self.project.module
@@ -223,11 +155,6 @@ class Trials:
             return True
         _write(module.state_dict(), path)
         return False
-
-
-def _as_text(hparams: Any) -> str:
-    """Hyper-parameters as a text that is the same in every process. Of an unusual value only the type is used."""
-    return json.dumps(dict(hparams), default=lambda value: type(value).__qualname__, skipkeys=True, sort_keys=True)
 
 
 @rank_zero_only

@@ -19,10 +19,11 @@ from lightning_pareto.integration.tuner.final_fits import FinalFits
 from lightning_pareto.integration.tuner.judge import Judge, epochs_for, with_validation
 from lightning_pareto.integration.tuner.messages import TrialLog, next_step
 from lightning_pareto.integration.tuner.options import Epochs, Mode, Refit, SearchName, TuningOptions
-from lightning_pareto.integration.tuner.search import Finalist, search_for
+from lightning_pareto.integration.tuner.project import Project
+from lightning_pareto.integration.tuner.search import Finalist, find_weights
 from lightning_pareto.integration.tuner.search_folder import TRIALS, finish
 from lightning_pareto.integration.tuner.starting_model import find_starting_model, situation_of
-from lightning_pareto.integration.tuner.trials import Project, Trials
+from lightning_pareto.integration.tuner.trials import Trials
 from lightning_pareto.pareto.demand import Targets
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
 from lightning_pareto.pareto.wording import describe
@@ -223,7 +224,7 @@ class ParetoTuner:
         ordinary, found = fits.ordinary(), list[Finalist]()
         if situation.targets.any() and (situation.chosen or verdict.answer != "no"):
             left = epochs.limit - epochs.last_fits - trials.epochs_spent
-            found = search_for(options, situation).find(situation, trials, left)[: epochs.finalists]
+            found = find_weights(options, situation, trials, left)[: epochs.finalists]
         tried = [fits.tried(finalist) for finalist in found]
         joined = fits.joined() if options.include_validation else None
         judge, everything = Judge(level=options.level, improvable=verdict.improvable), trials.finished.values()

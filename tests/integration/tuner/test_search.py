@@ -8,7 +8,8 @@ import pytest
 
 from lightning_pareto import InfluenceMatrix
 from lightning_pareto.evaluation.outcome import Outcome
-from lightning_pareto.integration.tuner.search import Half, PaperSearch, ScreeningSearch, Situation
+from lightning_pareto.integration.tuner.options import TuningOptions
+from lightning_pareto.integration.tuner.search import Half, Situation, screen, search_thresholds
 from lightning_pareto.reweighting.proposals import ProposalSolver, proposals
 
 RNG = np.random.default_rng(0)
@@ -48,7 +49,7 @@ def found(merit, epochs=20, tilt=True, targets=(True, True)):
         chosen=not all(targets),
     )
     trials = Trials(merit)
-    return ScreeningSearch(["loss"], (0.3, 0.1)).find(situation, trials, epochs), trials
+    return screen(TuningOptions(budgets=(0.3, 0.1)), situation, trials, epochs), trials
 
 
 def test_best_on_unseen_samples_comes_first():
@@ -150,7 +151,7 @@ def paper_search(*outcomes, epochs=20):
         chosen=True,
     )
     script, trials = Scripted(*THRESHOLDS), Epochs(*outcomes)
-    return PaperSearch(script, 2.0, epsilon=0.0).find(situation, trials, epochs), script, trials
+    return search_thresholds(script, TuningOptions(), situation, trials, epochs), script, trials
 
 
 def test_fitness_is_the_fall_of_the_others_if_the_targets_rise_on_unseen_samples():

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 
 from lightning_pareto import ParetoCallback, SampleWeights
 from lightning_pareto.data.synthetic import gaussian_classes
+from lightning_pareto.integration.tuner.project import Project
 from lightning_pareto.integration.tuner.trainer_factory import TrainerFactory
 from lightning_pareto.integration.tuner.trial import Trial
-from lightning_pareto.integration.tuner.trials import Project, Trials
+from lightning_pareto.integration.tuner.trials import Trials
 from tests.integration._models import CLASSES, Data, Plain, trainer
 
 EPOCHS = 4

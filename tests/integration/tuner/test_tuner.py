@@ -26,8 +26,9 @@ from lightning_pareto.data.synthetic import gaussian_classes
 from lightning_pareto.integration.tuner import search
 from lightning_pareto.integration.tuner.final_fits import FinalFits
 from lightning_pareto.integration.tuner.messages import next_step
+from lightning_pareto.integration.tuner.project import Project
 from lightning_pareto.integration.tuner.trial import Trial
-from lightning_pareto.integration.tuner.trials import Project, Trials
+from lightning_pareto.integration.tuner.trials import Trials
 from lightning_pareto.reweighting.proposals import ProposalSolver
 from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Plain, trainer
 
