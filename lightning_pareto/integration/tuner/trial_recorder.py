@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,32 @@ from lightning_pareto.integration.analysis.checkpoints import weights_of
 from lightning_pareto.integration.analysis.checks import check_data, check_strategy
 from lightning_pareto.integration.analysis.previews import save_previews
 from lightning_pareto.integration.analysis.run import influence_of
+from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.trainer.namespaces import counterpart
 from lightning_pareto.integration.trainer.processes import shard_of
-from lightning_pareto.integration.tuner.project import Project
 from lightning_pareto.integration.tuner.starting_checkpoint import epochs_seen
 from lightning_pareto.integration.tuner.trial import Trial
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.integration.validation.outcomes import measure_outcome
-from lightning_pareto.pareto.demand import chosen_categories
+from lightning_pareto.pareto.demand import Targets, chosen_categories
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE
 
 MONITOR = "val_accuracy_macro"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectations:
+    """What a search expects of the data of its trials.
+
+    Attributes:
+        data: fingerprint of the data of earlier trials; empty before the first.
+        targets: categories that must exist, if the training data are those of an ordinary fit.
+        include_validation: whether a later fit of the search will train on all validation data.
+    """
+
+    data: str = ""
+    targets: Targets = None
+    include_validation: bool = False
 
 
 class TrialRecorder(pl.Callback):
@@ -36,11 +51,11 @@ class TrialRecorder(pl.Callback):
 
     Args:
         trial: the fit.
-        project: what it fits. With validation samples among its training data, the targets are not checked again.
-        folder: where the result is written.
         key: identifies the trial.
+        folder: where the result is written.
+        callback: how batches are read and influence is estimated.
         best: keeps the checkpoints of a whole fit.
-        data_seen: fingerprint of the data of earlier trials; empty before the first.
+        expectations: what the search expects of the data.
 
     Attributes:
         influence: the influence, if it could not be written to disk.
@@ -50,19 +65,19 @@ class TrialRecorder(pl.Callback):
     def __init__(
         self,
         trial: Trial,
-        project: Project,
+        key: str,
         folder: Path,
         *,
-        key: str,
+        callback: ParetoCallback,
         best: ModelCheckpoint | None,
-        data_seen: str,
+        expectations: Expectations,
     ) -> None:
         self._trial, self._key, self._folder = trial, key, folder
-        self._project, self._data = project, project.callback.data
+        self._callback, self._data = callback, callback.data
         if trial.joins is not None:  # a loader for influence alone has fewer samples
             self._data = replace(self._data, train_dataloader=None)
         self._best = best
-        self._data_seen = data_seen
+        self._expectations = expectations
         self._stop_after = trial.stops_after
         self._fingerprint = ""
         self.influence: InfluenceMatrix | None = None
@@ -94,9 +109,9 @@ class TrialRecorder(pl.Callback):
         """Check the data, estimate influence if asked to, and stop again if there is nothing to train."""
         self._category_names = check_data(trainer, pl_module, self._data, None)
         if self._category_names is not None and self._trial.joins is None:
-            chosen_categories(self._category_names, self._project.targets)
+            chosen_categories(self._category_names, self._expectations.targets)
         self._check_same_data(trainer)
-        if self._project.include_validation and not self._data_seen:
+        if self._expectations.include_validation and not self._expectations.data:
             warn_of_plateaus(trainer)
         if self._trial.analyse is not None:
             self._estimate_influence(trainer, pl_module)
@@ -143,7 +158,7 @@ class TrialRecorder(pl.Callback):
 
     def _estimate_influence(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert self._trial.analyse is not None
-        callback = self._project.callback
+        callback = self._callback
         measured = replace(callback.options.influence, measure=self._trial.analyse)
         influence = influence_of(
             trainer,
@@ -191,7 +206,7 @@ class TrialRecorder(pl.Callback):
             return
         datasets: list[Any] = [self._data.train(trainer).dataset, self._data.validation(trainer).dataset]
         self._fingerprint = fingerprint_of([[len(dataset), fingerprint_of_labels(dataset)] for dataset in datasets])
-        if self._data_seen not in ("", self._fingerprint):
+        if self._expectations.data not in ("", self._fingerprint):
             raise ValueError(
                 "the training or validation data are not those of the earlier trials. For other data start another "
                 "search: ParetoTuner(…, dirpath=…). A DataModule whose setup() splits at random must use a seeded "

@@ -22,7 +22,7 @@ from lightning_pareto.integration.tuner.messages import TrialLog
 from lightning_pareto.integration.tuner.project import Project
 from lightning_pareto.integration.tuner.trainer_factory import TrainerFactory, prepare
 from lightning_pareto.integration.tuner.trial import Trial
-from lightning_pareto.integration.tuner.trial_recorder import TrialRecorder, best_epochs
+from lightning_pareto.integration.tuner.trial_recorder import Expectations, TrialRecorder, best_epochs
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.integration.tuner.validation_data import joined
 from lightning_pareto.storage.artifacts import remove_temporary_files, write_atomically
@@ -119,7 +119,11 @@ class Trials:
         """A new Trainer, and the callback that measures the trial."""
         trainer, data = self.factory(), self.project.callback.data
         best = best_epochs(folder, trainer) if trial.keeps and trial.whole else None
-        recorder = TrialRecorder(trial, self.project, folder, key=key, best=best, data_seen=self._data)
+        expected = Expectations(
+            data=self._data, targets=self.project.targets, include_validation=self.project.include_validation
+        )
+        callback = self.project.callback
+        recorder = TrialRecorder(trial, key, folder, callback=callback, best=best, expectations=expected)
         classwise = ParetoCallback(
             task=data.task,
             class_names=data.class_names,
