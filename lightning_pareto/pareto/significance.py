@@ -101,6 +101,7 @@ def cross_fit(
     fold_support: np.ndarray,
     scale: Float,
     admissible: AdmissibleSet,
+    *,
     demand: Demand | None = None,
     margin: float = 0.0,
     start: Float | None = None,

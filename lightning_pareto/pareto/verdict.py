@@ -82,7 +82,7 @@ def check_pareto(
         solved = headroom(scores, scale, admissible, demand)
     except FloorsError as error:
         raise InfeasibleError(floors_out_of_reach(influence, admissible, demand)) from error
-    held_out = _held_out(influence, scale, admissible, demand, min_gain, solved.prices)
+    held_out = _held_out(influence, scale, admissible, demand=demand, margin=min_gain, start=solved.prices)
     return ParetoVerdict(
         category_names=influence.category_names,
         headroom=solved.value,
@@ -118,7 +118,7 @@ def _support(influence: InfluenceMatrix) -> Float:
 
 
 def _held_out(
-    influence: InfluenceMatrix, scale: Float, admissible: AdmissibleSet, demand: Demand, margin: float, start: Float
+    influence: InfluenceMatrix, scale: Float, admissible: AdmissibleSet, *, demand: Demand, margin: float, start: Float
 ) -> HeldOutGain:
     """Cross-fitted gains of the categories present, NaN with too few folds for a test."""
     scores, support, present = influence.fold_scores, influence.fold_support, influence.present
@@ -127,7 +127,7 @@ def _held_out(
         return HeldOutGain(unknown[None], unknown, unknown, unknown, unknown)
     if not present.all():  # otherwise avoid the copy
         scores, support = scores[:, :, present], support[:, present]
-    return cross_fit(scores, support, scale, admissible, demand, margin, start)
+    return cross_fit(scores, support, scale, admissible, demand=demand, margin=margin, start=start)
 
 
 def check_options(budget: float, level: float, min_gain: float = 0.0) -> None:

@@ -18,7 +18,7 @@ from lightning_pareto.influence.matrix import InfluenceMatrix, check_type, sampl
 MOST_ROWS = 20
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class SampleTable:
     """Training samples in some order, by dataset index. Influence has the unit of :attr:`InfluenceMatrix.scores`.
 
@@ -170,6 +170,13 @@ def _table(
     if count < 1:
         raise ValueError(f"count is the number of samples to list, at least 1, found {count}")
     order = order[:count]
-    given, total, scores = influence.labels[order], influence.total()[order], influence.scores[order]
-    predicted = None if influence.predicted is None else influence.predicted[order]
-    return SampleTable(title, order, given, predicted, total, scores, influence.category_names, shown)
+    return SampleTable(
+        title=title,
+        index=order,
+        given=influence.labels[order],
+        predicted=None if influence.predicted is None else influence.predicted[order],
+        total=influence.total()[order],
+        influence=influence.scores[order],
+        category_names=influence.category_names,
+        shown=shown,
+    )

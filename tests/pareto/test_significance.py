@@ -294,7 +294,7 @@ def test_keeps_its_level_if_a_category_just_misses_its_floor():
     for _ in range(300):
         scores, support, labels = draw_trade_off(rng)
         scale = column_scale((scores * support[:, None, :]).sum(axis=0) / support.sum(axis=0))
-        found.append(cross_fit(scores, support, scale, AdmissibleSet(labels, 0.2), floors_demand(0.0)))
+        found.append(cross_fit(scores, support, scale, AdmissibleSet(labels, 0.2), demand=floors_demand(0.0)))
     mean, error = np.stack([f.mean for f in found]), np.stack([f.standard_error for f in found])
     assert mean[:, 0].mean() > 0.05
     assert (mean[:, 1:].mean(axis=0) < 0.01).all(), "binding floors are not held on new samples"
@@ -333,6 +333,6 @@ def test_unreachable_floors_use_the_closest_weights():
     scores = np.random.default_rng(0).normal(size=(50, 3))
     admissible, scale = AdmissibleSet(np.zeros(50, int), 0.2), column_scale(scores)
     demand = Demand(np.array([True, False, False]), np.array([0.0, -99.0, 99.0]))
-    found = cross_fit(np.repeat(scores[None], 3, axis=0), np.full((3, 3), 20), scale, admissible, demand)
+    found = cross_fit(np.repeat(scores[None], 3, axis=0), np.full((3, 3), 20), scale, admissible, demand=demand)
     most = np.sort(scores[:, 2].mean() - scores[:, 2])[-10:].sum() / 50 / scale[2]
     np.testing.assert_allclose(found.by_fold[:, 2], most)
