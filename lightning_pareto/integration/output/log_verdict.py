@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_pareto.integration.output.loggers import Cell, LoggerAdapter, adapter_for
+from lightning_pareto.integration.output.loggers import Cell, Exhibits, show_with
 from lightning_pareto.pareto.columns import COLUMNS
 from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.storage.run_folders import VERDICT_FILE
@@ -73,17 +73,20 @@ def show_verdict(trainer: pl.Trainer, verdict: ParetoVerdict, folder: Path, fail
         failed: loggers to leave out.
     """
     try:
-        adapters = [(each, adapter_for(each)) for each in trainer.loggers if not any(each is one for one in failed)]
-        if not any(adapter for _, adapter in adapters):
+        working = [logger for logger in trainer.loggers if not any(logger is each for each in failed)]
+        shows = [(logger, show) for logger in working if (show := show_with(logger)) is not None]
+        if not shows:
             return
-        figures, table, report = figures_of(verdict), table_of(verdict), _report(folder)
+        headings, rows = table_of(verdict)
+        exhibits = Exhibits(
+            figures=figures_of(verdict), headings=headings, rows=rows, report=_report(folder), step=trainer.global_step
+        )
     except Exception as error:  # the results are safe by now
         rank_zero_warn(f"no figures for the loggers: {type(error).__name__}: {error}")
         return
-    for logger, adapter in adapters:
+    for logger, show in shows:
         try:
-            if adapter is not None:
-                _show_with(adapter, figures, table, report, trainer.global_step)
+            show(logger, exhibits)
         except Exception as error:
             rank_zero_warn(f"{type(logger).__name__} did not accept the verdict's figures: {error}")
 
@@ -95,9 +98,9 @@ def figures_of(verdict: ParetoVerdict) -> "dict[str, Figure]":
         return {}
     from lightning_pareto.report.figures import plot_exchange_rates, plot_headroom
 
-    figures = {"headroom": plot_headroom(verdict)[0]}
+    figures = {"pareto/headroom": plot_headroom(verdict)[0]}
     if count <= FEW_CLASSES:
-        figures["exchange_rates"] = plot_exchange_rates(verdict)[0]
+        figures["pareto/exchange_rates"] = plot_exchange_rates(verdict)[0]
     return figures
 
 
@@ -119,17 +122,3 @@ def _report(folder: Path) -> Path | None:
     from lightning_pareto.report import write_report
 
     return write_report(folder)
-
-
-def _show_with(
-    adapter: LoggerAdapter,
-    figures: "dict[str, Figure]",
-    table: tuple[list[str], list[list[Cell]]],
-    report: Path | None,
-    step: int,
-) -> None:
-    for name, figure in figures.items():
-        adapter.figure(f"pareto/{name}", figure, step)
-    adapter.table("pareto/classes", *table, step)
-    if report is not None:
-        adapter.html("pareto/report", report, step)

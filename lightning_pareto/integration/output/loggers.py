@@ -1,10 +1,10 @@
-"""Logs figures, tables and HTML pages with the loggers that can show them, one adapter for each kind of logger."""
+"""Shows figures, tables and HTML pages in the loggers that can show them, with one function for each kind of logger."""
 
 import csv
 import io
 import shutil
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,139 +18,94 @@ if TYPE_CHECKING:
 Cell = str | float | bool | None
 """A cell of a table. None is a missing value."""
 
-Rows = Sequence[Sequence[Cell]]
+TABLE, REPORT = "pareto/classes", "pareto/report"
 
 
-class LoggerAdapter(ABC):
-    """Logs figures, tables and HTML pages with one logger. Errors of the logger are not caught.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Exhibits:
+    """What to show in a logger.
 
-    Names may contain slashes. ``step`` is the trainer's step.
+    Attributes:
+        figures: matplotlib figures by name.
+        headings: headings of the table of classes.
+        rows: its rows.
+        report: a self-contained HTML page; None if there is none.
+        step: the trainer's step.
     """
 
-    @abstractmethod
-    def figure(self, name: str, figure: "Figure", step: int) -> None:
-        """Log a matplotlib figure."""
+    figures: "Mapping[str, Figure]"
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    report: Path | None
+    step: int
 
-    @abstractmethod
-    def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
-        """Log a table."""
+    @property
+    def csv(self) -> str:
+        """The table as CSV text. Missing values are empty."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.headings, *self.rows])
+        return text.getvalue()
 
-    @abstractmethod
-    def html(self, name: str, path: Path, step: int) -> None:
-        """Log a self-contained HTML page."""
 
-
-def adapter_for(logger: Any) -> LoggerAdapter | None:
-    """Return the adapter that logs figures, tables and pages with this logger, or None if it cannot.
+def show_with(logger: Any) -> Callable[[Any, Exhibits], None] | None:
+    """The function that shows exhibits in this logger; None if it can only take metrics.
 
     TensorBoard, Weights & Biases and MLflow show them. For any other logger with a folder for the run (``log_dir``),
-    such as CSVLogger, files are written there. A logger without such a folder only gets metrics.
+    such as CSVLogger, files are written there. Errors of the logger are not caught.
 
     Args:
         logger: a Lightning logger of either namespace, or your own.
     """
     if is_a(logger, TensorBoardLogger):
-        return TensorBoardAdapter(logger)
+        return _in_tensorboard
     if is_a(logger, WandbLogger):
-        return WandbAdapter(logger)
+        return _in_wandb
     if is_a(logger, MLFlowLogger):
-        return MLFlowAdapter(logger)
-    folder = getattr(logger, "log_dir", None)
-    return FileAdapter(folder) if isinstance(folder, str) else None
+        return _in_mlflow
+    return _in_folder if isinstance(getattr(logger, "log_dir", None), str) else None
 
 
-class TensorBoardAdapter(LoggerAdapter):
-    """Images, Markdown tables, and the path of a page, because TensorBoard cannot show pages."""
-
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
-
-    def figure(self, name: str, figure: "Figure", step: int) -> None:
-        """See :class:`LoggerAdapter`."""
-        self._logger.experiment.add_figure(name, figure, step, close=False)
-
-    def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
-        """See :class:`LoggerAdapter`."""
-        lines = [columns, ["---"] * len(columns), *([_text(cell) for cell in row] for row in rows)]
-        self._logger.experiment.add_text(name, "\n".join(map(_markdown, lines)), step)
-
-    def html(self, name: str, path: Path, step: int) -> None:
-        """See :class:`LoggerAdapter`."""
-        self._logger.experiment.add_text(name, f"The report: {path.resolve()}", step)
+def _in_tensorboard(logger: Any, shown: Exhibits) -> None:
+    """Images, a Markdown table, and the path of the report, because TensorBoard cannot show pages."""
+    for name, figure in shown.figures.items():
+        logger.experiment.add_figure(name, figure, shown.step, close=False)
+    lines = [shown.headings, ["---"] * len(shown.headings), *([_text(cell) for cell in row] for row in shown.rows)]
+    logger.experiment.add_text(TABLE, "\n".join(map(_markdown, lines)), shown.step)
+    if shown.report is not None:
+        logger.experiment.add_text(REPORT, f"The report: {shown.report.resolve()}", shown.step)
 
 
-class WandbAdapter(LoggerAdapter):
+def _in_wandb(logger: Any, shown: Exhibits) -> None:
     """Panels of the run at the trainer's step."""
-
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
-
-    def figure(self, name: str, figure: "Figure", step: int) -> None:
-        """See :class:`LoggerAdapter`."""
-        self._logger.log_image(name, [figure], step=step)
-
-    def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
-        """See :class:`LoggerAdapter`."""
-        self._logger.log_table(name, columns=list(columns), data=[list(row) for row in rows], step=step)
-
-    def html(self, name: str, path: Path, step: int) -> None:
-        """See :class:`LoggerAdapter`."""
+    for name, figure in shown.figures.items():
+        logger.log_image(name, [figure], step=shown.step)
+    logger.log_table(TABLE, columns=list(shown.headings), data=[list(row) for row in shown.rows], step=shown.step)
+    if shown.report is not None:
         import wandb
 
-        page = wandb.Html(io.StringIO(path.read_text(encoding="utf-8")), inject=False)
-        self._logger.log_metrics({name: page}, step=step)
+        page = wandb.Html(io.StringIO(shown.report.read_text(encoding="utf-8")), inject=False)
+        logger.log_metrics({REPORT: page}, step=shown.step)
 
 
-class MLFlowAdapter(LoggerAdapter):
+def _in_mlflow(logger: Any, shown: Exhibits) -> None:
     """PNG, CSV and HTML artifacts, which MLflow shows. Its own tables would need pandas."""
-
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
-
-    def figure(self, name: str, figure: "Figure", step: int) -> None:
-        """See :class:`LoggerAdapter`."""
-        self._logger.experiment.log_figure(self._logger.run_id, figure, f"{name}.png")
-
-    def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
-        """See :class:`LoggerAdapter`."""
-        self._logger.experiment.log_text(self._logger.run_id, _csv(columns, rows), f"{name}.csv")
-
-    def html(self, name: str, path: Path, step: int) -> None:
-        """See :class:`LoggerAdapter`."""
-        self._logger.experiment.log_text(self._logger.run_id, path.read_text(encoding="utf-8"), f"{name}.html")
+    for name, figure in shown.figures.items():
+        logger.experiment.log_figure(logger.run_id, figure, f"{name}.png")
+    logger.experiment.log_text(logger.run_id, shown.csv, f"{TABLE}.csv")
+    if shown.report is not None:
+        logger.experiment.log_text(logger.run_id, shown.report.read_text(encoding="utf-8"), f"{REPORT}.html")
 
 
-class FileAdapter(LoggerAdapter):
+def _in_folder(logger: Any, shown: Exhibits) -> None:
     """PNG, CSV and HTML files in the folder of the run. Later steps overwrite them."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = Path(folder)
-
-    def figure(self, name: str, figure: "Figure", step: int) -> None:
-        """See :class:`LoggerAdapter`."""
-        figure.savefig(self._path(f"{name}.png"), dpi=150)
-
-    def table(self, name: str, columns: Sequence[str], rows: Rows, step: int) -> None:
-        """See :class:`LoggerAdapter`."""
-        self._path(f"{name}.csv").write_text(_csv(columns, rows), encoding="utf-8")
-
-    def html(self, name: str, path: Path, step: int) -> None:
-        """See :class:`LoggerAdapter`."""
-        target = self._path(f"{name}.html")
-        if target.resolve() != path.resolve():
-            shutil.copyfile(path, target)
-
-    def _path(self, name: str) -> Path:
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-
-def _csv(columns: Sequence[str], rows: Rows) -> str:
-    """A table as CSV text. Missing values are empty."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    return text.getvalue()
+    folder = Path(logger.log_dir)
+    (folder / TABLE).parent.mkdir(parents=True, exist_ok=True)
+    for name, figure in shown.figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=150)
+    (folder / f"{TABLE}.csv").write_text(shown.csv, encoding="utf-8")
+    page = folder / f"{REPORT}.html"
+    if shown.report is not None and page.resolve() != shown.report.resolve():
+        shutil.copyfile(shown.report, page)
 
 
 def _markdown(cells: Sequence[str]) -> str:

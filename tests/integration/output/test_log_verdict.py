@@ -44,7 +44,7 @@ def test_only_readable_figures_are_drawn(classes, names):
     scores = generator.normal(size=(2 * classes, classes)).astype(np.float32)
     influence = InfluenceMatrix(scores, np.arange(2 * classes) % classes)
     verdict = check_pareto(influence)
-    assert list(figures_of(verdict)) == names
+    assert list(figures_of(verdict)) == [f"pareto/{name}" for name in names]
     columns, rows = table_of(verdict)
     assert len(rows) == classes
     assert all(len(row) == len(columns) for row in rows)

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 
 from lightning_pareto import ParetoCallback
-from lightning_pareto.integration.output.loggers import adapter_for
+from lightning_pareto.integration.output.loggers import show_with
 from tests.integration._models import Data, Plain, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(filesystem tracking|file store):FutureWarning")
@@ -149,7 +149,7 @@ def test_unknown_logger_gets_metrics_and_files_if_it_has_a_folder(tmp_path):
     with_folder, without = Other(str(tmp_path / "own")), Other()
     fit(tmp_path, without, with_folder)
     assert "pareto/headroom" in without.seen
-    assert adapter_for(without) is None
+    assert show_with(without) is None
     assert sorted(path.name for path in (tmp_path / "own" / "pareto").iterdir()) == [
         "classes.csv",
         "exchange_rates.png",
@@ -202,8 +202,8 @@ def test_no_package_of_a_logger_is_imported_for_another():
     code = (
         "import sys, lightning_pareto\n"
         "from lightning.pytorch.loggers import CSVLogger\n"
-        "from lightning_pareto.integration.output.loggers import adapter_for\n"
-        "adapter_for(CSVLogger('.'))\n"
+        "from lightning_pareto.integration.output.loggers import show_with\n"
+        "show_with(CSVLogger('.'))\n"
         "assert not {'wandb', 'mlflow'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
