@@ -127,9 +127,9 @@ integration/datamodule.py: integration/test_weighted_fits.py integration/test_da
     sampler.set_epoch(epoch)  →  pass
     sampler.skip(batches % max(1, len(twin)) * size_of_batches(twin))  →  pass
     return int(epoch.processed) + int(begun), 0  →  return int(epoch.processed), 0
-integration/validation/collector.py: integration/validation/test_collector.py
+integration/validation/callback.py: integration/validation/test_callback.py
     self._left -= count  →  pass
-    if dataloader_idx != self._dataloader_idx:  →  if False:
+    dataloader_idx == self.data.val_dataloader_idx:  →  True:
 integration/validation/metrics.py: integration/validation/test_metrics.py
     self._counts.update(logits[:count], targets[:count])  →  self._counts.update(logits, targets)
     predicted = hits + false_positives  →  predicted = support

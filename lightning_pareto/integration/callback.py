@@ -26,8 +26,7 @@ from lightning_pareto.integration.output.results_folder import ResultsFolder, pr
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.validation.callback import ValidationCallback
 from lightning_pareto.integration.validation.classwise_log import ClasswiseLog
-from lightning_pareto.integration.validation.collector import Consumer
-from lightning_pareto.integration.validation.metrics import Metrics
+from lightning_pareto.integration.validation.metrics import ClasswiseMetrics, Metrics
 from lightning_pareto.pareto.demand import Targets, chosen_categories, per_category
 from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, RECORD_FILE, VERDICT_FILE, contains_results
@@ -36,7 +35,7 @@ KEPT = "pareto_classwise"
 """Key of the class-wise values in a checkpoint."""
 
 
-class ParetoCallback(ValidationCallback):
+class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
     """Logs class-wise accuracy while a classifier is fitted, and reports afterwards whether every class can still gain.
 
     Add it to a ``Trainer``. The LightningModule stays as it is.
@@ -192,13 +191,13 @@ class ParetoCallback(ValidationCallback):
         """The verdict of the last fit. Errors are those of :attr:`influence`."""
         return self._last_fit.verdict
 
-    def consumers(self, trainer: pl.Trainer) -> Sequence[Consumer]:
-        """See :class:`ValidationCallback`; nobody if the trainer is barebones and would log nothing."""
-        return () if getattr(trainer, "barebones", False) else (self.classwise.begin_epoch(trainer),)
+    def consumer(self, trainer: pl.Trainer) -> ClasswiseMetrics | None:
+        """See :class:`ValidationCallback`; None if the trainer is barebones and would log nothing."""
+        return None if getattr(trainer, "barebones", False) else self.classwise.metrics(trainer)
 
-    def on_collected(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_collected(self, trainer: pl.Trainer, module: pl.LightningModule, consumer: ClasswiseMetrics) -> None:
         """Log class-wise metrics."""
-        self.classwise.end_epoch(trainer, module)
+        self.classwise.log(trainer, module, consumer)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
         """Save the class-wise values of the last validation. A state_dict() would have to be read by every process."""

@@ -7,7 +7,9 @@ from tests.integration.test_compatibility import (
     test_influence_is_that_of_the_trained_model_on_all_samples,
     test_weighted_fit_draws_by_weight,
 )
-from tests.integration.validation.test_collector import test_consumers_of_one_collector_get_the_same_epoch
+from tests.integration.validation.test_callback import (
+    test_metrics_and_outcomes_of_an_epoch_agree_with_its_predictions,
+)
 from tests.integration.validation.test_logits import (
     test_forward_pass_of_its_own_has_the_trainers_precision,
     test_logits_of_the_step_and_of_a_pass_of_its_own_agree,

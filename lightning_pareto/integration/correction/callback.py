@@ -29,14 +29,13 @@ from lightning_pareto.integration.output.results_folder import ResultsFolder, pr
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.processes import shard_of
 from lightning_pareto.integration.validation.callback import ValidationCallback
-from lightning_pareto.integration.validation.collector import Consumer
 from lightning_pareto.integration.validation.outcomes import OutcomeRecorder
 from lightning_pareto.reweighting.mass_preserving import GiveBack
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.storage.run_folders import RECORD_FILE
 
 
-class CourseCorrection(ValidationCallback):
+class CourseCorrection(ValidationCallback[OutcomeRecorder]):
     """Reruns an epoch with sample weights if some classes are worse after it than before.
 
     At the end of every epoch it compares the validation accuracy of every class with that of the previous epoch. If
@@ -184,7 +183,6 @@ class CourseCorrection(ValidationCallback):
         self._able = True  # False once influence or weights could not be computed
         self._before: Outcome | None = None  # after the previous epoch
         self._after: Outcome | None = None  # after the current epoch
-        self._recorder: OutcomeRecorder | None = None
         self._rerun: EpochRerun | None = None
         self._start: TrainingState | None = None  # of the current epoch
 
@@ -211,24 +209,20 @@ class CourseCorrection(ValidationCallback):
         if stage != "fit":
             return
         self._record.begin_fit(first=trainer.local_rank == 0)
-        self._before = self._after = self._recorder = self._rerun = self._start = self.results_folder = None
+        self._before = self._after = self._rerun = self._start = self.results_folder = None
         self._able = True
         if _wanted(trainer):
             check_strategy(trainer, "CourseCorrection")
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         trainer.callbacks = [self, *(each for each in callbacks if each is not self)]  # type: ignore[attr-defined]
 
-    def consumers(self, trainer: pl.Trainer) -> Sequence[Consumer]:
+    def consumer(self, trainer: pl.Trainer) -> OutcomeRecorder | None:
         """See :class:`ValidationCallback`."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
-            return ()
-        self._recorder = OutcomeRecorder(self.data)
-        return (self._recorder,)
+        return OutcomeRecorder(self.data) if trainer.state.fn == "fit" and not trainer.sanity_checking else None
 
-    def on_collected(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_collected(self, trainer: pl.Trainer, module: pl.LightningModule, consumer: OutcomeRecorder) -> None:
         """Keep the outcome of the epoch."""
-        assert self._recorder is not None
-        self._after, self._recorder = self._recorder.outcome(trainer, module), None
+        self._after = consumer.outcome(trainer, module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check data, labels and everything that a rerun needs before any training."""

@@ -1,16 +1,18 @@
 """The base of the callbacks that watch validation epochs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import lightning.pytorch as pl
 
 from lightning_pareto.integration.trainer.data_source import DataSource
-from lightning_pareto.integration.validation.collector import Consumer, ValidationCollector
+from lightning_pareto.integration.trainer.padding import samples_before_padding
+from lightning_pareto.integration.validation.logits import Consumer, LogitsListener
+
+C = TypeVar("C", bound=Consumer)
 
 
-class ValidationCallback(pl.Callback, ABC):
+class ValidationCallback(pl.Callback, ABC, Generic[C]):
     """Collects the predictions of validation epochs.
 
     Args:
@@ -20,15 +22,17 @@ class ValidationCallback(pl.Callback, ABC):
     def __init__(self, data: DataSource) -> None:
         super().__init__()
         self.data = data
-        self._collector: ValidationCollector | None = None
+        self._listener = LogitsListener(data.task)
+        self._consumer: C | None = None  # of the current epoch
+        self._left: int | None = None  # samples before the padding; None for no padding
 
     @abstractmethod
-    def consumers(self, trainer: pl.Trainer) -> Sequence[Consumer]:
-        """Who gets the predictions of the epoch that begins; nobody if it is to be ignored."""
+    def consumer(self, trainer: pl.Trainer) -> C | None:
+        """Who gets the predictions of the epoch that begins; None if it is to be ignored."""
 
     @abstractmethod
-    def on_collected(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """The consumers have got all predictions of the epoch."""
+    def on_collected(self, trainer: pl.Trainer, module: pl.LightningModule, consumer: C) -> None:
+        """The consumer has got all predictions of the epoch."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the logging functions that Lightning attaches, and with them the module."""
@@ -36,15 +40,16 @@ class ValidationCallback(pl.Callback, ABC):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to collect."""
-        consumers = self.consumers(trainer)
-        self._collector = ValidationCollector(self.data, trainer, consumers) if consumers else None
+        self._consumer = self.consumer(trainer)
+        if self._consumer is not None:
+            self._left = samples_before_padding(self.data.watched(trainer))
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Listen for the logits of the batch."""
-        if self._collector is not None:
-            self._collector.begin_batch(pl_module, batch, dataloader_idx)
+        """Listen for the logits of the batch; a BatchError if its labels cannot be read."""
+        if self._consumer is not None and dataloader_idx == self.data.val_dataloader_idx:
+            self._listener.begin(pl_module, batch)
 
     def on_validation_batch_end(
         self,
@@ -55,18 +60,23 @@ class ValidationCallback(pl.Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Pass the predictions of the batch on."""
-        if self._collector is not None:
-            self._collector.end_batch(trainer, pl_module, dataloader_idx)
+        """Pass the predictions of the batch on; a BatchError if the logits cannot be read."""
+        if self._consumer is None or dataloader_idx != self.data.val_dataloader_idx:
+            return
+        batch, logits, targets = self._listener.end(trainer, pl_module)
+        count = len(targets)
+        if self._left is not None:
+            count = min(count, self._left)
+            self._left -= count
+        self._consumer.update(batch, logits, targets, count)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finish the epoch."""
-        collector, self._collector = self._collector, None
-        if collector is not None:
-            self.on_collected(trainer, pl_module)
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            self.on_collected(trainer, pl_module, consumer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave no hook on the module and no half of an epoch."""
-        if self._collector is not None:
-            self._collector.stop()
-            self._collector = None
+        self._listener.stop()
+        self._consumer = None

@@ -42,7 +42,6 @@ class ClasswiseLog:
     def __init__(self, data: DataSource, metrics: Metrics) -> None:
         self._data = data
         self._chosen = chosen_metrics(metrics)
-        self._epoch: ClasswiseMetrics | None = None
         self._before: Values = {}
         self._names: Sequence[str] = ()  # of the classes in the fit
         self._warned = False
@@ -58,17 +57,15 @@ class ClasswiseLog:
 
     def begin_fit(self) -> None:
         """Forget the previous fit."""
-        self._epoch, self._before, self._names, self._warned = None, {}, (), False
+        self._before, self._names, self._warned = {}, (), False
 
-    def begin_epoch(self, trainer: pl.Trainer) -> ClasswiseMetrics:
-        """The metrics of the validation epoch that begins."""
-        self._epoch = ClasswiseMetrics(self._chosen, trainer.strategy.root_device)
-        return self._epoch
+    def metrics(self, trainer: pl.Trainer) -> ClasswiseMetrics:
+        """The metrics of a validation epoch that begins."""
+        return ClasswiseMetrics(self._chosen, trainer.strategy.root_device)
 
-    def end_epoch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Log the metrics, and warn about classes without samples."""
-        found = self._epoch.compute(trainer) if self._epoch is not None else None
-        self._epoch = None
+    def log(self, trainer: pl.Trainer, module: pl.LightningModule, metrics: ClasswiseMetrics) -> None:
+        """Log the metrics of an epoch at its end, and warn about classes without samples."""
+        found = metrics.compute(trainer)
         if found is None or trainer.sanity_checking:
             return
         fitting, count = trainer.state.fn == "fit", len(found.support)

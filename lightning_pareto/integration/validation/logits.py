@@ -1,6 +1,7 @@
 """The logits of a validation batch, read from the user's own validation step where possible."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -11,6 +12,21 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_pareto.influence.gradients import evaluation_mode
 from lightning_pareto.influence.task import ClassificationTask, check_logits, default_logits, read_logits
+
+
+class Consumer(ABC):
+    """Learns the predictions of a validation epoch, batch by batch."""
+
+    @abstractmethod
+    def update(self, batch: Any, logits: Tensor, targets: Tensor, count: int) -> None:
+        """Take one batch.
+
+        Args:
+            batch: the batch.
+            logits: (B, C).
+            targets: labels, (B,).
+            count: number of samples to use. The rest of the batch is padding.
+        """
 
 
 class LogitsListener:

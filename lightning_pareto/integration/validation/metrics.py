@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
-from lightning_pareto.integration.validation.collector import Consumer
+from lightning_pareto.integration.validation.logits import Consumer
 
 Float = npt.NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from lightning_pareto.influence.factors import to_float64
 from lightning_pareto.integration.trainer.batches import read_only, transfer_of
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.processes import shard_of
-from lightning_pareto.integration.validation.collector import Consumer
+from lightning_pareto.integration.validation.logits import Consumer
 
 
 class OutcomeRecorder(Consumer):

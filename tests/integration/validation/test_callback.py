@@ -1,4 +1,4 @@
-"""One collector of validation logits for all that need them."""
+"""What a callback that watches validation epochs collects."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lightning_pareto import ClassificationTask
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.validation.callback import ValidationCallback
-from lightning_pareto.integration.validation.collector import Consumer, ValidationCollector
+from lightning_pareto.integration.validation.logits import Consumer
 from lightning_pareto.integration.validation.metrics import ClasswiseMetrics, chosen_metrics
 from lightning_pareto.integration.validation.outcomes import OutcomeRecorder
 from tests.integration._models import CLASSES, Data, Plain, datasets, trainer
@@ -26,21 +26,32 @@ class Keeps(Consumer):
         self.got.append((batch, logits, targets, count))
 
 
+class Several(Consumer):
+    """Passes on what it gets."""
+
+    def __init__(self, *consumers):
+        self.consumers = consumers
+
+    def update(self, *batch):
+        for consumer in self.consumers:
+            consumer.update(*batch)
+
+
 class Watches(ValidationCallback):
-    """Collects validation epochs for several consumers at once."""
+    """Keeps what it has collected in every validation epoch."""
 
     def __init__(self):
         super().__init__(DataSource(class_names=["a", "b", "c", "d"]))
         self.epochs = []
 
-    def consumers(self, trainer):
+    def consumer(self, trainer):
         metrics = ClasswiseMetrics(chosen_metrics(["accuracy"]), trainer.strategy.root_device)
-        self.current = (metrics, OutcomeRecorder(self.data), Keeps(), Keeps())
-        return () if trainer.sanity_checking else self.current
+        return None if trainer.sanity_checking else Several(metrics, OutcomeRecorder(self.data), Keeps())
 
-    def on_collected(self, trainer, module):
-        metrics, recorder, *others = self.current
-        self.epochs.append((metrics.compute(trainer), recorder.outcome(trainer, module), others, predictions(module)))
+    def on_collected(self, trainer, module, consumer):
+        metrics, recorder, keeps = consumer.consumers
+        found = metrics.compute(trainer), recorder.outcome(trainer, module), keeps.got, predictions(module)
+        self.epochs.append(found)
 
 
 @torch.no_grad()
@@ -48,7 +59,7 @@ def predictions(module):
     return module(datasets()[1].tensors[0].to(module.device)).cpu()
 
 
-def test_consumers_of_one_collector_get_the_same_epoch(tmp_path):
+def test_metrics_and_outcomes_of_an_epoch_agree_with_its_predictions(tmp_path):
     watches, calls = Watches(), []
     model = Plain()
     model.network.register_forward_hook(lambda module, *_: None if module.training else calls.append(1))
@@ -56,15 +67,28 @@ def test_consumers_of_one_collector_get_the_same_epoch(tmp_path):
     assert len(watches.epochs) == 2, "the sanity check has no consumers"
     assert len(calls) == 2 + 2 * (3 + 1), "batches of the sanity check, then three a validation and one of this test"
     labels = datasets()[1].tensors[1]
-    for metrics, outcome, (one, other), logits in watches.epochs:
-        torch.testing.assert_close(torch.cat([each[1] for each in one.got]).cpu(), logits, rtol=0, atol=1e-6)
-        assert all(
-            mine is yours for a, b in zip(one.got, other.got, strict=True) for mine, yours in zip(a, b, strict=True)
-        )
+    for metrics, outcome, got, logits in watches.epochs:
+        torch.testing.assert_close(torch.cat([each[1] for each in got]).cpu(), logits, rtol=0, atol=1e-6)
         assert outcome.category.tolist() == labels.tolist()
         assert outcome.correct.tolist() == (logits.argmax(1) == labels).tolist()
         assert metrics.support.tolist() == outcome.support.tolist()
         assert metrics.values["accuracy"] == pytest.approx(outcome.accuracy, abs=1e-6)
+
+
+class Kept(ValidationCallback):
+    """Keeps what it has collected of this loader."""
+
+    def __init__(self, loader, watched=0):
+        super().__init__(
+            SimpleNamespace(task=ClassificationTask(), val_dataloader_idx=watched, watched=lambda _: loader)
+        )
+        self.got = []
+
+    def consumer(self, trainer):
+        return Keeps()
+
+    def on_collected(self, trainer, module, consumer):
+        self.got = consumer.got
 
 
 class Linear(nn.Linear):
@@ -76,16 +100,16 @@ class Linear(nn.Linear):
 
 def collected(loader, batches, dataloader_idx=0, watched=0):
     """What a consumer gets of the batches of a loader."""
-    module, keeps = Linear(), Keeps()
-    source = SimpleNamespace(task=ClassificationTask(), val_dataloader_idx=watched, watched=lambda _: loader)
+    module, callback = Linear(), Kept(loader, watched)
     stand_in = SimpleNamespace(strategy=SimpleNamespace(model=module))
-    collector = ValidationCollector(source, stand_in, [keeps])
-    for batch in batches:
-        collector.begin_batch(module, batch, dataloader_idx)
+    callback.on_validation_epoch_start(stand_in, module)
+    for number, batch in enumerate(batches):
+        callback.on_validation_batch_start(stand_in, module, batch, number, dataloader_idx)
         module(batch[0])
-        collector.end_batch(stand_in, module, dataloader_idx)
+        callback.on_validation_batch_end(stand_in, module, None, batch, number, dataloader_idx)
     assert not module._forward_hooks
-    return keeps.got
+    callback.on_validation_epoch_end(stand_in, module)
+    return callback.got
 
 
 def test_padding_is_counted_over_batches():
@@ -111,11 +135,12 @@ def test_other_loaders_are_ignored():
     assert len(collected(loader, loader, dataloader_idx=1, watched=1)) == 3
 
 
-def test_stopping_leaves_no_hook():
-    module = Linear()
-    source = SimpleNamespace(task=ClassificationTask(), val_dataloader_idx=0, watched=lambda _: None)
-    collector = ValidationCollector(source, None, [])
-    collector.begin_batch(module, (torch.zeros(1, 2), torch.tensor([0])), 0)
+def test_error_leaves_no_hook():
+    module, callback = Linear(), Kept(None)
+    callback.on_validation_epoch_start(None, module)
+    callback.on_validation_batch_start(None, module, (torch.zeros(1, 2), torch.tensor([0])), 0)
     assert module._forward_hooks
-    collector.stop()
+    callback.on_exception(None, module, RuntimeError())
     assert not module._forward_hooks
+    callback.on_validation_epoch_end(None, module)
+    assert callback.got == []
