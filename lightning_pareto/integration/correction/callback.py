@@ -23,7 +23,6 @@ from lightning_pareto.integration.correction.epoch_rerun import EpochRerun
 from lightning_pareto.integration.correction.record import Correction, Record, publish, save_resumed_record
 from lightning_pareto.integration.correction.requirements import check_fit, rerun_loader
 from lightning_pareto.integration.correction.rules import Rules, correction_of
-from lightning_pareto.integration.correction.training_state import TrainingState
 from lightning_pareto.integration.correction.weights import CorrectiveWeights
 from lightning_pareto.integration.output.results_folder import ResultsFolder, prepare_results_folder
 from lightning_pareto.integration.trainer.data_source import DataSource
@@ -184,7 +183,6 @@ class CourseCorrection(ValidationCallback[OutcomeRecorder]):
         self._before: Outcome | None = None  # after the previous epoch
         self._after: Outcome | None = None  # after the current epoch
         self._rerun: EpochRerun | None = None
-        self._start: TrainingState | None = None  # of the current epoch
 
     @property
     def corrections(self) -> tuple[Correction, ...]:
@@ -209,7 +207,7 @@ class CourseCorrection(ValidationCallback[OutcomeRecorder]):
         if stage != "fit":
             return
         self._record.begin_fit(first=trainer.local_rank == 0)
-        self._before = self._after = self._rerun = self._start = self.results_folder = None
+        self._before = self._after = self._rerun = self.results_folder = None
         self._able = True
         if _wanted(trainer):
             check_strategy(trainer, "CourseCorrection")
@@ -245,28 +243,28 @@ class CourseCorrection(ValidationCallback[OutcomeRecorder]):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the counters of an epoch that may be rerun."""
-        self._rerun = self._start = self._after = None
+        self._rerun = self._after = None
         allowed = self._able and self.rules.allow(trainer.current_epoch, len(self.corrections))
         if allowed and self._before is not None and self.results_folder is not None:
-            self._rerun = EpochRerun(trainer)
+            self._rerun = EpochRerun(trainer, besides=self)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Copy the state before the first batch, after all hooks of the epoch's start."""
-        if batch_idx == 0 and self._rerun is not None and self._start is None:
-            self._start = TrainingState.of(trainer, besides=self)
+        if batch_idx == 0 and self._rerun is not None:
+            self._rerun.begin()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Rerun the epoch if classes fell in it."""
-        before, ordinary, start, rerun = self._before, self._after, self._start, self._rerun
-        self._before, self._start, self._rerun = ordinary or before, None, None
+        before, ordinary, rerun = self._before, self._after, self._rerun
+        self._before, self._rerun = ordinary or before, None
         whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and not trainer.should_stop
-        if before is None or ordinary is None or start is None or rerun is None or not whole:
+        if before is None or ordinary is None or rerun is None or not rerun.can_run or not whole:
             return
         fallen = self.rules.fallen(before, ordinary)
         if fallen:
-            self._correct(trainer, pl_module, fallen, before=before, ordinary=ordinary, start=start, rerun=rerun)
+            self._correct(trainer, pl_module, fallen, before=before, ordinary=ordinary, rerun=rerun)
 
     def _correct(
         self,
@@ -276,27 +274,26 @@ class CourseCorrection(ValidationCallback[OutcomeRecorder]):
         *,
         before: Outcome,
         ordinary: Outcome,
-        start: TrainingState,
         rerun: EpochRerun,
     ) -> None:
         """Rerun the epoch and keep the better one."""
-        accepted, state_of_ordinary = False, TrainingState.of(trainer, besides=self)
+        accepted = False
         try:
-            start.restore(trainer)
+            rerun.go_back()
             weights = self._solve(trainer, module, targets)
             again = None if weights is None else self._run_again(trainer, weights, rerun)
             accepted = again is not None and self.rules.better(ordinary, again, targets)
         finally:  # also after an interruption: a checkpoint saved then is of the ordinary epoch
             self._before = self._after = again if accepted else ordinary
             if not accepted:
-                state_of_ordinary.restore(trainer)
                 rerun.undo()
         if accepted:
             rerun.replay_validation()
         if weights is None:
             return
         assert self.results_folder is not None
-        done = correction_of(trainer.current_epoch, targets, before, ordinary, again, accepted)
+        epoch = trainer.current_epoch
+        done = correction_of(epoch, targets, before=before, ordinary=ordinary, rerun=again, accepted=accepted)
         publish(trainer, self._record, done, weights, self.results_folder, verbose=self.verbose)
 
     def _run_again(self, trainer: pl.Trainer, weights: SampleWeights, rerun: EpochRerun) -> Outcome | None:

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 
+from lightning_pareto.integration.correction.training_state import TrainingState
 from lightning_pareto.integration.trainer.internals import loop_state, rerun_epoch, restore_loop_state
 from lightning_pareto.integration.trainer.namespaces import is_a
 
@@ -36,25 +37,46 @@ class EpochRerun:
 
     Args:
         trainer: at the start of an epoch.
+        besides: the callback that reruns it, whose state stays as it is.
     """
 
-    def __init__(self, trainer: pl.Trainer) -> None:
+    def __init__(self, trainer: pl.Trainer, besides: pl.Callback) -> None:
         self._trainer = trainer
+        self._besides = besides
         self._beginning = loop_state(trainer)
-        self._ordinary: dict[str, Any] | None = None
+        self._start: TrainingState | None = None
+        self._end: TrainingState | None = None  # of the ordinary epoch
+        self._counters: dict[str, Any] | None = None  # at that end, once they are no longer the trainer's
         self._recorder: ValidationRecorder | None = None
+
+    @property
+    def can_run(self) -> bool:
+        """Whether the state at the start of the epoch is known: not if the epoch was resumed in its middle."""
+        return self._start is not None
+
+    def begin(self) -> None:
+        """Copy the state before the first batch, after all hooks of the epoch's start."""
+        self._start = self._start or TrainingState(self._trainer, self._besides)
+
+    def go_back(self) -> None:
+        """Keep the state at the end of the ordinary epoch, and restore that at its start."""
+        assert self._start is not None
+        self._end = TrainingState(self._trainer, self._besides)
+        self._start.restore(self._trainer)
 
     def run(self, loader: "DataLoader[Any]") -> bool:
         """Rerun the epoch with another loader. Returns whether it ran to its end."""
-        self._ordinary = loop_state(self._trainer)
+        self._counters = loop_state(self._trainer)
         restore_loop_state(self._trainer, self._beginning)
         with self._unnoticed():
             return rerun_epoch(self._trainer, loader)
 
     def undo(self) -> None:
-        """Restore counters and logged values of the ordinary epoch."""
-        if self._ordinary is not None:
-            restore_loop_state(self._trainer, self._ordinary)
+        """Restore the end of the ordinary epoch."""
+        if self._end is not None:
+            self._end.restore(self._trainer)
+        if self._counters is not None:
+            restore_loop_state(self._trainer, self._counters)
 
     def replay_validation(self) -> None:
         """Log what the rerun's validation has logged."""

@@ -27,11 +27,8 @@ class Rules:
 
     def __post_init__(self) -> None:
         for name in ("threshold", "least_gain"):
-            what = f"{name} must be an accuracy in [0, 1)"
-            if not 0 <= checked_number(getattr(self, name), what) < 1:
-                raise ValueError(f"{what}, found {getattr(self, name)}")
-        if not 0 < checked_number(self.level, "level must be in (0, 1)") < 1:
-            raise ValueError(f"level must be in (0, 1), found {self.level}")
+            checked_number(getattr(self, name), f"{name} must be an accuracy in [0, 1)", lambda x: 0 <= x < 1)
+        checked_number(self.level, "level must be in (0, 1)", lambda x: 0 < x < 1)
         for name in ("warmup_epochs", "max_corrections"):
             checked_count(getattr(self, name), f"{name} must be a whole number ≥ 0")
 
@@ -53,7 +50,13 @@ class Rules:
 
 
 def correction_of(
-    epoch: int, targets: Sequence[int], before: Outcome, ordinary: Outcome, rerun: Outcome | None, accepted: bool
+    epoch: int,
+    targets: Sequence[int],
+    *,
+    before: Outcome,
+    ordinary: Outcome,
+    rerun: Outcome | None,
+    accepted: bool,
 ) -> Correction:
     """The record of a correction, in accuracies.
 
@@ -67,9 +70,16 @@ def correction_of(
     """
     outcomes = _with_same_names(*(outcome for outcome in (before, ordinary, rerun) if outcome is not None))
     names = outcomes[0].category_names
-    first, second, *third = (tuple(outcome.accuracy.tolist()) for outcome in outcomes)
-    fallen_names = tuple(names[k] for k in targets)
-    return Correction(epoch, fallen_names, names, first, second, third[0] if third else (), accepted)
+    accuracies = [tuple(outcome.accuracy.tolist()) for outcome in outcomes]
+    return Correction(
+        epoch=epoch,
+        fallen=tuple(names[k] for k in targets),
+        category_names=names,
+        before=accuracies[0],
+        ordinary=accuracies[1],
+        again=() if rerun is None else accuracies[2],
+        accepted=accepted,
+    )
 
 
 def _with_same_names(*outcomes: Outcome) -> list[Outcome]:

@@ -3,19 +3,18 @@
 import copy
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_pareto.integration.callback import ParetoCallback
 
 
-@dataclass(frozen=True, eq=False)
 class TrainingState:
     """A copy of everything that training has changed, in host memory.
 
@@ -23,38 +22,28 @@ class TrainingState:
     plugin, random states, the states of the other callbacks and modules that they hold (such as averaged weights), and
     the logged metrics. Each process keeps its own copy, about the size of a checkpoint. It lacks attributes of the
     user's module or callbacks that are not in their ``state_dict``.
+
+    Args:
+        trainer: the trainer of the fit.
+        besides: a callback whose state is not part of it.
     """
 
-    module: "ModuleState"
-    metrics: dict[str, Any]
-    optimizers: list[Any]
-    schedulers: list[Any]
-    precision: dict[str, Any]
-    callbacks: dict[pl.Callback, Any]
-    averages: dict[tuple[str, str], "ModuleState"]
-    logged: list[dict[str, Any]]
-    random: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, trainer: pl.Trainer, besides: pl.Callback) -> "TrainingState":
-        """Copy the state of ``trainer``, except that of the callback ``besides``."""
+    def __init__(self, trainer: pl.Trainer, besides: pl.Callback) -> None:
         module = trainer.lightning_module
         others = [callback for callback in _callbacks(trainer) if callback is not besides]
-        return cls(
-            module=ModuleState.of(module),
-            metrics={name: copied(_metric_state(metric)) for name, metric in _metrics(module).items()},
-            optimizers=[copied(optimizer.state_dict()) for optimizer in trainer.optimizers],
-            schedulers=[copied(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs],
-            precision=copied(trainer.precision_plugin.state_dict()),
-            callbacks={callback: copied(_state_of(callback)) for callback in others},
-            averages={
-                (callback.state_key, name): ModuleState.of(value)
-                for callback in others
-                for name, value in _modules_of(callback, module).items()
-            },
-            logged=[dict(values) for values in _logged(trainer)],
-            random=_random_states(),
-        )
+        self.module = ModuleState(module)
+        self.metrics = {name: copied(_metric_state(metric)) for name, metric in _metrics(module).items()}
+        self.optimizers = [copied(optimizer.state_dict()) for optimizer in trainer.optimizers]
+        self.schedulers = [copied(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
+        self.precision = copied(trainer.precision_plugin.state_dict())
+        self.callbacks = {callback: copied(_state_of(callback)) for callback in others}
+        self.averages = {
+            (callback.state_key, name): ModuleState(value)
+            for callback in others
+            for name, value in _modules_of(callback, module).items()
+        }
+        self.logged = [dict(values) for values in _logged(trainer)]
+        self.random = _random_states()
 
     def restore(self, trainer: pl.Trainer) -> None:
         """Restore the state. Do so only once: tensors of the copy may become those of the optimizers."""
@@ -86,23 +75,17 @@ class TrainingState:
                     self.averages[callback.state_key, name].restore(held)
 
 
-@dataclass(frozen=True, eq=False)
 class ModuleState:
     """A copy of a module's state dict and of the buffers that are not in it."""
 
-    state: dict[str, Any]
-    buffers: dict[str, Tensor]
-
-    @classmethod
-    def of(cls, module: nn.Module) -> "ModuleState":
-        """Copy the state of ``module``."""
+    def __init__(self, module: nn.Module) -> None:
         state = module.state_dict()
-        others = {name: value for name, value in module.named_buffers() if name not in state}
-        return cls(copied(state), copied(others))
+        self.state = copied(state)
+        self.buffers = copied({name: value for name, value in module.named_buffers() if name not in state})
 
     def restore(self, module: nn.Module) -> None:
-        """Restore the state."""
-        module.load_state_dict(self.state)
+        """Restore the state. What the module leaves out of its ``state_dict``, such as frozen parameters, stays."""
+        module.load_state_dict(self.state, strict=False)
         for name, value in self.buffers.items():
             module.get_buffer(name).copy_(value)
 
@@ -142,9 +125,7 @@ def _metric_state(metric: Metric) -> dict[str, Any]:
 
 def _load_metric(metric: Metric, state: dict[str, Any]) -> None:
     for name, value in state.items():
-        is_tensor, is_list = isinstance(value, Tensor), isinstance(value, list)
-        moved = value.to(metric.device) if is_tensor else [x.to(metric.device) for x in value] if is_list else value
-        setattr(metric, name, moved)
+        setattr(metric, name, move_data_to_device(value, metric.device))
 
 
 def _logged(trainer: pl.Trainer) -> list[dict[str, Any]]:

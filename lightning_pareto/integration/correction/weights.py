@@ -29,8 +29,7 @@ class CorrectiveWeights:
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
-        if not 0 <= checked_number(self.keep, "keep must be a share in [0, 1]") <= 1:
-            raise ValueError(f"keep must be a share in [0, 1], found {self.keep}")
+        checked_number(self.keep, "keep must be a share in [0, 1]", lambda x: 0 <= x <= 1)
         if self.method not in ("mass_preserving", "paper"):
             raise ValueError(f"method must be 'mass_preserving' or 'paper', found {self.method!r}")
         if self.return_mass not in ("additive", "multiplicative"):

@@ -15,7 +15,7 @@ class Reruns(Callback):
         self.order, self.counted = [], []
 
     def on_train_epoch_start(self, trainer, pl_module):
-        self.rerun = EpochRerun(trainer)
+        self.rerun = EpochRerun(trainer, besides=self)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.order.append((trainer.current_epoch, trainer.global_step, batch_idx))

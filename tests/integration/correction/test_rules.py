@@ -56,10 +56,12 @@ def test_epochs_may_be_rerun_after_the_warmup_and_so_often():
 
 def test_record_holds_the_accuracies_of_all_outcomes():
     before, ordinary = by_category([1] * 4, [1] * 2, []), by_category([0] * 4, [1, 0], [])
-    found = correction_of(7, [0], before, ordinary, by_category([1, 1, 1, 0], [1, 1], []), True)
+    rerun = by_category([1, 1, 1, 0], [1, 1], [])
+    found = correction_of(7, [0], before=before, ordinary=ordinary, rerun=rerun, accepted=True)
     assert (found.epoch, found.fallen, found.category_names) == (7, ("cat",), ("cat", "dog", "cow"))
     np.testing.assert_array_equal(found.before, [1, 1, np.nan])
     np.testing.assert_array_equal(found.ordinary, [0, 0.5, np.nan])
     np.testing.assert_array_equal(found.again, [0.75, 1, np.nan])
     assert found.accepted
-    assert correction_of(7, [0], before, ordinary, None, False).again == ()
+    stopped = correction_of(7, [0], before=before, ordinary=ordinary, rerun=None, accepted=False)
+    assert stopped.again == ()
