@@ -31,7 +31,7 @@ def wrapped(*paragraphs: str) -> list[str]:
 
 def listed(names: Iterable[str], most: int = 6) -> str:
     """The first names, and how many more there are."""
-    names = [printable(name) for name in names]
+    names = [printable(name) or repr(name) for name in names]
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 

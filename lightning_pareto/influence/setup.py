@@ -78,7 +78,8 @@ def set_up(
 def _warn_about_loops(plan: Plan) -> None:
     looped = [layer.names[0] for layer, in_use in plan.looped.items() if in_use]
     if looped:
-        fast = [repr(f"{layer.name}.*" if len(layer.names) > 1 else layer.names[0]) for layer in plan.factored]
+        pairs = ([f"{layer.name}.*"] if layer.name and len(layer.names) > 1 else layer.names for layer in plan.factored)
+        fast = [repr(pattern) for patterns in pairs for pattern in patterns]
         warnings.warn(
             f"{len(looped)} parameter tensors are used in a way that has no fast per-sample gradient "
             f"({_some(looped, 4)}). They take a backward pass per sample, which is exact but slow. To leave them out: "

@@ -182,6 +182,7 @@ def test_long_lists_are_cut():
     assert listed("abcdefgh") == "a, b, c, d, e, f and 2 more"
     assert listed("abcd", most=2) == "a, b and 2 more"
     assert listed(["\x1b[31m"]) == "?[31m"
+    assert listed(["", "a"]) == "'', a"
 
 
 LONG_NAMES = tuple(f"a class with a rather long name, {k} of a dozen" for k in range(12))

@@ -225,6 +225,23 @@ def test_metadata_covers_every_parameter():
     }
 
 
+class Interactions(nn.Linear):
+    """A linear layer that is the module itself, and a term without a fast gradient."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+        self.interactions = nn.Bilinear(3, 3, 2, bias=False)
+
+    def forward(self, x):
+        return super().forward(x) + self.interactions(x, x)
+
+
+def test_advice_about_slow_parameters_names_those_of_the_module_itself():
+    data = loader(torch.randn(20, 3), torch.arange(20) % 2)
+    with pytest.warns(UserWarning, match=r"layers=\['weight', 'bias'\]"):
+        estimate_influence(Interactions(), data, data, curvature="identity")
+
+
 def test_warns_about_parameters_without_fast_gradients_and_covers_them():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Bilinear(3, 3, 4), nn.Tanh(), nn.Linear(4, 2)).double()

@@ -12,7 +12,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
 from lightning_pareto.display.terminal import printable
 from lightning_pareto.influence.sharding import Shard
@@ -81,7 +80,7 @@ def weights_of(module: pl.LightningModule, checkpoint: str | None, shard: Shard)
         yield None
         return
     with shard.agreement("copy of the last weights"):
-        own = {name: _copied(value) for name, value in module.state_dict().items()}
+        own = copy.deepcopy(module.state_dict())
     try:
         used = _load(module, checkpoint, shard)
         if used is None:
@@ -114,13 +113,3 @@ def _load(module: pl.LightningModule, checkpoint: str, shard: Shard) -> str | No
         stacklevel=2,
     )
     return None
-
-
-def _copied(value: Any) -> Any:
-    """A copy of an entry of a state dict: a tensor or a module's extra state."""
-    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-
-
-def name_of(checkpoint: str | None) -> str:
-    """How a result names these weights."""
-    return "last weights" if checkpoint is None else Path(checkpoint).name

@@ -18,7 +18,6 @@ from lightning_pareto.integration.analysis.checkpoints import (
     Checkpoint,
     check_checkpoint,
     checkpoints,
-    name_of,
     weights_of,
 )
 from lightning_pareto.integration.analysis.resumption import STAGES, remove_stages, stages_kept
@@ -125,7 +124,8 @@ def influence_of(
                     remove_stages(folder)
                 trainer.strategy.barrier()
                 influence = estimate(module, train, validation, **objects)
-        return replace(influence, metadata={**influence.metadata, **(metadata or {}), "checkpoint": name_of(used)})
+        name = "last weights" if used is None else Path(used).name
+        return replace(influence, metadata={**influence.metadata, **(metadata or {}), "checkpoint": name})
 
     with warnings_on_rank_zero(trainer), isolate_rng(), validating(trainer):
         paths = checkpoints(trainer, options.checkpoint)

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -51,8 +50,9 @@ class ResultsFolder:
 
     def _default(self, trainer: pl.Trainer, continues: Callable[[Path], bool]) -> Path:
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        folders = [each.results_folder for each in callbacks if isinstance(each, WritesResults)]
-        siblings = [each for each in folders if each is not None and each is not self and each.dirpath is None]
+        folders = [getattr(each, "results_folder", None) for each in callbacks]
+        own = [each for each in folders if isinstance(each, ResultsFolder) and each.dirpath is None]
+        siblings = [each for each in own if each is not self]
         alike = [sibling.chosen for sibling in siblings if sibling.own == self.own]
         others = [sibling.chosen for sibling in siblings if sibling.own != self.own and sibling.chosen is not None]
         for folder in others:
@@ -65,17 +65,6 @@ class ResultsFolder:
         if unused != newest:
             rank_zero_info(f"{newest} holds the results of an earlier fit. Those of this fit are written to {unused}")
         return unused
-
-
-@runtime_checkable
-class WritesResults(Protocol):
-    """A callback that writes results.
-
-    Attributes:
-        results_folder: where it writes those of the current fit; None before the fit.
-    """
-
-    results_folder: ResultsFolder | None
 
 
 def prepare_results_folder(
