@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_pareto import CourseCorrection, ParetoCallback, ReweightedDataModule, SampleWeights
 from lightning_pareto.influence.sharding import LostProcessError
-from lightning_pareto.integration.correction import callback as module_of_correction
+from lightning_pareto.integration.correction import weights as module_of_weights
 from lightning_pareto.integration.correction.epoch_rerun import EpochRerun
 from lightning_pareto.integration.correction.record import Correction, Record
 from lightning_pareto.integration.correction.weights import CorrectiveWeights
@@ -84,7 +84,7 @@ def undisturbed(tmp_path_factory):
 
 POINTS = {
     "influence": lambda how: setattr(
-        module_of_correction, "influence_of", before(module_of_correction.influence_of, striking(how))
+        module_of_weights, "influence_of", before(module_of_weights.influence_of, striking(how))
     ),
     "linear program": lambda how: setattr(CorrectiveWeights, "solve", before(CorrectiveWeights.solve, striking(how))),
     "rerun": None,
@@ -162,7 +162,7 @@ def test_lost_process_ends_the_fit_with_its_error(tmp_path, undisturbed, monkeyp
     def lose(*_arguments, **_options):
         raise LostProcessError("during the scoring pass: gone")
 
-    monkeypatch.setattr(module_of_correction, "influence_of", lose)
+    monkeypatch.setattr(module_of_weights, "influence_of", lose)
     with pytest.raises(LostProcessError, match="during the scoring pass"):
         fit(tmp_path, ckpt_path=undisturbed[2])
 
@@ -268,7 +268,7 @@ def test_fit_that_cannot_correct_does_not_try_again_when_resumed(tmp_path, undis
         asked.append(1)
         raise RuntimeError("no influence today")
 
-    monkeypatch.setattr(module_of_correction, "influence_of", fail)
+    monkeypatch.setattr(module_of_weights, "influence_of", fail)
     fit(tmp_path, ckpt_path=undisturbed[2], max_epochs=SPOILT + 1)
     assert len(asked) == 1
     given_up = tmp_path / f"epoch={SPOILT}.ckpt"

@@ -5,20 +5,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import numpy as np
-import torch
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
-from lightning_pareto.influence.sharding import LostProcessError, OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis.checks import check_data, check_strategy
 from lightning_pareto.integration.analysis.resumption import back_on_device, fit_was_skipped
-from lightning_pareto.integration.analysis.run import AnalysisOptions, influence_of
+from lightning_pareto.integration.analysis.run import AnalysisOptions
 from lightning_pareto.integration.correction.epoch_rerun import EpochRerun
 from lightning_pareto.integration.correction.record import Correction, Record, publish, save_resumed_record
 from lightning_pareto.integration.correction.requirements import check_fit, rerun_loader
@@ -26,11 +22,9 @@ from lightning_pareto.integration.correction.rules import Rules, correction_of
 from lightning_pareto.integration.correction.weights import CorrectiveWeights
 from lightning_pareto.integration.output.results_folder import ResultsFolder, prepare_results_folder
 from lightning_pareto.integration.trainer.data_source import DataSource
-from lightning_pareto.integration.trainer.processes import shard_of
 from lightning_pareto.integration.validation.callback import ValidationCallback
-from lightning_pareto.integration.validation.outcomes import OutcomeRecorder
+from lightning_pareto.integration.validation.outcomes import OutcomeRecorder, outcome_of_state, state_of_outcome
 from lightning_pareto.reweighting.mass_preserving import GiveBack
-from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.storage.run_folders import RECORD_FILE
 
 
@@ -191,16 +185,13 @@ class CourseCorrection(ValidationCallback[OutcomeRecorder]):
 
     def state_dict(self) -> dict[str, Any]:
         """The record, the last outcome and whether corrections are still possible, for a checkpoint."""
-        last = self._after or self._before
-        outcome = None if last is None else {name: _plain(value) for name, value in vars(last).items()}
+        outcome = state_of_outcome(self._after or self._before)
         return {"corrections": [vars(each) for each in self.corrections], "outcome": outcome, "able": self._able}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where the checkpoint was written."""
         self._record.replace([Correction.of(state) for state in state_dict["corrections"]])
-        outcome = state_dict["outcome"]
-        self._before = None if outcome is None else Outcome(**{name: _array(v) for name, v in outcome.items()})
-        self._able = state_dict["able"]
+        self._before, self._able = outcome_of_state(state_dict["outcome"]), state_dict["able"]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget the previous fit, and move to the front of the callbacks."""
@@ -280,8 +271,13 @@ class CourseCorrection(ValidationCallback[OutcomeRecorder]):
         accepted = False
         try:
             rerun.go_back()
-            weights = self._solve(trainer, module, targets)
-            again = None if weights is None else self._run_again(trainer, weights, rerun)
+            again, self._after = None, None
+            names = self._category_names
+            weights = self.weights.find(trainer, module, self.data, self.options, category_names=names, targets=targets)
+            if weights is None:
+                self._able = False
+            elif rerun.run(rerun_loader(trainer, weights, self.seed)):
+                again = self._after
             accepted = again is not None and self.rules.better(ordinary, again, targets)
         finally:  # also after an interruption: a checkpoint saved then is of the ordinary epoch
             self._before = self._after = again if accepted else ordinary
@@ -295,34 +291,6 @@ class CourseCorrection(ValidationCallback[OutcomeRecorder]):
         epoch = trainer.current_epoch
         done = correction_of(epoch, targets, before=before, ordinary=ordinary, rerun=again, accepted=accepted)
         publish(trainer, self._record, done, weights, self.results_folder, verbose=self.verbose)
-
-    def _run_again(self, trainer: pl.Trainer, weights: SampleWeights, rerun: EpochRerun) -> Outcome | None:
-        """The outcome of the rerun; None if it did not run to its end."""
-        self._after = None
-        return self._after if rerun.run(rerun_loader(trainer, weights, self.seed)) else None
-
-    def _solve(self, trainer: pl.Trainer, module: pl.LightningModule, targets: list[int]) -> SampleWeights | None:
-        """Weights for the fallen categories. None, with a warning, if there are none; then there are no more reruns."""
-        try:
-            influence = influence_of(trainer, module, self.data, self.options, category_names=self._category_names)
-            with shard_of(trainer, module).agreement("search for weights"):
-                return self.weights.solve(influence, targets)
-        except LostProcessError:  # the fit cannot continue without that process either
-            raise
-        except Exception as error:
-            self._able = False
-            if trainer.is_global_zero or not isinstance(error, OtherProcessError):
-                rank_zero_warn(f"CourseCorrection found no weights, and the fit continues without it: {error}")
-            return None
-
-
-def _plain(value: Any) -> Any:
-    """A value that a checkpoint can hold and load safely."""
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-
-
-def _array(value: Any) -> Any:
-    return value.numpy() if isinstance(value, torch.Tensor) else tuple(value)
 
 
 def _wanted(trainer: pl.Trainer) -> bool:

@@ -4,10 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import lightning.pytorch as pl
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.arguments import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.influence.sharding import LostProcessError, OtherProcessError
+from lightning_pareto.integration.analysis.run import AnalysisOptions, influence_of
+from lightning_pareto.integration.trainer.data_source import DataSource
+from lightning_pareto.integration.trainer.processes import shard_of
 from lightning_pareto.pareto.admissible import check_budget
 from lightning_pareto.reweighting.mass_preserving import GiveBack
 from lightning_pareto.reweighting.reweight import reweight
@@ -34,6 +40,40 @@ class CorrectiveWeights:
             raise ValueError(f"method must be 'mass_preserving' or 'paper', found {self.method!r}")
         if self.return_mass not in ("additive", "multiplicative"):
             raise ValueError(f"return_mass must be 'additive' or 'multiplicative', found {self.return_mass!r}")
+
+    def find(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        data: DataSource,
+        options: AnalysisOptions,
+        *,
+        category_names: Sequence[str] | None,
+        targets: Sequence[int],
+    ) -> SampleWeights | None:
+        """Estimate influence and solve for the weights. None, with a warning, if there are none.
+
+        Args:
+            trainer: at the state from which the weights will be used.
+            module: the module of its fit.
+            data: how batches are read.
+            options: how to estimate influence.
+            category_names: names of the categories; None for numbers.
+            targets: numbers of the categories to raise.
+
+        Raises:
+            LostProcessError: if a process is gone, since the fit cannot continue without it.
+        """
+        try:
+            influence = influence_of(trainer, module, data, options, category_names=category_names)
+            with shard_of(trainer, module).agreement("search for weights"):
+                return self.solve(influence, targets)
+        except LostProcessError:
+            raise
+        except Exception as error:
+            if trainer.is_global_zero or not isinstance(error, OtherProcessError):
+                rank_zero_warn(f"CourseCorrection found no weights, and the fit continues without it: {error}")
+            return None
 
     def solve(self, influence: InfluenceMatrix, targets: Sequence[int]) -> SampleWeights:
         """Solve for the weights.

@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,6 +54,21 @@ class OutcomeRecorder(Consumer):
         else:
             names = tuple(map(str, self._source.category_names or range(int(category.max()) + 1)))
         return Outcome(category.astype(int), correct > 0, probability, names)
+
+
+def state_of_outcome(outcome: Outcome | None) -> dict[str, Any] | None:
+    """An outcome as a checkpoint can hold it and load it safely."""
+    if outcome is None:
+        return None
+    return {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in vars(outcome).items()}
+
+
+def outcome_of_state(state: dict[str, Any] | None) -> Outcome | None:
+    """The outcome that :func:`state_of_outcome` was given."""
+    if state is None:
+        return None
+    fields: dict[str, Any] = {n: v.numpy() if isinstance(v, Tensor) else tuple(v) for n, v in state.items()}
+    return Outcome(**fields)
 
 
 def measure_outcome(trainer: pl.Trainer, module: pl.LightningModule, source: DataSource) -> Outcome:

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from lightning_pareto import Correction, CourseCorrection, ParetoCallback, ReweightedDataModule, SampleWeights
-from lightning_pareto.integration.correction import callback as module_of_correction
+from lightning_pareto.integration.correction import weights as module_of_weights
 from lightning_pareto.integration.correction.rules import Rules
 from tests.evaluation._outcomes import by_category
 from tests.integration._models import Data, Plain, trainer
@@ -387,7 +387,7 @@ def test_fit_continues_without_influence(tmp_path, monkeypatch):
         raise RuntimeError("no influence today")
 
     expected = state(fit(tmp_path))
-    monkeypatch.setattr(module_of_correction, "influence_of", fail)
+    monkeypatch.setattr(module_of_weights, "influence_of", fail)
     callback = quiet()
     with pytest.warns(UserWarning, match="found no weights, and the fit continues without it: no influence today"):
         found = state(fit(tmp_path, callback))
