@@ -255,7 +255,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
                 category_names=self._category_names,
                 folder=self.dirpath,
                 say=self._say,
-                metadata={"budget": self.question.budget, "level": self.question.level},
+                metadata=self.question.metadata,
             )
             self._judge(trainer, influence)
         except KeyboardInterrupt:

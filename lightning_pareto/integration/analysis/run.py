@@ -65,6 +65,11 @@ class Question:
         check_options(self.budget, self.level)
         check_floors(self.floors, self.targets)
 
+    @property
+    def metadata(self) -> dict[str, float]:
+        """What the influence says about it, for :meth:`InfluenceMatrix.asked`."""
+        return {"budget": self.budget, "level": self.level}
+
 
 def influence_of(
     trainer: pl.Trainer,

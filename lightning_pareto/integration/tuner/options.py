@@ -68,12 +68,11 @@ class TuningOptions:
             check_budget(budget)
         for measure in self.measures:
             _check_one_of("measures", measure, MeasureName)
-        what = "level must be in (0, 1), max_weight at least 1 and epsilon at least 0"
-        level, largest, least = (checked_number(x, what) for x in (self.level, self.max_weight, self.epsilon))
-        if not 0 < level < 1 or not largest >= 1 or not least >= 0:
-            raise ValueError(f"{what}, found {self.level}, {self.max_weight} and {self.epsilon}")
+        checked_number(self.level, "level must be in (0, 1)", lambda x: 0 < x < 1)
+        checked_number(self.max_weight, "max_weight must be at least 1", lambda x: x >= 1)
+        checked_number(self.epsilon, "epsilon must be at least 0", lambda x: x >= 0)
         checked_count(self.population, "population must be a whole number, at least 2", least=2)
-        if not 0 <= checked_count(self.seed, "seed must be a whole number in [0, 2**32)") < 2**32:
+        if checked_count(self.seed, "seed must be a whole number in [0, 2**32)") >= 2**32:
             raise ValueError(f"seed must be a whole number in [0, 2**32), found {self.seed}")
         if self.max_epochs_spent is not None:
             checked_count(self.max_epochs_spent, "max_epochs_spent must be a number of epochs, at least 1", least=1)

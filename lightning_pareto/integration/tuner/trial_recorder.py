@@ -167,7 +167,7 @@ class TrialRecorder(pl.Callback):
             replace(callback.options, influence=measured, checkpoint="last"),
             category_names=self._category_names,
             folder=self._folder,
-            metadata={"budget": callback.question.budget, "level": callback.question.level},
+            metadata=callback.question.metadata,
         )
         if trainer.is_global_zero:
             if not self._written(trainer, "influence", lambda: influence.save(self._folder / INFLUENCE_FILE)):
