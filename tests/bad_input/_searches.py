@@ -71,7 +71,7 @@ CASES = [
     Case("search by magic", tuner(search="magic"), ValueError, "found 'magic'", "search must be one of"),
     Case("search with an unknown refit", tuner(refit="twice"), ValueError, "found 'twice'", "refit must be one of"),
     Case("search with a level of 1", tuner(level=1.0), ValueError, "found 1.0", r"level must be in \(0, 1\)"),
-    Case("search with an epsilon of NaN", tuner(epsilon=NAN), ValueError, "found nan", "epsilon at least 0"),
+    Case("search with an epsilon of NaN", tuner(epsilon=NAN), ValueError, "found nan", "epsilon must be at least 0"),
     Case("search with a weight below 1", tuner(max_weight=0.5), ValueError, "0.5", "max_weight must be at least 1"),
     Case("search in a population of one", tuner(search="genetic", population=1), ValueError, "found 1", "at least 2"),
     Case("search with half a seed", tuner(seed=0.5), ValueError, "found 0.5", "whole number"),
