@@ -288,7 +288,7 @@ def with_validation(
         result,
         reason=f"{result.reason} The returned model was then fitted with all of the validation data, so nothing is "
         "left that could measure it. These figures are of fits with one half, each measured on the other.",
-        weights=one.finalist.whole,
+        weights=one.finalist.from_all,
         best_epoch=epochs,
         ckpt_path=str(last.checkpoint),
         epochs_spent=sum(trial.epochs for trial in summaries),

@@ -14,7 +14,7 @@ SearchName = Literal["screening", "genetic"]
 Refit = Literal["scratch", "continue", "epoch"]
 
 FINALISTS = 2
-"""Number of kinds of weights that get whole fits."""
+"""Number of kinds of weights that get complete fits."""
 
 LEAST_TRIALS = 2
 """Trials of one epoch for each finalist. With fewer epochs there are fewer finalists."""
@@ -84,23 +84,23 @@ class TuningOptions:
         """Which fits are compared at the end."""
         return self.refit or ("scratch" if self.search == "screening" and self.mode == "direct" else "epoch")
 
-    def divide(self, whole: int, starts_from_checkpoint: bool) -> Epochs:
+    def divide(self, length: int, starts_from_checkpoint: bool) -> Epochs:
         """Divide the epochs, before any is spent.
 
         Args:
-            whole: epochs of an ordinary fit.
+            length: epochs of an ordinary fit.
             starts_from_checkpoint: whether there is a first fit already.
 
         Raises:
             ValueError: if they do not suffice for an ordinary fit and reweighted ones.
         """
-        last = 1 if self.last_fit == "epoch" else whole
-        first = 0 if starts_from_checkpoint else whole
+        last = 1 if self.last_fit == "epoch" else length
+        first = 0 if starts_from_checkpoint else length
         if self.last_fit != "scratch" or starts_from_checkpoint:  # else the first fit is the ordinary one
             first += last
-        first += 3 * whole * self.include_validation  # without weights: with either half of it, and the last fit
+        first += 3 * length * self.include_validation  # without weights: with either half of it, and the last fit
         fits, most = (2, FINALISTS) if self.search == "screening" else (1, 1)
-        enough = first + (2 * FINALISTS + 1) * whole
+        enough = first + (2 * FINALISTS + 1) * length
         limit = enough if self.max_epochs_spent is None else self.max_epochs_spent
         if limit - first < fits * last:
             raise ValueError(
@@ -108,7 +108,7 @@ class TuningOptions:
                 f"{first + fits * last}, better {enough}"
             )
         finalists = min(most, max(1, (limit - first) // (fits * last + LEAST_TRIALS)))
-        return Epochs(limit, finalists, finalists * fits * last + 3 * whole * self.include_validation)
+        return Epochs(limit, finalists, finalists * fits * last + 3 * length * self.include_validation)
 
 
 def _check_one_of(name: str, value: Any, choices: Any) -> None:

@@ -70,20 +70,20 @@ class Situation:
 
 @dataclass(frozen=True, eq=False)
 class Finalist:
-    """Weights that deserve a whole fit.
+    """Weights that deserve a complete fit.
 
     Attributes:
         name: how they were made.
         fits: weights and the validation samples that they do not know, made alike from each half, or from one only. A
             fit without weights also trains on the other samples of the validation set.
         looks: among how many weights these were chosen by their accuracy on those samples.
-        whole: weights made in the same way from all of the validation set; None if there are none.
+        from_all: weights made in the same way from all of the validation set; None if there are none.
     """
 
     name: str
     fits: tuple[tuple[SampleWeights | None, npt.NDArray[np.bool_]], ...]
     looks: int = 1
-    whole: SampleWeights | None = None
+    from_all: SampleWeights | None = None
 
 
 def find_weights(options: TuningOptions, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
@@ -124,8 +124,8 @@ def screen(options: TuningOptions, situation: Situation, trials: Trials, epochs:
             outcome = situation.judged(trials.run(situation.epoch(f"epoch, {proposal}", weights)).outcome)
             scores[i] = np.nanmean(outcome.soft_accuracy[situation.targets])
     ranked = _varied([distinct[i][0] for i in np.argsort(-scores, kind="stable")])
-    whole = ProposalSolver(situation.both.influences, situation.targets, situation.both.accuracy)
-    return [_on_each_half(proposal, makers, whole, situation) for proposal in ranked]
+    everything = ProposalSolver(situation.both.influences, situation.targets, situation.both.accuracy)
+    return [_on_each_half(proposal, makers, everything, situation) for proposal in ranked]
 
 
 def _varied(ranked: list[Proposal]) -> list[Proposal]:
@@ -136,11 +136,11 @@ def _varied(ranked: list[Proposal]) -> list[Proposal]:
 
 
 def _on_each_half(
-    proposal: Proposal, makers: list[ProposalSolver], whole: ProposalSolver, situation: Situation
+    proposal: Proposal, makers: list[ProposalSolver], everything: ProposalSolver, situation: Situation
 ) -> Finalist:
     pairs = zip(makers, situation.halves, strict=True)
     fits = tuple((maker.weights(proposal), half.unseen) for maker, half in pairs)
-    return Finalist(str(proposal), fits, whole=whole.weights(proposal))
+    return Finalist(str(proposal), fits, from_all=everything.weights(proposal))
 
 
 def search_thresholds(
@@ -181,7 +181,7 @@ def search_thresholds(
     if chosen is None:
         return []
     fits = ((chosen, situation.halves[0].unseen),)
-    return [Finalist("the paper's LP", fits, looks=len(tried), whole=chosen)]
+    return [Finalist("the paper's LP", fits, looks=len(tried), from_all=chosen)]
 
 
 def _fitness(situation: Situation, outcome: Outcome, epsilon: float) -> tuple[float, float]:

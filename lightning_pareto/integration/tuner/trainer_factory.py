@@ -67,7 +67,7 @@ class TrainerFactory:
 
 def _refuse_other_ends(trainer: pl.Trainer) -> None:
     if getattr(trainer, "fast_dev_run", False) or trainer.barebones:
-        raise ValueError("a search needs whole fits: remove fast_dev_run=True and barebones=True")
+        raise ValueError("a search needs complete fits: remove fast_dev_run=True and barebones=True")
     if not trainer.max_epochs or trainer.max_epochs < 1:
         raise ValueError(f"the Trainer needs a fixed number of epochs, found max_epochs={trainer.max_epochs}")
     if trainer.max_steps != -1 or any(is_a(callback, Timer) for callback in callbacks_of(trainer)):
@@ -83,7 +83,7 @@ def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
 
 
 def prepare(
-    trainer: pl.Trainer, module: pl.LightningModule, folder: Path, added: list[pl.Callback], *, whole: bool
+    trainer: pl.Trainer, module: pl.LightningModule, folder: Path, added: list[pl.Callback], *, complete: bool
 ) -> None:
     """Make a Trainer log only in ``folder``, add callbacks, and remove those that take no part in trials.
 
@@ -92,9 +92,9 @@ def prepare(
         module: the module to be fitted. Callbacks that it configures are filtered in the same way.
         folder: folder of the trial.
         added: callbacks of the search.
-        whole: whether it makes a whole fit, which may stop early. Other fits end where the trial ends.
+        complete: whether it makes a complete fit, which may stop early. Other fits end where the trial ends.
     """
-    unwanted = UNWANTED if whole else (*UNWANTED, EarlyStopping)
+    unwanted = UNWANTED if complete else (*UNWANTED, EarlyStopping)
     trainer.callbacks = [*_without(unwanted, callbacks_of(trainer)), *added]  # type: ignore[attr-defined]
     configured: Any = module.configure_callbacks()
     own = [configured] if is_a(configured, pl.Callback) else list(configured)
@@ -103,7 +103,7 @@ def prepare(
     kind: Any = counterpart(TensorBoardLogger if board else CSVLogger, trainer)
     trainer.loggers = [kind(folder, name="", version="")]
     trainer.num_sanity_val_steps = 0
-    if not whole:
+    if not complete:
         trainer.fit_loop.min_epochs = None
         loop: Any = trainer.fit_loop.epoch_loop
         loop.min_steps = None

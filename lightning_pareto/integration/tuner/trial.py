@@ -30,7 +30,7 @@ class Trial:
             from a checkpoint.
         analyse: measure for which influence is estimated at the start; None for no influence.
         joins: which validation samples are also trained on, (n,) bool. The others alone measure the fit. None for none.
-        stops_after: end a whole fit after this many epochs of its schedule; 0 for all of them.
+        stops_after: end a complete fit after this many epochs of its schedule; 0 for all of them.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Trial:
     stops_after: int = 0
 
     @property
-    def whole(self) -> bool:
-        """Whether it makes a whole fit, which may stop early."""
+    def complete(self) -> bool:
+        """Whether it makes a complete fit, which may stop early."""
         return self.start != "checkpoint" and not self.stops_after
 
     @property

@@ -54,7 +54,7 @@ class TrialRecorder(pl.Callback):
         key: identifies the trial.
         folder: where the result is written.
         callback: how batches are read and influence is estimated.
-        best: keeps the checkpoints of a whole fit.
+        best: keeps the checkpoints of a complete fit.
         expectations: what the search expects of the data.
 
     Attributes:
@@ -89,7 +89,7 @@ class TrialRecorder(pl.Callback):
 
     @property
     def _epochs(self) -> int | None:
-        """Epochs to train from a checkpoint; None for a whole fit."""
+        """Epochs to train from a checkpoint; None for a complete fit."""
         return self._trial.epochs if self._trial.start == "checkpoint" else None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -136,7 +136,7 @@ class TrialRecorder(pl.Callback):
             if used != best:
                 raise RuntimeError(f"the checkpoint {best} cannot be loaded, for the reason in the warning above")
             outcome = measure_outcome(trainer, pl_module, self._data)
-        end = self._folder / "end.ckpt" if self._trial.keeps and not self._trial.whole else None
+        end = self._folder / "end.ckpt" if self._trial.keeps and not self._trial.complete else None
         if end is not None:
             trainer.save_checkpoint(end)
         result = TrialResult(

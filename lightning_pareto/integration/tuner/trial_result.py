@@ -19,7 +19,7 @@ class TrialResult:
 
     Attributes:
         name: name of the trial.
-        outcome: on the validation set, at the best epoch of a whole fit, else at the end.
+        outcome: on the validation set, at the best epoch of a complete fit, else at the end.
         epochs: epochs trained in this trial.
         best_epoch: epochs trained when the outcome was reached.
         history: mean accuracy over the classes after each validation of the trial.

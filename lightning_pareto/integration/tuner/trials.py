@@ -118,7 +118,7 @@ class Trials:
     ) -> tuple[pl.Trainer, TrialRecorder]:
         """A new Trainer, and the callback that measures the trial."""
         trainer, data = self.factory(), self.project.callback.data
-        best = best_epochs(folder, trainer) if trial.keeps and trial.whole else None
+        best = best_epochs(folder, trainer) if trial.keeps and trial.complete else None
         expected = Expectations(
             data=self._data, targets=self.project.targets, include_validation=self.project.include_validation
         )
@@ -130,8 +130,8 @@ class Trials:
             val_dataloader_idx=data.val_dataloader_idx,
             analyse=False,
         )
-        prepare(trainer, module, folder, [classwise, recorder, *([best] if best else [])], whole=trial.whole)
-        if trial.epochs is not None and trial.whole:
+        prepare(trainer, module, folder, [classwise, recorder, *([best] if best else [])], complete=trial.complete)
+        if trial.epochs is not None and trial.complete:
             trainer.fit_loop.max_epochs = trial.epochs
         return trainer, recorder
 

@@ -34,7 +34,7 @@ class ParetoTuner:
     """Searches for sample weights that make a better model, and never returns a model that is measurably worse.
 
     It makes an ordinary fit (or takes a checkpoint of one) and estimates influence at its best epoch by validation. It
-    tries weights in trials of one epoch, gives the best few of them whole fits, and compares those with the ordinary
+    tries weights in trials of one epoch, gives the best few of them complete fits, and compares those with the ordinary
     fit.
 
     Weights fit the validation samples that they are made from. Measured on those, a second fit on Fashion-MNIST gained
@@ -61,9 +61,9 @@ class ParetoTuner:
     Do not trust the last digit of the result's validation accuracies: the same samples have chosen it.
 
     Args:
-        trainer_factory: makes a new Trainer, as for an ordinary fit. Its ``max_epochs`` is that of every whole fit. Its
-            callbacks take part in every trial, except for checkpoints and callbacks of this package. Early stopping
-            only takes part in whole fits.
+        trainer_factory: makes a new Trainer, as for an ordinary fit. Its ``max_epochs`` is that of every complete fit.
+            Its callbacks take part in every trial, except for checkpoints and callbacks of this package. Early stopping
+            only takes part in complete fits.
         mode: compare with the epoch before (``"direct"``), or with the ordinary next epoch (``"course_correction"``).
         targets: categories to raise, by name or number. By default all for ``"screening"``, those below the mean
             accuracy for a direct genetic search, and those that fell for a course correction.
@@ -231,7 +231,7 @@ class ParetoTuner:
         result, chosen = judge.choose(start.given, ordinary, tried, trials=everything, joined=joined)
         if options.include_validation and chosen is not None:
             length = epochs_for([ordinary, *chosen.results])
-            last = fits.last(length, chosen.finalist.whole)
+            last = fits.last(length, chosen.finalist.from_all)
             result = with_validation(result, chosen, length, last, everything)
         return result, verdict
 

@@ -60,7 +60,7 @@ def scores_in(folder):
 
 
 class Meanwhile(Callback):
-    """Another whole fit in the same folder while this one trains."""
+    """Another complete fit in the same folder while this one trains."""
 
     def __init__(self, folder, callback):
         self.folder, self.callback = folder, callback

@@ -79,5 +79,5 @@ def test_last_fit_trains_on_everything_for_the_given_epochs():
     trials = Trials(measured(1.0, 1.0, 1.0))
     fits_of(trials, include_validation=True).last(7, WEIGHTS)
     (trial,) = trials.made
-    assert (trial.stops_after, trial.whole, trial.unmeasured) == (7, False, True)
+    assert (trial.stops_after, trial.complete, trial.unmeasured) == (7, False, True)
     np.testing.assert_array_equal(trial.weights.values, [*WEIGHTS.values, *np.ones(60)])

@@ -297,7 +297,7 @@ def test_last_fit_is_as_long_as_was_best_for_the_other_fits_together():
 def test_last_fit_uses_the_weights_from_all_validation_data():
     one = tried(result("a", [170, 160]), result("b", [172, 160]))
     whole = SampleWeights(np.full(2, 7.0))
-    one = Tried(replace(one.finalist, whole=whole), one.results)
+    one = Tried(replace(one.finalist, from_all=whole), one.results)
     last = result("last", [200, 200])
     found = with_validation(chosen(GIVEN, GIVEN, one), one, 2, last, [GIVEN, last])
     assert found.weights is whole

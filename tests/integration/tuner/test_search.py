@@ -93,7 +93,7 @@ def test_last_fit_gets_weights_made_in_the_same_way_from_all_validation_data():
     maker = ProposalSolver({"loss": OF_BOTH}, np.ones(2, dtype=bool))
     ways = {str(way): way for way in proposals(["loss"], (0.3, 0.1), with_targets=False, with_tilt=False)}
     for finalist in finalists:
-        np.testing.assert_array_equal(finalist.whole.values, maker.weights(ways[finalist.name]).values)
+        np.testing.assert_array_equal(finalist.from_all.values, maker.weights(ways[finalist.name]).values)
 
 
 class Scripted:

@@ -71,7 +71,7 @@ def weights_in(path):
 
 
 class Falling(Scheduled):
-    """Has a schedule over the whole fit whose length is not in a checkpoint, like those of transformers."""
+    """Has a schedule over the complete fit whose length is not in a checkpoint, like those of transformers."""
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
@@ -273,7 +273,7 @@ def test_data_that_differ_from_those_of_earlier_trials_are_refused(tmp_path):
         (lambda path: trainer(path, max_epochs=-1), "number of epochs"),
         (lambda path: trainer(path, max_steps=5), "not by max_steps"),
         (lambda path: trainer(path, max_time="00:00:01:00"), "not by max_steps or max_time"),
-        (lambda path: trainer(path, fast_dev_run=True), "whole fits"),
+        (lambda path: trainer(path, fast_dev_run=True), "complete fits"),
         (lambda path: trainer(path, check_val_every_n_epoch=5), "check_val_every_n_epoch=1"),
     ],
 )
