@@ -184,7 +184,7 @@ class Judge:
 
     def _objection(self, best: Tried, ordinaries: Sequence[TrialResult]) -> str:
         harmed = best.harmed(ordinaries, self.level)
-        lost = [name for name, yes in zip(ordinaries[0].outcome.category_names, harmed, strict=True) if yes]
+        lost = [repr(name) for name, yes in zip(ordinaries[0].outcome.category_names, harmed, strict=True) if yes]
         if lost:
             return f"but {listed(lost, 5)} would fall beyond chance"
         if best.harmless_fit(ordinaries, self.level) is None:
@@ -194,7 +194,7 @@ class Judge:
 
     def _rising(self, change: ClasswiseChange) -> str:
         risen = zip(change.after.category_names, change.risen(self.level), strict=True)
-        names = [name for name, yes in risen if yes]
+        names = [repr(name) for name, yes in risen if yes]
         return f", and {listed(names, 5)} {'rises' if len(names) == 1 else 'rise'} beyond chance" if names else ""
 
 

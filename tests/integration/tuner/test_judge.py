@@ -104,7 +104,7 @@ def test_verdict_does_not_excuse_many_looks():
 def test_falling_category_refuses_a_model_and_is_named():
     found = chosen(GIVEN, GIVEN, tried(result("a", [199, 130]), result("b", [199, 130])), improvable=True)
     assert not found.accepted
-    assert "dog would fall beyond chance" in found.reason
+    assert "'dog' would fall beyond chance" in found.reason
     np.testing.assert_allclose(found.refused, [199 / 200, 130 / 200])
     assert {"99.5", "65.0"} <= {line.split()[-1] for line in str(found).splitlines() if line.startswith(("cat", "dog"))}
     assert "Refused: accuracy in % that the best reweighted model, which was refused," in str(found).replace("\n", " ")
@@ -116,7 +116,7 @@ def test_one_category_that_rises_beyond_chance_is_enough():
     """The mean hardly changes, because the other category falls a little, which may be chance."""
     found = chosen(GIVEN, GIVEN, tried(result("a", [157, 146]), result("b", [157, 146])))
     assert found.accepted
-    assert "cat rises beyond chance" in found.reason
+    assert "'cat' rises beyond chance" in found.reason
     assert not chosen(GIVEN, GIVEN, tried(result("a", [156, 143]), result("b", [156, 143]))).accepted  # the mean falls
 
 
@@ -143,7 +143,7 @@ def test_harm_that_only_both_models_together_show_refuses_them():
     """Each loses four dogs on its own half, which may be chance. Eight of eight are not."""
     found = chosen(GIVEN, GIVEN, tried(result("a", [180, 142]), result("b", [180, 142])))
     assert not found.accepted
-    assert "dog would fall beyond chance" in found.reason
+    assert "'dog' would fall beyond chance" in found.reason
 
 
 def test_more_looks_and_more_finalists_require_more():
@@ -212,7 +212,7 @@ def test_validation_data_alone_need_no_proof_but_must_do_no_harm():
     assert found.reason.startswith("With half of the validation data and no weights, the mean accuracy changes by +0.5")
     found = chosen(GIVEN, GIVEN, joined=with_validation_data(harmful, harmful))
     assert found.ckpt_path == "given"
-    assert "dog would fall beyond chance" in found.reason
+    assert "'dog' would fall beyond chance" in found.reason
     lower = result("a", [149, 150])
     assert chosen(GIVEN, GIVEN, joined=with_validation_data(lower, lower)).ckpt_path == "given"
 
