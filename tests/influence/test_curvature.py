@@ -125,7 +125,10 @@ def test_gauss_newton_refuses_a_large_model():
         )
 
 
-@pytest.mark.parametrize("case", ["conv groups", "embedding", "layer norm", "self attention", "recurrent"])
+RECURRENT = pytest.param("recurrent", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("case", ["conv groups", "embedding", "layer norm", "self attention", RECURRENT])
 def test_conjugate_gradients_reach_the_dense_solution(case, monkeypatch):
     """With the exact Fisher information over all layers together."""
     monkeypatch.setattr("lightning_pareto.influence.curvature.conjugate_gradients.ITERATIONS", 500)

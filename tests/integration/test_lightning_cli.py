@@ -237,6 +237,7 @@ class Kept(LightningCLI):
         Kept.last = self
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_configs_of_the_example_run_one_after_the_other(example, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

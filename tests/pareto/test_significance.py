@@ -94,6 +94,7 @@ def rejections(signal, repetitions, **options):
     return np.mean([evaluate(*draw_folds(rng, signal, **options)).p_value <= 0.05 for _ in range(repetitions)])
 
 
+@pytest.mark.slow
 def test_keeps_its_level_if_exactly_one_category_does_not_gain():
     """The least favourable case. Standard errors for independent folds rejected 13.5 % of the same draws.
 
@@ -284,6 +285,7 @@ def draw_trade_off(rng, folds=8, samples=44):
     return scores, support, labels
 
 
+@pytest.mark.slow
 def test_keeps_its_level_if_a_category_just_misses_its_floor():
     """At the boundary: the margin equals the average held-out loss of categories 1 and 2 in the same draws.
 

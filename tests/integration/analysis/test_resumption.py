@@ -57,6 +57,7 @@ def stages_begun(monkeypatch):
     return begun
 
 
+@pytest.mark.slow
 def test_analysis_that_was_killed_resumes_with_the_same_numbers(tmp_path, monkeypatch):
     expected = fit(tmp_path / "whole")
     code = f"from {__name__} import killed; killed({str(tmp_path / 'again')!r})"
@@ -72,6 +73,7 @@ def test_analysis_that_was_killed_resumes_with_the_same_numbers(tmp_path, monkey
     assert not (tmp_path / "again" / "pareto" / "stages").exists()
 
 
+@pytest.mark.slow
 def test_stages_of_an_earlier_fit_are_not_used_for_a_new_one(tmp_path):
     code = f"from {__name__} import killed; killed({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True)
@@ -123,6 +125,7 @@ def fit_and_tell(folder, stages, **options):
     return callback
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [True, False])
 def test_interruption_says_how_to_resume_and_resuming_is_announced(tmp_path, capsys, stages):
     code = f"from {__name__} import interrupted; interrupted({str(tmp_path)!r}, {stages})"
@@ -147,6 +150,7 @@ def test_newest_checkpoint_is_named_if_there_is_no_last_one(tmp_path):
     assert f"ckpt_path={str(newest)!r}" in how_to_resume(fitted, None)
 
 
+@pytest.mark.slow
 def test_stages_of_another_model_are_said_to_be_discarded(tmp_path, capsys):
     code = f"from {__name__} import interrupted; interrupted({str(tmp_path)!r}, True)"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True)

@@ -184,6 +184,8 @@ CONFIGURATIONS = {
 AVERAGES = hasattr(pl_callbacks, "EMAWeightAveraging")  # from Lightning 2.6 on
 if AVERAGES:
     CONFIGURATIONS["averaged weights"] = {"callbacks": lambda: [pl_callbacks.EMAWeightAveraging(decay=0.9)]}
+SLOW = ("compiled", "workers")
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CONFIGURATIONS]
 WARNINGS = pytest.mark.filterwarnings(
     "ignore:Your `val_dataloader`'s sampler has shuffling enabled",
     "ignore:.*mark_dynamic.*",
@@ -200,7 +202,7 @@ def configured(name):
 
 
 @WARNINGS
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_rerun_that_is_not_kept_leaves_no_trace(tmp_path, name):
     callbacks, options = configured(name)
     expected = state(fit(tmp_path, *callbacks, **options))
@@ -216,7 +218,7 @@ BETTER = Rules.better
 
 
 @WARNINGS
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_rerun_is_kept_in_every_kind_of_fit(tmp_path, name, monkeypatch):
     # Versions of Lightning draw batches differently, and with some draws another class loses a little.
     monkeypatch.setattr(Rules, "better", lambda rules, *outcomes: BETTER(replace(rules, level=0.0001), *outcomes))

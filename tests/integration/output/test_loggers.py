@@ -198,6 +198,7 @@ def test_without_the_packages_of_the_report_there_is_a_table_and_no_warning(tmp_
     assert (folder / "classes.csv").exists()
 
 
+@pytest.mark.slow
 def test_no_package_of_a_logger_is_imported_for_another():
     code = (
         "import sys, lightning_pareto\n"

@@ -328,6 +328,7 @@ def test_module_that_cannot_be_copied_is_refused(tmp_path):
         trials_in(tmp_path, model=model).run(first())
 
 
+@pytest.mark.slow
 def test_processes_agree_on_the_identity_of_a_search(tmp_path):
     """A set of strings has another order in each process."""
     code = (

@@ -166,6 +166,7 @@ print(result.after.tolist())
 """
 
 
+@pytest.mark.slow
 def test_killed_search_resumes(tmp_path, undisturbed):
     root = str(Path(__file__).parents[3])
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT.format(root=root, folder=str(tmp_path))]
@@ -230,6 +231,7 @@ def test_course_correction_reruns_the_last_epoch(tmp_path):
     assert len(names) > 3 or (fell[1] >= fell[0] and not result.accepted)  # nothing is tried if nothing falls
 
 
+@pytest.mark.slow
 def test_search_starts_from_a_checkpoint(tmp_path):
     data, model = Crowded(), module()
     ordinary = trainer(tmp_path, max_epochs=EPOCHS)
