@@ -99,9 +99,10 @@ class ClassificationTask:
         """
         targets = self.targets(batch)
         if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.is_complex() or targets.ndim != 1:
+            name = _label_of(batch) if self.targets is default_targets else "labels"
             raise BatchError(
                 f"expected integer labels of shape (B,), found {_describe(targets)}. "
-                f"For one-hot labels: targets=lambda batch: batch[1].argmax(dim=1).\n{task_example(batch)}"
+                f"{_advice_on_labels(targets, name)}.\n{task_example(batch)}"
             )
         return targets.long()
 
@@ -165,6 +166,30 @@ def check_logits(logits: Any, targets: Tensor) -> Tensor:
             None if not_finite.all() else int(not_finite.int().argmax()),
         )
     return logits
+
+
+def _label_of(batch: Any) -> str:
+    """How a user writes the labels of a batch that the defaults can read."""
+    return 'batch["labels"]' if isinstance(batch, Mapping) else "batch[1]"
+
+
+def _advice_on_labels(found: Any, name: str) -> str:
+    """What to do with labels that are not integers (B,). It goes by their values, not only by their shape."""
+    if not isinstance(found, Tensor) or found.is_complex() or not found.ndim:
+        return "Return a tensor with one integer for each sample"
+    whole = not found.is_floating_point() or bool((found == found.round()).all())
+    if found.ndim == 1 or found.shape[1:] == (1,):
+        if not whole:
+            return "These are no classes, and regression is not supported"
+        squeezed, integers = ".squeeze(1)" * (found.ndim - 1), ".long()" * found.is_floating_point()
+        return f"Convert them: targets=lambda batch: {name}{squeezed}{integers}"
+    if found.ndim == 2 and not (found < 0).any():
+        sums = found.double().sum(dim=1)
+        if len(found) > 1 and torch.allclose(sums, torch.ones_like(sums)):
+            return f"If each row marks one class: targets=lambda batch: {name}.argmax(dim=1)"
+        if bool((found <= 1).all()):
+            return "Several labels for one sample (multi-label) are not supported. Choose one of them"
+    return "Labels for every pixel or token are not supported. Choose one label for each sample"
 
 
 def _describe(value: Any) -> str:

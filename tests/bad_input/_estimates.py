@@ -10,7 +10,13 @@ from tests.bad_input._case import Case
 
 X, Y = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
 GOOD = loader(X, Y, batch_size=16)
+SEVERAL = (torch.stack([Y == 0, Y < 2, Y == 2], dim=1)).float()
 LONG = {"factors", "eigenvalues", "gauss-newton", "category gradients", "scores"}
+
+
+def as_dict(samples):
+    x, y = torch.utils.data.default_collate(samples)
+    return {"x": x, "labels": y}
 
 
 class Stream(IterableDataset):
@@ -153,7 +159,13 @@ DATA = [
     Case("label too large, not stored", late(train=DataLoader(Hidden(with_label(33, 7)))), BatchError, "training sample 33: .*found 7", "relabel"),
     Case("floating labels", estimate(train=loader(X, Y.float())), BatchError, "expected integer labels", "ClassificationTask"),
     Case("one-hot labels", estimate(val=loader(X, nn.functional.one_hot(Y, 3).float())), BatchError, r"shape \(\d+, 3\)", "argmax"),
-    Case("integer one-hot labels", estimate(train=loader(X, nn.functional.one_hot(Y, 3))), BatchError, r"found a torch.int64 tensor of shape \(5, 3\)", "For one-hot labels: .*argmax"),
+    Case("integer one-hot labels", estimate(train=loader(X, nn.functional.one_hot(Y, 3))), BatchError, r"found a torch.int64 tensor of shape \(5, 3\)", r"If each row marks one class: .*batch\[1\]\.argmax"),
+    Case("labels in a column", estimate(train=loader(X, Y[:, None])), BatchError, r"shape \(\d+, 1\)", r"batch\[1\]\.squeeze\(1\)\."),
+    Case("floating labels in a column", estimate(train=loader(X, Y[:, None].float())), BatchError, "float32", r"batch\[1\]\.squeeze\(1\)\.long\(\)"),
+    Case("labels in a column of a dict", estimate(train=loader(X, Y[:, None], collate_fn=as_dict)), BatchError, r"shape \(\d+, 1\)", r'batch\["labels"\]\.squeeze'),
+    Case("numbers to predict", estimate(train=loader(X, Y + 0.5)), BatchError, "float32", "regression is not supported"),
+    Case("several labels", estimate(train=loader(X, SEVERAL)), BatchError, r"shape \(\d+, 3\)", "multi-label"),
+    Case("labels of pixels", estimate(train=loader(X, Y[:, None].repeat(1, 4))), BatchError, r"shape \(\d+, 4\)", "every pixel or token"),
     Case("a batch without labels", estimate(train=DataLoader(TensorDataset(X))), BatchError, "list of length 1", "ClassificationTask"),
     Case("a batch that is a tensor", estimate(train=DataLoader(X)), BatchError, "tensor of shape", "targets=lambda batch"),
     Case("a batch of three", estimate(train=loader(X, Y, collate_fn=lambda b: (*torch.utils.data.default_collate(b), 0))), BatchError, "(tuple|list) of length 3", "task=task"),

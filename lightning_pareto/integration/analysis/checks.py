@@ -26,6 +26,9 @@ from lightning_pareto.integration.trainer.internals import set_up_validation
 from lightning_pareto.integration.trainer.namespaces import is_a
 from lightning_pareto.integration.trainer.processes import shard_of
 
+SAMPLES_TRIED = 16
+"""Samples that are read together before the fit, at most a batch. Two may look alike by chance."""
+
 _AVERAGING = tuple(  # WeightAveraging came with Lightning 2.6
     getattr(callbacks, name) for name in ("StochasticWeightAveraging", "WeightAveraging") if hasattr(callbacks, name)
 )
@@ -142,16 +145,23 @@ def _check_categories(found: Tensor, names: Sequence[str] | None) -> None:
 
 
 def _check_samples(loader: "DataLoader[Any]", name: str, read: Callable[[Any], int]) -> int:
-    """Read one sample alone, two together, and the first whose stored label is out of range; return the class count.
+    """Read some samples together, one alone, and the first whose stored label is out of range; return the class count.
 
     A stored label only raises suspicion, since a transform or the task may change it. The sample itself decides.
     """
-    read(fetch(loader, [0]))
-    classes = read(fetch(loader, range(min(2, len(loader.dataset)))))  # type: ignore[arg-type]
+    size: int = len(loader.dataset)  # type: ignore[arg-type]
+
+    def read_samples(indices: Sequence[int]) -> int:
+        try:
+            return read(fetch(loader, indices))
+        except BatchError as error:
+            if error.row is None:
+                raise
+            raise BatchError(f"{name} sample {indices[error.row]}: {error}") from error
+
+    classes = read_samples(range(min(SAMPLES_TRIED, loader.batch_size or 2, size)))
+    read_samples([0])
     suspect = first_label_out_of_range(loader.dataset, classes)
     if suspect is not None:
-        try:
-            read(fetch(loader, [suspect]))
-        except BatchError as error:
-            raise BatchError(f"{name} sample {suspect}: {error}") from error
+        read_samples([suspect])
     return classes
