@@ -16,7 +16,7 @@ from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
 from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis import checks, resumption
-from lightning_pareto.integration.analysis.checkpoints import Checkpoint
+from lightning_pareto.integration.analysis.checkpoints import Checkpoint, checkpoints_of_earlier_fits
 from lightning_pareto.integration.analysis.previews import save_previews
 from lightning_pareto.integration.analysis.run import AnalysisOptions, Question, influence_of, verdict_on
 from lightning_pareto.integration.output.files import save_influence, save_verdict
@@ -174,6 +174,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         self.analyse, self.log_figures, self.verbose = analyse, log_figures, verbose
         self.results_folder: ResultsFolder | None = None  # of the current fit
         self._trained = False
+        self._earlier_checkpoints: dict[str, int | None] = {}
         self._category_names: Sequence[str] | None = None
         self._last_fit = LastFit()
 
@@ -208,11 +209,14 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         self.classwise.state = checkpoint.get(KEPT, {}).get(self.data.val_dataloader_idx, {})
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget the previous fit, and refuse a strategy under which the analysis cannot run."""
-        if stage != "fit":
+        """Forget the previous fit, and refuse a strategy under which the analysis cannot run.
+
+        If the trainer has reached the end of its fit before, nothing will be trained, and the results stay.
+        """
+        if stage != "fit" or resumption.was_trained_before(trainer):
             return
         self.classwise.begin_fit()
-        self._trained, self.results_folder = False, None
+        self._trained, self.results_folder, self._earlier_checkpoints = False, None, {}
         self._last_fit.begin_fit(first=trainer.local_rank == 0)
         if self._wanted(trainer):
             checks.check_strategy(trainer, otherwise=", or ParetoCallback(analyse=False)")
@@ -220,6 +224,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check data, labels and callbacks before any training."""
         self._trained = True
+        self._earlier_checkpoints = checkpoints_of_earlier_fits(trainer)
         self._prepare(trainer, pl_module)
         if self._wanted(trainer):
             checks.warn_of_averaging(trainer, self, self.options.checkpoint)
@@ -256,6 +261,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
                 folder=self.dirpath,
                 say=self._say,
                 metadata=self.question.metadata,
+                earlier=self._earlier_checkpoints,
             )
             self._judge(trainer, influence)
         except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_pareto import (
     BatchError,
     ClassificationTask,
+    CourseCorrection,
     InfluenceMatrix,
     ParetoCallback,
     ParetoVerdict,
@@ -251,3 +252,16 @@ def test_failing_verdict_leaves_the_influence_on_disk(tmp_path):
     with pytest.warns(UserWarning, match="The influence is kept"):
         trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
     assert InfluenceMatrix.load(tmp_path / "pareto" / "influence.safetensors").scores.shape == (240, CLASSES)
+
+
+def test_results_stay_if_fit_is_called_again_after_its_end(tmp_path):
+    callback, correction, model = ParetoCallback(verbose=False), CourseCorrection(verbose=False), Plain()
+    fitted = trainer(tmp_path, callback, correction, max_epochs=2)
+    fitted.fit(model, datamodule=Data())
+    influence, steps = callback.influence, fitted.global_step
+    fitted.fit(model, datamodule=Data())
+    assert fitted.global_step == steps, "nothing was trained"
+    assert callback.influence is influence
+    assert callback.verdict.category_names == influence.category_names
+    trainer(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data())
+    assert callback.influence is not influence, "another trainer begins another fit"

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -37,7 +37,24 @@ def monitoring_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint | None:
     return None
 
 
-def checkpoints(trainer: pl.Trainer, which: Checkpoint) -> list[str | None]:
+def checkpoints_of_earlier_fits(trainer: pl.Trainer) -> dict[str, int | None]:
+    """When each file was written that the monitoring callback keeps at the start of a fit, by path.
+
+    A fit from a checkpoint, or one that goes on where the trainer has stopped, continues the fit that they are of.
+    """
+    callback = monitoring_checkpoint(trainer)
+    if callback is None or trainer.ckpt_path or trainer.current_epoch:
+        return {}
+    return {path: _written_at(path) for path in {callback.best_model_path, *callback.best_k_models} if path}
+
+
+def _written_at(path: str) -> int | None:
+    return Path(path).stat().st_mtime_ns if Path(path).is_file() else None
+
+
+def checkpoints(
+    trainer: pl.Trainer, which: Checkpoint, earlier: Mapping[str, int | None] | None = None
+) -> list[str | None]:
     """Paths of the chosen checkpoints as rank zero knows them; ``[None]`` for the last weights.
 
     A collective operation: without ``sync_dist`` each process may monitor a value of its own.
@@ -45,6 +62,7 @@ def checkpoints(trainer: pl.Trainer, which: Checkpoint) -> list[str | None]:
     Args:
         trainer: after its fit.
         which: the choice. ``"best"`` and ``"kept"`` refer to the first ModelCheckpoint that monitors something.
+        earlier: what :func:`checkpoints_of_earlier_fits` found at the start of the fit. These are left out.
     """
     callback = monitoring_checkpoint(trainer)
     if which == "kept" and callback is None:
@@ -60,6 +78,15 @@ def checkpoints(trainer: pl.Trainer, which: Checkpoint) -> list[str | None]:
         paths = [callback.best_model_path]
     elif callback is not None and which == "kept":
         paths = sorted(callback.best_k_models)
+    known = earlier if earlier and isinstance(which, str) else {}
+    others = [path for path in paths if path in known and known[path] == _written_at(path)]
+    if others:
+        rank_zero_warn(
+            f"{type(callback).__name__} holds {Path(others[0]).name} from an earlier fit, whose weights are not those "
+            "of this model: influence is computed without it, at the last weights if there is no other. Create a new "
+            "ModelCheckpoint for every fit"
+        )
+        paths = [path for path in paths if path not in others]
     return [path for path in trainer.strategy.broadcast(paths) if path] or [None]
 
 

@@ -17,6 +17,11 @@ def fit_was_skipped(trainer: pl.Trainer) -> bool:
     return bool(trainer.ckpt_path and finished and trainer.train_dataloader is not None and not trainer.interrupted)
 
 
+def was_trained_before(trainer: pl.Trainer) -> bool:
+    """Whether this call of ``fit`` will train nothing, because an earlier call of it has reached the end."""
+    return bool(trainer.current_epoch and trainer.fit_loop.done and not trainer.ckpt_path)
+
+
 @contextlib.contextmanager
 def back_on_device(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
     """Move the module back to its device for a while, after the strategy has moved it to the CPU."""

@@ -81,6 +81,7 @@ def influence_of(
     folder: Path | None = None,
     say: Callable[[str], None] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    earlier: Mapping[str, int | None] | None = None,
 ) -> InfluenceMatrix:
     """Estimate influence at the chosen weights, all processes together.
 
@@ -94,6 +95,7 @@ def influence_of(
             the current one are kept.
         say: takes a line for the user on rank zero when an interrupted analysis resumes.
         metadata: entries to add to the result's metadata.
+        earlier: checkpoints of earlier fits, see :func:`checkpoints_of_earlier_fits`.
 
     Raises:
         Exception: whatever the estimate raises, on every process.
@@ -133,7 +135,7 @@ def influence_of(
         return replace(influence, metadata={**influence.metadata, **(metadata or {}), "checkpoint": name})
 
     with warnings_on_rank_zero(trainer), isolate_rng(), validating(trainer):
-        paths = checkpoints(trainer, options.checkpoint)
+        paths = checkpoints(trainer, options.checkpoint, earlier)
         return average_influence([influence_at(number, path) for number, path in enumerate(paths)])
 
 

@@ -13,7 +13,7 @@ from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import CurvatureName, InfluenceOptions
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis.checks import check_data, check_strategy
-from lightning_pareto.integration.analysis.resumption import back_on_device, fit_was_skipped
+from lightning_pareto.integration.analysis.resumption import back_on_device, fit_was_skipped, was_trained_before
 from lightning_pareto.integration.analysis.run import AnalysisOptions
 from lightning_pareto.integration.correction.epoch_rerun import EpochRerun
 from lightning_pareto.integration.correction.record import Correction, Record, publish, save_resumed_record
@@ -194,8 +194,8 @@ class CourseCorrection(ValidationCallback[OutcomeRecorder]):
         self._before, self._able = outcome_of_state(state_dict["outcome"]), state_dict["able"]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget the previous fit, and move to the front of the callbacks."""
-        if stage != "fit":
+        """Forget the previous fit, unless this one will train nothing, and move to the front of the callbacks."""
+        if stage != "fit" or was_trained_before(trainer):
             return
         self._record.begin_fit(first=trainer.local_rank == 0)
         self._before = self._after = self._rerun = self.results_folder = None

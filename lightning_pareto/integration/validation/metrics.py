@@ -31,7 +31,7 @@ class EpochMetrics:
     """Metrics of one validation epoch over all processes, the same on each.
 
     Attributes:
-        values: values of every metric, (C,); NaN where a class has none.
+        values: values of every metric, (C,); NaN where a class has none, or is the metric's ``ignore_index``.
         support: samples of every class, (C,).
         lower_is_better: names of the metrics whose worst class has the largest value.
     """
@@ -88,7 +88,8 @@ class ClasswiseMetrics(Consumer):
         support, values = counts[:, -1], {}
         for name, metric in self._chosen.items():
             found = self._own_metric(trainer, name) if isinstance(metric, Metric) else _rate(metric, counts)
-            values[name] = np.where(support > 0, found, np.nan)
+            counted = (support > 0) & (np.arange(classes) != getattr(metric, "ignore_index", None))
+            values[name] = np.where(counted, found, np.nan)
         return EpochMetrics(values, support, frozenset(filter(self._is_lower_better, self._chosen)))
 
     def _counter(self, classes: int) -> MulticlassStatScores:

@@ -36,6 +36,39 @@ def test_influence_is_computed_at_the_best_checkpoint_and_the_last_weights_stay(
     assert last.influence.metadata["checkpoint"] == "last weights"
 
 
+class Improving(Ageing):
+    """Monitors how young it is, so its last epoch is the best, and the longer fit is better than the shorter one."""
+
+    def on_validation_epoch_end(self):
+        self.log("age", -float(self.current_epoch))
+
+
+SAME_FOLDER = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+
+
+@SAME_FOLDER
+@pytest.mark.parametrize("checkpoint", ["best", "kept"])
+def test_checkpoints_of_an_earlier_fit_are_left_out(tmp_path, checkpoint):
+    shared = ModelCheckpoint(tmp_path / "one", monitor="age", mode="min", save_top_k=1)
+    callback, second = ParetoCallback(checkpoint=checkpoint, verbose=False), Improving()
+    trainer(tmp_path, callback, shared, max_epochs=3, enable_checkpointing=True).fit(Improving(), datamodule=Data())
+    assert callback.influence.metadata["checkpoint"].startswith("epoch=2")
+    with pytest.warns(UserWarning, match="from an earlier fit"):
+        trainer(tmp_path, callback, shared, max_epochs=2, enable_checkpointing=True).fit(second, datamodule=Data())
+    assert callback.influence.metadata["checkpoint"] == "last weights"
+
+
+@SAME_FOLDER
+def test_fit_that_goes_on_knows_its_checkpoints(tmp_path):
+    best = ModelCheckpoint(tmp_path / "one", monitor="age", mode="min")  # the first epoch
+    callback, model = ParetoCallback(verbose=False), Ageing()
+    fitted = trainer(tmp_path, callback, best, max_epochs=2, enable_checkpointing=True)
+    fitted.fit(model, datamodule=Data())
+    fitted.fit_loop.max_epochs = 3
+    fitted.fit(model, datamodule=Data())
+    assert callback.influence.metadata["checkpoint"].startswith("epoch=0")
+
+
 class Spoil(Callback):
     """Damages the best checkpoint before the analysis."""
 

@@ -117,6 +117,18 @@ def test_metrics_of_the_user_under_their_own_names(tmp_path):
     assert not own["specificity"].update_called, "a copy is used"
 
 
+def test_ignored_class_has_no_value(tmp_path):
+    own = MulticlassRecall(CLASSES, average=None, ignore_index=1)
+    model, fitted = Plain(), trainer(tmp_path, logging({"recall": own}))
+    fitted.fit(model, datamodule=Data())
+    x, y = datasets()[1].tensors
+    hits, found, names = model.eval()(x).argmax(1) == y, fitted.callback_metrics, Data().train.classes
+    expected = [float(hits[y == k].float().mean()) for k in range(CLASSES) if k != 1]
+    assert f"val_recall/{names[1]}" not in found
+    assert float(found["val_recall_worst"]) == pytest.approx(min(expected))
+    assert float(found["val_recall_macro"]) == pytest.approx(sum(expected) / len(expected))
+
+
 @pytest.mark.parametrize(
     "options",
     [
