@@ -8,6 +8,9 @@ from tqdm.utils import disp_len, disp_trim
 
 WIDTH = 80
 
+NO_BREAK = "\u00a0"
+"""A space at which no line is broken. It is printed as an ordinary one."""
+
 
 def printable(name: str, longest: int = 24) -> str:
     """A name without escape sequences, line breaks or direction marks, at most ``longest`` columns wide.
@@ -26,7 +29,7 @@ def printable_line(text: str) -> str:
 def wrapped(*paragraphs: str) -> list[str]:
     """The paragraphs in lines of at most 80 columns. An empty one is an empty line."""
     parts = (textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False) for text in paragraphs)
-    return [line for lines in parts for line in lines or [""]]
+    return [line.replace(NO_BREAK, " ") for lines in parts for line in lines or [""]]
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:

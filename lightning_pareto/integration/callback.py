@@ -97,6 +97,8 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         metrics: what to log for every class: any of ``"accuracy"`` (which is the recall), ``"precision"``, ``"recall"``
             and ``"f1"``, or a mapping from names to these or to torchmetrics with ``average=None`` that take logits:
             ``{"accuracy": "accuracy", "specificity": MulticlassSpecificity(num_classes=4, average=None)}``.
+        prefix: how the names of class-wise metrics begin. Another one keeps two callbacks, or the module's own names,
+            apart.
         log_figures: show figures, a table of the classes and the report in the loggers after the fit. TensorBoard,
             Weights & Biases and MLflow show them; other loggers with a folder for the run get files. Figures need
             ``pip install 'lightning_pareto[report]'`` and are left out without it.
@@ -144,6 +146,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         preview: Callable[[Any], Any] | None = None,
         analyse: bool = True,
         metrics: Metrics = ("accuracy",),
+        prefix: str = "val_",
         log_figures: bool = True,
         verbose: bool = True,
     ) -> None:
@@ -157,7 +160,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
             preview=preview,
         )
         super().__init__(data)
-        self.classwise = ClasswiseLog(data, metrics)
+        self.classwise = ClasswiseLog(data, metrics, prefix)
         influence = InfluenceOptions(
             curvature=curvature,
             measure=measure,
@@ -200,6 +203,10 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         """Log class-wise metrics."""
         self.classwise.log(trainer, module, consumer)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse names that somebody else has logged, too."""
+        self.classwise.check_names(trainer)
+
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
         """Save the class-wise values of the last validation. A state_dict() would have to be read by every process."""
         checkpoint.setdefault(KEPT, {})[self.data.val_dataloader_idx] = self.classwise.state
@@ -215,6 +222,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         """
         if stage != "fit" or resumption.was_trained_before(trainer):
             return
+        ClasswiseLog.check_prefixes([one.classwise for one in trainer.callbacks if isinstance(one, ParetoCallback)])  # type: ignore[attr-defined]
         self.classwise.begin_fit()
         self._trained, self.results_folder, self._earlier_checkpoints = False, None, {}
         self._last_fit.begin_fit(first=trainer.local_rank == 0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_pareto.display.columns import number
-from lightning_pareto.display.terminal import listed, printable, text_table, wrapped
+from lightning_pareto.display.terminal import NO_BREAK, listed, printable, text_table, wrapped
 from lightning_pareto.pareto.columns import COLUMNS
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_FOLDS, LEAST_SAMPLES
 
@@ -96,10 +96,11 @@ def _reasons(verdict: ParetoVerdict) -> list[str]:
 def _held_out(verdict: ParetoVerdict) -> str:
     worst, (low, high) = verdict.worst, verdict.worst_interval
     everybody = asks_for_all(verdict)
+    p_value = f"p = {verdict.p_value:.2g}".replace(" ", NO_BREAK)
     return (
         f"Held out, the worst {'category' if everybody else 'target'} ({printable(verdict.category_names[worst])}) "
         f"gains {verdict.held_out_gain[worst]:+.3f}, {1 - 2 * verdict.level:.0%} interval {low:+.3f} to {high:+.3f}; "
-        f"p = {verdict.p_value:.2g} at level {verdict.level:g}{'' if everybody else ', the floors included'}."
+        f"{p_value} at level {verdict.level:g}{'' if everybody else ', the floors included'}."
     )
 
 

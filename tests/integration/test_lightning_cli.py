@@ -80,6 +80,7 @@ PARETO = CALLBACK | {
             "init_args": {"num_classes": 4, "average": None},
         },
     },
+    "prefix": "val_site_",
     "log_figures": False,
     "analyse": False,
 }

@@ -26,6 +26,12 @@ def logging_step(trainer: pl.Trainer) -> int:
     return step
 
 
+def names_logged(trainer: pl.Trainer) -> set[str]:
+    """Names that ``log`` was called with in the current epoch, by the module or a callback."""
+    results: Any = trainer._results
+    return set() if results is None else {result.meta.name for result in results.values()}
+
+
 def acts_on_validation_at_once(callback: pl.Callback) -> bool:
     """Whether a callback that watches a metric acts on a validation before the end of its epoch."""
     names = ("_save_on_train_epoch_end", "_check_on_train_epoch_end")

@@ -56,7 +56,9 @@ def test_model_without_forward_or_parameters_is_refused_before_the_fit(tmp_path)
 @pytest.mark.parametrize("kind", [DeepSpeedStrategy, XLAStrategy, FSDPStrategy, ModelParallelStrategy])
 def test_strategy_that_spreads_the_model_is_refused(kind):
     """Two of them are subclasses of DDPStrategy. None needs to be installed to be recognised."""
-    fake = SimpleNamespace(strategy=object.__new__(kind), local_rank=0, fast_dev_run=False, current_epoch=0)
+    fake = SimpleNamespace(
+        strategy=object.__new__(kind), local_rank=0, fast_dev_run=False, current_epoch=0, callbacks=[]
+    )
     with pytest.raises(TypeError, match=f'{kind.__name__} does not offer: use strategy="ddp"'):
         ParetoCallback().setup(fake, Plain(), "fit")
     ParetoCallback(analyse=False).setup(fake, Plain(), "fit")
@@ -64,7 +66,7 @@ def test_strategy_that_spreads_the_model_is_refused(kind):
 
 
 def test_ddp_is_not_refused():
-    fake = SimpleNamespace(strategy=DDPStrategy(), local_rank=0, fast_dev_run=False, current_epoch=0)
+    fake = SimpleNamespace(strategy=DDPStrategy(), local_rank=0, fast_dev_run=False, current_epoch=0, callbacks=[])
     ParetoCallback().setup(fake, Plain(), "fit")
 
 

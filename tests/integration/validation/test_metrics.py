@@ -238,6 +238,47 @@ def test_metric_for_another_number_of_classes_says_how_many_there_are(tmp_path):
         trainer(tmp_path, callback, num_sanity_val_steps=1).fit(Plain(), datamodule=Data())
 
 
+class LogsItself(Plain):
+    """Logs a name of the callback's, in one hook or another."""
+
+    def __init__(self, hook, **options):
+        super().__init__()
+        self.hook, self.options = hook, options
+
+    def _log(self, hook):
+        if hook == self.hook:
+            self.log("val_accuracy_macro", 0.123, **self.options)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self._log("step")
+
+    def on_validation_epoch_end(self):
+        self._log("epoch end")
+
+
+@pytest.mark.parametrize("hook", ["step", "epoch end"])
+@pytest.mark.parametrize("options", [{}, {"prog_bar": True}])
+def test_name_that_the_module_logs_is_refused_before_training(tmp_path, hook, options):
+    model, fitted = LogsItself(hook, **options), trainer(tmp_path, logging(), num_sanity_val_steps=1)
+    with pytest.raises(ValueError, match=r"val_accuracy_macro is logged by ParetoCallback(.|\n)*prefix="):
+        fitted.fit(model, datamodule=Data())
+    assert fitted.global_step == 0
+
+
+def test_name_that_the_module_logs_is_refused_in_a_validation_of_its_own(tmp_path):
+    with pytest.raises(ValueError, match=r"val_accuracy_macro is logged by ParetoCallback(.|\n)*prefix="):
+        trainer(tmp_path, logging()).validate(LogsItself("epoch end"), datamodule=Data(), verbose=False)
+
+
+def test_prefix_keeps_names_apart(tmp_path):
+    fitted = trainer(tmp_path, logging(prefix="val_class_"))
+    fitted.fit(LogsItself("epoch end"), datamodule=Data())
+    found = fitted.callback_metrics
+    assert float(found["val_accuracy_macro"]) == pytest.approx(0.123)
+    assert {"val_class_f1_macro", "val_class_f1/north", "val_class_support/north"} <= set(found)
+
+
 def test_two_callbacks_can_watch_two_loaders(tmp_path):
     _, val = datasets()
 
@@ -245,7 +286,7 @@ def test_two_callbacks_can_watch_two_loaders(tmp_path):
         def validation_step(self, batch, batch_idx, dataloader_idx=0):
             super().validation_step(batch, batch_idx)
 
-    callbacks = [logging({f"accuracy_{k}": "accuracy"}, val_dataloader_idx=k) for k in range(2)]
+    callbacks = [logging(["accuracy"], val_dataloader_idx=k, prefix=f"val_{k}_") for k in range(2)]
     other = TensorDataset(*(part[:60] for part in val.tensors))
     fitted = trainer(tmp_path, *callbacks, max_epochs=1)
     model = Two()
@@ -254,7 +295,10 @@ def test_two_callbacks_can_watch_two_loaders(tmp_path):
     )
     x, y = other.tensors
     expected = MulticlassAccuracy(CLASSES, average="macro")(model.eval()(x).detach(), y)
-    assert float(fitted.callback_metrics["val_accuracy_1_macro"]) == pytest.approx(float(expected))
+    assert float(fitted.callback_metrics["val_1_accuracy_macro"]) == pytest.approx(float(expected))
+    same = [logging(val_dataloader_idx=k) for k in range(2)]
+    with pytest.raises(ValueError, match="loaders 0 and 1 under the same names"):
+        trainer(tmp_path, *same).fit(model, datamodule=Data())
 
 
 def test_metrics_can_be_chosen_in_a_config_file(tmp_path):
