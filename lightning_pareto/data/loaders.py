@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler, SubsetRandomSampler
 
 
 def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
     """Return ``loader`` if its samples have indices. Errors call it by ``name``.
 
     Raises:
-        TypeError: if it is not a DataLoader that batches a map-style dataset by index.
+        TypeError: if it is not a DataLoader that batches a map-style dataset by index, or it draws a part of that only.
         ValueError: if its dataset is empty.
     """
     if not isinstance(loader, DataLoader):
@@ -34,6 +34,11 @@ def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
         )
     if len(dataset) == 0:
         raise ValueError(f"{name} has an empty dataset: check the split or the filter that produced it")
+    if isinstance(loader.sampler, SubsetRandomSampler) and len(set(loader.sampler.indices)) < len(dataset):
+        raise TypeError(
+            f"{name} draws a part of its dataset with a SubsetRandomSampler, but influence and weights belong to all "
+            "samples of a dataset. Make the part a dataset: DataLoader(Subset(dataset, indices), shuffle=True)"
+        )
     return loader
 
 

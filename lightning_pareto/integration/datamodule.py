@@ -2,7 +2,6 @@
 
 import functools
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,7 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler, Subset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    WeightedRandomSampler,
+)
 
 from lightning_pareto.data.loaders import check_map_style, size_of_batches, with_sampler
 from lightning_pareto.influence.matrix import InfluenceMatrix
@@ -46,6 +53,9 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
     Batch size, collate function, workers, pinning, generator and ``drop_last`` are kept. Pass it to ``trainer.fit``
     instead of the original, on one process or several.
 
+    The weights multiply those of a WeightedRandomSampler or ParetoSampler, and a ``num_samples`` of the user's stays
+    the length of an epoch.
+
     Args:
         dataloader: a training loader over a map-style dataset.
         weights: one weight per dataset index, or the path of saved weights.
@@ -55,7 +65,7 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
         A new loader over the same dataset.
 
     Raises:
-        TypeError: if the loader's samples have no index, or it has a batch sampler of its own.
+        TypeError: if the loader's samples have no index, or it has a batch sampler or sampler of its own.
         ValueError: if there is not one weight for each sample, or the weights were made for other labels.
 
     Example:
@@ -72,14 +82,39 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
             f"the train dataloader has a {type(dataloader.batch_sampler).__name__}, which would ignore the weights. "
             "Use batch_size=…, or build your batch sampler on ParetoSampler(weights)"
         )
-    if not isinstance(dataloader.sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
-        warnings.warn(f"the weights replace your {type(dataloader.sampler).__name__}", stacklevel=2)
     return with_sampler(
         dataloader,
-        ParetoSampler(weights, seed=seed),
+        ParetoSampler(_sampling_weights(dataloader.sampler, weights), seed=seed),
         drop_last=dataloader.drop_last,
         generator=dataloader.generator,
     )
+
+
+def _sampling_weights(sampler: Any, weights: SampleWeights) -> SampleWeights:
+    """Weights whose draws combine the user's sampler with ``weights``, in an epoch of the sampler's length.
+
+    Raises:
+        TypeError: for a sampler whose way of drawing is unknown.
+        ValueError: if no sample has both weights above zero.
+    """
+    values, draw = weights.values, type(sampler).__iter__  # a subclass may draw in a way of its own
+    if draw is WeightedRandomSampler.__iter__ and sampler.replacement:
+        own, draws = sampler.weights.double().numpy(), sampler.num_samples
+    elif draw is ParetoSampler.__iter__:
+        own, draws = sampler.weights.values, round(sampler.weights.values.sum())
+    elif draw is RandomSampler.__iter__ and sampler.num_samples != len(values):
+        own, draws = np.ones(len(values)), sampler.num_samples
+    elif draw in (RandomSampler.__iter__, SequentialSampler.__iter__, DistributedSampler.__iter__):
+        return weights
+    else:
+        raise TypeError(
+            f"the train dataloader draws with a {type(sampler).__name__}, which the weights would replace. Use "
+            "shuffle=True, a WeightedRandomSampler, or weights in the loss: ReweightedDataModule(…, apply='loss')"
+        )
+    combined = values * own
+    if not combined.any():
+        raise ValueError(f"no sample has a weight above zero both here and in the {type(sampler).__name__}")
+    return SampleWeights(combined * (draws * values.mean() / combined.sum()))
 
 
 class ReweightedDataModule(pl.LightningDataModule):
@@ -194,7 +229,7 @@ class ReweightedDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return twin
         if self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]
-            return _of_one_draw(twin, ParetoSampler(self.weights, num_replicas=1, rank=0, seed=self.seed))
+            return _of_one_draw(twin, ParetoSampler(sampler.weights, num_replicas=1, rank=0, seed=self.seed))
         epoch, batches = _position(self.trainer)
         sampler.set_epoch(epoch)
         sampler.skip(batches % max(1, len(twin)) * size_of_batches(twin))

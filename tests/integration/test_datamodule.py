@@ -242,11 +242,42 @@ class Stream(IterableDataset):
 TEN = TensorDataset(torch.arange(10))
 
 
-def test_batch_sampler_of_the_user_is_refused_and_a_sampler_is_replaced_with_a_warning():
+def drawn_by(sampler, weights):
+    """How often each of ten samples is drawn in an epoch of a loader with this sampler and these weights."""
+    loader = reweighted_dataloader(DataLoader(TEN, sampler=sampler), weights)
+    return np.bincount([int(x) for (x,) in loader], minlength=10)
+
+
+def test_weights_multiply_those_of_the_users_sampler():
+    own, weights = np.array([0.0, 2.0] * 5), np.array([2.0] * 5 + [0.0] * 5)
+    expected = np.array([0, 5, 0, 5, 0, 0, 0, 0, 0, 0])  # samples 1 and 3 have both
+    for sampler in (WeightedRandomSampler(own, 10), ParetoSampler(own)):
+        np.testing.assert_array_equal(drawn_by(sampler, weights), expected)
+        np.testing.assert_array_equal(drawn_by(sampler, np.ones(10)), own)
+    with pytest.raises(ValueError, match="no sample has a weight above zero both here and in"):
+        drawn_by(WeightedRandomSampler(own, 10), 1.0 * (own == 0))
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler(TEN, num_samples=4), WeightedRandomSampler([1.0] * 10, 4)])
+def test_epoch_stays_as_long_as_the_users_sampler_makes_it(sampler):
+    assert drawn_by(sampler, np.ones(10)).sum() == 4
+    assert drawn_by(sampler, np.full(10, 0.5)).sum() == 2, "half of the mass"
+
+
+class OddFirst(RandomSampler):
+    def __iter__(self):
+        return iter([1, 3, 5, 7, 9, 0, 2, 4, 6, 8])
+
+
+@pytest.mark.parametrize("sampler", [OddFirst(TEN), WeightedRandomSampler([1.0] * 10, 5, replacement=False)])
+def test_sampler_that_draws_in_a_way_of_its_own_is_refused(sampler):
+    with pytest.raises(TypeError, match=rf"draws with a {type(sampler).__name__}(.|\n)*apply='loss'"):
+        drawn_by(sampler, np.ones(10))
+
+
+def test_batch_sampler_of_the_user_is_refused():
     class Buckets(BatchSampler):
         pass
 
     with pytest.raises(TypeError, match=r"has a Buckets(.|\n)*ParetoSampler\(weights\)"):
         reweighted_dataloader(DataLoader(TEN, batch_sampler=Buckets(RandomSampler(TEN), 2, False)), np.ones(10))
-    with pytest.warns(UserWarning, match="replace your WeightedRandomSampler"):
-        reweighted_dataloader(DataLoader(TEN, sampler=WeightedRandomSampler([1.0] * 10, 10)), np.ones(10))
