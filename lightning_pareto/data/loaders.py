@@ -1,7 +1,7 @@
 """Checks, copies and single batches of the user's DataLoader."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -42,11 +42,29 @@ def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
     return loader
 
 
-def fetch(loader: "DataLoader[Any]", indices: Sequence[int]) -> Any:
-    """Load and collate the samples with these indices in this process, without the loader's workers."""
-    fetch_many = getattr(loader.dataset, "__getitems__", None)
-    samples = fetch_many(list(indices)) if callable(fetch_many) else [loader.dataset[index] for index in indices]
-    return loader.collate_fn(samples)
+def read_batches(loader: "DataLoader[Any]", batches: Iterable[Sequence[int]], collate: Any = None) -> Iterator[Any]:
+    """Load and collate these batches of samples, each in the given order, whatever the loader's own order is.
+
+    If the loader has workers, one of them reads. The dataset may need what ``worker_init_fn`` sets up, and files that
+    it opens on first use must not be opened in this process, where later workers would inherit and share them.
+
+    Args:
+        loader: whose dataset, workers and collate function to use.
+        batches: dataset indices of each batch.
+        collate: another collate function.
+    """
+    options: dict[str, Any] = {}
+    if loader.num_workers:
+        context = loader.multiprocessing_context
+        options = {"num_workers": 1, "timeout": loader.timeout, "multiprocessing_context": context}
+    yield from DataLoader(
+        loader.dataset,
+        batch_sampler=list(map(list, batches)),
+        collate_fn=collate or loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn,
+        generator=torch.Generator(),
+        **options,
+    )
 
 
 def size_of_batches(loader: "DataLoader[Any]") -> int:
@@ -78,4 +96,6 @@ def with_sampler(
         generator=generator,
         _iterator=None,
     )
+    fresh = {"in_order": True, "next_iter_state": None}  # the second is that of torchdata's StatefulDataLoader
+    twin.__dict__.update({name: value for name, value in fresh.items() if name in vars(loader)})
     return twin

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_pareto.data.loaders import fetch, size_of_batches, with_sampler
+from lightning_pareto.data.loaders import read_batches, size_of_batches, with_sampler
 from lightning_pareto.influence.gradients import Forward, GradientProbe, MixedSamplesError
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.memory import is_out_of_memory
@@ -50,6 +52,8 @@ class GradientPass:
         progress: called before the first batch and after every batch.
         chosen: dataset indices to go over; all by default.
         name: name of the dataset in errors.
+        known: labels of the samples that were read before, (N,), −1 for the others. Later reads must agree.
+        one_by_one: read batches of one sample, whose order no collate function can change.
     """
 
     loader: "DataLoader[Any]"
@@ -60,6 +64,8 @@ class GradientPass:
     progress: Progress = silent
     chosen: Sequence[int] | None = None
     name: str = "training"
+    known: npt.NDArray[np.int64] | None = None
+    one_by_one: bool = False
 
     @property
     def indices(self) -> Sequence[int]:
@@ -119,16 +125,23 @@ class GradientPass:
 
     @property
     def _batch(self) -> int:
+        if self.one_by_one:
+            return 1
         looped = LOOPED_BATCH if any(self.probe.plan.looped.values()) else math.inf
         return int(min(size_of_batches(self.loader), self.probe.memory.batch or math.inf, looped))
 
     def batch_of(self, indices: Sequence[int]) -> Any:
         """These samples as one batch."""
-        batch = self._moved(fetch(self.loader, indices))
-        _check_count(len(self.probe.task.read_targets(batch)), len(indices))
-        return batch
+        return next(self.batches_of([indices]))
 
-    def _moved(self, batch: Any) -> Any:
+    def batches_of(self, batches: Sequence[Sequence[int]]) -> Iterator[Any]:
+        """These batches of samples, in their order."""
+        for indices, batch in zip(batches, map(self.moved, read_batches(self.loader, batches)), strict=True):
+            _check_count(len(self.probe.task.read_targets(batch)), len(indices))
+            yield batch
+
+    def moved(self, batch: Any) -> Any:
+        """The batch on the device."""
         return move(batch, self.device) if self.transfer is None else self.transfer(batch)
 
     @contextlib.contextmanager
@@ -146,6 +159,24 @@ class GradientPass:
         batch = self.batch_of(indices)
         with self.locating_errors(indices):
             return self.probe.forward(batch)
+
+    def check_labels(self, indices: Sequence[int], targets: Tensor) -> None:
+        """Compare labels with those of earlier reads of the same samples, and remember them.
+
+        Raises:
+            ValueError: if a sample has another label than before.
+        """
+        if self.known is None:
+            return
+        before, now = self.known[list(indices)], targets.cpu().numpy()
+        changed = np.flatnonzero((before >= 0) & (before != now))
+        if len(changed):
+            row = changed[0]
+            raise ValueError(
+                f"{self.name} sample {indices[row]} has the label {before[row]} in one read and {now[row]} in another. "
+                "Influence belongs to dataset indices, so neither labels nor the order of the samples may be random"
+            )
+        self.known[list(indices)] = now
 
     def all_reduce(self, sums: dict[Layer, Tensor]) -> dict[Layer, Tensor]:
         """Sum each layer's tensor over the processes. A process that did not reach a layer counts as zero."""
@@ -178,11 +209,12 @@ class GradientPass:
         total = len(loader)
         self.progress(stage, 0, total)
         for done, batch in enumerate(loader, start=1):
-            batch = self._moved(batch)
+            batch = self.moved(batch)
             with self.locating_errors(indices[start:]):
                 forward = self.probe.forward(batch)
             count = len(forward.targets)
             _check_count(count, min(loader.batch_size or count, len(indices) - start))
+            self.check_labels(indices[start : start + count], forward.targets)
             yield torch.tensor(indices[start : start + count]), batch, forward
             forward.release()  # otherwise its graph lives until the next one is built
             start += count

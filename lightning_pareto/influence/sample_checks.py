@@ -1,15 +1,21 @@
 """Checks that samples do not change between reads, and that loss and model treat each sample on its own."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from lightning_pareto.data.labels import first_label_out_of_range
+from lightning_pareto.data.loaders import size_of_batches, with_sampler
 from lightning_pareto.influence.measures import Measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass
+
+ROWS_CHECKED = 16
+"""How many random samples are read alone and in a batch, at most a batch of the loader's size."""
 
 LOGIT_TOLERANCE, LOSS_TOLERANCE = 1e-2, 1e-3
 """Largest change of a sample's logits or loss, relative to the largest value, due to other samples in the batch."""
@@ -40,35 +46,83 @@ def check_loss(loss: Measure, logits: Tensor, targets: Tensor) -> None:
         )
 
 
-def check_samples(few: GradientPass) -> tuple[Any, int]:
-    """Warn about random samples in the dataset, and about a model that mixes the samples of a batch.
+def check_rows(data: GradientPass) -> GradientPass:
+    """Check on random samples that the rows of a batch are those of its indices, in their order.
 
-    Reads the samples of the pass twice. The probe must be open.
+    They are read alone, as a batch, and through the user's own loader class if there is one. The probe must be open.
+
+    Returns:
+        The pass. If the collate function changes the order, it reads samples one by one, and a warning says so.
+
+    Raises:
+        ValueError: if labels are random, or a loader class yields other samples.
+    """
+    few = data.sample(min(ROWS_CHECKED, size_of_batches(data.loader)), seed=0)
+    batch, *alone = few.batches_of([few.indices, *([index] for index in few.indices)])
+    alone_labels, labels = torch.cat(list(map(few.probe.task.read_targets, alone))), few.probe.task.read_targets(batch)
+    few.check_labels(few.indices, alone_labels)
+    if not torch.equal(alone_labels, labels) and torch.equal(alone_labels.sort().values, labels.sort().values):
+        warnings.warn(
+            f"the collate function of the {data.name} loader changes the order of the samples, so they are read one by "
+            "one, which is slow. Keep their order in collate_fn, and sort in the model instead",
+            stacklevel=4,
+        )
+        return replace(data, one_by_one=True)
+    few.check_labels(few.indices, labels)
+    if type(few.loader).__iter__ is not DataLoader.__iter__:
+        _check_loader(few, batch)
+    return data
+
+
+def check_samples(few: GradientPass) -> tuple[Any, int]:
+    """Warn about random samples, and about a model that mixes the samples of a batch.
+
+    Reads the samples of the pass twice together and once alone. The probe must be open.
 
     Returns:
         The samples as one batch, and the number of classes.
     """
-    batch, again = (few.batch_of(few.indices) for _ in range(2))
+    batch, again, *alone = few.batches_of([few.indices, few.indices, *([index] for index in few.indices)])
     with few.locating_errors(few.indices):
         forward = few.probe.forward(batch)
         check_loss(few.probe.task.loss, forward.logits, forward.targets)
     together = forward.logits.detach()
-    if not all(torch.equal(a, b) for a, b in zip(_tensors(batch), _tensors(again), strict=True)):
+    if not _same(batch, again):
         warnings.warn(
             "the training dataset returns a different sample each time the same index is read (a random transform?). "
             "The influence is that of one random draw. Pass a loader without augmentation: train_dataloader=…",
             stacklevel=3,
         )
-        return batch, together.shape[1]
-    alone = few.forward_of(few.indices[:1]).logits.detach()
-    if float((together[:1] - alone).abs().max()) > LOGIT_TOLERANCE * float(together.abs().max()):
-        warnings.warn(
-            "the model's output for a sample changes with the other samples in its batch (unmasked padding? BatchNorm "
-            "without running statistics?). Influence is defined per sample, and is accurate only if samples barely "
-            "affect each other",
-            stacklevel=3,
-        )
+    elif not few.one_by_one:
+        singly = torch.cat([few.probe.forward(single).logits.detach() for single in alone])
+        if float((together - singly).abs().max()) > LOGIT_TOLERANCE * float(together.abs().max()):
+            warnings.warn(
+                "the model's output for a sample changes with the other samples in its batch (unmasked padding? "
+                "BatchNorm without running statistics?). Influence is defined per sample, and is accurate only if "
+                "samples barely affect each other",
+                stacklevel=3,
+            )
     return batch, together.shape[1]
+
+
+def _check_loader(few: GradientPass, batch: Any) -> None:
+    """Refuse a loader class whose own iteration does not yield the samples of its indices."""
+    order: Any = few.indices
+    same = with_sampler(few.loader, order, drop_last=False, generator=torch.Generator(), batch_size=len(order))
+    found = list(map(few.moved, same))
+    for each in found:
+        few.check_labels(few.indices, few.probe.task.read_targets(each))
+    if len(found) != 1 or (_same(batch, few.batch_of(few.indices)) and not _same(batch, found[0])):
+        raise ValueError(
+            f"the {few.name} loader is a {type(few.loader).__name__} that yields other samples than those of the "
+            "indices of its sampler. Influence belongs to dataset indices: read with a plain DataLoader, "
+            "ParetoCallback(train_dataloader=DataLoader(dataset, …))"
+        )
+
+
+def _same(batch: Any, other: Any) -> bool:
+    ours, theirs = _tensors(batch), _tensors(other)
+    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
 
 
 def _tensors(batch: Any) -> list[Tensor]:

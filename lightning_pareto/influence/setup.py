@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -18,7 +20,7 @@ from lightning_pareto.influence.memory import MOST_ELEMENTS, Memory
 from lightning_pareto.influence.options import Execution
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.plan import Plan
-from lightning_pareto.influence.sample_checks import check_labels, check_samples
+from lightning_pareto.influence.sample_checks import check_labels, check_rows, check_samples
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.influence.verification import VERIFICATION_SAMPLES, verify
 
@@ -63,16 +65,27 @@ def set_up(
             device=device,
             transfer=execution.transfer,
             progress=execution.progress,
+            known=_unread(train_dataloader),
         )
-        to_device = execution.val_transfer or execution.transfer
-        validation = replace(train, loader=val_dataloader, transfer=to_device, name="validation")
+        validation = replace(
+            train,
+            loader=val_dataloader,
+            transfer=execution.val_transfer or execution.transfer,
+            name="validation",
+            known=_unread(val_dataloader),
+        )
         with shard.agreement("comparison with autograd"):
+            train, validation = check_rows(train), check_rows(validation)
             batch, classes = check_samples(train.sample(VERIFICATION_SAMPLES, seed=0))
             check_labels(train, classes)
             verify(probe, batch)
         probe.plan = Plan.from_json(shard.from_first(probe.plan.to_json()), covered)
         _warn_about_loops(probe.plan)
         yield train, validation
+
+
+def _unread(loader: "DataLoader[Any]") -> npt.NDArray[np.int64]:
+    return np.full(len(loader.dataset), -1, dtype=np.int64)  # type: ignore[arg-type]
 
 
 def _warn_about_loops(plan: Plan) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_pareto.arguments import checked_names
 from lightning_pareto.data.labels import first_label_out_of_range
-from lightning_pareto.data.loaders import fetch
+from lightning_pareto.data.loaders import read_batches
 from lightning_pareto.influence.categories import Categories, read_categories
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.sample_checks import check_loss
@@ -151,16 +151,17 @@ def _check_samples(loader: "DataLoader[Any]", name: str, read: Callable[[Any], i
     """
     size: int = len(loader.dataset)  # type: ignore[arg-type]
 
-    def read_samples(indices: Sequence[int]) -> int:
-        try:
-            return read(fetch(loader, indices))
-        except BatchError as error:
-            if error.row is None:
-                raise
-            raise BatchError(f"{name} sample {indices[error.row]}: {error}") from error
+    def read_samples(*batches: Sequence[int]) -> int:
+        for indices, batch in zip(batches, read_batches(loader, batches), strict=True):
+            try:
+                classes = read(batch)
+            except BatchError as error:
+                if error.row is None:
+                    raise
+                raise BatchError(f"{name} sample {indices[error.row]}: {error}") from error
+        return classes
 
-    classes = read_samples(range(min(SAMPLES_TRIED, loader.batch_size or 2, size)))
-    read_samples([0])
+    classes = read_samples(range(min(SAMPLES_TRIED, loader.batch_size or 2, size)), [0])
     suspect = first_label_out_of_range(loader.dataset, classes)
     if suspect is not None:
         read_samples([suspect])

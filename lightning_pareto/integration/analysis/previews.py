@@ -1,11 +1,13 @@
 """Previews of the most suspected training samples, for the report."""
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lightning_pareto.data.loaders import read_batches
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.report.previews import SamplePreviews, previews_of
@@ -14,19 +16,26 @@ from lightning_pareto.storage.run_folders import SAMPLES_FILE
 
 MOST = 48
 
+T = TypeVar("T")
+
 
 def save_previews(trainer: pl.Trainer, data: DataSource, influence: InfluenceMatrix, folder: Path) -> None:
     """Write previews of the most suspected samples to ``folder``, on rank zero.
 
-    Each sample is read from the training dataset once more, without the loader. With a random augmentation this is one
-    draw. If nothing can be shown, no file is left. Any failure becomes a warning.
+    Each sample is read from the training dataset once more, in the loader's workers if it has any. With a random
+    augmentation this is one draw. If nothing can be shown, no file is left. Any failure becomes a warning.
     """
     path = folder / SAMPLES_FILE
     try:
         path.unlink(missing_ok=True)
         suspects = suspected_samples(influence, MOST)
+        loader, indices = data.train(trainer), suspects.index[suspects.total < 0].tolist()
         with isolate_rng():
-            found, failed = previews_of(data.train(trainer).dataset, suspects.index[suspects.total < 0], data.preview)
+            samples: Any = loader.dataset
+            if loader.num_workers:
+                alone = [[index] for index in indices]
+                samples = dict(zip(indices, read_batches(loader, alone, collate=_only), strict=True))
+            found, failed = previews_of(samples, indices, data.preview)
         own = data.categories is not None
         names = tuple(map(str, data.class_names or ())) if own else influence.category_names
         if found:
@@ -39,3 +48,8 @@ def save_previews(trainer: pl.Trainer, data: DataSource, influence: InfluenceMat
             )
     except Exception as error:  # the results themselves are safe by now
         rank_zero_warn(f"no previews of the suspected samples for the report: {type(error).__name__}: {error}")
+
+
+def _only(samples: list[T]) -> T:
+    (sample,) = samples
+    return sample

@@ -239,3 +239,24 @@ def test_choice_among_several_validation_loaders_is_announced(tmp_path, monkeypa
         assert not infos
         trainer(tmp_path, ParetoCallback(verbose=False), max_epochs=1).fit(Two(), train, loaders)
     assert infos == ["ParetoCallback reads the first of 2 validation dataloaders (val_dataloader_idx=0)"]
+
+
+def test_dataset_that_only_workers_can_read(tmp_path):
+    """Neither the checks before the fit, nor the analysis, nor the previews read it in the main process."""
+    train, val = datasets()
+    loaders = [DataLoader(InWorkers(part), 30, num_workers=1) for part in (train, val)]
+    callback = ParetoCallback(dirpath=tmp_path / "here", verbose=False)
+    trainer(tmp_path, callback, max_epochs=1).fit(Plain(), *loaders)
+    assert callback.influence.scores.shape == (240, CLASSES)
+
+
+class InWorkers(torch.utils.data.Dataset):
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        assert torch.utils.data.get_worker_info() is not None, "read in the main process"
+        return self.data[index]

@@ -1,0 +1,126 @@
+"""Row i of the scores belongs to sample i, whatever the loader does, or the loader is refused."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate, get_worker_info
+
+from lightning_pareto import estimate_influence
+from lightning_pareto.data.loaders import read_batches, with_sampler
+from tests._asserts import assert_near
+from tests._tolerances import RELATIVE
+
+X, Y = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+DATA = TensorDataset(X, Y)
+
+
+def scores(train, val=None):
+    torch.manual_seed(0)
+    val = DataLoader(DATA, 20) if val is None else val
+    return estimate_influence(nn.Linear(3, 3), train, val, curvature="identity").scores
+
+
+def by_first_value(samples):
+    """Sorts a batch, as a collate function for texts sorts by length."""
+    return default_collate(sorted(samples, key=lambda sample: float(sample[0][0])))
+
+
+def test_collate_function_that_sorts_is_read_one_by_one():
+    expected, sorting = scores(DataLoader(DATA, 20)), DataLoader(DATA, 20, collate_fn=by_first_value)
+    for train, val, name in ((sorting, None, "training"), (DataLoader(DATA, 20), sorting, "validation")):
+        with pytest.warns(UserWarning, match=f"the collate function of the {name} loader changes the order"):
+            assert_near(scores(train, val), expected, RELATIVE[torch.float32])
+
+
+class Backwards(DataLoader):
+    """Yields the samples of every batch backwards."""
+
+    def __iter__(self):
+        return ((x.flip(0), y.flip(0)) for x, y in super().__iter__())
+
+
+class Doubled(DataLoader):
+    """Changes the inputs, but no label."""
+
+    def __iter__(self):
+        return ((2 * x, y) for x, y in super().__iter__())
+
+
+class Counted(DataLoader):
+    """Does nothing that matters."""
+
+    def __iter__(self):
+        self.count = getattr(self, "count", 0) + 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize(("kind", "message"), [(Backwards, "has the label"), (Doubled, "is a Doubled that yields")])
+def test_loader_class_that_yields_other_samples_is_refused(kind, message):
+    with pytest.raises(ValueError, match=message):
+        scores(kind(DATA, 20))
+
+
+def test_loader_class_that_yields_the_same_is_read():
+    assert_near(scores(Counted(DATA, 20)), scores(DataLoader(DATA, 20)), 0)
+
+
+class RandomLabels(Dataset):
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        return X[index], int(torch.randint(3, ()))
+
+
+def test_labels_that_change_from_read_to_read_are_refused():
+    with pytest.raises(ValueError, match="in one read and"):
+        scores(DataLoader(RandomLabels(), 20))
+
+
+def test_label_that_changes_after_the_check_is_found():
+    """Only sample 59 does, which the check before the passes does not read."""
+
+    class Late(RandomLabels):
+        reads = 0
+
+        def __getitem__(self, index):
+            Late.reads += index == 59
+            return X[index], int(Y[index]) if index < 59 else Late.reads % 3
+
+    loaders = DataLoader(Late(), 20), DataLoader(DATA, 20)
+    with pytest.raises(ValueError, match="training sample 59 has the label"):
+        estimate_influence(nn.Linear(3, 3), *loaders)
+
+
+class InWorkers(Dataset):
+    """Can be read in a worker only, as if it opened a file that processes must not share."""
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        assert get_worker_info() is not None, "read in the main process"
+        return DATA[index]
+
+
+def test_samples_are_read_in_workers_where_the_user_has_workers():
+    loader = DataLoader(InWorkers(), 20, num_workers=2, persistent_workers=True)
+    assert_near(scores(loader, loader), scores(DataLoader(DATA, 20)), 0)
+    assert loader._iterator is None, "the user's own workers are not touched"
+
+
+def test_single_batches_draw_no_random_number():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    (x, y), (z, _) = read_batches(DataLoader(DATA, 20, shuffle=True), [[5, 2], [7]])
+    assert y.tolist() == [2, 2]
+    assert torch.equal(x, X[[5, 2]])
+    assert torch.equal(z, X[7:8])
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_batches_come_in_order_even_if_the_user_does_not_need_it():
+    loader = DataLoader(DATA, 20, num_workers=1)
+    loader.in_order = False
+    assert with_sampler(loader, range(60), drop_last=False, generator=None).in_order
