@@ -1,11 +1,18 @@
 """Labels and class names that a dataset stores in one place, so that no sample has to be read."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
+
+from lightning_pareto.data.loaders import read_batches
+
+ITEMS_READ = 32
+"""How many items are read to tell datasets apart that store no labels."""
 
 
 def stored_labels(dataset: Any) -> Tensor | None:
@@ -44,6 +51,26 @@ def fingerprint_of_labels(dataset: Any) -> str | None:
     """Digest of all stored labels in order, 16 hexadecimal digits; None if the dataset stores none."""
     labels = stored_labels(dataset)
     return None if labels is None else hashlib.blake2b(labels.numpy().tobytes(), digest_size=8).hexdigest()
+
+
+def fingerprint_of_items(loader: "DataLoader[Any]") -> str | None:
+    """Digest of the integers in a few items of a loader's dataset, its labels among them.
+
+    It tells datasets of one length apart where labels are not stored. None if some item has no integer, or items change
+    from read to read.
+    """
+    size: int = len(loader.dataset)  # type: ignore[arg-type]
+    few = np.unique(np.linspace(0, size - 1, ITEMS_READ).round().astype(int)).tolist()
+    first, second = ([_integers(item) for item in items] for items in read_batches(loader, [few, few], collate=list))
+    if first != second or not all(first):
+        return None
+    return hashlib.blake2b(repr(first).encode(), digest_size=8).hexdigest()
+
+
+def _integers(item: Any) -> list[int]:
+    parts = item.values() if isinstance(item, Mapping) else item if isinstance(item, (tuple, list)) else [item]
+    arrays = [np.asarray(part) for part in parts if isinstance(part, (int, np.integer, np.ndarray, Tensor))]
+    return [int(array) for array in arrays if array.ndim == 0 and array.dtype.kind in "iu"]
 
 
 def stored_class_names(dataset: Any, count: int) -> list[str] | None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_pareto.data.labels import fingerprint_of_labels
+from lightning_pareto.data.labels import fingerprint_of_items, fingerprint_of_labels
 from lightning_pareto.influence.categories import Categories, Cells, scan, warn_about_absent
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, FisherName, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
@@ -172,7 +172,8 @@ def estimate(
             fingerprints = {
                 "model": fingerprint_of_model(module),
                 "train": fingerprint_of_data(train),
-                "labels": fingerprint_of_labels(train_dataloader.dataset),
+                "labels": (stored := fingerprint_of_labels(train_dataloader.dataset)),
+                "items": None if stored else fingerprint_of_items(train_dataloader),
                 "validation": fingerprint_of_data(validation),
             }
         limit, cell = execution.max_memory, fingerprint_of(cells.cell)

@@ -76,7 +76,7 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
     """
     check_map_style(dataloader, "the train dataloader")
     weights = _read(weights)
-    weights.check_dataset(dataloader.dataset)
+    weights.check_loader(dataloader)
     if type(dataloader.batch_sampler) is not BatchSampler:
         raise TypeError(
             f"the train dataloader has a {type(dataloader.batch_sampler).__name__}, which would ignore the weights. "
@@ -218,7 +218,7 @@ class ReweightedDataModule(pl.LightningDataModule):
 
     def _weighted(self, loader: Any) -> "DataLoader[Any]":
         """The loader with a weight in every sample."""
-        check_map_style(loader, "the train dataloader")
+        self.weights.check_loader(check_map_style(loader, "the train dataloader"))
         return with_dataset(loader, WeightedDataset(loader.dataset, self.weights))
 
     def _resampled(self, loader: Any) -> "DataLoader[Any]":

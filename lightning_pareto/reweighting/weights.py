@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data import DataLoader
 
-from lightning_pareto.data.labels import fingerprint_of_labels
+from lightning_pareto.data.labels import fingerprint_of_items, fingerprint_of_labels
 from lightning_pareto.display.columns import number
 from lightning_pareto.display.notebook import data_frame, html_table
 from lightning_pareto.influence.matrix import InfluenceMatrix
@@ -68,7 +69,7 @@ class SampleWeights:
         return len(self.values)
 
     def check_dataset(self, dataset: Any) -> None:
-        """Raise an error if these weights belong to another dataset. No samples are read.
+        """Raise an error if these weights belong to another dataset. No samples are read, see :meth:`check_loader`.
 
         Args:
             dataset: dataset of length N. Its labels are compared with those that influence was computed on, if both
@@ -82,8 +83,23 @@ class SampleWeights:
                 f"expected a training dataset of {len(self)} samples, one per weight, found {len(dataset)}. Use the "
                 "dataset that influence was computed on"
             )
-        expected = self.metadata.get("fingerprints", {}).get("labels")
-        if expected is not None and fingerprint_of_labels(dataset) not in (expected, None):
+        self._compare("labels", fingerprint_of_labels(dataset))
+
+    def check_loader(self, loader: "DataLoader[Any]") -> None:
+        """Raise an error if these weights belong to another dataset than the loader's, see :meth:`check_dataset`.
+
+        If labels are not stored in one place, the labels of a few samples are read and compared.
+        """
+        self.check_dataset(loader.dataset)
+        if self._fingerprint("items") is not None:
+            self._compare("items", fingerprint_of_items(loader))
+
+    def _fingerprint(self, what: str) -> str | None:
+        found: str | None = self.metadata.get("fingerprints", {}).get(what)
+        return found
+
+    def _compare(self, what: str, found: str | None) -> None:
+        if self._fingerprint(what) is not None and found not in (self._fingerprint(what), None):
             raise ValueError(
                 "these weights belong to another training dataset: the labels, or their order, differ from those that "
                 "influence was computed on. Seed random splits in setup(): random_split(dataset, [0.8, 0.2], "

@@ -281,3 +281,40 @@ def test_batch_sampler_of_the_user_is_refused():
 
     with pytest.raises(TypeError, match=r"has a Buckets(.|\n)*ParetoSampler\(weights\)"):
         reweighted_dataloader(DataLoader(TEN, batch_sampler=Buckets(RandomSampler(TEN), 2, False)), np.ones(10))
+
+
+class Rows(torch.utils.data.Dataset):
+    """Holds its labels in its items only, as rows of a table do."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        x, y = self.data[index]
+        return x, int(y)
+
+
+class SplitsAgain(pl.LightningDataModule):
+    """Splits at random in every ``setup``."""
+
+    def setup(self, stage):
+        self.train, self.val = torch.utils.data.random_split(Rows(datasets()[0]), [200, 40])
+
+    def train_dataloader(self):
+        return DataLoader(self.train, batch_size=30, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.val, batch_size=40)
+
+
+@pytest.mark.parametrize("apply", ["resampling", "loss"])
+def test_weights_are_refused_for_another_random_split(tmp_path, apply):
+    callback, data = ParetoCallback(verbose=False, folds=3), SplitsAgain()
+    trainer(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=data)
+    weights = solve(callback.influence)
+    reweighted_dataloader(data.train_dataloader(), weights)
+    with pytest.raises(ValueError, match=r"belong to another training dataset(.|\n)*manual_seed"):
+        trainer(tmp_path, max_epochs=1).fit(Plain(), datamodule=ReweightedDataModule(data, weights, apply=apply))

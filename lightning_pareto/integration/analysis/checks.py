@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
@@ -83,6 +84,7 @@ def check_data(
             _check_samples(train, "training", _reader(trainer, module, data, 0))
             read = _reader(trainer, module, data, data.val_dataloader_idx, data.categories)
             classes = _check_samples(validation, "validation", read)
+            _compare_loaders(trainer, data, train)
         names = data.names_of_classes(trainer, classes)
     loaders = validation_loaders(trainer)
     if data.val_dataloader_idx == 0 and len(loaders) > 1:
@@ -133,6 +135,23 @@ def _reader(
         return int(logits.shape[1])
 
     return read
+
+
+def _compare_loaders(trainer: pl.Trainer, data: DataSource, own: "DataLoader[Any]") -> None:
+    """Refuse a training loader of the callback's own with other samples than the trainer's, by their labels."""
+    fitted: Any = trainer.train_dataloader
+    if data.train_dataloader is None or not isinstance(fitted, DataLoader) or fitted.batch_sampler is None:
+        return
+    size: int = len(own.dataset)  # type: ignore[arg-type]
+    few = [range(0, size, max(1, size // SAMPLES_TRIED))[:SAMPLES_TRIED]]
+    ours, theirs = (data.task.read_targets(next(read_batches(each, few))) for each in (own, fitted))
+    if len(ours) == len(theirs) and not torch.equal(ours.cpu(), theirs.cpu()):
+        index = few[0][int((ours.cpu() != theirs.cpu()).int().argmax())]
+        raise ValueError(
+            f"{data.owner}(train_dataloader=…) has other samples than the fit, or in another order: sample {index} has "
+            "another label. Influence and weights belong to dataset indices, so both must have the same samples in the "
+            "same order"
+        )
 
 
 def _check_categories(found: Tensor, names: Sequence[str] | None) -> None:

@@ -260,3 +260,14 @@ class InWorkers(torch.utils.data.Dataset):
     def __getitem__(self, index):
         assert torch.utils.data.get_worker_info() is not None, "read in the main process"
         return self.data[index]
+
+
+def test_own_train_loader_in_another_order_is_refused(tmp_path):
+    train, val = datasets()
+    backwards = TensorDataset(*(part.flip(0) for part in train.tensors))
+    callback = ParetoCallback(train_dataloader=DataLoader(backwards, 30))
+    with pytest.raises(ValueError, match="has other samples than the fit, or in another order: sample 0"):
+        trainer(tmp_path, callback).fit(Plain(), datamodule=Data(train, val))
+    augmented = TensorDataset(train.tensors[0] + 0.01, train.tensors[1])
+    callback = ParetoCallback(train_dataloader=DataLoader(augmented, 30), verbose=False)
+    trainer(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data(train, val))
