@@ -21,6 +21,9 @@ from lightning_pareto.influence.task import BatchError, ClassificationTask
 Uses = dict[Layer, list[tuple[Use, Tensor]]]
 """Every use of each layer, with the gradient of its output."""
 
+SILENCE = 1e-6
+"""Largest output gradient of a sample without a signal, relative to those with one, that counts as rounding."""
+
 
 class MixedSamplesError(BatchError):
     """The input of :attr:`layer` does not keep the samples apart."""
@@ -147,6 +150,22 @@ class Forward:
         for use, gradient in zip(wanted, gradients, strict=True):
             if gradient is not None:
                 found.setdefault(use.layer, []).append((use, gradient))
+        return found
+
+    def reordered_layers(self, signal: Tensor, silent: Tensor) -> list[Layer]:
+        """Factored layers in which some of the ``silent`` samples get a gradient, although their signal is zero.
+
+        They see the samples in another order than the batch, or mixed.
+        """
+        found, batch = [], len(self.targets)
+        for layer, uses in self.uses(signal).items():
+            route = self._plan.factored[layer]
+            for use, gradient in uses:
+                if route.keeps_samples_apart(use, batch):
+                    rows = _arranged(gradient, len(use.leading_shape), batch, route.layout).flatten(1).abs().amax(dim=1)
+                    if float(rows[silent].max()) > SILENCE * float(rows.max()):
+                        found.append(layer)
+                        break
         return found
 
     @torch.no_grad()

@@ -108,7 +108,7 @@ class GradientPass:
                 return result
             except Exception as error:
                 memory = isinstance(error, OtherProcessMemoryError) or is_out_of_memory(error)
-                if not memory or not self.probe.memory.halve(self._batch):
+                if not memory or not self.probe.memory.halve(self.batch_size):
                     raise
             # the failed attempt's tensors are free only here, outside of the handler
 
@@ -124,7 +124,8 @@ class GradientPass:
             raise PlanChangedError(f"the inputs of {names} do not keep the samples apart") from mixed
 
     @property
-    def _batch(self) -> int:
+    def batch_size(self) -> int:
+        """Number of samples that are read together, as far as is known to fit into memory."""
         if self.one_by_one:
             return 1
         looped = LOOPED_BATCH if any(self.probe.plan.looped.values()) else math.inf
@@ -203,7 +204,7 @@ class GradientPass:
             indices,  # type: ignore[arg-type]  # any iterable of indices serves as a sampler
             drop_last=False,
             generator=torch.Generator(),
-            batch_size=self._batch,
+            batch_size=self.batch_size,
         )
         start = 0
         total = len(loader)

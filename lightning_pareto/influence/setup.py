@@ -22,7 +22,7 @@ from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.plan import Plan
 from lightning_pareto.influence.sample_checks import check_labels, check_rows, check_samples
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.influence.verification import VERIFICATION_SAMPLES, verify
+from lightning_pareto.influence.verification import VERIFICATION_SAMPLES, reordered_layers, verify
 
 
 @contextlib.contextmanager
@@ -79,6 +79,8 @@ def set_up(
             batch, classes = check_samples(train.sample(VERIFICATION_SAMPLES, seed=0))
             check_labels(train, classes)
             verify(probe, batch)
+        for layer in train.run("comparison of batches", lambda: reordered_layers(train)):
+            probe.plan.loop(layer)
         probe.plan = Plan.from_json(shard.from_first(probe.plan.to_json()), covered)
         _warn_about_loops(probe.plan)
         yield train, validation

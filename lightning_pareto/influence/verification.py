@@ -9,14 +9,19 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from lightning_pareto.data.loaders import size_of_batches
 from lightning_pareto.influence.gradients import Forward, GradientProbe
 from lightning_pareto.influence.layers import Layer
+from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.plan import Layout, Plan, Route, items_per_sample
 from lightning_pareto.influence.recorder import Expansion, Use
 from lightning_pareto.influence.task import BatchError
 
 VERIFICATION_SAMPLES = 5
 """How many samples to compare on. It takes at least two to tell the layouts apart."""
+
+BATCHES_CHECKED, LARGEST_BATCH = 5, 32
+"""How many batches, and of how many samples, must keep the samples in order."""
 
 LOGIT_TOLERANCE = 1e-3
 """Largest relative change of the logits at which an expansion of shared tensors is accepted."""
@@ -60,6 +65,26 @@ def verify(probe: GradientProbe, batch: Any) -> None:
             items = {items_per_sample(use, len(signal), layout) for use, _ in found}
             plan.factored[layer] = Route(layout, method, sorted(items))
     probe.plan = plan
+
+
+def reordered_layers(data: GradientPass) -> list[Layer]:
+    """Layers of the plan that see the samples of some batch in another order, or mixed.
+
+    The few samples of :func:`verify` may be in the model's order by chance, for instance if all are equally long. So in
+    some batches, half of the samples get no signal, and must get no gradient in any layer.
+    """
+    found: dict[Layer, None] = {}
+    size = min(size_of_batches(data.loader), data.probe.memory.batch or LARGEST_BATCH, LARGEST_BATCH, data.size)
+    order = data.sample(BATCHES_CHECKED * size, seed=1).indices
+    for start in range(0, len(order) - size + 1, size):
+        forward = data.forward_of(order[start : start + size])
+        generator = torch.Generator().manual_seed(start)
+        signal = torch.randn(forward.logits.shape, generator=generator)
+        silent = torch.randperm(size, generator=generator)[: size // 2]
+        signal[silent] = 0
+        if len(silent):
+            found |= dict.fromkeys(forward.reordered_layers(signal.to(forward.logits.device), silent))
+    return list(found)
 
 
 def _forward(probe: GradientProbe, batch: Any) -> Forward:

@@ -7,7 +7,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from lightning_pareto import estimate_influence
 from lightning_pareto.data.loaders import read_batches, with_sampler
+from lightning_pareto.influence.plan import LOOPED
 from tests._asserts import assert_near
+from tests._oracles import flat_sample_gradients
 from tests._tolerances import RELATIVE
 
 X, Y = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
@@ -30,6 +32,35 @@ def test_collate_function_that_sorts_is_read_one_by_one():
     for train, val, name in ((sorting, None, "training"), (DataLoader(DATA, 20), sorting, "validation")):
         with pytest.warns(UserWarning, match=f"the collate function of the {name} loader changes the order"):
             assert_near(scores(train, val), expected, RELATIVE[torch.float32])
+
+
+class SortsTexts(nn.Module):
+    """Sorts a batch by length for a recurrent layer, and sorts the result back."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.recurrent, self.head = nn.Embedding(20, 4), nn.GRU(4, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        lengths, order = (tokens > 0).sum(1).sort(descending=True)
+        packed = nn.utils.rnn.pack_padded_sequence(self.table(tokens[order]), lengths, batch_first=True)
+        return self.head(self.recurrent(packed)[1][-1])[order.argsort()]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_layers_that_see_samples_in_another_order_are_found_though_most_batches_are_sorted(seed):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(1, 20, (120, 6), generator=generator)
+    tokens[torch.randperm(120, generator=generator)[:10], 4:] = 0  # only these are shorter
+    data, labels = TensorDataset(tokens, torch.arange(120) % 3), torch.arange(120) % 3
+    torch.manual_seed(0)
+    module = SortsTexts().double()
+    with pytest.warns(UserWarning, match="no fast per-sample gradient"):
+        found = estimate_influence(module, *[DataLoader(data, 16)] * 2, curvature="identity")
+    assert found.metadata["parameters"]["table.weight"] == found.metadata["parameters"]["head.bias"] == LOOPED
+    gradients = flat_sample_gradients(module, tokens, labels)
+    expected = gradients @ torch.stack([gradients[labels == k].mean(0) for k in range(3)]).T
+    assert_near(found.scores, expected, RELATIVE[torch.float32])
 
 
 class Backwards(DataLoader):
