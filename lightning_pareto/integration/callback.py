@@ -17,6 +17,7 @@ from lightning_pareto.influence.sharding import OtherProcessError
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis import checks, resumption
 from lightning_pareto.integration.analysis.checkpoints import Checkpoint, checkpoints_of_earlier_fits
+from lightning_pareto.integration.analysis.loss_check import LossComparison
 from lightning_pareto.integration.analysis.previews import save_previews
 from lightning_pareto.integration.analysis.run import AnalysisOptions, Question, influence_of, verdict_on
 from lightning_pareto.integration.output.files import save_influence, save_verdict
@@ -180,6 +181,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         self._earlier_checkpoints: dict[str, int | None] = {}
         self._category_names: Sequence[str] | None = None
         self._last_fit = LastFit()
+        self._losses = LossComparison(data.task)
 
     @property
     def influence(self) -> InfluenceMatrix:
@@ -224,6 +226,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
             return
         ClasswiseLog.check_prefixes([one.classwise for one in trainer.callbacks if isinstance(one, ParetoCallback)])  # type: ignore[attr-defined]
         self.classwise.begin_fit()
+        self._losses.begin_fit()
         self._trained, self.results_folder, self._earlier_checkpoints = False, None, {}
         self._last_fit.begin_fit(first=trainer.local_rank == 0)
         if self._wanted(trainer):
@@ -237,9 +240,24 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         if self._wanted(trainer):
             checks.warn_of_averaging(trainer, self, self.options.checkpoint)
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Compute the loss of an epoch's first batch, to compare it with that of the step."""
+        if batch_idx == 0 and self._wanted(trainer):
+            self._losses.begin_batch(trainer, pl_module, batch)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Compare them."""
+        if batch_idx == 0:
+            self._losses.end_batch(trainer, outputs)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute, keep, print and log the results. An error becomes a warning."""
         if self._wanted(trainer) and not trainer.interrupted:
+            self._losses.warn()
             self._analyse(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
