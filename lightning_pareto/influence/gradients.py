@@ -38,9 +38,13 @@ class MixedSamplesError(BatchError):
 
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put every submodule into evaluation mode, and restore each one's own mode on exit."""
+    """Put every submodule into evaluation mode, and restore each one's own mode on exit.
+
+    The user's ``train`` and ``eval`` are not called. Some adapters fold their weights into others there.
+    """
     modes = {submodule: submodule.training for submodule in module.modules()}
-    module.eval()
+    for submodule in modes:
+        submodule.training = False
     try:
         yield
     finally:

@@ -97,8 +97,8 @@ def _warn_about_loops(plan: Plan) -> None:
         fast = [repr(pattern) for patterns in pairs for pattern in patterns]
         warnings.warn(
             f"{len(looped)} parameter tensors are used in a way that has no fast per-sample gradient "
-            f"({_some(looped, 4)}). They take a backward pass per sample, which is exact but slow. To leave them out: "
-            f"layers=[{_some(fast, 6)}]",
+            f"({_some(looped, 4)}). They take a backward pass per sample, which is exact but slow."
+            + (f" To leave them out: layers=[{_some(fast, 6)}]" if fast else ""),
             stacklevel=5,
         )
 

@@ -5,6 +5,7 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
+from lightning_pareto import estimate_influence
 from lightning_pareto.influence.factors import DotProducts, EigenBasis
 from lightning_pareto.influence.gradients import GradientProbe
 from lightning_pareto.influence.layers import select_layers
@@ -12,7 +13,7 @@ from lightning_pareto.influence.measures import logit_gradient
 from lightning_pareto.influence.task import BatchError, ClassificationTask
 from lightning_pareto.influence.verification import verify
 from tests._asserts import assert_near
-from tests._oracles import sample_gradient_loop
+from tests._oracles import flat_sample_gradients, loader, sample_gradient_loop
 from tests._tolerances import RELATIVE
 from tests.influence._networks import CLASSES, FAST, SLOW, Pooled, Text
 
@@ -239,3 +240,35 @@ def test_release_frees_the_graph():
         forward.release()
     assert forward.logits.grad_fn is None
     assert not list(forward.backward(torch.ones(SAMPLES, CLASSES)))
+
+
+class Folding(nn.Linear):
+    """An adapter that adds its low-rank part to the frozen weight in ``eval()``, as those of language models do."""
+
+    def __init__(self):
+        super().__init__(3, 3)
+        self.requires_grad_(False)
+        self.down, self.up, self.folded = nn.Parameter(torch.randn(1, 3)), nn.Parameter(torch.randn(3, 1)), False
+
+    def train(self, mode=True):
+        if mode == self.folded:
+            self.weight.data += (-1 if mode else 1) * (self.up @ self.down).detach()
+            self.folded = not mode
+        return super().train(mode)
+
+    def forward(self, x):
+        plain = nn.functional.linear(x, self.weight, self.bias)
+        low_rank = nn.functional.linear(nn.functional.linear(x, self.down), self.up)
+        return plain if self.folded else plain + low_rank
+
+
+def test_adapter_that_folds_itself_in_eval_is_covered_and_left_as_it_was():
+    torch.manual_seed(0)
+    module, x, y = Folding().double(), torch.randn(30, 3).double(), torch.arange(30) % 3
+    weight = module.weight.clone()
+    found = estimate_influence(module, loader(x, y), loader(x, y), curvature="identity")
+    assert torch.equal(module.weight, weight)
+    assert module.training
+    gradients = flat_sample_gradients(module, x, y)
+    expected = gradients @ torch.stack([gradients[y == k].mean(0) for k in range(3)]).T
+    assert_near(found.scores, expected, RELATIVE[torch.float32])
