@@ -108,7 +108,7 @@ influence/averaging.py: influence/test_averaging.py
     np.nan_to_num(unit / matrix.scale)  →  np.nan_to_num(1 / matrix.scale)
 influence/sharding.py: influence/test_sharding.py
     block.to(self.device, copy=True)  →  block.to(self.device)
-influence/passes.py: influence/test_estimate.py
+influence/passes.py: influence/test_estimate.py influence/test_rows.py
     drop_last=False  →  drop_last=self.loader.drop_last
     _check_count(count, min(loader.batch_size or count, len(indices) - start))  →  pass
 influence/sample_checks.py: influence/test_estimate.py influence/test_rows.py

@@ -15,7 +15,7 @@ from lightning_pareto.pareto.columns import COLUMNS, all_values
 from lightning_pareto.pareto.headroom import exchange_rates
 from lightning_pareto.pareto.hyperplane import Regions
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_SAMPLES
-from lightning_pareto.pareto.wording import TEXT, UNDERFITTED, describe
+from lightning_pareto.pareto.wording import TEXT, UNDERFITTED, describe, headline
 from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
 Answer = Literal["yes", "no", "not proven"]
@@ -203,8 +203,7 @@ class ParetoVerdict:
     def _repr_html_(self) -> str:
         notes = [f"Headroom {self.headroom:.3f} in sample; held out, p = {self.p_value:.2g} at level {self.level:g}."]
         columns = {"category": self.category_names, **chosen_cells(COLUMNS, TEXT, self)}
-        title = f"Pareto improvement possible: {self.answer.upper()}"
-        return html_table(title, columns, [*notes, UNDERFITTED] if self.underfitted else notes)
+        return html_table(headline(self), columns, [*notes, UNDERFITTED] if self.underfitted else notes)
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame`` with a row for each category. An ImportError says how to install pandas."""

@@ -48,13 +48,23 @@ def describe(verdict: ParetoVerdict, next_step: bool = True) -> str:
     if next_step and verdict.improvable and not verdict.underfitted:
         targets = "" if asks_for_all(verdict) else ", targets=[...]"
         paragraphs.append(f"Next: weights = reweight(influence{targets}), then fit again with these weights.")
-    head = f"Pareto improvement possible: {verdict.answer.upper()}"
+    head = headline(verdict)
     return "\n".join([head, *_reasons(verdict), "", *_table(verdict), "", *wrapped(*paragraphs)])
 
 
 def asks_for_all(verdict: ParetoVerdict) -> bool:
     """Whether every category with validation samples has to gain."""
     return bool((verdict.targets | ~verdict.present).all())
+
+
+def short_answer(verdict: ParetoVerdict) -> str:
+    """The answer in a word or two. For a model that is underfitted, *yes* says little."""
+    return "underfitted" if verdict.improvable and verdict.underfitted else verdict.answer
+
+
+def headline(verdict: ParetoVerdict) -> str:
+    """The first line of a verdict."""
+    return f"Pareto improvement possible: {short_answer(verdict).upper()}"
 
 
 def target_names(verdict: ParetoVerdict) -> str:

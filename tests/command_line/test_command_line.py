@@ -92,7 +92,8 @@ def no_room():
 def test_exit_code_states_the_verdict(influence, code, answer, tmp_path, capsys):
     path = influence.save(tmp_path / "influence.safetensors")
     text = printed(capsys, "check", path, code=code)
-    assert f"Pareto improvement possible: {answer.upper()}" in text
+    headline = "UNDERFITTED" if code == 12 else answer.upper()
+    assert f"Pareto improvement possible: {headline}\n" in text
     assert ("UNDERFITTED" in text) == (code == 12)
     found = strict(printed(capsys, "check", tmp_path, "--json", "--exit-zero"))
     assert found["answer"] == answer

@@ -155,3 +155,15 @@ def test_batches_come_in_order_even_if_the_user_does_not_need_it():
     loader = DataLoader(DATA, 20, num_workers=1)
     loader.in_order = False
     assert with_sampler(loader, range(60), drop_last=False, generator=None).in_order
+
+
+def test_collate_function_that_drops_a_sample_later_is_refused():
+    calls = []
+
+    def collate(samples):
+        calls.append(len(samples))
+        return default_collate(samples[: -1 if len(calls) > 51 else None])
+
+    with pytest.raises(ValueError, match="19 labels for 20 samples"):
+        scores(DataLoader(DATA, 20, collate_fn=collate), DataLoader(DATA, 20, collate_fn=collate))
+    assert len(calls) == 52, "the checks before the passes take fewer calls"

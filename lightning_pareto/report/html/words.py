@@ -10,7 +10,14 @@ from lightning_pareto.display.terminal import listed, printable
 from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES
-from lightning_pareto.pareto.wording import NO_FOLDS, TOO_FEW_SAMPLES, asks_for_all, obstacles, target_names
+from lightning_pareto.pareto.wording import (
+    NO_FOLDS,
+    TOO_FEW_SAMPLES,
+    asks_for_all,
+    obstacles,
+    short_answer,
+    target_names,
+)
 from lightning_pareto.report.html.run import Run
 
 NOTABLE_FALL = 0.05
@@ -41,12 +48,7 @@ def verdict_line(verdict: ParetoVerdict) -> str:
         "yes": f"Yes: held-out validation data show that {who} can still gain from reweighting the training data.",
         "no": f"No: within the budget, no reweighting of the training data helps {who} at once, not even in sample.",
         "not proven": f"Not proven: held-out validation data do not show that {who} can still gain.",
-    }[badge(verdict)]
-
-
-def badge(verdict: ParetoVerdict) -> str:
-    """The verdict in a word or two."""
-    return "underfitted" if verdict.improvable and verdict.underfitted else verdict.answer
+    }[short_answer(verdict)]
 
 
 def result_line(result: ParetoResult) -> str:
