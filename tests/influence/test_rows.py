@@ -151,10 +151,13 @@ def test_single_batches_draw_no_random_number():
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_batches_come_in_order_even_if_the_user_does_not_need_it():
+def test_copy_of_a_loader_begins_at_its_beginning_and_keeps_the_order():
     loader = DataLoader(DATA, 20, num_workers=1)
     loader.in_order = False
-    assert with_sampler(loader, range(60), drop_last=False, generator=None).in_order
+    loader.next_iter_state = {"position": 2}  # as torchdata's StatefulDataLoader after load_state_dict()
+    twin = with_sampler(loader, range(60), drop_last=False, generator=None)
+    assert (twin.in_order, twin.next_iter_state) == (True, None)
+    assert (loader.in_order, loader.next_iter_state) == (False, {"position": 2})
 
 
 def test_collate_function_that_drops_a_sample_later_is_refused():
