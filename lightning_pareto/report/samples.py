@@ -30,6 +30,7 @@ class SampleTable:
         total: influence on the validation set as a whole, see :meth:`InfluenceMatrix.total`, (n,).
         influence: influence on each category, (n, K).
         category_names: names of the K categories.
+        class_names: names of the labels, which are printed in place of the numbers. Empty if they have none.
         shown: the categories whose influence is printed. The rows and the CSV file hold all of them.
     """
 
@@ -40,6 +41,7 @@ class SampleTable:
     total: npt.NDArray[np.float64]
     influence: npt.NDArray[np.float32]
     category_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -86,15 +88,19 @@ class SampleTable:
 
     def _shown_cells(self, most: int) -> dict[str, list[str]]:
         """Cells by heading of the first samples."""
-        cells = {"index": list(map(str, self.index[:most])), "given": list(map(str, self.given[:most]))}
+        cells = {"index": list(map(str, self.index[:most])), "given": self._names(self.given[:most])}
         if self.predicted is not None:
-            cells["predicted"] = list(map(str, self.predicted[:most]))
+            cells["predicted"] = self._names(self.predicted[:most])
         cells["total"] = [number(value, "{:+.3g}") for value in self.total[:most]]
         cells["harms"] = [f"{harmed} of {len(self.category_names)}" for harmed in self.harms[:most]]
         for name in self.shown:
             influence = self.influence[:most, self.category_names.index(name)]
             cells[f"on {printable(name, 12)}"] = [number(value, "{:+.3g}") for value in influence]
         return cells
+
+    def _names(self, labels: npt.NDArray[np.int64]) -> list[str]:
+        known = range(len(self.class_names))
+        return [printable(self.class_names[label], 16) if label in known else str(label) for label in labels.tolist()]
 
 
 def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTable:
@@ -178,5 +184,6 @@ def _table(
         total=influence.total()[order],
         influence=influence.scores[order],
         category_names=influence.category_names,
+        class_names=influence.class_names,
         shown=shown,
     )

@@ -28,6 +28,13 @@ def test_suspects_are_sorted_worst_first():
     assert len(suspected_samples(influence(), 2)) == 2
 
 
+def test_printed_labels_are_names_if_the_categories_are_the_classes():
+    rows = str(suspected_samples(influence(predicted=[0, 0, 1, 1, 1]))).splitlines()[3:]
+    assert [row.split()[:3] for row in rows[:2]] == [["2", "cat", "dog"], ["1", "dog", "cat"]]
+    own = influence(predicted=[0, 0, 1, 1, 1], metadata={"categories": "own"})
+    assert str(suspected_samples(own)).splitlines()[3].split()[:3] == ["2", "0", "1"]
+
+
 def test_categories_count_by_their_validation_samples():
     found = suspected_samples(influence(support=[9, 1])).index
     assert found.tolist() == (SCORES @ [0.9, 0.1]).argsort().tolist()
