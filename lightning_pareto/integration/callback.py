@@ -28,8 +28,9 @@ from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.validation.callback import ValidationCallback
 from lightning_pareto.integration.validation.classwise_log import ClasswiseLog
 from lightning_pareto.integration.validation.metrics import ClasswiseMetrics, Metrics
+from lightning_pareto.pareto.admissible import DEFAULT_BUDGET
 from lightning_pareto.pareto.demand import Targets, chosen_categories, per_category
-from lightning_pareto.pareto.verdict import ParetoVerdict
+from lightning_pareto.pareto.verdict import DEFAULT_LEVEL, ParetoVerdict
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, RECORD_FILE, VERDICT_FILE, contains_results
 
 KEPT = "pareto_classwise"
@@ -131,8 +132,8 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         measure: MeasureName = "loss",
         damping: float = 0.1,
         folds: int = 8,
-        budget: float = 0.2,
-        level: float = 0.05,
+        budget: float = DEFAULT_BUDGET,
+        level: float = DEFAULT_LEVEL,
         targets: Targets = None,
         floors: float | Sequence[float] | dict[str, float] | None = None,
         layers: Sequence[str] | None = None,

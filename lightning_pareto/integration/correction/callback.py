@@ -24,6 +24,7 @@ from lightning_pareto.integration.output.results_folder import ResultsFolder, pr
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.validation.callback import ValidationCallback
 from lightning_pareto.integration.validation.outcomes import OutcomeRecorder, outcome_of_state, state_of_outcome
+from lightning_pareto.pareto.admissible import DEFAULT_BUDGET
 from lightning_pareto.reweighting.mass_preserving import GiveBack
 from lightning_pareto.storage.run_folders import RECORD_FILE
 
@@ -120,7 +121,7 @@ class CourseCorrection(ValidationCallback[OutcomeRecorder]):
         class_names: Sequence[str] | None = None,
         categories: Categories | None = None,
         category_names: Sequence[str] | None = None,
-        budget: float = 0.2,
+        budget: float = DEFAULT_BUDGET,
         keep: float = 0.0,
         method: Literal["mass_preserving", "paper"] = "mass_preserving",
         return_mass: GiveBack = "multiplicative",
