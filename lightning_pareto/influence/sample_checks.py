@@ -115,8 +115,8 @@ def _check_loader(few: GradientPass, batch: Any) -> None:
     if len(found) != 1 or (_same(batch, few.batch_of(few.indices)) and not _same(batch, found[0])):
         raise ValueError(
             f"the {few.name} loader is a {type(few.loader).__name__} that yields other samples than those of the "
-            "indices of its sampler. Influence belongs to dataset indices: read with a plain DataLoader, "
-            "ParetoCallback(train_dataloader=DataLoader(dataset, …))"
+            "indices of its sampler. Influence belongs to dataset indices: use a plain DataLoader"
+            + (", for the analysis at least: train_dataloader=DataLoader(dataset, …)" * (few.name == "training"))
         )
 
 

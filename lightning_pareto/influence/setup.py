@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from lightning_pareto.data.loaders import check_map_style
 from lightning_pareto.influence.gradients import GradientProbe
-from lightning_pareto.influence.layers import select_layers
+from lightning_pareto.influence.layers import Layer, select_layers
 from lightning_pareto.influence.memory import MOST_ELEMENTS, Memory
 from lightning_pareto.influence.options import Execution
 from lightning_pareto.influence.passes import GradientPass
@@ -74,16 +74,24 @@ def set_up(
             name="validation",
             known=_unread(val_dataloader),
         )
-        with shard.agreement("comparison with autograd"):
-            train, validation = check_rows(train), check_rows(validation)
-            batch, classes = check_samples(train.sample(VERIFICATION_SAMPLES, seed=0))
-            check_labels(train, classes)
-            verify(probe, batch)
-        for layer in train.run("comparison of batches", lambda: reordered_layers(train)):
-            probe.plan.loop(layer)
-        probe.plan = Plan.from_json(shard.from_first(probe.plan.to_json()), covered)
-        _warn_about_loops(probe.plan)
-        yield train, validation
+        yield _verified(train, validation, covered)
+
+
+def _verified(
+    train: GradientPass, validation: GradientPass, covered: Sequence[Layer]
+) -> tuple[GradientPass, GradientPass]:
+    """The passes, once their rows are known to be samples and their probe has a plan, the same on all processes."""
+    probe = train.probe
+    with train.shard.agreement("comparison with autograd"):
+        train, validation = check_rows(train), check_rows(validation)
+        batch, classes = check_samples(train.sample(VERIFICATION_SAMPLES, seed=0))
+        check_labels(train, classes)
+        verify(probe, batch)
+    for layer in train.run("comparison of batches", lambda: reordered_layers(train)):
+        probe.plan.loop(layer)
+    probe.plan = Plan.from_json(train.shard.from_first(probe.plan.to_json()), covered)
+    _warn_about_loops(probe.plan)
+    return train, validation
 
 
 def _unread(loader: "DataLoader[Any]") -> npt.NDArray[np.int64]:

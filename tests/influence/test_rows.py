@@ -126,16 +126,19 @@ def test_label_that_changes_after_the_check_is_found():
 class InWorkers(Dataset):
     """Can be read in a worker only, as if it opened a file that processes must not share."""
 
+    def __init__(self, data):
+        self.data = data
+
     def __len__(self):
-        return 60
+        return len(self.data)
 
     def __getitem__(self, index):
         assert get_worker_info() is not None, "read in the main process"
-        return DATA[index]
+        return self.data[index]
 
 
 def test_samples_are_read_in_workers_where_the_user_has_workers():
-    loader = DataLoader(InWorkers(), 20, num_workers=2, persistent_workers=True)
+    loader = DataLoader(InWorkers(DATA), 20, num_workers=2, persistent_workers=True)
     assert_near(scores(loader, loader), scores(DataLoader(DATA, 20)), 0)
     assert loader._iterator is None, "the user's own workers are not touched"
 

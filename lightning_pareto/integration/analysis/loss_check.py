@@ -40,7 +40,7 @@ class LossComparison:
 
     def begin_batch(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
         """Compute the loss of a batch before its step."""
-        buffers = {name: value.clone() for name, value in module.named_buffers()}
+        buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
         try:
             with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
                 targets = self._task.read_targets(copy.copy(batch))
@@ -49,8 +49,8 @@ class LossComparison:
         except Exception:  # training batches may differ in any way from those that the task reads
             self._expected = None
         with torch.no_grad():
-            for name, value in buffers.items():
-                module.get_buffer(name).copy_(value)
+            for buffer, before in buffers:  # forward may have put others in their places, as caches do
+                buffer.copy_(before)
 
     def end_batch(self, trainer: pl.Trainer, outputs: Any) -> None:
         """Compare with the loss of the step, if it returned one."""

@@ -28,8 +28,6 @@ from lightning_pareto.integration.validation.outcomes import measure_outcome
 from lightning_pareto.pareto.demand import Targets, chosen_categories
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE
 
-MONITOR = "val_accuracy_macro"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Expectations:
@@ -125,8 +123,9 @@ class TrialRecorder(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the mean accuracy."""
-        if not trainer.sanity_checking and MONITOR in trainer.callback_metrics:
-            self._history.append(float(trainer.callback_metrics[MONITOR]))
+        monitor = monitor_of(self._callback)
+        if not trainer.sanity_checking and monitor in trainer.callback_metrics:
+            self._history.append(float(trainer.callback_metrics[monitor]))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the model at its best epoch and write the result. No process leaves before it is written."""
@@ -226,12 +225,17 @@ def warn_of_plateaus(trainer: pl.Trainer) -> None:
             )
 
 
-def best_epochs(folder: Path, trainer: pl.Trainer) -> ModelCheckpoint:
+def monitor_of(callback: ParetoCallback) -> str:
+    """Name under which the mean accuracy of a trial is logged."""
+    return f"{callback.classwise.prefix}accuracy_macro"
+
+
+def best_epochs(folder: Path, trainer: pl.Trainer, monitor: str) -> ModelCheckpoint:
     """A callback that keeps the two best epochs: at least one of them is not the last."""
     return counterpart(ModelCheckpoint, trainer)(
         folder,
         filename="{epoch}",
-        monitor=MONITOR,
+        monitor=monitor,
         mode="max",
         save_top_k=2,
         save_on_train_epoch_end=True,

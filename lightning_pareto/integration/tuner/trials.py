@@ -22,7 +22,7 @@ from lightning_pareto.integration.tuner.messages import TrialLog
 from lightning_pareto.integration.tuner.project import Project
 from lightning_pareto.integration.tuner.trainer_factory import TrainerFactory, prepare
 from lightning_pareto.integration.tuner.trial import Trial
-from lightning_pareto.integration.tuner.trial_recorder import Expectations, TrialRecorder, best_epochs
+from lightning_pareto.integration.tuner.trial_recorder import Expectations, TrialRecorder, best_epochs, monitor_of
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.integration.tuner.validation_data import joined
 from lightning_pareto.storage.artifacts import remove_temporary_files, write_atomically
@@ -117,17 +117,17 @@ class Trials:
         self, trial: Trial, module: pl.LightningModule, folder: Path, key: str
     ) -> tuple[pl.Trainer, TrialRecorder]:
         """A new Trainer, and the callback that measures the trial."""
-        trainer, data = self.factory(), self.project.callback.data
-        best = best_epochs(folder, trainer) if trial.keeps and trial.complete else None
+        trainer, callback = self.factory(), self.project.callback
+        best = best_epochs(folder, trainer, monitor_of(callback)) if trial.keeps and trial.complete else None
         expected = Expectations(
             data=self._data, targets=self.project.targets, include_validation=self.project.include_validation
         )
-        callback = self.project.callback
         recorder = TrialRecorder(trial, key, folder, callback=callback, best=best, expectations=expected)
         classwise = ParetoCallback(
-            task=data.task,
-            class_names=data.class_names,
-            val_dataloader_idx=data.val_dataloader_idx,
+            task=callback.data.task,
+            class_names=callback.data.class_names,
+            val_dataloader_idx=callback.data.val_dataloader_idx,
+            prefix=callback.classwise.prefix,
             analyse=False,
         )
         prepare(trainer, module, folder, [classwise, recorder, *([best] if best else [])], complete=trial.complete)

@@ -98,10 +98,9 @@ class ClasswiseLog:
         if trainer.state.fn == "fit":
             shared = names_logged(trainer) & set(self._logged)
         else:  # then all names are in one place, and the values of shared ones are mixed
-            found = {name: float(trainer.callback_metrics.get(name, np.nan)) for name in self._logged}
-            shared = {
-                name for name, value in self._logged.items() if not np.isclose(found[name], value, equal_nan=True)
-            }
+            ours = {name: value for name, value in self._logged.items() if np.isfinite(value)}
+            found = {name: float(trainer.callback_metrics[name]) for name in ours}
+            shared = {name for name in ours if not np.isclose(found[name], ours[name])}
         if shared:
             raise ValueError(
                 f"{listed(sorted(shared))} is logged by ParetoCallback and by the LightningModule or another callback. "

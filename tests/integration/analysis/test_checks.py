@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from lightning_pareto import BatchError, ClassificationTask, ParetoCallback, estimate_influence
+from tests.influence.test_rows import InWorkers
 from tests.integration._models import CLASSES, Data, Plain, datasets, trainer
 
 
@@ -248,18 +249,6 @@ def test_dataset_that_only_workers_can_read(tmp_path):
     callback = ParetoCallback(dirpath=tmp_path / "here", verbose=False)
     trainer(tmp_path, callback, max_epochs=1).fit(Plain(), *loaders)
     assert callback.influence.scores.shape == (240, CLASSES)
-
-
-class InWorkers(torch.utils.data.Dataset):
-    def __init__(self, data):
-        self.data = data
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        assert torch.utils.data.get_worker_info() is not None, "read in the main process"
-        return self.data[index]
 
 
 def test_own_train_loader_in_another_order_is_refused(tmp_path):

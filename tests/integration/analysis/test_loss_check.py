@@ -76,3 +76,19 @@ def test_fit_is_the_same_to_the_bit_as_without_the_callback(tmp_path):
         states.append(model.state_dict())
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
+
+
+class Caches(Noisy):
+    """Keeps a buffer that grows with what forward has seen, as caches of positions do."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("cache", torch.zeros(1), persistent=False)
+
+    def forward(self, x):
+        self.cache = torch.zeros(len(self.cache) + 1)
+        return super().forward(x)
+
+
+def test_buffers_that_forward_replaces_do_no_harm(tmp_path):
+    assert not warned(tmp_path, Caches())

@@ -379,3 +379,22 @@ def test_fit_on_validation_data_ignores_what_is_about_the_training_data(tmp_path
     half = np.arange(40) < 20
     result = trials.run(first("half", joins=half))
     assert len(result.outcome.category) == 20
+
+
+class LogsTheMean(Plain):
+    """Logs a quantity of its own under the callback's usual name."""
+
+    def on_validation_epoch_end(self):
+        self.log("val_accuracy_macro", 0.123)
+
+
+def test_trials_log_under_the_prefix_of_the_callback(tmp_path):
+    project = Project(
+        trainer_factory=lambda: trainer(tmp_path / "user", max_epochs=2),
+        module=module(LogsTheMean),
+        datamodule=InOrder(),
+        callback=ParetoCallback(prefix="val_class_", verbose=False),
+    )
+    result = Trials(project, tmp_path / "trials").run(first())
+    assert len(result.history) == 2
+    assert result.history.max() == pytest.approx(result.outcome.macro), "of the best epoch"

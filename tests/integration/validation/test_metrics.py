@@ -271,6 +271,13 @@ def test_name_that_the_module_logs_is_refused_in_a_validation_of_its_own(tmp_pat
         trainer(tmp_path, logging()).validate(LogsItself("epoch end"), datamodule=Data(), verbose=False)
 
 
+def test_classes_without_a_value_are_no_shared_names(tmp_path):
+    """Nothing has changed in the first validation, and one class is ignored."""
+    own = MulticlassRecall(CLASSES, average=None, ignore_index=1)
+    found = trainer(tmp_path, logging({"recall": own})).validate(Plain(), datamodule=Data(), verbose=False)
+    assert "val_recall_macro" in found[0]
+
+
 def test_prefix_keeps_names_apart(tmp_path):
     fitted = trainer(tmp_path, logging(prefix="val_class_"))
     fitted.fit(LogsItself("epoch end"), datamodule=Data())
