@@ -7,6 +7,8 @@ operation the parameters performed on which input.
 from __future__ import annotations
 
 import inspect
+import itertools
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_pareto.influence.operations import Broadcast, Convolution, Lookup, Scaling
+from lightning_pareto.influence.operations import (
+    Broadcast,
+    Convolution,
+    Lookup,
+    MatrixProduct,
+    Scaling,
+    TransposedProduct,
+)
 
 if TYPE_CHECKING:
     from lightning_pareto.influence.recorder import Recorder
@@ -22,6 +31,31 @@ if TYPE_CHECKING:
 
 def _linear(recorder: Recorder, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return recorder.linear(input, weight, bias)
+
+
+def _product_with_bias(recorder: Recorder, bias: Tensor, x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    output = torch.addmm(bias, x, weight, **options)
+    if options:
+        return output
+    items = _items(x)
+    x, output = x.reshape(*items, -1), output.reshape(*items, -1)
+    recorder.record(x, output, None, bias, MatrixProduct)
+    return recorder.record(x, output, weight, None, lambda _: TransposedProduct()).flatten(0, -2)
+
+
+def _items(x: Tensor) -> tuple[int, ...]:
+    """Leading dimensions of a matrix (items, features) before it was flattened, such as samples and tokens."""
+    shape = x.shape if x._base is None else x._base.shape
+    counts = itertools.accumulate(shape, operator.mul)
+    leading = next((end for end, count in enumerate(counts, 1) if count == len(x)), None)
+    return tuple(x.shape[:1] if leading is None else shape[:leading])
+
+
+def _product(recorder: Recorder, input: Any, other: Any) -> Any:
+    output = torch.matmul(input, other)
+    if isinstance(other, nn.Parameter) and other.ndim == 2 and input.ndim > 1:
+        recorder.record(input, output, other, None, lambda _: TransposedProduct())
+    return output
 
 
 def _convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -126,26 +160,46 @@ def _attention(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
 def _elementwise(function: Callable[..., Tensor], multiplies: bool) -> Callable[..., Tensor]:
     def combine(recorder: Recorder, input: Any, other: Any, **options: Any) -> Any:
         output = function(input, other, **options)
-        for parameter, companion in ((input, other), (other, input)):
-            if isinstance(parameter, nn.Parameter) and isinstance(output, Tensor) and not options:
+        for one, companion in ((input, other), (other, input)):
+            if isinstance(output, Tensor) and not options:
                 x = companion if multiplies and isinstance(companion, Tensor) else output.new_ones(1)
-                _record_broadcast(recorder, x, output, parameter)
+                _record_broadcast(recorder, x, output, one)
         return output
 
     return combine
 
 
-def _record_broadcast(recorder: Recorder, x: Tensor, output: Tensor, parameter: Tensor) -> None:
+def _scaled_sum(recorder: Recorder, input: Tensor, tensor1: Tensor, tensor2: Tensor) -> Tensor:
+    output = torch.addcmul(input, tensor1, tensor2)
+    for one, x in ((input, output.new_ones(1)), (tensor1, tensor2), (tensor2, tensor1)):
+        _record_broadcast(recorder, x, output, one)
+    return output
+
+
+def _record_broadcast(recorder: Recorder, x: Tensor, output: Tensor, value: Any) -> None:
     """Record a parameter that is broadcast over the samples; any other one has a row for each of them."""
-    if output.ndim and len(output) == recorder.samples and (parameter.ndim < output.ndim or len(parameter) == 1):
-        operation = Broadcast(tuple(parameter.shape), output.ndim - 1)
-        recorder.record(x.expand_as(output), output, parameter, None, lambda _: operation)
+    parameter = recorder.parameter(value)
+    if parameter is None or not output.ndim or len(output) != recorder.samples:
+        return
+    if value.ndim < output.ndim or len(value) == 1:
+        shape, item = tuple(value.shape), output.ndim - 1
+        recorder.record(x.expand_as(output), output, parameter, parameter, lambda terms: Broadcast(terms, shape, item))
 
 
 def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Tensor:
     output = input.expand(*sizes)
     _record_broadcast(recorder, output.new_ones(1), output, input)
     return output
+
+
+def _reshaped(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def reshape(recorder: Recorder, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        output = function(input, *args, **kwargs)
+        if output.numel() == input.numel():
+            recorder.remember_view(output, input)
+        return output
+
+    return reshape
 
 
 RECORDED: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -159,10 +213,19 @@ RECORDED: dict[Callable[..., Any], Callable[..., Any]] = {
     F.batch_norm: _normalisation(F.batch_norm),
     F.embedding: _embedding,
     F.multi_head_attention_forward: _attention,
+    torch.addmm: _product_with_bias,
+    torch.matmul: _product,
+    torch.Tensor.matmul: _product,
     torch.Tensor.add: _elementwise(torch.add, multiplies=False),
     torch.add: _elementwise(torch.add, multiplies=False),
     torch.Tensor.mul: _elementwise(torch.mul, multiplies=True),
     torch.mul: _elementwise(torch.mul, multiplies=True),
+    torch.addcmul: _scaled_sum,
     torch.Tensor.expand: _expand,
+    torch.Tensor.view: _reshaped(torch.Tensor.view),
+    torch.Tensor.reshape: _reshaped(torch.Tensor.reshape),
+    torch.reshape: _reshaped(torch.reshape),
+    torch.Tensor.unsqueeze: _reshaped(torch.unsqueeze),
+    torch.unsqueeze: _reshaped(torch.unsqueeze),
 }
 """Functions that are recorded, with their wrappers."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_pareto.influence.factors import DenseFactors, Factors
 from lightning_pareto.influence.layers import Layer
-from lightning_pareto.influence.memory import Memory, Scratch
+from lightning_pareto.influence.memory import Memory, Scratch, is_out_of_memory
 from lightning_pareto.influence.operations import Operation, concatenate
 from lightning_pareto.influence.plan import Layout, Plan, Route
 from lightning_pareto.influence.recorder import Recorder, Use
@@ -34,6 +34,17 @@ class MixedSamplesError(BatchError):
             "unclear which part belongs to which sample. Leave the layer out: layers=[…] names those to keep"
         )
         self.layer = layer
+
+
+@contextlib.contextmanager
+def _mixed_on_failure(layer: Layer, x: Tensor, batch: int) -> Iterator[None]:
+    """Turn any failure on unforeseen shapes into a MixedSamplesError, upon which the layer is looped over."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise MixedSamplesError(layer, x, batch) from error
 
 
 @contextlib.contextmanager
@@ -180,17 +191,20 @@ class Forward:
         for use, gradient in uses:
             if not route.keeps_samples_apart(use, batch):
                 raise MixedSamplesError(layer, use.x, batch)
-            x, g = (_arranged(z, len(use.leading_shape), batch, route.layout) for z in (use.x, gradient))
+            with _mixed_on_failure(layer, use.x, batch):
+                x, g = (_arranged(z, len(use.leading_shape), batch, route.layout) for z in (use.x, gradient))
             arranged.append((use.operation, x, g))
         scratch = self._memory.scratch if len(arranged) == 1 else None  # several uses must not share buffers
         cost = sum(operation.cost(x, g) for operation, x, g in arranged)
         for part in self._parts(cost):
             factors = []
-            for operation, x, g in arranged:
-                x, g = _at_least_float32(x[part]), _at_least_float32(g[part])
-                g = g if self._scale == 1 else g / self._scale
-                factors.append(operation.factors(x, g, scratch or Scratch()))
-            yield part, concatenate(factors)
+            with _mixed_on_failure(layer, uses[0][0].x, batch):
+                for operation, x, g in arranged:
+                    x, g = _at_least_float32(x[part]), _at_least_float32(g[part])
+                    g = g if self._scale == 1 else g / self._scale
+                    factors.append(operation.factors(x, g, scratch or Scratch()))
+                joined = concatenate(factors)
+            yield part, joined
 
     def _looped(self, layers: list[Layer], signal: Tensor) -> Iterator[tuple[Layer, slice, Factors]]:
         """Yield factors in which each number of a gradient is a block of its own, (B, P, 1, 1)."""

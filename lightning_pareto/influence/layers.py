@@ -109,7 +109,8 @@ def _pairs(module: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter]]]:
     for prefix, submodule in module.named_modules():
         own = dict(submodule.named_parameters(recurse=False))
         dot = f"{prefix}." if prefix else ""
-        for weight, bias in _BIAS_OF.items():
+        transposed = type(submodule).__name__ == "Conv1D"  # Hugging Face's, whose bias belongs to the columns
+        for weight, bias in ({} if transposed else _BIAS_OF).items():
             if weight in own and bias in own and own[bias].shape in (own[weight].shape[:1], own[weight].shape):
                 yield prefix, {dot + weight: own.pop(weight), dot + bias: own.pop(bias)}
         yield from ((dot + name, {dot + name: p}) for name, p in own.items())

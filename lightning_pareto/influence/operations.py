@@ -92,6 +92,22 @@ class MatrixProduct(Operation):
 
 
 @dataclass(frozen=True)
+class TransposedProduct(Operation):
+    """``y = x W``, as in Hugging Face's ``Conv1D``, for a layer without a bias. Inputs and outputs change places."""
+
+    kind = "linear"
+    item = 1
+
+    def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
+        """See :class:`Operation`."""
+        return DenseFactors(g[:, None], x[:, None], scratch)
+
+    def cost(self, x: Tensor, g: Tensor) -> int:
+        """See :class:`Operation`."""
+        return x[0].numel() + g[0].numel() + x.shape[-1] * g.shape[-1]
+
+
+@dataclass(frozen=True)
 class Convolution(Operation):
     """A convolution over one, two or three dimensions; each group is a block."""
 
@@ -188,11 +204,15 @@ class Lookup(Operation):
 class Broadcast(Operation):
     """A parameter that is broadcast over the samples and added to them, or multiplied with them, elementwise.
 
+    Each of its elements is a block, 1 × 1, or 1 × 2 where a weight and a bias form one layer.
+
     Attributes:
+        terms: which of these it is.
         shape: shape of the parameter.
         item: number of dimensions of a sample.
     """
 
+    terms: Terms
     shape: tuple[int, ...]
     item: int
     kind = "broadcast"
@@ -203,8 +223,9 @@ class Broadcast(Operation):
         shape = (1,) * (a.ndim - 1 - len(self.shape)) + self.shape[-self.item :] if self.item else ()
         axes = [axis for axis, size in enumerate(shape, 1) if size == 1]  # over which the parameter was repeated
         a = a.sum(dim=axes, keepdim=True) if axes else a
-        a = a.reshape(len(a), -1)[:, :, None, None]
-        return DenseFactors(a, torch.ones_like(a), scratch)
+        a = a.reshape(len(a), -1, 1, 1)
+        columns = [a * float(used) for used in (self.terms.weight, self.terms.bias) if used is not None]
+        return DenseFactors(torch.cat(columns, dim=-1), torch.ones_like(a), scratch)
 
 
 def concatenate(uses: list[Factors]) -> Factors:

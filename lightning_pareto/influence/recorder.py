@@ -60,6 +60,7 @@ class Recorder(TorchFunctionMode):
         self.expands_vectors = expansion == "all"
         self.uses: list[Use] = []
         self._owner = {parameter: layer for layer in layers for parameter in layer.parameters}
+        self._views: dict[Tensor, nn.Parameter] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -68,9 +69,21 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         wrapper = RECORDED.get(func)
         arguments = (*args, *kwargs.values())
-        if wrapper is None or not any(p in self._owner for p in arguments if isinstance(p, nn.Parameter)):
+        if wrapper is None or all(self.parameter(value) is None for value in arguments):
             return func(*args, **kwargs)
         return wrapper(self, *args, **kwargs)
+
+    def parameter(self, value: Any) -> nn.Parameter | None:
+        """The parameter of a layer that a value is, or has the elements of in the same order; None if there is none."""
+        if isinstance(value, nn.Parameter):
+            return value if value in self._owner else None
+        return self._views.get(value) if isinstance(value, Tensor) else None
+
+    def remember_view(self, view: Tensor, value: Tensor) -> None:
+        """Remember that ``view`` has the elements of ``value``, a parameter or a view of one, in the same order."""
+        parameter = self.parameter(value)
+        if parameter is not None:
+            self._views[view] = parameter
 
     def record(
         self,

@@ -177,6 +177,51 @@ class HandwrittenNorm(nn.Module):
         return self.weight * x * x.square().mean(-1, keepdim=True).add(1e-5).rsqrt() + self.shift
 
 
+class ResponseNorm(nn.Module):
+    """A weight and a bias of one module that act elementwise, through views with a dimension for each of the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+        self.scale = nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        scaled = x.mul(self.scale.reshape(1, -1, 1))
+        return x + torch.addcmul(self.bias.view(1, 1, -1), self.weight.unsqueeze(0), scaled.transpose(1, 2)).mean(1)[
+            :, None
+        ].transpose(1, 2)
+
+
+class Conv1D(nn.Module):
+    """Hugging Face's layer of this name: a matrix product with a transposed weight, on flattened tokens."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(inputs, outputs)), nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x):
+        flat = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)
+        return flat.view(*x.shape[:-1], len(self.bias))
+
+
+class Projection(nn.Module):
+    """A bare parameter that inputs are multiplied with from the left."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+class BiasByHand(nn.Linear):
+    """A layer that adds its bias elementwise."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight) + self.bias
+
+
 class PartlyRecorded(nn.Module):
     """A weight with one use that is recorded and one that is not."""
 
@@ -315,11 +360,16 @@ FAST = {
     "positions that a batch dimension breaks": lambda: (TablePositions(unsqueeze=True), (3, 4)),
     "scale of a grid": lambda: (Scaled(), (3, 2, 4)),
     "hand-written norm": lambda: (Pooled(HandwrittenNorm(), 4), (3, 4)),
+    "response norm": lambda: (Pooled(ResponseNorm(), 4, space=1), (4, 4)),
+    "Conv1D of Hugging Face": lambda: (Pooled(nn.Sequential(Conv1D(5, 4), nn.Tanh(), Conv1D(4, 4)), 4), (3, 5)),
+    "Conv1D on single vectors": lambda: (Pooled(Conv1D(5, 4), 4), (5,)),
+    "bare matrix": lambda: (Pooled(Projection(), 3), (2, 3, 4)),
     "compiled": lambda: (torch.compile(Pooled(nn.Linear(5, 4), 4), backend="eager"), (6, 5)),
 }
 """Networks whose layers all have fast per-sample gradients, with the shape of a sample or the number of tokens."""
 
 SLOW = {
+    "bias added by hand": lambda: (Pooled(BiasByHand(5, 4), 4), (5,)),
     "tied embedding": lambda: (TiedEmbedding(), 5),
     "partly recorded": lambda: (PartlyRecorded(), (4,)),
     "recurrent": lambda: (Recurrent(), (3, 4)),

@@ -3,12 +3,15 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_pareto import estimate_influence
+from lightning_pareto.influence.operations import MatrixProduct
 from lightning_pareto.influence.plan import LOOPED
 from tests._asserts import assert_near
 from tests._oracles import flat_sample_gradients, loader
 from tests._tolerances import RELATIVE
+from tests.influence._networks import Conv1D, Pooled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*parameter tensors are used in a way that has no fast")
 
@@ -206,6 +209,40 @@ def test_equal_lengths_in_verification_only():
     found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
     assert found.metadata["parameters"]["layer.weight"] == LOOPED
+
+
+def test_layer_that_fails_on_later_shapes_is_looped_over(monkeypatch):
+    """No shape in the middle of the passes may cost the user the analysis of a finished fit."""
+    factors = MatrixProduct.factors
+
+    def fail_on_large_batches(self, x, g, scratch):
+        if len(x) > 5 and x.shape[-1] == 5:
+            raise IndexError("unforeseen")
+        return factors(self, x, g, scratch)
+
+    monkeypatch.setattr(MatrixProduct, "factors", fail_on_large_batches)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    x, y = torch.randn(60, 5).double(), torch.arange(60) % 3
+    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
+    assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
+    assert found.metadata["parameters"]["0.weight"] == LOOPED
+
+
+@pytest.mark.filterwarnings("ignore:the model's output for a sample changes")
+def test_conv1d_on_batches_of_other_lengths_stays_fast():
+    torch.manual_seed(0)
+    module, y = Pooled(Conv1D(3, 4), 4).double(), torch.arange(60) % 3
+    samples = [(torch.randn(5 if i % 16 < 8 else 7, 3).double(), y[i]) for i in range(60)]
+    order = sorted(range(60), key=lambda i: len(samples[i][0]))
+    data = DataLoader([samples[i] for i in order], 30, collate_fn=padded)
+    found = estimate_influence(module, data, data, curvature="identity")
+    assert LOOPED not in found.metadata["parameters"].values()
+
+
+def padded(batch):
+    x, y = zip(*batch, strict=True)
+    return nn.utils.rnn.pad_sequence(x, batch_first=True), torch.stack(y)
 
 
 def test_token_counts_that_divide_evenly_by_chance():
