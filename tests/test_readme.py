@@ -39,7 +39,7 @@ def project(tmp_path, monkeypatch):
     }
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:the verdict is")
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.split("\n")[0])
 def test_python_blocks(block, project):
     influence = InfluenceMatrix(np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 2)

@@ -1,5 +1,6 @@
 """``lightning-pareto reweight``: sample weights for a second fit."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from lightning_pareto.command_line.inputs import FILES, chosen, find, limits
 from lightning_pareto.command_line.output import as_json, say
 from lightning_pareto.display.terminal import printable, printable_line, text_table, wrapped
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.reweighting.reweight import reweight
+from lightning_pareto.reweighting.reweight import UNPROVEN, reweight
 from lightning_pareto.reweighting.weights import SampleWeights
 
 
@@ -17,15 +18,17 @@ def run(options: Any) -> int:
     """Write the weights and describe them."""
     source = find(options.path, "influence")
     influence = InfluenceMatrix.load(source)
-    weights = reweight(
-        influence,
-        targets=chosen(influence.category_names, options.targets),
-        thresholds=limits(options.thresholds),
-        budget=options.budget,
-        method=options.method,
-        return_mass=options.return_mass,
-        max_weight=options.max_weight,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the verdict is")  # the summary says so
+        weights = reweight(
+            influence,
+            targets=chosen(influence.category_names, options.targets),
+            thresholds=limits(options.thresholds),
+            budget=options.budget,
+            method=options.method,
+            return_mass=options.return_mass,
+            max_weight=options.max_weight,
+        )
     path = weights.save(options.output or source.parent / FILES["weights"])
     say(as_json(as_mapping(weights, path)) if options.json else summary(weights, path))
     return 0
@@ -66,6 +69,8 @@ def summary(weights: SampleWeights, path: Path) -> str:
         ),
         "",
         f"Written: {printable_line(str(path))}",
-        f"Next: ReweightedDataModule(datamodule, {str(path)!r})",
     ]
-    return "\n".join(lines)
+    answer = weights.metadata["verdict"]
+    if answer in UNPROVEN:
+        return "\n".join([*lines, *wrapped(f"The verdict is {answer!r}: {UNPROVEN[answer]}.")])
+    return "\n".join([*lines, f"Next: ReweightedDataModule(datamodule, {str(path)!r})"])

@@ -4,8 +4,17 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler, SubsetRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    Sampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 
 def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
@@ -65,6 +74,14 @@ def read_batches(loader: "DataLoader[Any]", batches: Iterable[Sequence[int]], co
         generator=torch.Generator(),
         **options,
     )
+
+
+def sampling_weights(sampler: Any) -> npt.NDArray[np.float64] | None:
+    """Weights by which a WeightedRandomSampler with replacement or a ParetoSampler draws, (N,); None for any other."""
+    if isinstance(sampler, WeightedRandomSampler):
+        return sampler.weights.double().numpy() if sampler.replacement else None
+    values = getattr(getattr(sampler, "weights", None), "values", None)
+    return values if isinstance(values, np.ndarray) else None
 
 
 def size_of_batches(loader: "DataLoader[Any]") -> int:

@@ -13,6 +13,7 @@ _SHARED = {
     "category_names": "category names",
     "support": "validation support",
     "fold_support": "folds",
+    "present_weights": "weights of the fit",
 }
 """What all averaged matrices must share, and its name in errors."""
 

@@ -10,16 +10,19 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.data.labels import fingerprint_of_items, fingerprint_of_labels
+from lightning_pareto.data.loaders import sampling_weights
 from lightning_pareto.influence.categories import Categories, Cells, scan, warn_about_absent
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, FisherName, fit_curvature
 from lightning_pareto.influence.directions import category_gradients, score
 from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_of_data, fingerprint_of_model
-from lightning_pareto.influence.matrix import InfluenceMatrix, average_folds
+from lightning_pareto.influence.matrix import InfluenceMatrix, average_folds, checked_weights
 from lightning_pareto.influence.measures import MeasureName, get_measure
 from lightning_pareto.influence.options import CurvatureName, Execution, InfluenceOptions, Reading
 from lightning_pareto.influence.passes import GradientPass, PlanChangedError, Progress, silent
@@ -41,6 +44,7 @@ def estimate_influence(
     damping: float = 0.1,
     categories: Categories | None = None,
     category_names: Sequence[str] | None = None,
+    weights: npt.ArrayLike | None = None,
     folds: int = 8,
     seed: int = 0,
     layers: Sequence[str] | None = None,
@@ -79,6 +83,8 @@ def estimate_influence(
         damping: λ of each layer, as a share of the mean eigenvalue of its block of H.
         categories: function of a validation batch returning (B,) integers; the labels by default.
         category_names: names of the K categories.
+        weights: sample weights that the module was fitted with, (N,). By default those of the train loader's
+            WeightedRandomSampler, otherwise equal weights. They enter the curvature. Changes start from them.
         folds: number of parts of the validation set whose scores are kept apart, for cross-fitting the verdict. A proof
             takes at least 3; 1 means no folds.
         seed: seed of the Fisher labels and of the folds.
@@ -123,7 +129,9 @@ def estimate_influence(
         module,
         train_dataloader,
         val_dataloader,
-        reading=Reading(task=task or ClassificationTask(), categories=categories, category_names=category_names),
+        reading=Reading(
+            task=task or ClassificationTask(), categories=categories, category_names=category_names, weights=weights
+        ),
         options=InfluenceOptions(
             curvature=curvature,
             measure=measure,
@@ -168,6 +176,9 @@ def estimate(
             folds=options.folds,
             seed=options.seed,
         )
+        weights = sampling_weights(train_dataloader.sampler) if reading.weights is None else reading.weights
+        if weights is not None:
+            weights = checked_weights(weights, train.size)
         with train.shard.agreement("fingerprint"):
             fingerprints = {
                 "model": fingerprint_of_model(module),
@@ -177,12 +188,13 @@ def estimate(
                 "validation": fingerprint_of_data(validation),
             }
         limit, cell = execution.max_memory, fingerprint_of(cells.cell)
-        key = json.dumps([asdict(options), limit, list(cells.names), cell, fingerprints])
+        fitted = fingerprint_of(weights)
+        key = json.dumps([asdict(options), limit, list(cells.names), cell, fingerprints, fitted])
         stages = Stages(execution.stages_dir, key, train.shard)
         found = None
         while found is None:
             with contextlib.suppress(PlanChangedError):  # now it loops over a layer, so earlier results do not fit
-                found = _scores(train, validation, cells, options, limit, stages)
+                found = _scores(train, validation, cells, options, limit, stages, weights)
         if reading.categories is None:
             samples = torch.bincount(found["labels"], minlength=len(cells.names)).tolist()
             rest = "weights can affect these classes only through samples of other classes"
@@ -194,7 +206,7 @@ def estimate(
             "versions": {"torch": torch.__version__, "lightning_pareto": version("lightning_pareto")},
             "categories": "classes" if reading.categories is None else "own",
         }
-        result = _assemble(found, cells, metadata)
+        result = _assemble(found, cells, weights, metadata)
         stages.clear()
     return result
 
@@ -206,10 +218,12 @@ def _scores(
     options: InfluenceOptions,
     max_memory: float | None,
     stages: Stages,
+    weights: npt.NDArray[np.float64] | None,
 ) -> Tensors:
     """Scores (N, F·K), labels (N,) and predicted labels (N,), and which layers contribute to the scores."""
     task, layers = train.probe.task, train.probe.layers
-    fisher = Fisher.draw(options.resolved_fisher, train.size, options.seed, task.loss)
+    fitted = None if weights is None else torch.from_numpy(weights)
+    fisher = Fisher.draw(options.resolved_fisher, train.size, options.seed, task.loss, fitted)
     sample = train.sample(options.curvature_samples, options.seed)
     stages.variant = f" {fingerprint_of(train.probe.plan.to_json())}"
     curvature = fit_curvature(
@@ -237,7 +251,9 @@ def _scores(
     return parts[0] | {"scores": torch.cat([part["scores"] for part in parts], dim=1)}
 
 
-def _assemble(found: Tensors, cells: Cells, metadata: dict[str, Any]) -> InfluenceMatrix:
+def _assemble(
+    found: Tensors, cells: Cells, weights: npt.NDArray[np.float64] | None, metadata: dict[str, Any]
+) -> InfluenceMatrix:
     folds, count = cells.support.shape
     by_fold = found["scores"].reshape(-1, folds, count).transpose(0, 1).numpy()  # (F, N, K)
     support = cells.support.numpy()
@@ -246,6 +262,7 @@ def _assemble(found: Tensors, cells: Cells, metadata: dict[str, Any]) -> Influen
         found["labels"].numpy(),
         cells.names,
         predicted=found["predicted"].numpy(),
+        weights=weights,
         support=support.sum(axis=0),
         fold_scores=by_fold if folds > 1 else None,
         fold_support=support if folds > 1 else None,

@@ -6,9 +6,12 @@ import numpy.typing as npt
 Float = npt.NDArray[np.float64]
 
 
-def predicted_gain(scores: npt.NDArray[np.floating], weights: Float) -> Float:
-    """First-order drop of each category's validation measure, ``mean_i (w_i − 1) P_ik``, (K,); positive is better."""
-    return np.asarray((weights - 1) @ scores.astype(np.float64) / len(scores))
+def predicted_gain(scores: npt.NDArray[np.floating], weights: Float, present: Float | float = 1.0) -> Float:
+    """First-order drop of each category's validation measure, ``mean_i (w_i − u_i) P_ik``, (K,); positive is better.
+
+    u are the present weights, those that the model was fitted with.
+    """
+    return np.asarray((weights - present) @ scores.astype(np.float64) / len(scores))
 
 
 def column_scale(scores: npt.NDArray[np.floating]) -> Float:

@@ -24,7 +24,8 @@ class InfluenceMatrix:
 
     ``scores[i, k] = v_kᵀ (H + λI)⁻¹ ∇ℓ_i``, where v_k is the mean gradient of the validation measure over category k.
     **Positive is beneficial**: raising the weight of sample i lowers the measure (loss or error) on category k. To
-    first order, weights w change the measure of category k by ``−mean_i (w_i − 1) scores[i, k]``.
+    first order, weights w change the measure of category k by ``−mean_i (w_i − u_i) scores[i, k]``, where u are the
+    weights that the model was fitted with, all 1 by default.
 
     Get it from :func:`estimate_influence`, or construct it from another tool's scores. Without ``fold_scores``,
     :func:`check_pareto` can only make in-sample statements.
@@ -40,6 +41,7 @@ class InfluenceMatrix:
         fold_scores: (F, N, K) the same scores from each of F disjoint parts of the validation set, for cross-fitting.
         fold_support: (F, K) number of validation samples of each category in each fold.
         predicted: (N,) the model's own predictions of the training labels.
+        weights: (N,) sample weights that the model was fitted with, scaled to mean 1. None stands for equal weights.
         metadata: how it was computed, JSON-serialisable.
 
     Raises:
@@ -59,6 +61,7 @@ class InfluenceMatrix:
     fold_scores: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     fold_support: npt.NDArray[np.int64] | None = field(default=None, repr=False)
     predicted: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+    weights: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,6 +81,8 @@ class InfluenceMatrix:
         if (self.fold_scores is None) != (self.fold_support is None):
             raise ValueError("fold_scores and fold_support belong together: pass both or neither")
         folds = 0 if self.fold_scores is None else len(self.fold_scores)
+        if self.weights is not None:
+            object.__setattr__(self, "weights", checked_weights(self.weights, n))
         shapes = {"labels": (n,), "predicted": (n,), "support": (k,), "fold_support": (folds, k)}
         for name, shape in (shapes | {"fold_scores": (folds, n, k)}).items():
             if getattr(self, name) is not None:
@@ -129,6 +134,11 @@ class InfluenceMatrix:
         """Which categories have validation samples, (K,)."""
         return np.asarray(~np.isnan(self.scores).all(axis=0))
 
+    @property
+    def present_weights(self) -> npt.NDArray[np.float64]:
+        """The weights u that the model was fitted with, (N,); ones if there were none."""
+        return np.ones(len(self.labels)) if self.weights is None else self.weights
+
     @functools.cached_property
     def scale(self) -> npt.NDArray[np.float64]:
         """Mean absolute influence s_k on each category, (K,): the unit of relative gains.
@@ -147,9 +157,9 @@ class InfluenceMatrix:
             weights: one weight per training sample, (N,); 1 means no change.
 
         Returns:
-            ``mean_i (w_i − 1) scores[i, k]``, positive is better; NaN for a category without validation samples.
+            ``mean_i (w_i − u_i) scores[i, k]``, positive is better; NaN for a category without validation samples.
         """
-        return predicted_gain(self.scores, weights)
+        return predicted_gain(self.scores, weights, self.present_weights)
 
     def of_folds(self, folds: Sequence[int]) -> "InfluenceMatrix":
         """The influence on some folds of the validation set, as a matrix without folds.
@@ -171,6 +181,7 @@ class InfluenceMatrix:
             self.category_names,
             support=support.sum(axis=0),
             predicted=self.predicted,
+            weights=self.weights,
             metadata={**self.metadata, "of_folds": chosen},
         )
 
@@ -190,7 +201,7 @@ class InfluenceMatrix:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the matrix to ``path`` (safetensors), atomically."""
-        names = ("scores", "labels", "support", "predicted", "fold_scores", "fold_support")
+        names = ("scores", "labels", "support", "predicted", "weights", "fold_scores", "fold_support")
         arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         described = {"category_names": list(self.category_names), "metadata": dict(self.metadata)}
         return save_artifact(path, "influence", arrays, described)
@@ -205,6 +216,21 @@ class InfluenceMatrix:
         arrays, metadata = load_artifact(path, "influence")
         with consistent_parts(path):
             return cls(**arrays, category_names=tuple(metadata["category_names"]), metadata={**metadata["metadata"]})
+
+
+def checked_weights(weights: npt.ArrayLike, count: int) -> npt.NDArray[np.float64]:
+    """Weights of the training samples as float64 with mean 1, (N,).
+
+    Raises:
+        ValueError: unless there is one for each sample, all of them finite and ≥ 0, and not all zero.
+    """
+    found = np.asarray(weights, dtype=np.float64)
+    if found.shape != (count,):
+        raise ValueError(f"weights must have shape {(count,)}, one per training sample, found {found.shape}")
+    if not np.isfinite(found).all() or (found < 0).any() or not found.any():
+        raise ValueError("weights must be finite and ≥ 0, and not all zero")
+    factor = count / found.sum()
+    return found if abs(factor - 1) < 1e-12 else np.asarray(found * factor)  # the same numbers when read from disk
 
 
 def average_folds(scores: npt.NDArray[np.float32], support: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy.typing as npt
+
 from lightning_pareto.arguments import checked_count, checked_number
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.curvature import FisherName
@@ -65,6 +67,7 @@ class Reading:
     task: ClassificationTask = field(default_factory=ClassificationTask)
     categories: Categories | None = None
     category_names: Sequence[str] | None = None
+    weights: npt.ArrayLike | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

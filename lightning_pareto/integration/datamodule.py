@@ -20,7 +20,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_pareto.data.loaders import check_map_style, size_of_batches, with_sampler
+from lightning_pareto.data.loaders import check_map_style, sampling_weights, size_of_batches, with_sampler
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
 from lightning_pareto.integration.trainer.train_loaders import replace_loader, with_dataset
@@ -53,8 +53,9 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
     Batch size, collate function, workers, pinning, generator and ``drop_last`` are kept. Pass it to ``trainer.fit``
     instead of the original, on one process or several.
 
-    The weights multiply those of a WeightedRandomSampler or ParetoSampler, and a ``num_samples`` of the user's stays
-    the length of an epoch.
+    The weights multiply those of a WeightedRandomSampler or ParetoSampler. They replace them if they come from a fit
+    with that sampler and so already start from its weights. A ``num_samples`` of the user's stays the length of an
+    epoch.
 
     Args:
         dataloader: a training loader over a map-style dataset.
@@ -98,10 +99,10 @@ def _sampling_weights(sampler: Any, weights: SampleWeights) -> SampleWeights:
         ValueError: if no sample has both weights above zero.
     """
     values, draw = weights.values, type(sampler).__iter__  # a subclass may draw in a way of its own
-    if draw is WeightedRandomSampler.__iter__ and sampler.replacement:
-        own, draws = sampler.weights.double().numpy(), sampler.num_samples
-    elif draw is ParetoSampler.__iter__:
-        own, draws = sampler.weights.values, round(sampler.weights.values.sum())
+    own = sampling_weights(sampler)
+    if own is not None and draw in (WeightedRandomSampler.__iter__, ParetoSampler.__iter__):
+        draws = round(own.sum()) if draw is ParetoSampler.__iter__ else sampler.num_samples
+        own = np.ones(len(values)) if weights.replaces_others else own
     elif draw is RandomSampler.__iter__ and sampler.num_samples != len(values):
         own, draws = np.ones(len(values)), sampler.num_samples
     elif draw in (RandomSampler.__iter__, SequentialSampler.__iter__, DistributedSampler.__iter__):

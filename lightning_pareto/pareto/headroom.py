@@ -38,7 +38,7 @@ def headroom(
     """Solve ``max_w min_{k∈T} gain_k(w) / s_k``, with ``gain_k(w)/s_k ≥ floor_k`` elsewhere, over admissible weights.
 
     The LP uses t' = N·t, so that its coefficients are of order one:
-    maximise t' subject to Σ_i d_i slope_ik / s_k ≥ t' or N·floor_k, Σ_i d_i ≤ budget·N, 0 ≤ d ≤ 1.
+    maximise t' subject to Σ_i d_i slope_ik / s_k ≥ t' or N·floor_k, within the bounds of :class:`AdmissibleSet`.
 
     Args:
         scores: influence P, (N, K), all finite.
@@ -54,7 +54,9 @@ def headroom(
     """
     n, k = scores.shape
     demand = Demand.of_all(k) if demand is None else demand
-    program = MaxMinProgram(admissible.slopes(scores) / scale, admissible.capacity, demand.targets, start)
+    program = MaxMinProgram(
+        admissible.slopes(scores) / scale, admissible.capacity, demand.targets, start, top=admissible.present
+    )
     found = program.solve(n * demand.floors)
     least = -np.inf if (demand.floors[~demand.targets] > 0).any() else 0.0  # no change is feasible without such floors
     return Headroom(max(found.value / n, least), admissible.weights(found.removed), found.prices)
@@ -74,7 +76,9 @@ def floors_out_of_reach(
     held = np.full(k, -np.inf)
     for category in (each for each in np.argsort(demand.floors, kind="stable") if not demand.targets[each]):
         floor = demand.floors[category]
-        largest = MaxMinProgram(slopes, admissible.capacity, np.arange(k) == category).solve(n * held).value / n
+        alone = np.arange(k) == category
+        program = MaxMinProgram(slopes, admissible.capacity, alone, top=admissible.present)
+        largest = program.solve(n * held).value / n
         if largest < floor:
             break
         held[category] = floor
@@ -91,7 +95,7 @@ def gains_alone(scores: np.ndarray, scale: Float, admissible: AdmissibleSet) -> 
     """
     n, k = scores.shape
     slopes = admissible.slopes(scores) / scale
-    return np.array([upper_bound(slopes, admissible.capacity, unit) / n for unit in np.eye(k)])
+    return np.array([upper_bound(slopes, admissible.capacity, unit, admissible.present) / n for unit in np.eye(k)])
 
 
 def exchange_rates(prices: Float) -> Float:

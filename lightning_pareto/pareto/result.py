@@ -77,6 +77,7 @@ class ParetoVerdict:
         min_gain: relative gain below which an improvement is negligible, and so is a loss below a floor.
         targets: which categories have to gain, (K,).
         floors: least relative gain asked of each of the others, (K,); NaN for targets.
+        moved: share of the training mass that the weights of the fit have moved already; it counts towards the budget.
 
     Raises:
         ValueError: if the arrays do not fit together.
@@ -104,6 +105,7 @@ class ParetoVerdict:
     min_gain: float
     targets: np.ndarray
     floors: Float
+    moved: float = 0.0
 
     def __post_init__(self) -> None:
         k = len(self.category_names)
@@ -231,6 +233,6 @@ class ParetoVerdict:
 
 
 _FLAGS = ("present", "targets")
-_NUMBERS = ("headroom", "p_value", "hyperplane_distance", "budget", "level", "min_gain")
+_NUMBERS = ("headroom", "p_value", "hyperplane_distance", "budget", "level", "min_gain", "moved")
 _OTHERS = ("category_names", "regions", *_NUMBERS)
 _ARRAYS = tuple(each.name for each in fields(ParetoVerdict) if each.name not in _OTHERS)

@@ -1,11 +1,11 @@
 """The max-min linear program with few rows and very many columns, solved exactly by sifting.
 
     maximise t  subject to  Σ_i d_i slope_ik ≥ t for k in T,  Σ_i d_i slope_ik ≥ floor_k for the others,
-                            Σ_i d_i ≤ B,  0 ≤ d ≤ 1
+                            Σ_i d_i ≤ B,  0 ≤ d ≤ top
 
 **Optimality.** Let λ ≥ 0 with Σ_{k∈T} λ_k = 1 be the prices of the K rows, and μ ≥ 0 the price of the capacity B. The
-reduced cost of column i is r_i = Σ_k λ_k slope_ik − μ. Then d is optimal if every column with r_i > 0 is at 1 and every
-column with r_i < 0 is at 0. At a vertex, at most K + 1 columns are strictly between their bounds.
+reduced cost of column i is r_i = Σ_k λ_k slope_ik − μ. Then d is optimal if every column with r_i > 0 is at its top and
+every column with r_i < 0 is at 0. At a vertex, at most K + 1 columns are strictly between their bounds.
 
 **Sifting.** So almost all columns can be fixed at a bound, and the LP is solved over the remaining few thousand:
 
@@ -83,13 +83,21 @@ class MaxMinProgram:
         capacity: B ≥ 0.
         targets: which rows are in T, (K,) bool. All by default.
         start: initial prices, (K,), for instance from a similar program. By default they come from a random tenth.
+        top: upper bounds of d, (N,). 1 by default.
     """
 
     def __init__(
-        self, slopes: Float, capacity: float, targets: npt.NDArray[np.bool_] | None = None, start: Float | None = None
+        self,
+        slopes: Float,
+        capacity: float,
+        targets: npt.NDArray[np.bool_] | None = None,
+        start: Float | None = None,
+        *,
+        top: Float | None = None,
     ) -> None:
         n, k = slopes.shape
         self._slopes, self._capacity, self._start = slopes, capacity, start
+        self._top = np.ones(n) if top is None else top
         self._targets = np.ones(k, dtype=bool) if targets is None else targets
         self._unit = max(float(np.abs(slopes).mean()), 1.0)
         self._guess: Float = np.zeros(n)
@@ -118,7 +126,7 @@ class MaxMinProgram:
             # prices, and with them reduced costs, can grow far above one where floors bind
             unit = self._unit * max(float(found.prices.sum()), 1.0)
             misplaced = np.where(self._fixed > 0, -reduced, reduced) > MISPLACED * unit
-            misplaced &= ~self._free
+            misplaced &= ~self._free & (self._top > 0)
             if not misplaced.any():
                 break
             if reuse and reached:  # the free columns suited the last floors: choose new ones by the new prices
@@ -131,7 +139,7 @@ class MaxMinProgram:
             raise FloorsError(-found.value, found.removed)
         self._start = found.prices
         priced = found.prices > 0
-        bound = upper_bound(self._slopes, self._capacity, found.prices)
+        bound = upper_bound(self._slopes, self._capacity, found.prices, self._top)
         bound -= float((found.prices[priced] * floors[priced]).sum())
         if bound - found.value > MAX_GAP * unit * len(reduced):
             raise LinearProgramError(
@@ -146,12 +154,12 @@ class MaxMinProgram:
         if n > MAX_DIRECT:
             self._guess = self._reduced(prices)
         self._free[:] = False
-        self._fixed = (self._guess > 0).astype(np.float64)
+        self._fixed = np.where(self._guess > 0, self._top, 0.0)
         self._release(_smallest(np.abs(self._guess), max(MAX_DIRECT, int(BAND * np.sqrt(n)))))
 
     def _reduced(self, prices: Float) -> Float:
         values: Float = self._slopes @ prices
-        return values - _threshold(values, self._capacity)
+        return values - _threshold(values, self._capacity, self._top)
 
     def _prices_of_a_tenth(self, floors: Float) -> Float:
         """Prices of the same LP over a random tenth of the columns."""
@@ -159,7 +167,7 @@ class MaxMinProgram:
         if n <= MAX_DIRECT:
             return np.zeros(k)
         sample = np.random.default_rng(0).choice(n, n // 10, replace=False)
-        tenth = MaxMinProgram(self._slopes[sample], self._capacity / 10, self._targets)
+        tenth = MaxMinProgram(self._slopes[sample], self._capacity / 10, self._targets, top=self._top[sample])
         try:
             return tenth.solve(floors / 10).prices
         except FloorsError:  # a tenth may miss tight floors by chance
@@ -200,7 +208,7 @@ class MaxMinProgram:
             row_lower=lower,
             row_upper=upper,
             lower=np.append(np.zeros(m), -INFINITY),
-            upper=np.append(np.ones(m), largest),
+            upper=np.append(self._top[self._free], largest),
         )
 
     def _read(self, program: LinearProgram, raised: npt.NDArray[np.bool_]) -> MaxMin:
@@ -209,16 +217,17 @@ class MaxMinProgram:
         k = len(raised)
         prices = np.maximum(-solution.row_duals[:k], 0)
         removed = self._fixed.copy()
-        removed[self._free] = solution.x[:-1].clip(0, 1)
+        removed[self._free] = solution.x[:-1].clip(0, self._top[self._free])
         total = prices[raised].sum() or 1.0
         return MaxMin(solution.objective, removed, prices / total, max(float(solution.row_duals[k]), 0.0) / total)
 
 
-def upper_bound(slopes: Float, capacity: float, prices: Float) -> float:
+def upper_bound(slopes: Float, capacity: float, prices: Float, top: Float | None = None) -> float:
     """Upper bound on t from the prices: sum of the B largest λ-weighted slopes, the last of them in part."""
     values = slopes @ prices
-    threshold = _threshold(values, capacity)
-    return float(capacity * threshold + np.maximum(values - threshold, 0).sum())
+    top = np.ones(len(values)) if top is None else top
+    threshold = _threshold(values, capacity, top)
+    return float(capacity * threshold + (top * np.maximum(values - threshold, 0)).sum())
 
 
 def _smallest(values: Float, count: int) -> npt.NDArray[np.bool_]:
@@ -229,7 +238,8 @@ def _smallest(values: Float, count: int) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def _threshold(values: Float, capacity: float) -> float:
-    """Price μ ≥ 0 that at most B of the values exceed."""
-    position = len(values) - 1 - int(capacity)
-    return max(float(np.partition(values, position)[position]), 0.0) if position >= 0 else 0.0
+def _threshold(values: Float, capacity: float, top: Float) -> float:
+    """Price μ ≥ 0 such that the values above it have tops of at most B together."""
+    order = np.argsort(-values)
+    position = int(np.searchsorted(top[order].cumsum(), capacity, side="right"))
+    return max(float(values[order[position]]), 0.0) if position < len(values) else 0.0

@@ -137,7 +137,7 @@ def cross_fit(
             weights = headroom(others, scale, admissible, demand, start).weights
         except FloorsError as error:
             weights = admissible.weights(error.nearest)
-        gains[fold] = np.where(support > 0, predicted_gain(scores, weights) / scale, np.nan)
+        gains[fold] = np.where(support > 0, predicted_gain(scores, weights, admissible.present) / scale, np.nan)
     return _test(gains, fold_support, demand.bar(margin))
 
 

@@ -40,6 +40,9 @@ def check_pareto(
     no slack at a binding floor, so a proof then needs a standard error below ``min_gain``, which takes thousands of
     validation samples. Use a lower floor, such as −0.05, only if you would accept that loss.
 
+    If the model was fitted with weights, changes start from them, gains count from there, and the budget bounds what is
+    moved in all rounds together.
+
     Args:
         influence: the influence matrix. A proof needs at least three folds.
         budget: share of the training mass that may move, in (0, 1]. By default the budget of the fit's callback, which
@@ -77,7 +80,7 @@ def check_pareto(
     check_options(budget, level, min_gain)
     asked, present = read_demand(influence, targets, floors), influence.present
     demand, scores, scale = asked.over(present), influence.scores[:, present], influence.scale[present]
-    admissible = AdmissibleSet(influence.labels, budget)
+    admissible = AdmissibleSet(influence.labels, budget, influence.weights)
     try:
         solved = headroom(scores, scale, admissible, demand)
     except FloorsError as error:
@@ -93,10 +96,10 @@ def check_pareto(
         support=_support(influence),
         prices=_spread(solved.prices, present, 0.0),
         alone=_spread(gains_alone(scores, scale, admissible), present),
-        together=_spread(predicted_gain(scores, solved.weights) / scale, present),
+        together=_spread(predicted_gain(scores, solved.weights, admissible.present) / scale, present),
         correlation=_spread(_spread(correlation(scores), present).T, present),
         scale=_spread(scale, present),
-        drift=_spread(scores.mean(axis=0, dtype=np.float64) / scale, present),
+        drift=_spread(admissible.present @ scores.astype(np.float64) / (len(scores) * scale), present),
         explained_variance_ratio=explained_variance_ratio(scores),
         hyperplane_distance=hyperplane_distance(scores),
         regions=regions(scores),
@@ -106,6 +109,7 @@ def check_pareto(
         min_gain=min_gain,
         targets=asked.targets & present,
         floors=np.where(asked.targets, np.nan, asked.floors),
+        moved=admissible.moved,
     )
 
 

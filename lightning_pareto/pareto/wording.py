@@ -87,8 +87,10 @@ def obstacles(verdict: ParetoVerdict) -> list[tuple[int, str]]:
 
 def _reasons(verdict: ParetoVerdict) -> list[str]:
     asked = "" if asks_for_all(verdict) else f"Asked for {target_names(verdict)}; the others must hold their floors. "
+    moved = f" ({verdict.moved:.0%} are moved already, by the weights of this fit)" if verdict.moved >= 0.005 else ""
     reasons = [
-        f"{asked}Moving at most {verdict.budget:.0%} of the training mass: headroom {verdict.headroom:.3f} in sample.",
+        f"{asked}Moving at most {verdict.budget:.0%} of the training mass{moved}: headroom {verdict.headroom:.3f} in "
+        "sample.",
         NO_FOLDS if np.isnan(verdict.p_value) else _held_out(verdict),
     ]
     if np.isinf(verdict.standard_error).any():

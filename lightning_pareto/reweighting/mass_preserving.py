@@ -1,5 +1,6 @@
 """The mass-preserving LP, which moves training mass only within each class."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -24,22 +25,23 @@ class MassPreservingProgram:
     """
 
     def __init__(self, scores: np.ndarray, scale: Float, admissible: AdmissibleSet, targets: np.ndarray) -> None:
-        self._samples, categories = scores.shape
+        (self._samples, categories), self._admissible = scores.shape, admissible
         slopes = np.empty((self._samples, categories + 1))
         slopes[:, :-1] = admissible.slopes(scores)
         slopes[:, :-1] /= scale
         slopes[:, -1] = slopes[:, :-1] @ (targets / targets.sum())
-        self._program = MaxMinProgram(slopes, admissible.capacity, np.arange(categories + 1) == categories)
+        target = np.arange(categories + 1) == categories
+        self._program = MaxMinProgram(slopes, admissible.capacity, target, top=admissible.present)
 
     def solve(self, floors: Float, budget: float | None = None) -> Float:
-        """Return the mass d taken from each sample, in [0, 1], (N,), with floors of the relative gains, (K,).
+        """Return the mass d taken from each sample, in [0, u_i], (N,), with floors of the relative gains, (K,).
 
         A new budget also holds for later calls.
 
         Raises:
             FloorsError: if no admissible weights meet all floors.
         """
-        capacity = None if budget is None else budget * self._samples
+        capacity = None if budget is None else replace(self._admissible, budget=budget).capacity
         return self._program.solve(np.append(floors * self._samples, 0.0), capacity).removed
 
 
@@ -47,16 +49,10 @@ def give_back(removed: Float, admissible: AdmissibleSet, how: GiveBack) -> Float
     """Return weights for the removed mass d that keep the mass of each class, (N,).
 
     Args:
-        removed: d in [0, 1], (N,).
+        removed: d, (N,), see :class:`AdmissibleSet`.
         admissible: defines the classes.
-        how: ``"additive"`` spreads the mass evenly over the class, ``w_i = 1 − d_i + mean_j d_j``. ``"multiplicative"``
-            gives it to the remaining mass only, ``w_i = (1 − d_i) n_c / Σ_{j∈c} (1 − d_j)``, so that fully removed
-            samples get nothing.
+        how: ``"additive"`` spreads the mass evenly over the class. ``"multiplicative"`` gives it to the remaining mass
+            only, so that fully removed samples get nothing. Without earlier weights these are ``w_i = 1 − d_i + mean_j
+            d_j`` and ``w_i = (1 − d_i) n_c / Σ_{j∈c} (1 − d_j)``.
     """
-    additive = admissible.weights(removed)
-    if how == "additive":
-        return additive
-    kept = 1 - removed
-    class_mean_kept = 1 - (additive - kept)  # the additive rule adds the class mean of d
-    emptied = class_mean_kept < 1e-9  # a class that loses all its mass gets all of it back, despite rounding
-    return np.divide(kept, class_mean_kept, out=np.ones_like(kept), where=~emptied)
+    return admissible.weights(removed) if how == "additive" else admissible.scaled(removed)

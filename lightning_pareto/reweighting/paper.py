@@ -8,7 +8,7 @@ from lightning_pareto.pareto.admissible import Float
 
 
 class PaperProgram:
-    """Maximise ``Σ_i w_i Σ_{t∈T} P_it`` subject to ``Σ_i w_i P_ik ≥ α_k Σ_i P_ik`` and ``0 ≤ w_i ≤ w_max``.
+    """Maximise ``Σ_i w_i Σ_{t∈T} P_it`` subject to ``Σ_i w_i P_ik ≥ α_k Σ_i u_i P_ik`` and ``0 ≤ w_i ≤ w_max``.
 
     This LP moves mass freely between classes. Without the paper's search over α, it lost tens of points on single
     classes in measurements (see the README's limits). It is here for comparison and for that search. The program is
@@ -18,15 +18,19 @@ class PaperProgram:
         scores: influence P, (N, K).
         targets: which categories are in T, (K,) bool.
         max_weight: w_max ≥ 1.
+        present: the weights u that the model was fitted with, (N,). The paper has none: u = 1.
 
     Source: arXiv:2510.03950, the linear program inside PARETO-LP-GA.
     """
 
-    def __init__(self, scores: np.ndarray, targets: np.ndarray, max_weight: float) -> None:
+    def __init__(
+        self, scores: np.ndarray, targets: np.ndarray, max_weight: float, present: Float | float = 1.0
+    ) -> None:
         scores = scores.astype(np.float64)
         scale = column_scale(scores)
         scaled = scores / scale
-        self._scaled, self._sums, self._max_weight = scaled, scaled.sum(axis=0), max_weight
+        self._scaled, self._max_weight = scaled, max_weight
+        self._sums = (scaled * np.reshape(present, (-1, 1))).sum(axis=0)
         objective = scaled[:, targets] @ scale[targets] / scale[targets].mean()
         self._program = self._program_for(objective)
 

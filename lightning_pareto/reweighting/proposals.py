@@ -122,7 +122,8 @@ class ProposalSolver:
         kept: list[tuple[Proposal, SampleWeights]] = []
         for proposal in proposed:
             weights = self.weights(proposal)
-            others = [np.ones(len(weights)), *(other.values for _, other in kept)]
+            start = self._influences[proposal.measure].present_weights
+            others = [start, *(other.values for _, other in kept)]
             is_new = all(np.abs(weights.values - other).mean() > SAME_WEIGHTS for other in others)
             if is_new and self._is_promising(proposal):
                 kept.append((proposal, weights))
@@ -140,10 +141,11 @@ class ProposalSolver:
         """Weights that only move mass within classes, (N,)."""
         influence = self._influences[proposal.measure]
         if not proposal.budget:
-            return np.ones(len(influence.labels))
+            return influence.present_weights
         present = influence.present
         scores = influence.scores[:, present]
-        scale, admissible = influence.scale[present], AdmissibleSet(influence.labels, proposal.budget)
+        scale = influence.scale[present]
+        admissible = AdmissibleSet(influence.labels, proposal.budget, influence.weights)
         if proposal.measure not in self._programs:
             chosen = self._targets[present]
             self._programs[proposal.measure] = MassPreservingProgram(scores, scale, admissible, chosen)

@@ -1,5 +1,6 @@
 """Computes sample weights from an influence matrix."""
 
+import warnings
 from itertools import compress
 from typing import Literal, get_args
 
@@ -12,6 +13,9 @@ from lightning_pareto.pareto.admissible import DEFAULT_BUDGET, AdmissibleSet, Fl
 from lightning_pareto.pareto.demand import Demand, Limits, Targets, chosen_categories, per_category
 from lightning_pareto.pareto.headroom import floors_out_of_reach, headroom
 from lightning_pareto.pareto.sifting import FloorsError
+from lightning_pareto.pareto.significance import LEAST_FOLDS
+from lightning_pareto.pareto.verdict import check_pareto
+from lightning_pareto.pareto.wording import short_answer
 from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
 from lightning_pareto.reweighting.paper import PaperProgram
 from lightning_pareto.reweighting.weights import SampleWeights, weights_from
@@ -27,6 +31,18 @@ and the class that fell most by −0.3, −0.1 and −1.3.
 
 PAPER_THRESHOLD = 0.9
 """Default share of its influence that each category keeps in the paper's LP."""
+
+_NOT_SHOWN = (
+    "held-out validation data do not show that these weights help, and a second fit with them may lower a class. Keep "
+    "the model, or add validation data"
+)
+
+UNPROVEN = {
+    "no": _NOT_SHOWN,
+    "not proven": _NOT_SHOWN,
+    "underfitted": "plain further training would help every category. Train longer before you reweight",
+}
+"""What to do if the verdict is not *yes*."""
 
 Method = Literal["mass_preserving", "paper"]
 
@@ -47,6 +63,10 @@ def reweight(
     it back within the class of each sample. It maximises the sum of the targets' relative gains, with a floor for every
     category. Without targets, the floor is 0.6 of the headroom, so that weak categories get their share of the sum.
     With targets, it is 0.
+
+    If the model was fitted with weights, the new ones start from these, and replace them in the next fit. The budget
+    bounds what is moved in all rounds together, so a second round of the same budget changes little. A warning says so
+    if the verdict on the influence is not *yes*.
 
     ``"paper"`` is the LP of PARETO-LP-GA with thresholds α and weights up to ``max_weight``. It moves mass between
     classes, and its predictions hold for small steps only.
@@ -86,9 +106,22 @@ def reweight(
         raise ValueError("none of the targets has validation samples")
     if method == "paper":
         values = _solve_paper(influence, targets, thresholds, max_weight)
-        return weights_from(influence, values, method=method, max_weight=max_weight)
+        answer = _answer(influence, budget, targets)
+        return weights_from(influence, values, method=method, max_weight=max_weight, verdict=answer)
     values = _solve_mass_preserving(influence, targets, thresholds, budget, return_mass)
-    return weights_from(influence, values, method=method, budget=budget, return_mass=return_mass)
+    answer = _answer(influence, budget, targets)
+    return weights_from(influence, values, method=method, budget=budget, return_mass=return_mass, verdict=answer)
+
+
+def _answer(influence: InfluenceMatrix, budget: float, targets: Targets) -> str | None:
+    """The verdict's answer, None without folds. A warning says if it is not *yes*."""
+    if influence.fold_scores is None or len(influence.fold_scores) < LEAST_FOLDS:
+        return None
+    verdict = check_pareto(influence, budget=budget, targets=targets)
+    answer = short_answer(verdict)
+    if answer != "yes":
+        warnings.warn(f"the verdict is {answer!r}: {UNPROVEN[answer]}", stacklevel=3)
+    return answer
 
 
 def _solve_mass_preserving(
@@ -96,7 +129,7 @@ def _solve_mass_preserving(
 ) -> Float:
     present, names = influence.present, influence.category_names
     scores, scale = influence.scores[:, present], influence.scale[present]
-    admissible = AdmissibleSet(influence.labels, budget)
+    admissible = AdmissibleSet(influence.labels, budget, influence.weights)
     if thresholds is None and targets is None:
         thresholds = HEADROOM_SHARE * headroom(scores, scale, admissible).value
     floors = per_category(thresholds, names, 0.0)[present]
@@ -115,7 +148,8 @@ def _solve_paper(influence: InfluenceMatrix, targets: Targets, thresholds: Limit
     checked_number(max_weight, "max_weight must be at least 1", lambda weight: weight >= 1)
     if (shares < 0).any() or (shares > 1).any():
         raise ValueError(f"thresholds of the paper's LP must be in [0, 1], found {shares.tolist()}")
-    program = PaperProgram(influence.scores[:, present], chosen_categories(names, targets)[present], max_weight)
+    chosen, start = chosen_categories(names, targets)[present], influence.present_weights
+    program = PaperProgram(influence.scores[:, present], chosen, max_weight, start)
     try:
         return program.solve(shares)
     except InfeasibleError as error:

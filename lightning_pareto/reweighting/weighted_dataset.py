@@ -40,6 +40,7 @@ class WeightedDataset(Dataset[Any]):
         weights.check_dataset(dataset)
         self.dataset = dataset
         self.key = key
+        self.weights = weights
         self._values = torch.from_numpy(weights.values).float()
 
     def __len__(self) -> int:

@@ -131,6 +131,11 @@ class SampleWeights:
         return float(self.values.sum() ** 2 / (self.values**2).sum())
 
     @property
+    def replaces_others(self) -> bool:
+        """Whether they start from the weights of a fit, the user's sampling weights included, and replace them."""
+        return "replaces" in self.metadata
+
+    @property
     def moved(self) -> float:
         """Share of the training mass that the weights take from samples."""
         return float(np.maximum(1 - self.values, 0).mean())
@@ -150,9 +155,14 @@ class SampleWeights:
 
 
 def weights_from(influence: InfluenceMatrix, values: npt.NDArray[np.float64], **metadata: Any) -> SampleWeights:
-    """Wrap weights with the gains that the influence predicts and the fingerprints of its model and data."""
+    """Wrap weights with the gains that the influence predicts and the fingerprints of its model and data.
+
+    If the model was fitted with weights, they start from these and replace them.
+    """
     fingerprints = influence.metadata.get("fingerprints")
-    origin = {} if fingerprints is None else {"fingerprints": dict(fingerprints)}
+    origin: dict[str, Any] = {} if fingerprints is None else {"fingerprints": dict(fingerprints)}
+    if influence.weights is not None:
+        origin["replaces"] = "the weights of the fit"
     return SampleWeights(values, influence.predicted_gain(values), influence.category_names, {**metadata, **origin})
 
 

@@ -17,6 +17,7 @@ from lightning_pareto import InfluenceMatrix, ParetoVerdict, SampleWeights, chec
 from lightning_pareto.command_line import main
 from lightning_pareto.command_line.inputs import find
 from lightning_pareto.report.html.run import results_folder_of
+from lightning_pareto.reweighting.reweight import UNPROVEN
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, VERDICT_FILE, WEIGHTS_FILE
 
 ROOT = Path(__file__).parents[2]
@@ -165,6 +166,15 @@ def test_reweight_with_the_lp_of_the_paper(run_folder, capsys):
     )
     text = " ".join(printed(capsys, "reweight", run_folder, "--budget", "0.1").split())
     assert "% of the training mass with a budget of 10%. The effective size is" in text
+
+
+def test_reweight_says_that_nothing_is_proven(tmp_path, capsys):
+    noise = np.random.default_rng(0).normal(size=(FOLDS, SAMPLES, 3))
+    path = dataclasses.replace(matrix(), fold_scores=noise).save(tmp_path / "influence.safetensors")
+    text = " ".join(printed(capsys, "reweight", path).split())
+    assert "Next" not in text
+    assert text.endswith("The verdict is 'not proven': " + UNPROVEN["not proven"] + ".")
+    assert strict(printed(capsys, "reweight", path, "--json"))["options"]["verdict"] == "not proven"
 
 
 def table(text):

@@ -93,6 +93,7 @@ def full(_descriptor):
     raise OSError(28, "No space left on device")
 
 
+@pytest.mark.filterwarnings("ignore:the verdict is")
 @pytest.mark.parametrize("save", ["influence", "weights"])
 def test_full_disk_is_reported_and_leaves_nothing(problem, tmp_path, monkeypatch, save):
     made = problem[2] if save == "influence" else reweight(problem[2])

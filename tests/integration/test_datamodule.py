@@ -310,6 +310,7 @@ class SplitsAgain(pl.LightningDataModule):
         return DataLoader(self.val, batch_size=40)
 
 
+@pytest.mark.filterwarnings("ignore:the verdict is")
 @pytest.mark.parametrize("apply", ["resampling", "loss"])
 def test_weights_are_refused_for_another_random_split(tmp_path, apply):
     callback, data = ParetoCallback(verbose=False, folds=3), SplitsAgain()

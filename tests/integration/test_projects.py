@@ -147,6 +147,7 @@ class MyDataModule(pl.LightningDataModule):
         return DataLoader(self.val, batch_size=self.batch_size)
 
 
+@pytest.mark.filterwarnings("ignore:the verdict is")
 def test_image_classifier_of_lightning(tmp_path):
     callback = analysed(tmp_path, LitClassifier(), datamodule=MyDataModule())
     second = ReweightedDataModule(MyDataModule(), reweight(callback.influence))

@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, TensorDataset, WeightedRandomSampler
 
-from lightning_pareto import ParetoSampler, ReweightedDataModule, reweighted_dataloader
+from lightning_pareto import ParetoCallback, ParetoSampler, ReweightedDataModule, reweight, reweighted_dataloader
+from lightning_pareto.data.synthetic import gaussian_classes
 from tests.distributed._two import read, two, write
 from tests.integration._models import Data, Dicts, Plain, datasets, trainer
 
@@ -49,6 +50,79 @@ class Stop(Callback):
 def weights():
     values = np.random.default_rng(0).uniform(0, 2, 240)
     return values * 240 / values.sum()
+
+
+def sampled():
+    own = np.where(datasets()[0].tensors[1] == 0, 3.0, 1.0)
+    sampler = WeightedRandomSampler(torch.from_numpy(own), 240)
+    return DataLoader(datasets()[0], 30, sampler=sampler), DataLoader(datasets()[1], 40), own
+
+
+@pytest.mark.parametrize("apply", ["resampling", "loss"])
+def test_analysis_knows_the_weights_of_the_fit(tmp_path, apply):
+    plain, made = DataLoader(datasets()[0], 30), weights()
+    callback = ParetoCallback(verbose=False, folds=3, train_dataloader=plain)
+    data = ReweightedDataModule(Data(), made, apply=apply)
+    trainer(tmp_path, callback, max_epochs=1).fit(Weighted(), datamodule=data)
+    np.testing.assert_allclose(callback.influence.weights, made)
+
+
+class Weighted(Plain):
+    """Takes batches with and without weights."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch[:2], batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:the verdict is")
+def test_analysis_knows_the_weights_of_the_users_sampler_and_the_next_ones_replace_them(tmp_path):
+    train, val, own = sampled()
+    callback = ParetoCallback(verbose=False, folds=3, train_dataloader=DataLoader(datasets()[0], 30))
+    trainer(tmp_path, callback, max_epochs=1).fit(Plain(), train, val)
+    np.testing.assert_allclose(callback.influence.weights, own / own.mean())
+    found = reweight(callback.influence)
+    second = reweighted_dataloader(train, found)
+    np.testing.assert_allclose(second.sampler.weights.values, found.values)
+    rare = datasets()[0].tensors[1].numpy() == 0
+    assert found.values[rare].sum() == pytest.approx(240 * own[rare].sum() / own.sum())
+
+
+@pytest.mark.distributed
+def test_every_process_knows_the_weights_of_the_users_sampler(tmp_path):
+    train, val, own = sampled()
+    callback = ParetoCallback(verbose=False, folds=3)
+    two(tmp_path, callback, NotesWeights(tmp_path, callback), max_epochs=1).fit(Plain(), train, val)
+    for found in read(tmp_path):
+        np.testing.assert_allclose(found, own / own.mean())
+
+
+class NotesWeights(Callback):
+    """Writes down on each process which weights of the fit the analysis has found."""
+
+    def __init__(self, folder, callback):
+        self.folder, self.callback = folder, callback
+
+    def on_train_end(self, trainer, pl_module):
+        write(self.folder, trainer, self.callback.influence.weights.tolist())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the verdict is")
+def test_rounds_of_fitting_and_reweighting_lose_no_class(tmp_path):
+    """Even if the user goes on where the verdict is no longer yes."""
+    train, val = gaussian_classes(1500, noise=0.3, seed=0), gaussian_classes(1000, seed=1)
+    data = pl.LightningDataModule.from_datasets(train.dataset(), val.dataset(), batch_size=64)
+    worst, found = [], None
+    for _ in range(3):
+        pl.seed_everything(0, verbose=False)
+        module = Plain(lr=0.2)
+        module.network = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 4))
+        callback = ParetoCallback(budget=0.3, verbose=False)
+        fitted = trainer(tmp_path, callback, max_epochs=15)
+        fitted.fit(module, datamodule=data if found is None else ReweightedDataModule(data, found))
+        worst.append(float(fitted.callback_metrics["val_accuracy_worst"]))
+        found = reweight(callback.influence, return_mass="multiplicative")
+    assert min(worst) > worst[0] - 0.05
 
 
 @pytest.mark.parametrize("workers", [0, 2])

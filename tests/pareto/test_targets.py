@@ -56,6 +56,7 @@ def test_headroom_is_the_largest_gain_of_the_target_under_the_floors(influence, 
     assert (lower - verdict.headroom) / 1e-4 == pytest.approx(verdict.prices[1], rel=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:the verdict is")
 def test_floors_per_category_give_the_same_weights_as_reweight(influence):
     """With a single target, the max-min LP and the sum LP are the same."""
     floors = [np.pi, -0.2, 0.02]

@@ -25,7 +25,7 @@ def fit_curvature(
     An EK-FAC fit is saved in ``stages``, so that an interrupted computation can resume.
     """
     if name == "gauss_newton":
-        return GaussNewtonCurvature.fit(train, damping)
+        return GaussNewtonCurvature.fit(train, damping, fisher)
     if name == "identity":
         return IdentityCurvature()
     stages = stages or Stages(None, "", train.shard)

@@ -24,25 +24,30 @@ class Fisher:
             uses the given labels; it is not a curvature, since it is large where labels are wrong.
         uniforms: one uniform number in [0, 1) per dataset index, which determines the drawn label.
         loss: the training loss, for the empirical Fisher information.
+        weights: one weight per dataset index, in the loss that the model was fitted to. All 1 by default.
     """
 
     name: FisherName
     uniforms: Tensor
     loss: Measure
+    weights: Tensor | None = None
 
     @classmethod
-    def draw(cls, name: FisherName, size: int, seed: int, loss: Measure) -> "Fisher":
+    def draw(cls, name: FisherName, size: int, seed: int, loss: Measure, weights: Tensor | None = None) -> "Fisher":
         """Draw the uniform numbers for a dataset of ``size`` samples."""
-        return cls(name, torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), loss)
+        uniforms = torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return cls(name, uniforms, loss, weights)
 
     def signals(self, forward: Forward, indices: Tensor) -> Iterator[Tensor]:
         """Yield signals, (B, C) each, whose per-sample gradients' outer products sum to the Fisher information."""
         if self.name == "sampled":
-            yield sampled_signal(forward.logits, self.uniforms[indices])
+            signals = iter([sampled_signal(forward.logits, self.uniforms[indices])])
         elif self.name == "exact":
-            yield from exact_signals(forward.logits)
+            signals = exact_signals(forward.logits)
         else:
-            yield logit_gradient(self.loss, forward.logits, forward.targets)
+            signals = iter([logit_gradient(self.loss, forward.logits, forward.targets)])
+        for signal in signals:
+            yield signal if self.weights is None else signal * self.weights[indices, None].sqrt().to(signal)
 
 
 def sampled_signal(logits: Tensor, uniforms: Tensor) -> Tensor:

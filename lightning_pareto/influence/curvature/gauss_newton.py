@@ -1,12 +1,12 @@
 """The exact Gauss-Newton matrix as a dense matrix, for small models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions
-from lightning_pareto.influence.curvature.fisher import exact_signals
+from lightning_pareto.influence.curvature.fisher import Fisher
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
 
@@ -31,9 +31,9 @@ class GaussNewtonCurvature(Curvature):
     shapes: dict[Layer, torch.Size]
 
     @classmethod
-    def fit(cls, train: GradientPass, damping: float) -> "GaussNewtonCurvature":
+    def fit(cls, train: GradientPass, damping: float, fisher: Fisher) -> "GaussNewtonCurvature":
         """Compute the matrix in one pass over the training set."""
-        layers = train.probe.layers
+        layers, fisher = train.probe.layers, replace(fisher, name="exact")
         size = sum(layer.size for layer in layers)
         if size > MAX_PARAMETERS:
             raise ValueError(
@@ -44,8 +44,8 @@ class GaussNewtonCurvature(Curvature):
 
         def sums() -> Tensor:
             total = torch.zeros(size, size, dtype=torch.float64)
-            for _, _, forward in train("gauss-newton"):
-                for signal in exact_signals(forward.logits):
+            for indices, _, forward in train("gauss-newton"):
+                for signal in fisher.signals(forward, indices):
                     columns = {layer: torch.zeros(len(signal), layer.size, dtype=torch.float64) for layer in layers}
                     for layer, part, factors in forward.backward(signal):
                         gradients = factors.gradients()

@@ -103,6 +103,7 @@ def influence_of(
     shard = shard_of(trainer, module)
     with shard.agreement("preparation of the analysis"):
         train, validation = data.train(trainer), data.validation(trainer)
+        weights = data.weights_of_fit(trainer)
         select_layers(module, options.influence.layers)
 
     tell = say if say is not None and trainer.is_global_zero else lambda _: None
@@ -120,7 +121,9 @@ def influence_of(
                 max_memory=options.max_memory,
                 stages_dir=None if folder is None else folder / STAGES / str(number),
             )
-            reading = Reading(task=data.task, categories=data.categories, category_names=category_names)
+            reading = Reading(
+                task=data.task, categories=data.categories, category_names=category_names, weights=weights
+            )
             objects: dict[str, Any] = {"reading": reading, "options": options.influence, "execution": execution}
             try:
                 influence = estimate(module, train, validation, **objects)

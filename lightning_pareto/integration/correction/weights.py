@@ -95,8 +95,9 @@ class CorrectiveWeights:
 def floors_of_others(influence: InfluenceMatrix, targets: Sequence[int], keep: float) -> list[float]:
     """Least relative gain of every category, (K,), so that all but the targets keep a share of the ordinary epoch.
 
-    To first order, an ordinary epoch changes category k by (1/N) Σ_i P_ik, and one with weights w by (1/N) Σ_i w_i
-    P_ik. If the first is a gain, the second has to be at least its share α: the paper's Σ_i w_i P_ik ≥ α Σ_i P_ik. With
+    To first order, an ordinary epoch changes category k by (1/N) Σ_i u_i P_ik, with the user's sampling weights u, and
+    one with weights w by (1/N) Σ_i w_i P_ik. If the first is a gain, the second has to be at least its share α: the
+    paper's Σ_i w_i P_ik ≥ α Σ_i P_ik, if u = 1. With
     α = 0 a category may lose what the ordinary epoch would give it, but nothing of what it had before. If the first is
     a loss, it must not grow.
 
@@ -108,7 +109,8 @@ def floors_of_others(influence: InfluenceMatrix, targets: Sequence[int], keep: f
     present = influence.present
     floors = np.zeros(len(present))
     scores = influence.scores[:, present].astype(np.float64)
-    floors[present] = np.minimum((keep - 1) * scores.mean(axis=0) / influence.scale[present], 0)
+    ordinary = influence.present_weights @ scores / len(scores)
+    floors[present] = np.minimum((keep - 1) * ordinary / influence.scale[present], 0)
     floors[list(targets)] = 0
     found: list[float] = floors.tolist()
     return found

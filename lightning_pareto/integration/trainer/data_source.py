@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
 from torch.utils.data import DataLoader
 
 from lightning_pareto.arguments import checked_names
 from lightning_pareto.data.labels import stored_class_names
-from lightning_pareto.data.loaders import check_map_style
+from lightning_pareto.data.loaders import check_map_style, sampling_weights
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.integration.trainer.internals import validation_dataloaders
+from lightning_pareto.integration.trainer.internals import own_sampler, validation_dataloaders
+from lightning_pareto.reweighting.weighted_dataset import WeightedDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,15 @@ class DataSource:
     def watched(self, trainer: pl.Trainer) -> Any:
         """The validation loader whose epochs are watched, of whatever kind; None if there is none."""
         return dict(enumerate(validation_loaders(trainer))).get(self.val_dataloader_idx)
+
+    def weights_of_fit(self, trainer: pl.Trainer) -> npt.NDArray[np.float64] | None:
+        """Weights of the samples in the trainer's training loader, by sampling or in the loss, (N,); None if equal."""
+        loader = trainer.train_dataloader
+        if not isinstance(loader, DataLoader):
+            return None
+        in_loss = loader.dataset.weights.values if isinstance(loader.dataset, WeightedDataset) else None
+        drawn = sampling_weights(own_sampler(loader))
+        return drawn if in_loss is None else in_loss if drawn is None else drawn * in_loss
 
     def names_of_classes(self, trainer: pl.Trainer, count: int) -> tuple[str, ...]:
         """Names of the classes: those given, else ``dataset.classes`` if they fit, else numbers.

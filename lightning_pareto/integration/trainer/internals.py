@@ -48,6 +48,11 @@ def remember_dataset(loader: "DataLoader[Any]", old: Any, new: Any) -> None:
         remembered["__dataset"] = new
 
 
+def own_sampler(loader: "DataLoader[Any]") -> Any:
+    """The user's sampler, without what Lightning wraps around it for several processes."""
+    return getattr(getattr(loader.sampler, "dataset", None), "_sampler", loader.sampler)
+
+
 def loop_state(trainer: pl.Trainer) -> dict[str, Any]:
     """Counters of the epoch loop and the values that it has logged."""
     epoch = trainer.fit_loop.epoch_loop
