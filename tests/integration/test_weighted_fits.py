@@ -107,7 +107,7 @@ class NotesWeights(Callback):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:the verdict is")
+@pytest.mark.filterwarnings("ignore:the verdict is", "ignore:'pin_memory' argument")
 def test_rounds_of_fitting_and_reweighting_lose_no_class(tmp_path):
     """Even if the user goes on where the verdict is no longer yes."""
     train, val = gaussian_classes(1500, noise=0.3, seed=0), gaussian_classes(1000, seed=1)
