@@ -29,11 +29,13 @@ if TYPE_CHECKING:
         estimate_influence,
     )
     from lightning_pareto.integration import (
+        Analysis,
         Correction,
         CourseCorrection,
         ParetoCallback,
         ParetoTuner,
         ReweightedDataModule,
+        analyse,
         reweighted_dataloader,
     )
     from lightning_pareto.linprog import InfeasibleError, LinearProgramError
@@ -86,6 +88,7 @@ else:
 
 
 __all__ = [
+    "Analysis",
     "ArtifactError",
     "BatchError",
     "ClassificationTask",
@@ -108,6 +111,7 @@ __all__ = [
     "Shard",
     "StagesError",
     "WeightedDataset",
+    "analyse",
     "average_influence",
     "check_pareto",
     "estimate_influence",

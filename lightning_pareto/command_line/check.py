@@ -27,8 +27,11 @@ def run(options: Any) -> int:
         floors=limits(options.floors),
     )
     say(as_json(as_mapping(verdict)) if options.json else str(verdict))
-    if options.exit_zero:
-        return 0
+    return 0 if options.exit_zero else exit_code(verdict)
+
+
+def exit_code(verdict: ParetoVerdict) -> int:
+    """The exit code that says what the verdict is."""
     return UNDERFITTED if verdict.improvable and verdict.underfitted else CODES[verdict.answer]
 
 

@@ -18,15 +18,16 @@ contains one (directly or in pareto/), or a folder above several runs, of which 
   lightning-pareto report lightning_logs/version_0 -o report.html"""
 
 CODES = """exit codes:
-    0  success; check: yes, all targets can gain
+    0  success; check, analyse: yes, all targets can gain
     2  wrong options or input; one line on the standard error says how to fix it
     3  a required package is not installed
-   10  check: not proven
-   11  check: no, even the optimistic headroom is negligible
-   12  check: yes, but the model is underfitted: train longer first"""
+   10  check, analyse: not proven
+   11  check, analyse: no, even the optimistic headroom is negligible
+   12  check, analyse: yes, but the model is underfitted: train longer first"""
 
 
 SUMMARIES = {
+    "analyse": "compute influence and verdict of a trained model, without a fit",
     "check": "check whether every class can still gain",
     "reweight": "write sample weights for a second fit",
     "export": "write influence, suspects, weights or verdict as CSV, JSON or npz",
@@ -34,6 +35,10 @@ SUMMARIES = {
 }
 
 DESCRIPTIONS = {
+    "analyse": (
+        "Compute influence, verdict and report of a trained model that a LightningCLI configuration describes, for\n"
+        "instance the config.yaml that a fit has left in its log directory. The options of a ParetoCallback in it hold."
+    ),
     "check": "Compute the verdict from the influence and print it.",
     "reweight": "Compute sample weights from influence, for ReweightedDataModule(datamodule, WEIGHTS_FILE).",
     "export": (
@@ -92,6 +97,17 @@ def _parser(description: str, **options: Any) -> Any:
     return _Parser(description=description, epilog=CODES, formatter_class=_Help, **options)
 
 
+def _analyse(add: Callable[..., Any]) -> None:
+    add("config", metavar="CONFIG", type=Path, help="YAML file with trainer, model and data")
+    add("--ckpt-path", **FILE, help="checkpoint of the trained model (default: the model as it is created)")
+    add("--model", type=str, metavar="CLASS", help="import path of the LightningModule, if CONFIG does not name it")
+    add("--data", type=str, metavar="CLASS", help="import path of the LightningDataModule, if CONFIG does not name it")
+    add("--budget", type=float, help="share of the training mass that may move (default: that of the callback, or 0.2)")
+    add("--level", type=float, help="level of the test (default: that of the callback, or 0.05)")
+    add("--dirpath", **{**PATH, "help": "folder for the results (default: pareto in the log directory)"})
+    add("--exit-zero", action="store_true", help="exit with 0 whatever the verdict")
+
+
 def _check(add: Callable[..., Any]) -> None:
     add("path", **INFLUENCE)
     add("--budget", type=float, help=BUDGET)
@@ -136,5 +152,5 @@ def _report(add: Callable[..., Any]) -> None:
     add("-o", "--output", **FILE, help="file to write (default: report.html in that folder)")
 
 
-_COMMANDS = {"check": _check, "reweight": _reweight, "export": _export, "report": _report}
+_COMMANDS = {"analyse": _analyse, "check": _check, "reweight": _reweight, "export": _export, "report": _report}
 """Function that adds the options of each subcommand."""

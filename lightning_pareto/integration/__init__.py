@@ -1,15 +1,18 @@
 """Lightning: the only package that imports it."""
 
+from lightning_pareto.integration.analyse import Analysis, analyse
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.correction import Correction, CourseCorrection
 from lightning_pareto.integration.datamodule import ReweightedDataModule, reweighted_dataloader
 from lightning_pareto.integration.tuner import ParetoTuner
 
 __all__ = [
+    "Analysis",
     "Correction",
     "CourseCorrection",
     "ParetoCallback",
     "ParetoTuner",
     "ReweightedDataModule",
+    "analyse",
     "reweighted_dataloader",
 ]

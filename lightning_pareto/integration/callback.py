@@ -223,8 +223,10 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
 
         If the trainer has reached the end of its fit before, nothing will be trained, and the results stay.
         """
-        if stage != "fit" or resumption.was_trained_before(trainer):
-            return
+        if stage == "fit" and not resumption.was_trained_before(trainer):
+            self._begin_fit(trainer)
+
+    def _begin_fit(self, trainer: pl.Trainer) -> None:
         ClasswiseLog.check_prefixes([one.classwise for one in trainer.callbacks if isinstance(one, ParetoCallback)])  # type: ignore[attr-defined]
         self.classwise.begin_fit()
         self._losses.begin_fit()
@@ -237,8 +239,8 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         """Check data, labels and callbacks before any training."""
         self._trained = True
         self._earlier_checkpoints = checkpoints_of_earlier_fits(trainer)
-        self._prepare(trainer, pl_module)
         if self._wanted(trainer):
+            self._prepare(trainer, pl_module)
             checks.warn_of_averaging(trainer, self, self.options.checkpoint)
 
     def on_train_batch_start(
@@ -269,28 +271,33 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
                 self._prepare(trainer, pl_module)
                 self._analyse(trainer, pl_module)
 
+    def analyse_now(self, trainer: pl.Trainer, module: pl.LightningModule) -> Path | None:
+        """Analyse a model within a trainer that has set up its data, without a fit. Errors are raised at once.
+
+        Returns:
+            The folder of the results on rank zero; None if they could not be written.
+        """
+        self._begin_fit(trainer)
+        checks.check_strategy(trainer)
+        self._prepare(trainer, module)
+        self._influence_and_verdict(trainer, module)
+        return self.folder
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the last fit's results; None if there are none on disk."""
+        return self._last_fit.folder
+
     def _prepare(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self._wanted(trainer):
-            self.results_folder = prepare_results_folder(trainer, module, self.dirpath, (INFLUENCE_FILE, VERDICT_FILE))
-            self._category_names = checks.check_data(trainer, module, self.data, self.options.influence.layers)
-            if self._category_names is not None:
-                chosen_categories(self._category_names, self.question.targets)
-                per_category(self.question.floors, self._category_names, 0.0, "floors")
+        self.results_folder = prepare_results_folder(trainer, module, self.dirpath, (INFLUENCE_FILE, VERDICT_FILE))
+        self._category_names = checks.check_data(trainer, module, self.data, self.options.influence.layers)
+        if self._category_names is not None:
+            chosen_categories(self._category_names, self.question.targets)
+            per_category(self.question.floors, self._category_names, 0.0, "floors")
 
     def _analyse(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         try:
-            influence = influence_of(
-                trainer,
-                module,
-                self.data,
-                self.options,
-                category_names=self._category_names,
-                folder=self.dirpath,
-                say=self._say,
-                metadata=self.question.metadata,
-                earlier=self._earlier_checkpoints,
-            )
-            self._judge(trainer, influence)
+            self._influence_and_verdict(trainer, module)
         except KeyboardInterrupt:
             if trainer.is_global_zero:
                 self._say(f"\n{resumption.how_to_resume(trainer, self.dirpath)}\n")
@@ -299,6 +306,20 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
             self._last_fit.keep_error(error)
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
                 warnings.warn(f"ParetoCallback failed after the fit. The trained model is kept: {error}", stacklevel=2)
+
+    def _influence_and_verdict(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        influence = influence_of(
+            trainer,
+            module,
+            self.data,
+            self.options,
+            category_names=self._category_names,
+            folder=self.dirpath,
+            say=self._say,
+            metadata=self.question.metadata,
+            earlier=self._earlier_checkpoints,
+        )
+        self._judge(trainer, influence)
 
     def _judge(self, trainer: pl.Trainer, influence: InfluenceMatrix) -> None:
         """Keep the influence before anything else happens to it. Then reach a verdict, keep, print and log it."""

@@ -91,13 +91,16 @@ def checkpoints(
 
 
 @contextlib.contextmanager
-def weights_of(module: pl.LightningModule, checkpoint: str | None, shard: Shard) -> Iterator[str | None]:
+def weights_of(
+    module: pl.LightningModule, checkpoint: str | None, shard: Shard, required: bool = False
+) -> Iterator[str | None]:
     """Load the weights of ``checkpoint`` into the module for a while, and restore its own afterwards.
 
     Args:
         module: the trained module.
         checkpoint: a Lightning checkpoint, the same on all processes; None to leave the module as it is.
         shard: this process. Every process has to call it.
+        required: raise a ValueError if any process cannot read the file.
 
     Yields:
         The checkpoint whose weights are loaded; None for the module's own. If one process cannot read the file, or the
@@ -109,7 +112,7 @@ def weights_of(module: pl.LightningModule, checkpoint: str | None, shard: Shard)
     with shard.agreement("copy of the last weights"):
         own = copy.deepcopy(module.state_dict())
     try:
-        used = _load(module, checkpoint, shard)
+        used = _load(module, checkpoint, shard, required)
         if used is None:
             module.load_state_dict(own, strict=False)
         yield used
@@ -117,7 +120,7 @@ def weights_of(module: pl.LightningModule, checkpoint: str | None, shard: Shard)
         module.load_state_dict(own, strict=False)
 
 
-def _load(module: pl.LightningModule, checkpoint: str, shard: Shard) -> str | None:
+def _load(module: pl.LightningModule, checkpoint: str, shard: Shard, required: bool) -> str | None:
     """Load the checkpoint and return it; None if any process failed, which may then hold a mixture of weights."""
     reason: Exception | None = None
     try:
@@ -134,6 +137,8 @@ def _load(module: pl.LightningModule, checkpoint: str, shard: Shard) -> str | No
     found = "another process could not read it"
     if reason is not None:  # torch uses bold letters and lines of its own
         found = f"{type(reason).__name__}: {printable(' '.join(str(reason).split()), 120)}"
+    if required:
+        raise ValueError(f"the checkpoint {checkpoint} cannot be loaded ({found}). {advice}")
     warnings.warn(
         f"the checkpoint {checkpoint} cannot be loaded ({found}): influence is computed at the last weights instead. "
         f"{advice}, or choose ParetoCallback(checkpoint='last')",

@@ -38,6 +38,7 @@ class AnalysisOptions:
         influence: what to compute.
         checkpoint: which weights to compute it at.
         max_memory: bound in GiB; None for no bound.
+        required: whether a checkpoint that cannot be loaded is an error. Otherwise the last weights are used.
 
     Raises:
         ValueError: for values out of range.
@@ -46,6 +47,7 @@ class AnalysisOptions:
     influence: InfluenceOptions
     checkpoint: Checkpoint = "best"
     max_memory: float | None = None
+    required: bool = False
 
     def __post_init__(self) -> None:
         check_checkpoint(self.checkpoint)
@@ -111,7 +113,7 @@ def influence_of(
         tell(f"Resuming the interrupted analysis in {folder}.")
 
     def influence_at(number: int, path: str | None) -> InfluenceMatrix:
-        with weights_of(module, path, shard) as used, progress_bar(trainer) as progress:
+        with weights_of(module, path, shard, options.required) as used, progress_bar(trainer) as progress:
             execution = Execution(
                 shard=shard,
                 transfer=transfer_of(trainer, module),

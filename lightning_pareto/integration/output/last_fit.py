@@ -53,6 +53,11 @@ class LastFit:
         self._message.put(str(folder.resolve()))
 
     @property
+    def folder(self) -> Path | None:
+        """Where the results are; None if they are not on disk."""
+        return Path(found) if (found := self._message.get()) else None
+
+    @property
     def influence(self) -> InfluenceMatrix:
         """The influence matrix; RuntimeError if there is none."""
         self._forget_if_old()
@@ -77,16 +82,15 @@ class LastFit:
         if self._error is not None:
             what = name.removesuffix(".safetensors")
             raise RuntimeError(f"the last fit left no result ({what}) because of the error above") from self._error
-        directory = self._message.get()
-        if not directory:
+        if self.folder is None:
             raise RuntimeError(
                 "there is no result: fit a Trainer with this callback first, and look at its warnings. There is also "
                 "none with analyse=False or fast_dev_run, or if the fit trained nothing or was interrupted"
             )
-        path = Path(directory) / name
+        path = self.folder / name
         if not path.is_file():
             raise RuntimeError(
-                f"there is no {name} in {directory}, where the last fit wrote its results. It could not be written "
+                f"there is no {name} in {self.folder}, where the last fit wrote its results. It could not be written "
                 "(see the warnings), or was removed"
             )
         return path

@@ -1,7 +1,8 @@
 """Everything private of Lightning's that this package relies on, in one file."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -51,6 +52,23 @@ def remember_dataset(loader: "DataLoader[Any]", old: Any, new: Any) -> None:
 def own_sampler(loader: "DataLoader[Any]") -> Any:
     """The user's sampler, without what Lightning wraps around it for several processes."""
     return getattr(getattr(loader.sampler, "dataset", None), "_sampler", loader.sampler)
+
+
+@contextlib.contextmanager
+def running_instead_of_training(trainer: pl.Trainer, work: Callable[[], None]) -> Iterator[None]:
+    """Let ``trainer.fit`` do some work instead of the training, once model, data and processes are set up."""
+    members, sanity = vars(trainer.fit_loop), trainer.num_sanity_val_steps
+    members["run"], trainer.num_sanity_val_steps = functools.partial(_work, trainer, work), 0
+    try:
+        yield
+    finally:
+        del members["run"]
+        trainer.num_sanity_val_steps = sanity
+
+
+def _work(trainer: pl.Trainer, work: Callable[[], None]) -> None:
+    trainer.fit_loop.setup_data()
+    work()
 
 
 def loop_state(trainer: pl.Trainer) -> dict[str, Any]:

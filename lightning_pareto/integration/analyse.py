@@ -1,0 +1,128 @@
+"""Influence and verdict of a trained model, without a fit."""
+
+import contextlib
+import copy
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.integration.callback import ParetoCallback
+from lightning_pareto.integration.trainer.internals import running_instead_of_training
+from lightning_pareto.integration.trainer.namespaces import is_a
+from lightning_pareto.pareto.verdict import ParetoVerdict
+from lightning_pareto.report.html.page import write_report
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What :func:`analyse` found out.
+
+    Attributes:
+        influence: influence of every training sample on every category.
+        verdict: whether every category can still gain.
+        folder: where both are kept, and the report; None if they could not be written.
+
+    Example:
+        >>> from lightning_pareto import check_pareto
+        >>> influence = InfluenceMatrix([[1.0, -1.0], [0.5, 2.0]], [0, 1])
+        >>> Analysis(influence, check_pareto(influence, budget=0.2), folder=None).verdict.answer
+        'no'
+    """
+
+    influence: InfluenceMatrix
+    verdict: ParetoVerdict
+    folder: Path | None
+
+    def __str__(self) -> str:
+        return str(self.verdict)
+
+
+def analyse(
+    model: pl.LightningModule,
+    datamodule: pl.LightningDataModule | None = None,
+    trainer: pl.Trainer | None = None,
+    *,
+    ckpt_path: str | Path | None = None,
+    **options: Any,
+) -> Analysis:
+    """Compute influence, verdict and report of a trained model. Nothing is trained.
+
+    It works as after a fit with :class:`ParetoCallback`: on as many processes and in the precision that the trainer
+    has, with results in the trainer's log directory. Loggers get the verdict. The trainer's other callbacks take no
+    part, and the model keeps its weights.
+
+    Args:
+        model: the trained model.
+        datamodule: its data, with the training set of the fit; None if the module defines the loaders.
+        trainer: runs the analysis. By default a Trainer with one device and no logger, which leaves the results in
+            ``pareto`` in the working directory.
+        ckpt_path: a checkpoint of the model to load for the analysis; None for the weights that it has.
+        options: options of :class:`ParetoCallback`. By default those of the trainer's own ParetoCallback, if it has
+            one.
+
+    Returns:
+        Influence and verdict. The report is ``report.html`` in their folder, if its extra is installed.
+
+    Raises:
+        ValueError: if the checkpoint cannot be loaded.
+        Exception: whatever the checks before a fit or the analysis raise.
+
+    Example:
+        >>> trainer = pl.Trainer(logger=False, accelerator="cpu")
+
+        Then ``analysis = analyse(model, datamodule, trainer, ckpt_path="best.ckpt", budget=0.3)`` has ``.verdict`` and
+        ``.influence``, and ``reweight(analysis.influence)`` makes weights for a second fit.
+    """
+    if trainer is None:
+        quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
+        trainer = pl.Trainer(devices=1, max_epochs=1, **quiet)
+    callback = _callback(trainer, ckpt_path, options)
+    with _only(trainer, callback), running_instead_of_training(trainer, functools.partial(_run, trainer, callback)):
+        trainer.fit(model, datamodule=datamodule)
+    return Analysis(callback.influence, callback.verdict, callback.folder)
+
+
+def _callback(trainer: pl.Trainer, ckpt_path: str | Path | None, options: dict[str, Any]) -> ParetoCallback:
+    """The callback whose options are used, with the checkpoint instead of its own choice of weights."""
+    own = [each for each in trainer.callbacks if isinstance(each, ParetoCallback)]  # type: ignore[attr-defined]
+    callback = ParetoCallback(**options) if options or not own else copy.copy(own[0])
+    if ckpt_path is None:
+        return callback
+    if "checkpoint" in options:
+        raise ValueError("ckpt_path and checkpoint both choose the weights: pass one of them")
+    if not Path(ckpt_path).is_file():
+        raise ValueError(f"ckpt_path must be a checkpoint file, found {str(ckpt_path)!r}, which does not exist")
+    callback.options = replace(callback.options, checkpoint=[ckpt_path], required=True)
+    return callback
+
+
+@contextlib.contextmanager
+def _only(trainer: pl.Trainer, callback: ParetoCallback) -> Iterator[None]:
+    """Leave out all callbacks but this one and progress bars for a while."""
+    options: Any = trainer
+    usual = options.callbacks
+    options.callbacks = [*(each for each in usual if is_a(each, ProgressBar)), callback]
+    try:
+        yield
+    finally:
+        options.callbacks = usual
+
+
+def _run(trainer: pl.Trainer, callback: ParetoCallback) -> None:
+    """Analyse in the process that the strategy has started, and write the report."""
+    folder = callback.analyse_now(trainer, trainer.lightning_module)
+    if folder is None or not trainer.is_global_zero:
+        return
+    try:
+        write_report(folder)
+    except ImportError as error:
+        rank_zero_info(f"no report was written: {error}")
+    except OSError as error:
+        rank_zero_warn(f"the report could not be written: {error}")

@@ -1,0 +1,177 @@
+"""The analysis of a trained model, without a fit."""
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
+
+from lightning_pareto import InfluenceMatrix, ParetoCallback, analyse, estimate_influence
+from lightning_pareto.command_line import main
+from tests._asserts import assert_near
+from tests._tolerances import TWO_PROCESSES
+from tests.integration._models import Data, Plain, trainer
+
+
+def seeded(lr=0.05):
+    torch.manual_seed(0)
+    return Plain(lr)
+
+
+class Untrained(Plain):
+    """Must neither be trained nor validated, and its optimizer takes no step."""
+
+    def training_step(self, batch, batch_idx):
+        raise AssertionError("nothing is to be trained")
+
+    def on_train_start(self):
+        raise AssertionError("nothing is to be trained")
+
+
+class Forbidden(Callback):
+    """Takes part in fits only."""
+
+    def on_fit_start(self, trainer, pl_module):
+        raise AssertionError("takes no part")
+
+
+def test_analysis_equals_that_of_the_callback_after_the_fit(tmp_path):
+    model, data, fitted = seeded(), Data(), trainer(tmp_path, callback := ParetoCallback(verbose=False))
+    fitted.fit(model, datamodule=data)
+    found = analyse(model, data, trainer(tmp_path), verbose=False)
+    np.testing.assert_array_equal(found.influence.scores, callback.influence.scores)
+    assert str(found) == str(found.verdict) == str(callback.verdict)
+    assert found.folder == tmp_path / "pareto_1"
+    assert InfluenceMatrix.load(found.folder / "influence.safetensors").category_names == data.train.classes
+    assert (found.folder / "report.html").is_file()
+
+
+def test_nothing_is_trained_and_no_other_callback_takes_part(tmp_path):
+    model, data, used = Untrained(), Data(), trainer(tmp_path, Forbidden())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = analyse(model, data, used, verbose=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [type(each) for each in used.callbacks] == [Forbidden]
+    expected = estimate_influence(model, data.train_dataloader(), data.val_dataloader())
+    np.testing.assert_array_equal(found.influence.scores, expected.scores)
+
+
+def test_trainer_can_fit_before_and_afterwards(tmp_path):
+    model, data, used = seeded(), Data(), trainer(tmp_path, max_epochs=1)
+    used.fit(model, datamodule=data)
+    assert analyse(model, data, used, verbose=False).influence.scores.any()
+    used.fit_loop.max_epochs = 3
+    used.fit(model, datamodule=data)
+    assert (used.current_epoch, used.global_step) == (3, 24)
+
+
+def test_weights_come_from_the_checkpoint_and_the_model_keeps_its_own(tmp_path):
+    model, data, fitted = seeded(), Data(), trainer(tmp_path)
+    fitted.fit(model, datamodule=data)
+    fitted.save_checkpoint(tmp_path / "trained.ckpt")
+    other = Plain()
+    before = other.network[0].weight.clone()
+    found = analyse(other, data, trainer(tmp_path), ckpt_path=tmp_path / "trained.ckpt", verbose=False)
+    expected = estimate_influence(model, data.train_dataloader(), data.val_dataloader())
+    np.testing.assert_array_equal(found.influence.scores, expected.scores)
+    assert found.influence.metadata["checkpoint"] == "trained.ckpt"
+    assert torch.equal(other.network[0].weight, before)
+
+
+def test_checkpoint_that_cannot_be_loaded_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="which does not exist"):
+        analyse(Plain(), Data(), trainer(tmp_path), ckpt_path="nothing.ckpt")
+    (tmp_path / "other.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match=r"other\.ckpt cannot be loaded"):
+        analyse(Plain(), Data(), trainer(tmp_path), ckpt_path=tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="pass one of them"):
+        analyse(Plain(), Data(), trainer(tmp_path), ckpt_path=tmp_path / "other.ckpt", checkpoint=["a.ckpt"])
+
+
+def test_options_of_the_trainers_own_callback_hold_unless_others_are_given(tmp_path):
+    own = ParetoCallback(budget=0.1, folds=4, analyse=False, verbose=False)
+    used = trainer(tmp_path, own)
+    assert analyse(Plain(), Data(), used).verdict.budget == 0.1
+    assert analyse(Plain(), Data(), used, budget=0.3, verbose=False).influence.fold_scores.shape[0] == 8
+
+
+def test_data_are_checked_first(tmp_path):
+    with pytest.raises(ValueError, match="'nowhere'"):
+        analyse(Plain(), Data(), trainer(tmp_path), targets=["nowhere"])
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+def test_two_processes_find_the_same(tmp_path):
+    one = analyse(seeded(), Data(), trainer(tmp_path), verbose=False)
+    two = analyse(seeded(), Data(), trainer(tmp_path, strategy="ddp_fork", devices=2), verbose=False)
+    assert_near(two.influence.scores, one.influence.scores, TWO_PROCESSES)
+    assert two.folder == tmp_path / "pareto_1"
+
+
+PROJECT = """
+import lightning.pytorch as pl
+from tests.integration._models import Data, Plain
+
+class Model(Plain):
+    pass
+
+class Project(Data):
+    pass
+"""
+
+CONFIG = """
+trainer:
+  accelerator: cpu
+  max_epochs: 1
+  devices: 1
+  logger: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    class_path: ParetoCallback
+    init_args: {folds: 4, budget: 0.1}
+model: {lr: 0.1}
+data: {class_path: __main__.Project}
+ckpt_path: null
+"""
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    pytest.importorskip("jsonargparse", reason="the command line is an extra: pip install 'lightning_pareto[cli]'")
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning calls it in an older way
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "its_project.py").write_text(PROJECT)
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_command_reads_the_configuration_of_a_fit(config, tmp_path, capsys):
+    trained = trainer(tmp_path)
+    trained.fit(seeded(), datamodule=Data())
+    trained.save_checkpoint("trained.ckpt")
+    command = ["analyse", str(config), "--model", "its_project.Model", "--ckpt-path", "trained.ckpt"]
+    code = main([*command, "--budget", "0.3", "--dirpath", "results"])
+    found = InfluenceMatrix.load("results/influence.safetensors")
+    assert (found.fold_scores.shape[0], found.asked("budget", 0.0)) == (4, 0.3)
+    assert found.metadata["checkpoint"] == "trained.ckpt"
+    assert "Pareto improvement possible" in capsys.readouterr().out
+    assert main(["check", "results", "--budget", "0.3"]) == code
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ((), "a class of the script that was run"),
+        (("--data", "its_project.Project"), "does not name the class of its model: --model"),
+        (("--model", "its_project.Wrong"), "expected the import path of a class, found 'its_project.Wrong'"),
+        (("--model", "its_project.Model", "--ckpt-path", "no.ckpt"), "which does not exist"),
+    ],
+)
+def test_command_says_what_the_configuration_lacks(config, options, error, capsys):
+    assert main(["analyse", str(config), *options]) == 2
+    assert error in capsys.readouterr().err
