@@ -103,7 +103,7 @@ influence/categories.py: influence/test_categories.py
     order = torch.randperm(len(members), generator=generator)  →  order = torch.arange(len(members))
     if low < 0 or high >= count:  →  if False:
 influence/estimate.py: influence/test_stages.py
-    list(cells.names), cell, fingerprints])  →  list(cells.names), cell])
+    list(cells.names), cell, fingerprints, fitted])  →  list(cells.names), cell, fitted])
 influence/averaging.py: influence/test_averaging.py
     np.nan_to_num(unit / matrix.scale)  →  np.nan_to_num(1 / matrix.scale)
 influence/sharding.py: influence/test_sharding.py

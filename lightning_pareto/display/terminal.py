@@ -48,3 +48,19 @@ def text_table(columns: Mapping[str, Sequence[str]]) -> list[str]:
         gaps = [" " * (width - disp_len(cell)) for cell in cells]
         padded.append([gap + cell if padded else cell + gap for cell, gap in zip(cells, gaps, strict=True)])
     return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
+
+
+def rounded(count: int) -> str:
+    """A large number in words: 1.2 million."""
+    for unit, name in ((10**9, "billion"), (10**6, "million")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return f"{count:,}"
+
+
+def duration(seconds: float) -> str:
+    """A duration in its largest unit: 1.5 h."""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.2g} {name}"
+    return f"{seconds:.2g} s"

@@ -1,6 +1,5 @@
 """Categories of the validation samples, and their split into folds for cross-fitting."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from lightning_pareto.arguments import checked_names
 from lightning_pareto.display.terminal import listed
+from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.measures import Measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass
 
@@ -59,10 +59,9 @@ def scan(
         _check_range(found, count, numbered=given is None)
     names = given or tuple(map(str, range(count)))
     if folds > len(found):
-        warnings.warn(
+        warn(
             f"{folds} folds for {len(found)} validation samples: {folds - len(found)} of them stay empty. Lower folds, "
-            "or add validation samples; a proof takes dozens",
-            stacklevel=2,
+            "or add validation samples; a proof takes dozens"
         )
     cell = deal_folds(found, folds, seed) * count + found
     support = torch.bincount(cell, minlength=folds * count).reshape(folds, count)
@@ -75,7 +74,7 @@ def warn_about_absent(names: Sequence[str], samples: Sequence[int], *, kind: str
     """Warn about names without samples."""
     absent = [name for name, count in zip(names, samples, strict=True) if count == 0]
     if absent:
-        warnings.warn(f"no {kind} samples of {listed(absent)}: add some, or {otherwise}", stacklevel=3)
+        warn(f"no {kind} samples of {listed(absent)}: add some, or {otherwise}")
 
 
 def _check_range(found: Tensor, count: int, numbered: bool) -> None:
@@ -100,10 +99,9 @@ def _categories(validation: GradientPass, measure: Measure, categories: Categori
         with validation.locating_errors(indices):
             logit_gradient(measure, forward.logits, forward.targets)
         if classes == 0 and _are_probabilities(forward.logits):
-            warnings.warn(
+            warn(
                 "expected logits, but the model's outputs look like probabilities: each row is in [0, 1] and sums to "
-                "one. Return the logits before the softmax, or the logarithms of the probabilities",
-                stacklevel=2,
+                "one. Return the logits before the softmax, or the logarithms of the probabilities"
             )
         read = forward.targets if categories is None else read_categories(categories, batch, forward.targets)
         found[indices] = read.cpu()

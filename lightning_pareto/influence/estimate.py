@@ -1,7 +1,6 @@
 """Estimates the influence of every training sample on every category, in one pass for all categories."""
 
 import contextlib
-import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -19,14 +18,14 @@ from torch.utils.data import DataLoader
 from lightning_pareto.data.labels import fingerprint_of_items, fingerprint_of_labels
 from lightning_pareto.data.loaders import sampling_weights
 from lightning_pareto.influence.categories import Categories, Cells, scan, warn_about_absent
-from lightning_pareto.influence.curvature import CurvatureError, Fisher, FisherName, fit_curvature
-from lightning_pareto.influence.directions import category_gradients, score
+from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_of_data, fingerprint_of_model
 from lightning_pareto.influence.matrix import InfluenceMatrix, average_folds, checked_weights
 from lightning_pareto.influence.measures import MeasureName, get_measure
 from lightning_pareto.influence.options import CurvatureName, Execution, InfluenceOptions, Reading
-from lightning_pareto.influence.passes import GradientPass, PlanChangedError, Progress, silent
+from lightning_pareto.influence.passes import PlanChangedError, Progress, silent
 from lightning_pareto.influence.plan import Plan
+from lightning_pareto.influence.scoring import Scoring
 from lightning_pareto.influence.setup import set_up
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import Stages, Tensors
@@ -191,10 +190,11 @@ def estimate(
         fitted = fingerprint_of(weights)
         key = json.dumps([asdict(options), limit, list(cells.names), cell, fingerprints, fitted])
         stages = Stages(execution.stages_dir, key, train.shard)
+        scoring = Scoring(train, validation, cells, options, stages, weights)
         found = None
         while found is None:
             with contextlib.suppress(PlanChangedError):  # now it loops over a layer, so earlier results do not fit
-                found = _scores(train, validation, cells, options, limit, stages, weights)
+                found = scoring.of_all(limit)
         if reading.categories is None:
             samples = torch.bincount(found["labels"], minlength=len(cells.names)).tolist()
             rest = "weights can affect these classes only through samples of other classes"
@@ -209,46 +209,6 @@ def estimate(
         result = _assemble(found, cells, weights, metadata)
         stages.clear()
     return result
-
-
-def _scores(
-    train: GradientPass,
-    validation: GradientPass,
-    cells: Cells,
-    options: InfluenceOptions,
-    max_memory: float | None,
-    stages: Stages,
-    weights: npt.NDArray[np.float64] | None,
-) -> Tensors:
-    """Scores (N, F·K), labels (N,) and predicted labels (N,), and which layers contribute to the scores."""
-    task, layers = train.probe.task, train.probe.layers
-    fitted = None if weights is None else torch.from_numpy(weights)
-    fisher = Fisher.draw(options.resolved_fisher, train.size, options.seed, task.loss, fitted)
-    sample = train.sample(options.curvature_samples, options.seed)
-    stages.variant = f" {fingerprint_of(train.probe.plan.to_json())}"
-    curvature = fit_curvature(
-        options.curvature, sample, damping=options.damping, fisher=fisher, tolerance=options.tolerance, stages=stages
-    )
-
-    def scores_of(block: range) -> Tensors:
-        gradients = category_gradients(validation, get_measure(options.measure, task.loss), cells, block)
-        with train.shard.agreement("solving for the directions"):
-            directions = curvature.solve(gradients) if gradients else {}
-        if not directions:
-            raise CurvatureError("the model's output depends on no covered parameter: cover other layers, layers=[…]")
-        scores, labels, predicted = score(train, task.loss, directions)
-        reached = torch.tensor([layer in directions for layer in layers])
-        return {"scores": scores, "labels": labels, "predicted": predicted, "reached": reached}
-
-    directions, size = range(cells.support.numel()), sum(layer.size for layer in layers)
-    width = len(directions)
-    if max_memory is not None:  # four copies of a block's directions fit into the memory
-        width = max(1, min(width, int(max_memory * 2**30 / (16 * size))))
-    parts = []
-    for block in (directions[start : start + width] for start in range(0, len(directions), width)):
-        name = f"scores of directions {block.start} to {block.stop}"
-        parts.append(stages.load_or_compute(name, functools.partial(scores_of, block), torch.device("cpu")))
-    return parts[0] | {"scores": torch.cat([part["scores"] for part in parts], dim=1)}
 
 
 def _assemble(

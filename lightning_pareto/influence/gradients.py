@@ -86,7 +86,7 @@ class GradientProbe:
         self.task = task
         self.memory = memory or Memory()
         self._module = module
-        self._context = context
+        self.context = context
 
     @property
     def layers(self) -> list[Layer]:
@@ -102,7 +102,7 @@ class GradientProbe:
         targets = self.task.read_targets(batch)
         recorder = Recorder(list(self.plan.factored), len(targets), self.plan.expansion)
         # compiled modules run eagerly, because the recorder cannot see into a compiled graph
-        with self._context(), torch.compiler.set_stance("force_eager"), recorder:
+        with self.context(), torch.compiler.set_stance("force_eager"), recorder:
             logits = self.task.read_logits(self._module, batch, targets)
         if not logits.requires_grad:
             raise BatchError(

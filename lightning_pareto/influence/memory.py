@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -57,6 +58,17 @@ class Memory:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return True
+
+
+def free_memory(device: torch.device) -> float:
+    """Free memory of a device in bytes; infinite where it is not known."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        sizes = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return float(sizes["MemAvailable"].split()[0]) * 2**10
+    except (OSError, KeyError):
+        return math.inf
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,6 +1,5 @@
 """Checks that samples do not change between reads, and that loss and model treat each sample on its own."""
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from lightning_pareto.data.labels import first_label_out_of_range
 from lightning_pareto.data.loaders import size_of_batches, with_sampler
+from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.measures import Measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass
 
@@ -62,10 +62,9 @@ def check_rows(data: GradientPass) -> GradientPass:
     alone_labels, labels = torch.cat(list(map(few.probe.task.read_targets, alone))), few.probe.task.read_targets(batch)
     few.check_labels(few.indices, alone_labels)
     if not torch.equal(alone_labels, labels) and torch.equal(alone_labels.sort().values, labels.sort().values):
-        warnings.warn(
+        warn(
             f"the collate function of the {data.name} loader changes the order of the samples, so they are read one by "
-            "one, which is slow. Keep their order in collate_fn, and sort in the model instead",
-            stacklevel=4,
+            "one, which is slow. Keep their order in collate_fn, and sort in the model instead"
         )
         return replace(data, one_by_one=True)
     few.check_labels(few.indices, labels)
@@ -88,19 +87,17 @@ def check_samples(few: GradientPass) -> tuple[Any, int]:
         check_loss(few.probe.task.loss, forward.logits, forward.targets)
     together = forward.logits.detach()
     if not _same(batch, again):
-        warnings.warn(
+        warn(
             "the training dataset returns a different sample each time the same index is read (a random transform?). "
-            "The influence is that of one random draw. Pass a loader without augmentation: train_dataloader=…",
-            stacklevel=3,
+            "The influence is that of one random draw. Pass a loader without augmentation: train_dataloader=…"
         )
     elif not few.one_by_one:
         singly = torch.cat([few.probe.forward(single).logits.detach() for single in alone])
         if float((together - singly).abs().max()) > LOGIT_TOLERANCE * float(together.abs().max()):
-            warnings.warn(
+            warn(
                 "the model's output for a sample changes with the other samples in its batch (unmasked padding? "
                 "BatchNorm without running statistics?). Influence is defined per sample, and is accurate only if "
-                "samples barely affect each other",
-                stacklevel=3,
+                "samples barely affect each other"
             )
     return batch, together.shape[1]
 

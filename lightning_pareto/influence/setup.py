@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.data.loaders import check_map_style
+from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.gradients import GradientProbe
 from lightning_pareto.influence.layers import Layer, select_layers
 from lightning_pareto.influence.memory import MOST_ELEMENTS, Memory
@@ -103,11 +103,10 @@ def _warn_about_loops(plan: Plan) -> None:
     if looped:
         pairs = ([f"{layer.name}.*"] if layer.name and len(layer.names) > 1 else layer.names for layer in plan.factored)
         fast = [repr(pattern) for patterns in pairs for pattern in patterns]
-        warnings.warn(
+        warn(
             f"{len(looped)} parameter tensors are used in a way that has no fast per-sample gradient "
             f"({_some(looped, 4)}). They take a backward pass per sample, which is exact but slow."
-            + (f" To leave them out: layers=[{_some(fast, 6)}]" if fast else ""),
-            stacklevel=5,
+            + (f" To leave them out: layers=[{_some(fast, 6)}]" if fast else "")
         )
 
 

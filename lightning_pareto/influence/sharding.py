@@ -64,6 +64,10 @@ class Shard:
             blocks.append(moved.to(tensor.device))
         return torch.cat(blocks).reshape(tensor.shape)
 
+    def all(self, condition: bool) -> bool:
+        """Whether the condition holds on every process."""
+        return int(self.sum(torch.tensor(int(condition)))) == self.count
+
     def from_first(self, text: str) -> str:
         """Return the first process's text on every process."""
         encoded = text.encode() if self.index == 0 else b""

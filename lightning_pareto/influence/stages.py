@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.storage.artifacts import load_artifact, remove_temporary_files, save_artifact
 
@@ -53,7 +53,7 @@ class Stages:
         self._paths.add(path)
         with self._shard.agreement("reading of finished stages"):
             found = self._read(path) if path.exists() else None
-        if int(self._shard.sum(torch.tensor([int(found is not None)]))) == self._shard.count and found is not None:
+        if self._shard.all(found is not None) and found is not None:
             return {key: value.to(device) for key, value in found.items()}
         result = compute()
         with self._shard.agreement("writing of a finished stage"), self._warning():
@@ -68,10 +68,9 @@ class Stages:
         try:
             yield
         except OSError as error:
-            warnings.warn(
+            warn(
                 f"finished stages cannot be kept in {self._folder} ({error}). The computation continues, but would "
-                "start over after an interruption. Free some space there, or pass another folder",
-                stacklevel=4,
+                "start over after an interruption. Free some space there, or pass another folder"
             )
 
     def clear(self) -> None:
@@ -84,7 +83,7 @@ class Stages:
             if self._folder.exists() and not any(self._folder.iterdir()):
                 self._folder.rmdir()
         except OSError as error:
-            warnings.warn(f"finished stages are left in {self._folder}: {error}", stacklevel=2)
+            warn(f"finished stages are left in {self._folder}: {error}")
 
     def _read(self, path: Path) -> Tensors:
         arrays, metadata = load_artifact(path, "stage")

@@ -10,12 +10,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.trainer.internals import running_instead_of_training
 from lightning_pareto.integration.trainer.namespaces import is_a
+from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.report.html.page import write_report
 

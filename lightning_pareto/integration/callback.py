@@ -1,13 +1,14 @@
 """The callback: class-wise metrics during a fit, influence and verdict after it."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_pareto.display.terminal import printable_line
+from lightning_pareto.display.warning import once, warn
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.matrix import InfluenceMatrix
@@ -19,6 +20,7 @@ from lightning_pareto.integration.analysis import checks, resumption
 from lightning_pareto.integration.analysis.checkpoints import Checkpoint, checkpoints_of_earlier_fits
 from lightning_pareto.integration.analysis.loss_check import LossComparison
 from lightning_pareto.integration.analysis.previews import save_previews
+from lightning_pareto.integration.analysis.rehearsal import rehearse
 from lightning_pareto.integration.analysis.run import AnalysisOptions, Question, influence_of, verdict_on
 from lightning_pareto.integration.output.files import save_influence, save_verdict
 from lightning_pareto.integration.output.last_fit import LastFit
@@ -183,6 +185,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         self._category_names: Sequence[str] | None = None
         self._last_fit = LastFit()
         self._losses = LossComparison(data.task)
+        self._warned: set[str] = set()  # what the checks before the fit said
 
     @property
     def influence(self) -> InfluenceMatrix:
@@ -231,6 +234,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         self.classwise.begin_fit()
         self._losses.begin_fit()
         self._trained, self.results_folder, self._earlier_checkpoints = False, None, {}
+        self._warned.clear()
         self._last_fit.begin_fit(first=trainer.local_rank == 0)
         if self._wanted(trainer):
             checks.check_strategy(trainer, otherwise=", or ParetoCallback(analyse=False)")
@@ -241,6 +245,8 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         self._earlier_checkpoints = checkpoints_of_earlier_fits(trainer)
         if self._wanted(trainer):
             self._prepare(trainer, pl_module)
+            with once(self._warned):
+                rehearse(trainer, pl_module, self.data, self.options, self._category_names, self._say)
             checks.warn_of_averaging(trainer, self, self.options.checkpoint)
 
     def on_train_batch_start(
@@ -298,27 +304,28 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
     def _analyse(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         try:
             self._influence_and_verdict(trainer, module)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SIGTERMException):
             if trainer.is_global_zero:
                 self._say(f"\n{resumption.how_to_resume(trainer, self.dirpath)}\n")
             raise
         except Exception as error:
             self._last_fit.keep_error(error)
             if trainer.is_global_zero or not isinstance(error, OtherProcessError):
-                warnings.warn(f"ParetoCallback failed after the fit. The trained model is kept: {error}", stacklevel=2)
+                warn(f"ParetoCallback failed after the fit. The trained model is kept: {error}")
 
     def _influence_and_verdict(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        influence = influence_of(
-            trainer,
-            module,
-            self.data,
-            self.options,
-            category_names=self._category_names,
-            folder=self.dirpath,
-            say=self._say,
-            metadata=self.question.metadata,
-            earlier=self._earlier_checkpoints,
-        )
+        with once(self._warned):
+            influence = influence_of(
+                trainer,
+                module,
+                self.data,
+                self.options,
+                category_names=self._category_names,
+                folder=self.dirpath,
+                say=self._say,
+                metadata=self.question.metadata,
+                earlier=self._earlier_checkpoints,
+            )
         self._judge(trainer, influence)
 
     def _judge(self, trainer: pl.Trainer, influence: InfluenceMatrix) -> None:

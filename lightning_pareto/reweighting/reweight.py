@@ -1,12 +1,12 @@
 """Computes sample weights from an influence matrix."""
 
-import warnings
 from itertools import compress
 from typing import Literal, get_args
 
 import numpy as np
 
 from lightning_pareto.arguments import checked_number
+from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import DEFAULT_BUDGET, AdmissibleSet, Float, check_budget
@@ -120,7 +120,7 @@ def _answer(influence: InfluenceMatrix, budget: float, targets: Targets) -> str 
     verdict = check_pareto(influence, budget=budget, targets=targets)
     answer = short_answer(verdict)
     if answer != "yes":
-        warnings.warn(f"the verdict is {answer!r}: {UNPROVEN[answer]}", stacklevel=3)
+        warn(f"the verdict is {answer!r}: {UNPROVEN[answer]}")
     return answer
 
 

@@ -1,5 +1,6 @@
 """Fits and analyses that are ended, and disks that are full: nothing that was finished is lost."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -89,14 +90,11 @@ def test_analysis_resumes(tmp_path, undisturbed, point, how):
         fit(tmp_path)
 
     expected, weights = undisturbed
-    finished = ended(job)
-    assert finished is (how == "terminated"), "Lightning finishes the fit after SIGTERM"
+    assert not ended(job)
     assert torch.equal(trained_in(tmp_path), weights)
     for kind, name in ((InfluenceMatrix, "influence"), (ParetoVerdict, "verdict")):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             kind.load(tmp_path / "pareto" / f"{name}.safetensors")
-        except FileNotFoundError:
-            assert not finished
     found = fit(tmp_path, ckpt_path=str(tmp_path / "last.ckpt"))
     np.testing.assert_array_equal(found.influence.fold_scores, expected.influence.fold_scores)
     assert found.verdict.headroom == expected.verdict.headroom

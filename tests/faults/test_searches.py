@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lightning_pareto import InfluenceMatrix, ParetoCallback, ParetoResult, ParetoTuner
-from lightning_pareto.influence import estimate
+from lightning_pareto.influence import scoring
 from lightning_pareto.integration.tuner import search_folder as folders
 from lightning_pareto.integration.tuner import trial_recorder as recorder
 from lightning_pareto.integration.tuner.trial_result import TrialResult
@@ -60,7 +60,7 @@ def undisturbed(tmp_path_factory):
 
 
 POINTS = {
-    "scoring": lambda how: setattr(estimate, "score", striking(how)),
+    "scoring": lambda how: setattr(scoring, "score", striking(how)),
     "linear program": lambda how: setattr(ProposalSolver, "distinct", striking(how)),
     "writing of a trial": lambda how: setattr(TrialResult, "save", before(TrialResult.save, striking(how, count=2))),
     "writing of the result": lambda how: setattr(ParetoResult, "save", striking(how)),

@@ -1,12 +1,12 @@
 """Solves the Gauss-Newton system to a tolerance, without forming its matrix."""
 
 import itertools
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.curvature.base import Curvature, Directions
 from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
 from lightning_pareto.influence.curvature.fisher import Fisher
@@ -61,10 +61,9 @@ class ConjugateGradientCurvature(Curvature):
             p, rz = _plus(z, p, _ratio(new, rz)), new
         left = float((_dot(residual, residual) / _dot(right, right).clamp(min=1e-300)).max().sqrt())
         if left > self.tolerance:
-            warnings.warn(
+            warn(
                 f"conjugate gradients stopped after {ITERATIONS} iterations with a residual of {left:.1e}, above "
-                f"the tolerance of {self.tolerance:.1e}. Raise the damping or the tolerance",
-                stacklevel=2,
+                f"the tolerance of {self.tolerance:.1e}. Raise the damping or the tolerance"
             )
         return x
 

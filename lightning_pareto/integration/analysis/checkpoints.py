@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,11 +10,12 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.display.terminal import printable
+from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.integration.trainer.namespaces import is_a
+from lightning_pareto.integration.trainer.processes import rank_zero_warn
 
 Checkpoint = Literal["best", "last", "kept"] | Sequence[str | Path]
 """Which weights: the best or all of those kept by a monitoring ModelCheckpoint, the last, or a list of files."""
@@ -128,7 +128,7 @@ def _load(module: pl.LightningModule, checkpoint: str, shard: Shard, required: b
         module.load_state_dict(state, strict=module.strict_loading)
     except Exception as error:  # a file can be broken in any way, and the last weights serve as well
         reason = error
-    if int(shard.sum(torch.tensor([int(reason is not None)]))) == 0:
+    if shard.all(reason is None):
         return checkpoint
     if isinstance(reason, UnpicklingError):
         advice = "It holds objects that cannot be loaded safely: leave them out, save_hyperparameters(ignore=[…])"
@@ -139,9 +139,8 @@ def _load(module: pl.LightningModule, checkpoint: str, shard: Shard, required: b
         found = f"{type(reason).__name__}: {printable(' '.join(str(reason).split()), 120)}"
     if required:
         raise ValueError(f"the checkpoint {checkpoint} cannot be loaded ({found}). {advice}")
-    warnings.warn(
+    warn(
         f"the checkpoint {checkpoint} cannot be loaded ({found}): influence is computed at the last weights instead. "
-        f"{advice}, or choose ParetoCallback(checkpoint='last')",
-        stacklevel=2,
+        f"{advice}, or choose ParetoCallback(checkpoint='last')"
     )
     return None

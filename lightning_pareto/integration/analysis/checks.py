@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -25,7 +25,7 @@ from lightning_pareto.integration.trainer.batches import read_only, transfer_of,
 from lightning_pareto.integration.trainer.data_source import DataSource, validation_loaders
 from lightning_pareto.integration.trainer.internals import set_up_validation
 from lightning_pareto.integration.trainer.namespaces import is_a
-from lightning_pareto.integration.trainer.processes import shard_of
+from lightning_pareto.integration.trainer.processes import rank_zero_warn, shard_of
 
 SAMPLES_TRIED = 16
 """Samples that are read together before the fit, at most a batch. Two may look alike by chance."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.integration.trainer.processes import rank_zero_warn
 
 TOLERANCE = 0.01
 """Relative difference of the losses of a batch that still counts as rounding, in half precision for instance."""

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_pareto.data.loaders import read_batches
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.trainer.data_source import DataSource
+from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.report.previews import SamplePreviews, previews_of
 from lightning_pareto.report.samples import suspected_samples
 from lightning_pareto.storage.run_folders import SAMPLES_FILE

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from lightning_pareto.storage.artifacts import remove_temporary_files
 
 STAGES = "stages"
+INTERRUPTED = "interrupted.ckpt"
 
 
 def fit_was_skipped(trainer: pl.Trainer) -> bool:
@@ -39,25 +40,41 @@ def stages_kept(folder: Path | None) -> bool:
 
 
 def how_to_resume(trainer: pl.Trainer, folder: Path | None) -> str:
-    """Advice after an analysis was interrupted."""
+    """Advice after an analysis was interrupted, with a checkpoint that exists. It is saved now if the fit kept none."""
     kept = stages_kept(folder)
-    advice = f"Finished stages are kept in {folder}. To resume" if kept else "To start over from the last checkpoint"
-    path = last_checkpoint(trainer)
-    if path is None:
-        path, advice = "last.ckpt", f"{advice}, next time with a ModelCheckpoint(save_last=True)"
+    advice = f"Finished stages are kept in {folder}. To resume" if kept else "To start over"
+    path = checkpoint_of_the_end(trainer, folder)
     return (
-        f"The analysis was interrupted. {advice}:\n"
-        f"    trainer.fit(model, datamodule=datamodule, ckpt_path={path!r})"
+        f"The analysis was interrupted. {advice}"
+        + (
+            f":\n    trainer.fit(model, datamodule=datamodule, ckpt_path={path!r})"
+            if path is not None
+            else ", fit once more. A checkpoint makes that unnecessary: ModelCheckpoint(save_last=True)"
+        )
         + ("" if kept else "\nWith ParetoCallback(dirpath=…) finished stages are kept.")
     )
 
 
-def last_checkpoint(trainer: pl.Trainer) -> str | None:
-    """Path of the newest checkpoint that the fit has kept, preferably the last one; None if there is none."""
-    callbacks = trainer.checkpoint_callbacks
-    last = [path for each in callbacks if (path := getattr(each, "last_model_path", "")) and Path(path).is_file()]
-    best = [path for each in callbacks for path in getattr(each, "best_k_models", ()) if Path(path).is_file()]
-    return max(last or best, key=lambda path: Path(path).stat().st_mtime, default=None)
+def checkpoint_of_the_end(trainer: pl.Trainer, folder: Path | None) -> str | None:
+    """Path of the checkpoint that a fit has kept at its end, or that is saved now; None if neither is possible.
+
+    With several processes none can be saved, since the others may be gone, and the newest of an earlier epoch serves.
+    """
+    callbacks, several = trainer.checkpoint_callbacks, trainer.world_size > 1
+    last = [getattr(each, "last_model_path", "") for each in callbacks]
+    best = [path for each in callbacks for path in getattr(each, "best_k_models", ())]
+    for paths in (last, best) if several else (last,):
+        found = [path for path in paths if path and Path(path).is_file()]
+        if found:
+            return max(found, key=lambda path: Path(path).stat().st_mtime_ns)
+    if several:
+        return None
+    path = str((folder or Path(trainer.log_dir or trainer.default_root_dir)) / INTERRUPTED)
+    try:
+        trainer.save_checkpoint(path)
+    except OSError:  # a full or read-only disk; the advice then names no checkpoint
+        return None
+    return path
 
 
 def remove_stages(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """From a trainer that has just fitted a model to the influence of its training samples."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_pareto.influence.averaging import average_influence
+from lightning_pareto.influence.cost import Cost, forecast
 from lightning_pareto.influence.estimate import estimate
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.matrix import InfluenceMatrix
@@ -24,7 +26,7 @@ from lightning_pareto.integration.analysis.resumption import STAGES, remove_stag
 from lightning_pareto.integration.trainer.batches import transfer_of, validating
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.processes import shard_of, warnings_on_rank_zero
-from lightning_pareto.integration.trainer.progress import progress_bar
+from lightning_pareto.integration.trainer.progress import progress_of
 from lightning_pareto.pareto.demand import Limits, Targets, check_floors
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options, check_pareto
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE
@@ -73,6 +75,24 @@ class Question:
         return {"budget": self.budget, "level": self.level}
 
 
+def cost_of(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: DataSource,
+    options: AnalysisOptions,
+    category_names: Sequence[str] | None = None,
+) -> Cost:
+    """Check data and model before the fit as the analysis would after it, and time a few batches.
+
+    Arguments are those of :func:`influence_of`.
+
+    Raises:
+        Exception: what the analysis would raise about data and model, on every process.
+    """
+    with _unnoticed(trainer):
+        return forecast(module, **_arguments(trainer, module, data, options, category_names))
+
+
 def influence_of(
     trainer: pl.Trainer,
     module: pl.LightningModule,
@@ -95,53 +115,70 @@ def influence_of(
         category_names: names of the categories; None for numbers.
         folder: where finished stages are kept until all are done; None for nowhere. With several checkpoints, those of
             the current one are kept.
-        say: takes a line for the user on rank zero when an interrupted analysis resumes.
+        say: takes a line for the user on rank zero; None for silence.
         metadata: entries to add to the result's metadata.
         earlier: checkpoints of earlier fits, see :func:`checkpoints_of_earlier_fits`.
 
     Raises:
         Exception: whatever the estimate raises, on every process.
     """
+    arguments = _arguments(trainer, module, data, options, category_names)
     shard = shard_of(trainer, module)
-    with shard.agreement("preparation of the analysis"):
-        train, validation = data.train(trainer), data.validation(trainer)
-        weights = data.weights_of_fit(trainer)
-        select_layers(module, options.influence.layers)
-
     tell = say if say is not None and trainer.is_global_zero else lambda _: None
     if stages_kept(folder):
         tell(f"Resuming the interrupted analysis in {folder}.")
 
     def influence_at(number: int, path: str | None) -> InfluenceMatrix:
-        with weights_of(module, path, shard, options.required) as used, progress_bar(trainer) as progress:
-            execution = Execution(
-                shard=shard,
-                transfer=transfer_of(trainer, module),
-                val_transfer=transfer_of(trainer, module, data.val_dataloader_idx),
-                context=trainer.precision_plugin.forward_context,
-                progress=progress,
-                max_memory=options.max_memory,
-                stages_dir=None if folder is None else folder / STAGES / str(number),
-            )
-            reading = Reading(
-                task=data.task, categories=data.categories, category_names=category_names, weights=weights
-            )
-            objects: dict[str, Any] = {"reading": reading, "options": options.influence, "execution": execution}
+        with weights_of(module, path, shard, options.required) as used, progress_of(trainer, say) as progress:
+            stages = None if folder is None else folder / STAGES / str(number)
+            arguments["execution"] = replace(arguments["execution"], progress=progress, stages_dir=stages)
             try:
-                influence = estimate(module, train, validation, **objects)
+                influence = estimate(module, **arguments)
             except StagesError:  # they belong to an earlier model; every process sees the same files
                 assert folder is not None
                 tell("Its stages belong to another model or other options: the analysis starts over.")
                 if trainer.is_global_zero:
                     remove_stages(folder)
                 trainer.strategy.barrier()
-                influence = estimate(module, train, validation, **objects)
+                influence = estimate(module, **arguments)
         name = "last weights" if used is None else Path(used).name
         return replace(influence, metadata={**influence.metadata, **(metadata or {}), "checkpoint": name})
 
-    with warnings_on_rank_zero(trainer), isolate_rng(), validating(trainer):
+    with _unnoticed(trainer):
         paths = checkpoints(trainer, options.checkpoint, earlier)
         return average_influence([influence_at(number, path) for number, path in enumerate(paths)])
+
+
+@contextlib.contextmanager
+def _unnoticed(trainer: pl.Trainer) -> Iterator[None]:
+    """Leave no trace in random states, use batches as in validation, and warn on rank zero only."""
+    with warnings_on_rank_zero(trainer), isolate_rng(), validating(trainer):
+        yield
+
+
+def _arguments(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: DataSource,
+    options: AnalysisOptions,
+    category_names: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Arguments of an estimate besides the module."""
+    shard = shard_of(trainer, module)
+    with shard.agreement("preparation of the analysis"):
+        train, validation = data.train(trainer), data.validation(trainer)
+        weights = data.weights_of_fit(trainer)
+        select_layers(module, options.influence.layers)
+    reading = Reading(task=data.task, categories=data.categories, category_names=category_names, weights=weights)
+    execution = Execution(
+        shard=shard,
+        transfer=transfer_of(trainer, module),
+        val_transfer=transfer_of(trainer, module, data.val_dataloader_idx),
+        context=trainer.precision_plugin.forward_context,
+        max_memory=options.max_memory,
+    )
+    loaders = {"train_dataloader": train, "val_dataloader": validation}
+    return {**loaders, "reading": reading, "options": options.influence, "execution": execution}
 
 
 def verdict_on(influence: InfluenceMatrix, question: Question, folder: Path | None) -> ParetoVerdict:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.integration.output.log_verdict import log_values
 from lightning_pareto.integration.output.results_folder import ResultsFolder
-from lightning_pareto.integration.trainer.processes import SharedMessage
+from lightning_pareto.integration.trainer.processes import SharedMessage, rank_zero_warn
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.storage.artifacts import ArtifactError, consistent_parts, remove_temporary_files, write_atomically
 from lightning_pareto.storage.run_folders import RECORD_FILE

@@ -6,12 +6,12 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import StochasticWeightAveraging
-from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 from lightning_pareto.data.loaders import check_map_style, with_sampler
 from lightning_pareto.integration.trainer.internals import acts_on_validation_at_once
 from lightning_pareto.integration.trainer.namespaces import is_a
+from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.sampling import ParetoSampler
 

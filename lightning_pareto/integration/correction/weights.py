@@ -6,14 +6,13 @@ from typing import Literal
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.arguments import checked_number
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.sharding import LostProcessError, OtherProcessError
 from lightning_pareto.integration.analysis.run import AnalysisOptions, influence_of
 from lightning_pareto.integration.trainer.data_source import DataSource
-from lightning_pareto.integration.trainer.processes import shard_of
+from lightning_pareto.integration.trainer.processes import rank_zero_warn, shard_of
 from lightning_pareto.pareto.admissible import check_budget
 from lightning_pareto.reweighting.mass_preserving import GiveBack
 from lightning_pareto.reweighting.reweight import reweight

@@ -3,9 +3,8 @@
 import contextlib
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, VERDICT_FILE
 

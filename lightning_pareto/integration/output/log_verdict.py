@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.integration.output.loggers import Cell, Exhibits, show_with
+from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.pareto.columns import COLUMNS
 from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.storage.run_folders import VERDICT_FILE

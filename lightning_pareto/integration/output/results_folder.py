@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_pareto.integration.trainer.processes import shard_of
+from lightning_pareto.integration.trainer.processes import rank_zero_warn, shard_of
 from lightning_pareto.storage.run_folders import RUN_FOLDER, VERDICT_FILE, contains_results, run_folders_in
 
 

@@ -7,8 +7,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.sharding import Shard
+
+rank_zero_warn = rank_zero_only(warn)
+"""Warn on rank zero only."""
 
 
 def shard_of(trainer: pl.Trainer, module: pl.LightningModule) -> Shard:

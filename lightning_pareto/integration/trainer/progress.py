@@ -2,28 +2,69 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm.auto import tqdm
 
+from lightning_pareto.display.terminal import duration
 from lightning_pareto.influence.passes import Progress, silent
 from lightning_pareto.integration.trainer.namespaces import is_a
 
 FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
 
+EVERY = 60.0
+"""Seconds from one line to the next where there is no progress bar."""
+
+
 @contextlib.contextmanager
-def progress_bar(trainer: pl.Trainer) -> Iterator[Progress]:
-    """Show a bar for each stage on rank zero, if the trainer shows progress at all. It disappears with the stage."""
-    shown: Any = trainer.progress_bar_callback
-    if shown is None or not trainer.is_global_zero or getattr(shown, "is_disabled", False):
+def progress_of(trainer: pl.Trainer, say: Callable[[str], None] | None = None) -> Iterator[Progress]:
+    """Report progress on rank zero, and end at once when the process is asked to terminate.
+
+    Each stage has a bar if the trainer shows any, which disappears with the stage. Otherwise ``say`` gets a line a
+    minute, if it is given.
+    """
+    with _shown(trainer, say) as show:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if trainer.received_sigterm:  # Lightning only notes the signal, and would wait for the end
+                raise SIGTERMException
+            show(stage, done, total)
+
+        yield report
+
+
+@contextlib.contextmanager
+def _shown(trainer: pl.Trainer, say: Callable[[str], None] | None) -> Iterator[Progress]:
+    bar: Any = trainer.progress_bar_callback
+    if not trainer.is_global_zero:
         yield silent
-        return
-    with _rich(trainer, shown) if is_a(shown, RichProgressBar) else _tqdm() as show:
-        yield show
+    elif bar is None or getattr(bar, "is_disabled", False):
+        yield silent if say is None else _lines(say)
+    else:
+        with _rich(trainer, bar) if is_a(bar, RichProgressBar) else _tqdm() as show:
+            yield show
+
+
+def _lines(say: Callable[[str], None]) -> Progress:
+    """Say once a minute what is done and how much of the stage is left."""
+    began = last = time.monotonic()
+
+    def show(stage: str, done: int, total: int) -> None:
+        nonlocal began, last
+        now = time.monotonic()
+        if done == 0:
+            began = now
+        elif now - last >= EVERY:
+            last, left = now, (now - began) * (total - done) / done
+            say(f"Pareto: {stage}, {done} of {total} batches, {duration(left)} left")
+
+    return show
 
 
 @contextlib.contextmanager

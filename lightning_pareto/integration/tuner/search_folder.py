@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed as dist
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_pareto.evaluation.result import ParetoResult
+from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.storage.run_folders import FINISHED_FOLDER, RESULT_FILE, VERDICT_FILE
 

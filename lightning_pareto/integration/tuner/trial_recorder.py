@@ -9,7 +9,6 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.data.labels import fingerprint_of_labels
 from lightning_pareto.influence.fingerprint import fingerprint_of
@@ -20,7 +19,7 @@ from lightning_pareto.integration.analysis.previews import save_previews
 from lightning_pareto.integration.analysis.run import influence_of
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.trainer.namespaces import counterpart
-from lightning_pareto.integration.trainer.processes import shard_of
+from lightning_pareto.integration.trainer.processes import rank_zero_warn, shard_of
 from lightning_pareto.integration.tuner.starting_checkpoint import epochs_seen
 from lightning_pareto.integration.tuner.trial import Trial
 from lightning_pareto.integration.tuner.trial_result import TrialResult

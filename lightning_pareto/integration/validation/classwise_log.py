@@ -7,11 +7,11 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.distributed as dist
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_pareto.display.terminal import listed
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.internals import logging_step, names_logged
+from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.integration.validation.metrics import (
     ClasswiseMetrics,
     EpochMetrics,

@@ -9,11 +9,11 @@ import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
+from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.integration.validation.logits import Consumer
 
 Float = npt.NDArray[np.float64]

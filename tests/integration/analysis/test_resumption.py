@@ -1,6 +1,7 @@
 """An analysis that was killed resumes when the fit is called again."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import pytest
-from lightning.pytorch.callbacks import ModelCheckpoint
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from lightning_pareto import ParetoCallback
 from lightning_pareto.integration.analysis import run as analysis
@@ -42,11 +44,15 @@ def killed(folder):
 
 
 def with_progress(progress):
-    """The estimate of influence, reporting to this function instead of a progress bar."""
+    """The estimate of influence, reporting to this function first."""
     whole = analysis.estimate
 
     def estimate(*arguments, execution, **options):
-        return whole(*arguments, execution=replace(execution, progress=progress), **options)
+        def both(*report):
+            progress(*report)
+            execution.progress(*report)
+
+        return whole(*arguments, execution=replace(execution, progress=both), **options)
 
     return estimate
 
@@ -140,14 +146,40 @@ def test_interruption_says_how_to_resume_and_resuming_is_announced(tmp_path, cap
     assert ("Resuming the interrupted analysis in" in capsys.readouterr().out) is stages
 
 
-def test_newest_checkpoint_is_named_if_there_is_no_last_one(tmp_path):
-    keeper = ModelCheckpoint(dirpath=tmp_path, monitor="val_loss", save_top_k=-1)
-    fitted = trainer(tmp_path, keeper, enable_checkpointing=True)
-    assert "next time with a ModelCheckpoint(save_last=True)" in how_to_resume(fitted, None)
+class Interrupts(Callback):
+    """Interrupts the end of the fit, as Ctrl-C does in the analysis, and keeps the advice."""
+
+    def on_train_end(self, trainer, pl_module):
+        self.advice = how_to_resume(trainer, None)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_checkpoint_of_the_end_is_saved_if_the_fit_keeps_none(tmp_path, keeps):
+    keeper = ModelCheckpoint(dirpath=tmp_path, monitor="val_loss", save_top_k=1)
+    ended = Interrupts()
+    callbacks = (ended, keeper) if keeps else (ended,)
+    model = Plain()
+    trainer(tmp_path, *callbacks, enable_checkpointing=keeps).fit(model, datamodule=Data())
+    (path,) = re.findall(r"ckpt_path='(.*)'\)", ended.advice)
+    assert path == str(tmp_path / "interrupted.ckpt")
+    callback, again = ParetoCallback(verbose=False), Plain()
+    callbacks = (callback, keeper) if keeps else (callback,)
+    trainer(tmp_path, *callbacks, enable_checkpointing=keeps).fit(again, datamodule=Data(), ckpt_path=path)
+    assert torch.equal(again.network[0].weight, model.network[0].weight), "nothing was trained"
+    assert callback.verdict.headroom > 0
+
+
+def test_advice_names_no_checkpoint_that_does_not_exist(tmp_path, monkeypatch):
+    fitted, ended = trainer(tmp_path), Interrupts()
+    fitted.callbacks.append(ended)
+
+    def full(path):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(fitted, "save_checkpoint", full)
     fitted.fit(Plain(), datamodule=Data())
-    newest = max(tmp_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    assert len(list(tmp_path.glob("*.ckpt"))) > 1
-    assert f"ckpt_path={str(newest)!r}" in how_to_resume(fitted, None)
+    assert "ckpt_path" not in ended.advice
+    assert "fit once more" in ended.advice
 
 
 @pytest.mark.slow

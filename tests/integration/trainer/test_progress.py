@@ -1,15 +1,38 @@
 """Progress bars of the analysis."""
 
 import io
+import re
 
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 
 from lightning_pareto import CourseCorrection, ParetoCallback
+from lightning_pareto.integration.trainer import progress
 from tests.integration._models import Data, Plain, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_lines_tell_the_progress_where_there_is_no_bar(tmp_path, capsys, monkeypatch, verbose):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    trainer(tmp_path, ParetoCallback(verbose=verbose)).fit(Plain(), datamodule=Data())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Pareto: scores")]
+    assert bool(lines) is verbose
+    assert all(re.fullmatch(r"Pareto: scores, \d of 8 batches, .* left", line) for line in lines)
+
+
+def test_lines_come_once_a_minute(monkeypatch):
+    now, said = [0.0], []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    show = progress._lines(said.append)
+    for done in range(11):
+        show("scores", done, 10)
+        now[0] += 20.0
+    assert said[0] == "Pareto: scores, 3 of 10 batches, 2.3 min left"
+    assert len(said) == 3
+
 
 STAGES = ("factors", "eigenvalues", "category gradients", "scores")
 

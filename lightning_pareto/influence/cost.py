@@ -1,0 +1,163 @@
+"""What an influence estimate will cost, from a few timed batches, before the model is trained."""
+
+import collections
+import contextlib
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_pareto.data.loaders import size_of_batches, with_sampler
+from lightning_pareto.display.terminal import duration, rounded
+from lightning_pareto.display.warning import once
+from lightning_pareto.influence.categories import scan
+from lightning_pareto.influence.clock import Clock
+from lightning_pareto.influence.curvature import CurvatureError
+from lightning_pareto.influence.curvature.ekfac import ENOUGH_SAMPLES
+from lightning_pareto.influence.measures import get_measure
+from lightning_pareto.influence.memory import free_memory
+from lightning_pareto.influence.options import Execution, InfluenceOptions, Reading
+from lightning_pareto.influence.passes import GradientPass, PlanChangedError
+from lightning_pareto.influence.scoring import COPIES, Scoring
+from lightning_pareto.influence.setup import set_up
+from lightning_pareto.influence.stages import Stages
+
+BATCHES_TIMED = 3
+"""How many batches each pass reads. The first only warms up."""
+
+FEWEST_BATCHES = 20
+"""With fewer batches in the training set, timing some would take as long as the estimate itself."""
+
+STEP = "training step"
+
+SHARE_OF_MEMORY = 0.8
+"""Directions that take more than this share of the free memory are not tried."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an estimate will cost.
+
+    Attributes:
+        directions: number of directions, categories times folds.
+        parameters: number of parameters that they cover.
+        memory: their memory at its peak, in GiB.
+        free: free memory of the device, in GiB.
+        epochs: duration, in epochs of training on the whole training set; None if it was not timed.
+        seconds: duration in seconds; None if it was not timed.
+    """
+
+    directions: int
+    parameters: int
+    memory: float
+    free: float
+    epochs: float | None = None
+    seconds: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory suffices."""
+        return self.memory <= SHARE_OF_MEMORY * self.free
+
+    def __str__(self) -> str:
+        size = f"{self.directions} directions of {rounded(self.parameters)} parameters in {self.memory:.2g} GiB"
+        if self.epochs is None or self.seconds is None:
+            return size
+        return f"{size}, as long as {self.epochs:.2g} epochs of training ({duration(self.seconds)})"
+
+
+def forecast(
+    module: nn.Module,
+    train_dataloader: "DataLoader[Any]",
+    val_dataloader: "DataLoader[Any]",
+    *,
+    reading: Reading,
+    options: InfluenceOptions,
+    execution: Execution,
+) -> Cost:
+    """Check data and model as an estimate would, run it on a few batches, and tell what all of it will cost.
+
+    Neither the module nor its gradients change. A pass counts with as many samples as it may take, so the duration is
+    rather too long than too short. It is not known if the training set has too few batches, if the memory would not
+    suffice, or if the module is in a state without influence, as some are before training.
+
+    Args:
+        module: the module, trained or not.
+        train_dataloader: see :func:`estimate_influence`.
+        val_dataloader: see :func:`estimate_influence`.
+        reading: how to read samples.
+        options: what to compute.
+        execution: how the passes run.
+
+    Raises:
+        Exception: whatever :func:`estimate_influence` raises about data and model.
+    """
+    clock = Clock(next(module.parameters()).device)
+    execution = replace(execution, progress=clock, stages_dir=None)
+    with set_up(
+        module, train_dataloader, val_dataloader, task=reading.task, layers=options.layers, execution=execution
+    ) as (train, validation):
+        few, some = (data.part(0, BATCHES_TIMED * data.batch_size * data.shard.count) for data in (train, validation))
+        with warnings.catch_warnings(), once(set()):
+            warnings.simplefilter("ignore")  # about categories that these samples lack
+            cells = scan(
+                some,
+                get_measure(options.measure, reading.task.loss),
+                categories=reading.categories,
+                category_names=reading.category_names,
+                folds=options.folds,
+                seed=options.seed,
+            )
+        scoring = Scoring(few, some, cells, options, Stages(None, "", train.shard))
+        blocks = math.ceil(scoring.directions / scoring.width(execution.max_memory))
+        memory = COPIES * 4 * scoring.width(execution.max_memory) * scoring.parameters / 2**30
+        cost = Cost(scoring.directions, scoring.parameters, memory, free_memory(train.device) / 2**30)
+        if len(few.indices) * FEWEST_BATCHES > train.size * BATCHES_TIMED or not train.shard.all(cost.fits):
+            return cost
+        with contextlib.suppress(CurvatureError):
+            seconds = _seconds(scoring, blocks, clock, _batches_of_stages(train, validation, options))
+            batches = train.size / (size_of_batches(train_dataloader) * train.shard.count)
+            return replace(cost, epochs=seconds / (batches * _training_step(module, train, clock)), seconds=seconds)
+    return cost
+
+
+def _seconds(scoring: Scoring, blocks: int, clock: Clock, batches: Mapping[str, float]) -> float:
+    """Duration of the whole scoring, from that with a few directions. It is linear in the number of directions."""
+    few, more = 2, max(8, scoring.directions // 8)
+    narrow = replace(scoring, cells=replace(scoring.cells, cell=scoring.cells.cell % few))
+    while True:
+        with contextlib.suppress(PlanChangedError):
+            curvature, fit = clock.extrapolate(scoring.curvature, batches)
+            _, base = clock.extrapolate(partial(narrow.of_block, curvature, range(few)), batches)
+            _, wide = clock.extrapolate(partial(scoring.of_block, curvature, range(more)), batches)
+            each = max(0.0, wide - base) / (more - few)
+            return fit + blocks * max(0.0, base - few * each) + scoring.directions * each
+
+
+def _batches_of_stages(train: GradientPass, validation: GradientPass, options: InfluenceOptions) -> Mapping[str, float]:
+    """How many batches a process reads in each stage of the whole estimate, at most."""
+    fitted = min(options.curvature_samples or train.size, train.size)
+    samples = {"eigenvalues": min(fitted, ENOUGH_SAMPLES), "scores": train.size, "category gradients": validation.size}
+    batch = train.batch_size * train.shard.count
+    return collections.defaultdict(lambda: fitted / batch, {stage: n / batch for stage, n in samples.items()})
+
+
+def _training_step(module: nn.Module, train: GradientPass, clock: Clock) -> float:
+    """Seconds of a forward and backward pass over a batch of the training loader."""
+    task, parameters = train.probe.task, [p for p in module.parameters() if p.requires_grad]
+    few = range(min(train.size, BATCHES_TIMED * size_of_batches(train.loader)))
+    loader = with_sampler(train.loader, few, drop_last=False, generator=torch.Generator())  # type: ignore[arg-type]
+    clock(STEP, 0, len(loader))
+    for done, batch in enumerate(map(train.moved, loader), start=1):
+        targets = task.read_targets(batch)
+        with train.probe.context():
+            loss = task.loss(task.read_logits(module, batch, targets), targets).mean()
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+        clock(STEP, done, len(loader))
+    return clock.per_batch(STEP)

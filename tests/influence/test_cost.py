@@ -1,0 +1,109 @@
+"""What an estimate will cost, from a few batches."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_pareto.influence import cost as module_of_cost
+from lightning_pareto.influence.clock import Clock
+from lightning_pareto.influence.cost import Cost, forecast
+from lightning_pareto.influence.options import Execution, InfluenceOptions, Reading
+from tests._oracles import loader
+
+
+def problem(samples=1000):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(samples, 5, generator=generator), torch.arange(samples) % 4
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4))
+    return net, loader(x, y, batch_size=20), loader(x[:200], y[:200], batch_size=20)
+
+
+def cost_of(*problem, options=None, **execution):
+    return forecast(
+        *problem, reading=Reading(), options=options or InfluenceOptions(), execution=Execution(**execution)
+    )
+
+
+def test_size_is_that_of_all_directions():
+    found = cost_of(*problem())
+    assert (found.directions, found.parameters) == (32, 84)
+    assert found.memory == pytest.approx(4 * 4 * 32 * 84 / 2**30)
+    assert found.seconds > 0
+    assert found.epochs > 0
+    assert str(found).startswith("32 directions of 84 parameters in ")
+
+
+def test_max_memory_bounds_the_size():
+    assert cost_of(*problem(), max_memory=5e-6).memory <= 5e-6
+
+
+def test_nothing_changes():
+    net, *loaders = problem()
+    net[1].eval()
+    before = [p.clone() for p in net.parameters()]
+    cost_of(net, *loaders)
+    assert all(map(torch.equal, net.parameters(), before))
+    assert all(p.grad is None for p in net.parameters())
+    assert [part.training for part in net] == [True, False, True]
+
+
+def test_few_batches_and_directions_that_do_not_fit_are_not_timed(monkeypatch):
+    assert cost_of(*problem(samples=100)).seconds is None
+    monkeypatch.setattr(module_of_cost, "free_memory", lambda _: 0.0)
+    found = cost_of(*problem())
+    assert (found.seconds, found.fits) == (None, False)
+
+
+def test_model_without_influence_is_not_timed():
+    net, *loaders = problem()
+    with torch.no_grad():
+        net[2].weight.zero_()
+        net[0].weight.zero_()
+        net[0].bias.fill_(-1.0)
+        net[2].bias.copy_(torch.tensor([500.0, 0.0, 0.0, 0.0]))  # saturated
+    assert cost_of(net, *loaders).seconds is None
+
+
+class Slow:
+    """A clock that passes a second at every reading of a batch, and work that reads batches."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr("lightning_pareto.influence.clock.time.perf_counter", lambda: self.now)
+        self.clock = Clock(torch.device("cpu"))
+
+    def read(self, stage, seconds):
+        self.clock(stage, 0, len(seconds))
+        for done, second in enumerate(seconds, start=1):
+            self.now += second
+            self.clock(stage, done, len(seconds))
+
+
+def test_time_of_a_batch_counts_as_often_as_there_will_be_batches(monkeypatch):
+    slow = Slow(monkeypatch)
+
+    def work():
+        slow.read("factors", [9.0, 2.0, 2.0])  # the first batch warms up
+        slow.now += 5.0
+        slow.read("scores", [3.0])
+
+    _, seconds = slow.clock.extrapolate(work, {"factors": 10, "scores": 100})
+    assert seconds == 5.0 + 10 * 2.0 + 100 * 3.0
+
+
+def test_directions_and_blocks_are_extrapolated(monkeypatch):
+    monkeypatch.setattr(Clock, "extrapolate", lambda _, work, __: (None, work()))
+
+    class Linear:
+        directions = 50
+        cells = Cost(0, 0, 0.0, 0.0)
+        curvature = staticmethod(lambda: 100.0)
+
+        def of_block(self, _curvature, block):
+            return 7.0 + 2.0 * len(block)
+
+    monkeypatch.setattr(module_of_cost, "replace", lambda *_, **__: Linear())
+    monkeypatch.setattr(Cost, "cell", torch.arange(3), raising=False)
+    assert math.isclose(module_of_cost._seconds(Linear(), 3, Clock(torch.device("cpu")), {}), 100 + 3 * 7 + 50 * 2)
