@@ -1,7 +1,8 @@
 """Checks, copies and single batches of the user's DataLoader."""
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+import random
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,35 @@ def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
         )
     if len(dataset) == 0:
         raise ValueError(f"{name} has an empty dataset: check the split or the filter that produced it")
-    if isinstance(loader.sampler, SubsetRandomSampler) and len(set(loader.sampler.indices)) < len(dataset):
-        raise TypeError(
-            f"{name} draws a part of its dataset with a SubsetRandomSampler, but influence and weights belong to all "
-            "samples of a dataset. Make the part a dataset: DataLoader(Subset(dataset, indices), shuffle=True)"
-        )
+    sampler: Any = loader.sampler
+    indices = sampler.indices if isinstance(sampler, SubsetRandomSampler) else sampler
+    if isinstance(indices, (list, tuple, range, np.ndarray)):
+        refuse_part(set(map(int, indices)), loader, name)
     return loader
+
+
+def refuse_part(drawn: Collection[int], loader: "DataLoader[Any]", name: str) -> None:
+    """Raise a TypeError if a sampler draws these samples of its dataset only."""
+    size: int = len(loader.dataset)  # type: ignore[arg-type]
+    if len(drawn) < size:
+        raise TypeError(
+            f"{name} draws {len(drawn)} of {size} samples by its sampler, a {type(loader.sampler).__name__}, but "
+            "influence and weights belong to all samples of a dataset. Make the part a dataset: "
+            "DataLoader(Subset(dataset, indices), shuffle=True)"
+        )
+
+
+def samples_chosen(sampler: Any) -> set[int] | None:
+    """Indices of the samples that a sampler of the user's own chooses; None if it chooses others every time.
+
+    It reads a copy twice, whose generators are copies, too. Global random states have to be restored by the caller.
+    """
+    twin = copy.copy(sampler)
+    for name, value in getattr(twin, "__dict__", {}).items():
+        if isinstance(value, (torch.Generator, np.random.Generator, random.Random)):
+            vars(twin)[name] = value.clone_state() if isinstance(value, torch.Generator) else copy.deepcopy(value)
+    first, second = (set(map(int, twin)) for _ in range(2))
+    return first if first == second else None
 
 
 def read_batches(loader: "DataLoader[Any]", batches: Iterable[Sequence[int]], collate: Any = None) -> Iterator[Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_pareto.data.labels import fingerprint_of_items, fingerprint_of_labels
 from lightning_pareto.data.loaders import check_map_style
 from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.gradients import GradientProbe
@@ -21,6 +22,7 @@ from lightning_pareto.influence.options import Execution
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.plan import Plan
 from lightning_pareto.influence.sample_checks import check_labels, check_rows, check_samples
+from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.influence.verification import VERIFICATION_SAMPLES, reordered_layers, verify
 
@@ -44,6 +46,7 @@ def set_up(
         size = len(check_map_style(loader, name).dataset)  # type: ignore[arg-type]
         if size < shard.count:
             raise ValueError(f"{shard.count} processes cannot share a dataset of {size} samples: use fewer processes")
+    _compare_processes(train_dataloader, val_dataloader, shard)
     covered = select_layers(module, layers)
     device = next(module.parameters()).device
     autocast, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
@@ -92,6 +95,21 @@ def _verified(
     probe.plan = Plan.from_json(train.shard.from_first(probe.plan.to_json()), covered)
     _warn_about_loops(probe.plan)
     return train, validation
+
+
+def _compare_processes(train: "DataLoader[Any]", validation: "DataLoader[Any]", shard: Shard) -> None:
+    """Refuse processes that read other samples than the first one, by their labels or a few items."""
+    if shard.count == 1:
+        return
+    with shard.agreement("comparison of the data"):
+        mine = repr([fingerprint_of_labels(each.dataset) or fingerprint_of_items(each) for each in (train, validation)])
+        first = shard.from_first(mine)
+        if mine != first:
+            raise ValueError(
+                "this process reads other samples than the first one. Every process must make the same datasets in the "
+                "same order: seed random splits, random_split(…, generator=torch.Generator().manual_seed(0)), or call "
+                "seed_everything(0) first"
+            )
 
 
 def _unread(loader: "DataLoader[Any]") -> npt.NDArray[np.int64]:

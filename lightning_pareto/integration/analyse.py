@@ -87,7 +87,7 @@ def analyse(
     callback = _callback(trainer, ckpt_path, options)
     with _only(trainer, callback), running_instead_of_training(trainer, functools.partial(_run, trainer, callback)):
         trainer.fit(model, datamodule=datamodule)
-    return Analysis(callback.influence, callback.verdict, callback.folder)
+    return Analysis(callback.influence, callback.verdict, callback.written_to)
 
 
 def _callback(trainer: pl.Trainer, ckpt_path: str | Path | None, options: dict[str, Any]) -> ParetoCallback:

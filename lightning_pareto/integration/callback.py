@@ -287,10 +287,10 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         checks.check_strategy(trainer)
         self._prepare(trainer, module)
         self._influence_and_verdict(trainer, module)
-        return self.folder
+        return self.written_to
 
     @property
-    def folder(self) -> Path | None:
+    def written_to(self) -> Path | None:
         """Folder of the last fit's results; None if there are none on disk."""
         return self._last_fit.folder
 

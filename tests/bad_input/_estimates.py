@@ -150,7 +150,7 @@ DATA = [
     Case("a validation stream", estimate(val=DataLoader(Stream())), TypeError, "val_dataloader must read .* found Stream", "list"),
     Case("a list of loaders", estimate(train=[GOOD, GOOD]), TypeError, "found list", "choose one with train_dataloader="),
     Case("a list of validation loaders", estimate(val=[GOOD]), TypeError, "found list", "val_dataloader_idx"),
-    Case("a part by SubsetRandomSampler", estimate(train=DataLoader(GOOD.dataset, sampler=SubsetRandomSampler(range(9)))), TypeError, "draws a part of its dataset", r"Subset\(dataset, indices\)"),
+    Case("a part by SubsetRandomSampler", estimate(train=DataLoader(GOOD.dataset, sampler=SubsetRandomSampler(range(9)))), TypeError, "draws 9 of .* samples by its sampler", r"Subset\(dataset, indices\)"),
     Case("a dataset instead of a loader", estimate(train=GOOD.dataset), TypeError, "found TensorDataset", "DataLoader"),
     Case("no batching", estimate(train=DataLoader(GOOD.dataset, batch_size=None)), TypeError, "disabled", "batch_size"),
     Case("a collate function that drops", estimate(train=loader(X, Y, collate_fn=without_last)), ValueError, r"labels for \d+ samples", "neither drop"),

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.multiprocessing import ProcessRaisedException
+from torch.utils.data import random_split
 
 from lightning_pareto import ClassificationTask, ParetoCallback, estimate_influence
 from tests._asserts import assert_near
@@ -145,3 +146,20 @@ def test_all_processes_use_the_checkpoint_of_rank_zero(tmp_path):
     report = AnalysisReport(tmp_path, callback)
     two(tmp_path, callback, report, best, enable_checkpointing=True).fit(AgeingApart(), datamodule=Data())
     assert read(tmp_path) == ["epoch=0.ckpt", "epoch=0.ckpt"]
+
+
+class SplitAtRandom(Data):
+    """Splits its data anew on every process."""
+
+    def setup(self, stage):
+        torch.manual_seed(dist.get_rank())
+        self.train, self.val = random_split(self.train, [180, 60])
+
+
+def test_processes_with_other_samples_are_refused_before_the_first_step(tmp_path):
+    callback = ReportsFailedStart(tmp_path)
+    with pytest.raises(ProcessRaisedException):
+        two(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=SplitAtRandom())
+    zero, one = read(tmp_path)
+    assert zero.startswith("OtherProcessError: another process failed during the comparison of the data")
+    assert one.startswith("ValueError: this process reads other samples than the first one")

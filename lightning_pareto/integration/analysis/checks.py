@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from lightning_pareto.arguments import checked_names
 from lightning_pareto.data.labels import first_label_out_of_range
-from lightning_pareto.data.loaders import read_batches
+from lightning_pareto.data.loaders import read_batches, refuse_part, samples_chosen
+from lightning_pareto.data.overlap import shared_samples
 from lightning_pareto.influence.categories import Categories, read_categories
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.sample_checks import check_loss
@@ -23,7 +24,7 @@ from lightning_pareto.influence.task import BatchError
 from lightning_pareto.integration.analysis.checkpoints import Checkpoint, monitoring_checkpoint
 from lightning_pareto.integration.trainer.batches import read_only, transfer_of, validating
 from lightning_pareto.integration.trainer.data_source import DataSource, validation_loaders
-from lightning_pareto.integration.trainer.internals import set_up_validation
+from lightning_pareto.integration.trainer.internals import own_sampler, set_up_validation
 from lightning_pareto.integration.trainer.namespaces import is_a
 from lightning_pareto.integration.trainer.processes import rank_zero_warn, shard_of
 
@@ -55,7 +56,12 @@ def check_strategy(trainer: pl.Trainer, callback: str = "ParetoCallback", otherw
 
 
 def check_data(
-    trainer: pl.Trainer, module: pl.LightningModule, data: DataSource, layers: Sequence[str] | None
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: DataSource,
+    layers: Sequence[str] | None,
+    *,
+    joined: bool = False,
 ) -> Sequence[str] | None:
     """Try a few samples, without a trace in any random state. Every process has to call it, and all fail if one does.
 
@@ -64,14 +70,15 @@ def check_data(
         module: the module to be trained.
         data: the samples.
         layers: shell patterns of the parameters that influence covers.
+        joined: whether the validation samples are meant to be trained on.
 
     Returns:
         The names of the categories; None for numbers.
 
     Raises:
         BatchError: if a batch cannot be read, or a stored label is out of range.
-        ValueError: if there is no validation set, a dataset is empty, class names or categories do not fit, the loss
-            mixes samples, or the module has no trainable parameter.
+        ValueError: if there is no validation set, it shares samples with the training set, a dataset is empty,
+            class names or categories do not fit, the loss mixes samples, or the module has no trainable parameter.
         TypeError: if the samples of a loader have no index.
         OtherProcessError: if another process found one of these.
     """
@@ -80,6 +87,10 @@ def check_data(
     with shard_of(trainer, module).agreement("check before the fit"):
         select_layers(module, layers)
         train, validation = data.train(trainer), data.validation(trainer)
+        if not joined:
+            _refuse_overlap(train, validation)
+        for loader, name in ((train, "the train dataloader"), (validation, "the validation dataloader")):
+            _check_sampler(loader, name)
         with read_only(trainer, module):
             _check_samples(train, "training", _reader(trainer, module, data, 0))
             read = _reader(trainer, module, data, data.val_dataloader_idx, data.categories)
@@ -154,6 +165,27 @@ def _compare_loaders(trainer: pl.Trainer, data: DataSource, own: "DataLoader[Any
             f"{data.owner}(train_dataloader=…) has other samples than the fit, or in another order: sample {index} has "
             "another label. Influence and weights belong to dataset indices, so both must have the same samples in the "
             "same order"
+        )
+
+
+def _check_sampler(loader: "DataLoader[Any]", name: str) -> None:
+    """Refuse a sampler of the user's own that always draws the same part of its dataset."""
+    sampler = own_sampler(loader)
+    root = type(sampler).__module__.split(".")[0]
+    if root in ("torch", "lightning", "lightning_pareto", "pytorch_lightning") or loader.batch_sampler is None:
+        return
+    with isolate_rng():
+        drawn = samples_chosen(sampler)
+    if drawn is not None:
+        refuse_part(drawn, loader, name)
+
+
+def _refuse_overlap(train: "DataLoader[Any]", validation: "DataLoader[Any]") -> None:
+    shared, size = shared_samples(train.dataset, validation.dataset), len(validation.dataset)  # type: ignore[arg-type]
+    if shared:
+        raise ValueError(
+            f"{shared} of {size} validation samples are training samples, too, and those say nothing about new ones. "
+            "Split the data: random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))"
         )
 
 

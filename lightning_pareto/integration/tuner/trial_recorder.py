@@ -104,7 +104,7 @@ class TrialRecorder(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the data, estimate influence if asked to, and stop again if there is nothing to train."""
-        self._category_names = check_data(trainer, pl_module, self._data, None)
+        self._category_names = check_data(trainer, pl_module, self._data, None, joined=self._trial.joins is not None)
         if self._category_names is not None and self._trial.joins is None:
             chosen_categories(self._category_names, self._expectations.targets)
         self._check_same_data(trainer)

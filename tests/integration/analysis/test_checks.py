@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 
 from lightning_pareto import BatchError, ClassificationTask, ParetoCallback, estimate_influence
 from tests.influence.test_rows import InWorkers
@@ -260,3 +260,52 @@ def test_own_train_loader_in_another_order_is_refused(tmp_path):
     augmented = TensorDataset(train.tensors[0] + 0.01, train.tensors[1])
     callback = ParetoCallback(train_dataloader=DataLoader(augmented, 30), verbose=False)
     trainer(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data(train, val))
+
+
+def test_validation_samples_that_are_trained_on_are_refused(tmp_path):
+    whole = datasets()[0]
+    data = Data(Subset(whole, range(200)), Subset(whole, range(150, 240)))
+    with pytest.raises(ValueError, match="50 of 90 validation samples are training samples, too"):
+        trainer(tmp_path, ParetoCallback()).fit(Plain(), datamodule=data)
+
+
+class Chosen(Sampler):
+    """Draws some samples, the same in every epoch or others."""
+
+    def __init__(self, count, random):
+        self.count, self.random, self.generator = count, random, torch.Generator().manual_seed(0)
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        order = torch.randperm(120, generator=self.generator) if self.random else torch.arange(120)
+        return iter(order[: self.count].tolist())
+
+
+@pytest.mark.parametrize("sampler", [Chosen(50, random=False), list(range(50)), range(50)])
+def test_sampler_that_validates_on_a_part_is_refused(tmp_path, sampler):
+    class Part(Data):
+        def val_dataloader(self):
+            return DataLoader(self.val, 50, sampler=sampler)
+
+    with pytest.raises(TypeError, match="validation dataloader draws 50 of 120 samples by its sampler"):
+        trainer(tmp_path, ParetoCallback()).fit(Plain(), datamodule=Part())
+
+
+def test_sampler_that_draws_others_in_every_epoch_is_left_alone(tmp_path):
+    sampler = Chosen(50, random=True)
+    state = sampler.generator.get_state()
+
+    class Part(Data):
+        def val_dataloader(self):
+            return DataLoader(self.val, 50, sampler=sampler)
+
+    callback = ParetoCallback(verbose=False)
+    fitted = trainer(tmp_path, callback, max_epochs=1, num_sanity_val_steps=0)
+    fitted.fit(Plain(), datamodule=Part())
+    assert callback.influence.support.sum() == 120
+    expected = torch.Generator()
+    expected.set_state(state)
+    torch.randperm(120, generator=expected)  # for the only validation epoch
+    assert torch.equal(sampler.generator.get_state(), expected.get_state()), "the check draws from a copy"
