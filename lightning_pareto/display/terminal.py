@@ -32,9 +32,9 @@ def wrapped(*paragraphs: str) -> list[str]:
     return [line.replace(NO_BREAK, " ") for lines in parts for line in lines or [""]]
 
 
-def listed(names: Iterable[str], most: int = 6) -> str:
-    """The first names, and how many more there are."""
-    names = [printable(name) or repr(name) for name in names]
+def listed(names: Iterable[str], most: int = 6, longest: int = 24) -> str:
+    """The first names, each at most ``longest`` columns wide, and how many more there are."""
+    names = [printable(name, longest) or repr(name) for name in names]
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 
