@@ -2,7 +2,7 @@
 
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tqdm.utils import disp_len, disp_trim
 
@@ -32,21 +32,25 @@ def wrapped(*paragraphs: str) -> list[str]:
     return [line.replace(NO_BREAK, " ") for lines in parts for line in lines or [""]]
 
 
-def listed(names: Iterable[str], most: int = 6) -> str:
-    """The first names, and how many more there are."""
-    names = [printable(name) or repr(name) for name in names]
+def listed(names: Iterable[str], most: int = 6, longest: int = 24) -> str:
+    """The first names, each at most ``longest`` columns wide, and how many more there are."""
+    names = [printable(name, longest) or repr(name) for name in names]
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 
 
-def text_table(columns: Mapping[str, Sequence[str]]) -> list[str]:
-    """Lines of a table from cells by heading. The first column is aligned to the left, the others to the right."""
+def text_table(columns: Mapping[str, Sequence[str]], left: Collection[str] = ()) -> list[str]:
+    """Lines of a table from cells by heading.
+
+    The first column and those with a heading in ``left`` are aligned to the left, the others to the right.
+    """
     padded: list[list[str]] = []
     for heading, column in columns.items():
         cells = [heading, *map(str, column)]
         width = max(map(disp_len, cells))
         gaps = [" " * (width - disp_len(cell)) for cell in cells]
-        padded.append([gap + cell if padded else cell + gap for cell, gap in zip(cells, gaps, strict=True)])
+        right = padded and heading not in left
+        padded.append([gap + cell if right else cell + gap for cell, gap in zip(cells, gaps, strict=True)])
     return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
 
 

@@ -51,13 +51,12 @@ def scan(
     found, classes = validation.run("validation scan", lambda: _categories(validation, measure, categories))
     found = validation.shard.sum(found)
     if categories is None:
-        count = classes
-        if given is not None and len(given) != count:
-            raise ValueError(f"found {len(given)} class names for a model with {count} logits: pass one for each")
+        names = tuple(map(str, range(classes))) if given is None else given
+        if len(names) != classes:
+            raise ValueError(f"found {len(names)} class names for a model with {classes} logits: pass one for each")
     else:
-        count = int(found.max()) + 1 if given is None else len(given)
-        _check_range(found, count, numbered=given is None)
-    names = given or tuple(map(str, range(count)))
+        names = names_of_categories(found, given, most=len(found))
+    count = len(names)
     if folds > len(found):
         warn(
             f"{folds} folds for {len(found)} validation samples: {folds - len(found)} of them stay empty. Lower folds, "
@@ -77,18 +76,30 @@ def warn_about_absent(names: Sequence[str], samples: Sequence[int], *, kind: str
         warn(f"no {kind} samples of {listed(absent)}: add some, or {otherwise}")
 
 
-def _check_range(found: Tensor, count: int, numbered: bool) -> None:
+def names_of_categories(found: Tensor, given: Sequence[str] | None, most: int) -> tuple[str, ...]:
+    """Names of the categories: those given, else numbers from 0 to the largest one found.
+
+    Args:
+        found: category of each sample, (M,), M > 0.
+        given: the user's names, if there are any.
+        most: largest number of categories without names. A larger number means that there are gaps.
+
+    Raises:
+        ValueError: for a category out of range, too many numbers, or names that are not different.
+    """
     low, high = int(found.min()), int(found.max())
+    count = high + 1 if given is None else len(given)
     if low < 0 or high >= count:
         raise ValueError(
             f"validation categories must be in [0, {count}), found {low} to {high}: pass one class name for each "
             "category"
         )
-    if numbered and count > len(found):
+    if given is None and count > most:
         raise ValueError(
             f"found {count} categories for {len(found)} validation samples: number the categories from 0 without gaps, "
             "for instance by their position in a sorted list"
         )
+    return tuple(map(str, range(count))) if given is None else checked_names(given, "category_names")
 
 
 def _categories(validation: GradientPass, measure: Measure, categories: Categories | None) -> tuple[Tensor, int]:

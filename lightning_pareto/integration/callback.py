@@ -50,6 +50,11 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
     validation and that of the class that fell most. The same holds for the other ``metrics``. A class without samples
     only logs its support.
 
+    With ``categories``, each validation epoch also logs ``val_category_accuracy/<category>``,
+    ``val_category_support/<category>``, ``val_category_accuracy_macro`` and ``val_category_accuracy_worst``. The
+    accuracy of a category is the share of its validation samples that are classified correctly. A category without
+    samples only logs its support.
+
     **After the fit**, it estimates the influence of every training sample on every category of the validation set,
     reaches a verdict, prints it on rank zero and logs its numbers as ``pareto/…``. It keeps both as ``.influence`` and
     ``.verdict`` and on disk. A new fit with the same callback replaces them.
@@ -71,7 +76,8 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
             with ``labels`` and an output with ``.logits``.
         class_names: names of the classes; by default ``dataset.classes`` if there are any, else numbers.
         categories: function of a validation batch returning (B,) integers, to ask about groups other than the classes.
-        category_names: names of these groups.
+            It is also called in every validation epoch, for their accuracy.
+        category_names: names of these groups; by default numbers up to the largest one seen.
         curvature: see :func:`estimate_influence`.
         measure: ``"loss"`` or ``"soft_error"``.
         damping: λ as a share of each layer's mean eigenvalue.
@@ -97,12 +103,12 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         seed: seed of the Fisher labels and of the folds.
         preview: function of a training dataset's item returning a picture (tensor, array or PIL image) or a text, for
             the report's table of suspected samples. Pictures and texts in the items are found without it.
-        analyse: compute influence and verdict after the fit. False only logs class-wise metrics, as for a second fit.
+        analyse: compute influence and verdict after the fit. False only logs metrics, as for a second fit.
         metrics: what to log for every class: any of ``"accuracy"`` (which is the recall), ``"precision"``, ``"recall"``
             and ``"f1"``, or a mapping from names to these or to torchmetrics with ``average=None`` that take logits:
             ``{"accuracy": "accuracy", "specificity": MulticlassSpecificity(num_classes=4, average=None)}``.
-        prefix: how the names of class-wise metrics begin. Another one keeps two callbacks, or the module's own names,
-            apart.
+        prefix: how the names of metrics by class and category begin. Another one keeps two callbacks, or the module's
+            own names, apart.
         log_figures: show figures, a table of the classes and the report in the loggers after the fit. TensorBoard,
             Weights & Biases and MLflow show them; other loggers with a folder for the run get files. Figures need
             ``pip install 'lightning_pareto[report]'`` and are left out without it.
@@ -206,7 +212,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         return None if getattr(trainer, "barebones", False) else self.classwise.metrics(trainer)
 
     def on_collected(self, trainer: pl.Trainer, module: pl.LightningModule, consumer: ClasswiseMetrics) -> None:
-        """Log class-wise metrics."""
+        """Log metrics by class and category."""
         self.classwise.log(trainer, module, consumer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

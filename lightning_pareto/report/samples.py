@@ -1,109 +1,22 @@
 """Training samples worth a look: suspected wrong labels, and samples that two categories disagree about."""
 
-import csv
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sized
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_pareto.display.columns import number
-from lightning_pareto.display.notebook import data_frame, html_table
-from lightning_pareto.display.terminal import printable, text_table, wrapped
-from lightning_pareto.influence.matrix import InfluenceMatrix, check_type, sample_columns
-
-MOST_ROWS = 20
-
-
-@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class SampleTable:
-    """Training samples in some order, by dataset index. Influence has the unit of :attr:`InfluenceMatrix.scores`.
-
-    Attributes:
-        title: what the samples are.
-        index: dataset index, (n,).
-        given: label, (n,).
-        predicted: the model's own prediction, (n,); None if the influence matrix does not hold it.
-        total: influence on the validation set as a whole, see :meth:`InfluenceMatrix.total`, (n,).
-        influence: influence on each category, (n, K).
-        category_names: names of the K categories.
-        class_names: names of the labels, which are printed in place of the numbers. Empty if they have none.
-        shown: the categories whose influence is printed. The rows and the CSV file hold all of them.
-    """
-
-    title: str
-    index: npt.NDArray[np.int64]
-    given: npt.NDArray[np.int64]
-    predicted: npt.NDArray[np.int64] | None
-    total: npt.NDArray[np.float64]
-    influence: npt.NDArray[np.float32]
-    category_names: tuple[str, ...]
-    class_names: tuple[str, ...] = ()
-    shown: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @property
-    def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """Label, prediction, total and influence on each category by name, (n,) each."""
-        return sample_columns(self.given, self.predicted, self.total, self.influence, self.category_names)
-
-    @property
-    def harms(self) -> npt.NDArray[np.int64]:
-        """How many categories each sample harms, (n,)."""
-        count: npt.NDArray[np.int64] = (self.influence < 0).sum(axis=1)
-        return count
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Each sample as a row: index, given, predicted, total, and the influence on each category."""
-        columns = {"index": self.index, **self.columns}
-        for row in zip(*columns.values(), strict=True):
-            yield {name: value.item() for name, value in zip(columns, row, strict=True)}
-
-    def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write the rows to a CSV file with a header."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["index", *self.columns])
-            writer.writeheader()
-            writer.writerows(self.rows())
-        return path
-
-    def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` indexed by dataset index. An ImportError says how to install pandas."""
-        return data_frame(self.columns, self.index, "index")
-
-    def _repr_html_(self) -> str:
-        return html_table(self.title, self._shown_cells(len(self)))
-
-    def __str__(self) -> str:
-        rest = f"… {len(self) - MOST_ROWS} more: .to_csv(path), .to_pandas() or .rows()"
-        table = text_table(self._shown_cells(MOST_ROWS))
-        return "\n".join([*wrapped(self.title), "", *table, *([rest] if len(self) > MOST_ROWS else [])])
-
-    def _shown_cells(self, most: int) -> dict[str, list[str]]:
-        """Cells by heading of the first samples."""
-        cells = {"index": list(map(str, self.index[:most])), "given": self._names(self.given[:most])}
-        if self.predicted is not None:
-            cells["predicted"] = self._names(self.predicted[:most])
-        cells["total"] = [number(value, "{:+.3g}") for value in self.total[:most]]
-        cells["harms"] = [f"{harmed} of {len(self.category_names)}" for harmed in self.harms[:most]]
-        for name in self.shown:
-            influence = self.influence[:most, self.category_names.index(name)]
-            cells[f"on {printable(name, 12)}"] = [number(value, "{:+.3g}") for value in influence]
-        return cells
-
-    def _names(self, labels: npt.NDArray[np.int64]) -> list[str]:
-        known = range(len(self.class_names))
-        return [printable(self.class_names[label], 16) if label in known else str(label) for label in labels.tolist()]
+from lightning_pareto.display.notebook import MOST_ROWS
+from lightning_pareto.display.warning import warn
+from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.report.previews import Preview, previews_of
+from lightning_pareto.report.sample_table import SampleTable
 
 
-def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTable:
+def suspected_samples(
+    influence: InfluenceMatrix, count: int = 100, *, dataset: Any = None, preview: Callable[[Any], Any] | None = None
+) -> SampleTable:
     """The training samples that harm most over all categories: suspected wrong labels, the worst first.
 
     Look at them before you believe it. A rare but correct sample can harm on average too.
@@ -111,12 +24,18 @@ def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTab
     Args:
         influence: the influence matrix.
         count: largest number of samples.
+        dataset: the training dataset, to show pictures and texts. The 20 samples that the table prints are read once
+            more. With a random augmentation this is one draw.
+        preview: function of an item of the dataset returning a picture (tensor, array or PIL image) or a text. Pictures
+            and texts in the items are found without it.
 
     Returns:
-        A table that prints itself and has ``to_csv``, ``to_pandas`` and ``rows``.
+        A table that prints itself and has ``to_csv``, ``to_pandas`` and ``rows``. With a dataset, it prints the size of
+        each preview (height × width, at most 64 pixels each) or the beginning of each text. A notebook shows pictures
+        and texts themselves. A warning says why a sample could not be read, or that nothing can be shown.
 
     Raises:
-        ValueError: for a count below 1.
+        ValueError: for a count below 1, a dataset of another size, or ``preview`` without a dataset.
 
     Example:
         >>> suspected_samples(InfluenceMatrix([[1.0, 1.0], [-3.0, -1.0], [-1.0, 1.0]], [0, 1, 0]), 1).index
@@ -124,7 +43,8 @@ def suspected_samples(influence: InfluenceMatrix, count: int = 100) -> SampleTab
     """
     check_type(influence)
     order = influence.total().argsort(kind="stable")
-    return _table("Suspected wrong labels: the samples that harm most", influence, order, count)
+    table = _table("Suspected wrong labels: the samples that harm most", influence, order, count)
+    return replace(table, previews=_previews(table.index[:MOST_ROWS], len(influence.labels), dataset, preview))
 
 
 def trade_off_samples(influence: InfluenceMatrix, helped: str, harmed: str, count: int = 100) -> SampleTable:
@@ -187,3 +107,29 @@ def _table(
         class_names=influence.class_names,
         shown=shown,
     )
+
+
+def _previews(
+    index: npt.NDArray[np.int64], size: int, dataset: Any, preview: Callable[[Any], Any] | None
+) -> Mapping[int, Preview]:
+    """Previews of these samples of the training dataset; none without a dataset."""
+    if dataset is None:
+        if preview is not None:
+            raise ValueError("preview= needs the dataset: suspected_samples(influence, dataset=…, preview=…)")
+        return {}
+    if isinstance(dataset, Sized) and len(dataset) != size:
+        raise ValueError(
+            f"expected the training dataset of {size} samples, found a {type(dataset).__name__} of length "
+            f"{len(dataset)}: pass the one that influence was computed for, for instance train_dataloader.dataset"
+        )
+    found, failed = previews_of(dataset, index, preview)
+    if failed:
+        first, error = next(iter(failed.items()))
+        reason = f"sample {first}: {type(error).__name__}: {error}"
+        warn(f"no preview of {len(failed)} suspected samples, {reason}")
+    elif not found:
+        warn(
+            "no previews: expected items with a picture or a text, found none. Pass a function that makes one of an "
+            "item: suspected_samples(influence, dataset=…, preview=…)"
+        )
+    return found

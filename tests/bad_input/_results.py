@@ -99,6 +99,8 @@ MATRICES = [
     Case("an average of nothing", lambda _: average_influence([]), ValueError, "at least one", "matrix to average"),
     Case("an average of arrays", lambda _: average_influence([SCORES]), TypeError, "found ndarray", "estimate_influence"),
     Case("an average of other data", lambda _: average_influence([MATRIX, named(labels=np.zeros(60, int))]), ValueError, "other training labels", "same training and validation"),
+    Case("suspects of another dataset", lambda _: suspected_samples(MATRIX, dataset=["a"] * 59), ValueError, "dataset of 60 samples, found a list of length 59", "train_dataloader.dataset"),
+    Case("a preview of nothing", lambda _: suspected_samples(MATRIX, preview=str), ValueError, "preview= needs the dataset", "dataset=…"),
     Case("suspects of an array", lambda _: suspected_samples(SCORES), TypeError, "found ndarray", "callback.influence"),
     Case("metadata that are no JSON", lambda folder: named(metadata={"x": object()}).save(folder / "x"), TypeError, "object is not JSON", "must be JSON-serialisable"),
     Case("metadata without bound", lambda folder: named(metadata={"x": "a" * 2**24}).save(folder / "x"), ValueError, "must have at most 8388608 bytes, found 167", "Store them elsewhere"),

@@ -165,6 +165,11 @@ def test_table_aligns_wide_letters_and_accents():
     assert table == ["        価格", "猫         1", "犬cat  12345", "ét         ∞"]
 
 
+def test_columns_of_text_are_aligned_to_the_left():
+    table = text_table({"n": ["7", "8"], "text": ["a", "bcdefg"], "gain": ["+1", "-12"]}, left=["text"])
+    assert table == ["n  text    gain", "7  a         +1", "8  bcdefg   -12"]
+
+
 def test_table_has_no_trailing_blanks_and_takes_no_rows():
     assert text_table({"name": ["a", "bcd"], "note": ["here", ""]}) == ["name  note", "a     here", "bcd"]
     assert text_table({"name": [], "gain": []}) == ["name  gain"]

@@ -101,6 +101,41 @@ def test_all_metrics_equal_those_of_one_process_also_in_validate(tmp_path, sampl
     assert sum(value for name, value in found[1].items() if "support" in name) == samples
 
 
+def position(batch):
+    """Categories by the first number. Of the 61 samples, only the second process sees category 5."""
+    return torch.bucketize(batch[0][:, 0].contiguous(), torch.tensor([-3.0, -2.0, 0.0, 2.0, 4.2]))
+
+
+@pytest.mark.parametrize("samples", [61, 1])
+@pytest.mark.parametrize("names", [None, ["a", "b", "c", "d", "e", "f", "nobody"]])
+@pytest.mark.filterwarnings("ignore:no validation samples of")
+@pytest.mark.filterwarnings("ignore:Using `DistributedSampler` with the dataloaders")
+@pytest.mark.parametrize("alone", [False, True])
+def test_accuracy_by_category_equals_that_of_one_process_also_in_validate(tmp_path, samples, names, alone):
+    """Each process has categories of its own. With one sample, the second process has only padding."""
+    train, val = datasets(val=samples)
+    found = []
+    for make in (trainer, two):
+        callback = ParetoCallback(analyse=False, categories=position, category_names=names)
+        fitted, data = make(tmp_path, callback, max_epochs=1), Data(train, val)
+        if alone:
+            fitted.validate(untrained(), datamodule=data, verbose=False)
+        else:
+            fitted.fit(untrained(), datamodule=data)
+        found.append({name: value for name, value in metrics(fitted).items() if "category" in name})
+    assert found[0] == pytest.approx(found[1])
+    category = position(val.tensors)
+    right = untrained().eval()(val.tensors[0]).argmax(1) == val.tensors[1]
+    for k, name in enumerate(names or map(str, range(int(category.max()) + 1))):
+        assert found[1][f"val_category_support/{name}"] == int((category == k).sum())
+        if (category == k).any():
+            accuracy = float(right[category == k].float().mean())
+            assert found[1][f"val_category_accuracy/{name}"] == pytest.approx(accuracy)
+        else:
+            assert f"val_category_accuracy/{name}" not in found[1]
+    assert sum(value for name, value in found[1].items() if "support" in name) == samples
+
+
 @pytest.mark.filterwarnings("ignore:no validation samples of")
 @pytest.mark.filterwarnings("ignore:metrics.*is not available in this epoch")
 def test_metric_that_keeps_samples_is_left_out_if_a_process_has_none(tmp_path):
@@ -145,6 +180,7 @@ def test_process_without_a_batch_does_not_block_the_others(tmp_path):
         def validation_step(self, batch, batch_idx, dataloader_idx):
             return None
 
-    fitted = two(tmp_path, ParetoCallback(val_dataloader_idx=1, analyse=False), max_epochs=1)
+    fitted = two(tmp_path, ParetoCallback(val_dataloader_idx=1, analyse=False, categories=position), max_epochs=1)
     fitted.fit(Two(), datamodule=Lopsided())
-    assert sum(value for name, value in metrics(fitted).items() if "support" in name) == 120
+    for kind in ("val_support", "val_category_support"):
+        assert sum(value for name, value in metrics(fitted).items() if name.startswith(kind)) == 120

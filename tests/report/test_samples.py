@@ -1,7 +1,9 @@
 """Tables of single training samples."""
 
 import csv
+import html
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from lightning_pareto import InfluenceMatrix, estimate_influence, suspected_samples, trade_off_samples
+from lightning_pareto.report.previews import png_data, preview_of
 from tests._oracles import loader
 
 SCORES = np.array([[1.0, 4.0], [-2.0, -1.0], [3.0, -8.0], [-0.5, 3.0], [0.5, -2.0]])
@@ -110,6 +113,105 @@ def test_meaningless_arguments_are_refused():
             suspected_samples(matrix, count)
     with pytest.raises(ValueError, match="between two categories, found 'cat' twice"):
         trade_off_samples(matrix, "cat", "cat")
+
+
+class Items:
+    """A training dataset that notes which items are read."""
+
+    def __init__(self, items):
+        self.items, self.read = items, []
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return self.items[index]
+
+
+PICTURES = Items([(torch.rand(1, 6 + i, 9), 0) for i in range(5)])
+
+
+def test_pictures_of_a_dataset_are_shown():
+    table = suspected_samples(influence(), dataset=PICTURES)
+    rows = str(table).splitlines()[3:]
+    assert [row.split()[0] for row in rows] == ["2", "1", "4", "3", "0"]
+    assert [row.split()[-2:] for row in rows] == [["picture", f"{6 + i}×9"] for i in table.index]
+    page = table._repr_html_()
+    assert page.count("<img") == 5
+    for i in table.index.tolist():
+        png = png_data(preview_of(PICTURES.items[i]))
+        assert f'<img src="{png}" alt="Sample {i}"' in page.split(f">{i}</td>")[1].split("</tr>")[0]
+
+
+def test_texts_are_cut_to_a_column_and_escaped_in_html():
+    evil = '<script>alert(1)</script> & "more"'
+    texts = ["short", "two\nlines\x1b[2J", "a longer text that is cut", evil, "猫" * 30]
+    table = suspected_samples(influence(), dataset=[(text, 0) for text in texts])
+    lines = str(table).splitlines()[2:]
+    start = lines[0].index("preview")
+    shown = {int(line.split()[0]): line[start:] for line in lines[1:]}
+    assert shown == {
+        0: "short",
+        1: "two lines?[2J",
+        2: "a longer text that …",
+        3: "<script>alert(1)</s…",
+        4: "猫" * 9 + "…",
+    }
+    page = table._repr_html_()
+    assert "<script" not in page
+    assert html.escape(evil) in page
+    assert "a longer text that is cut<" in page
+    assert "two\nlines" in page
+
+
+def test_function_makes_the_previews():
+    table = suspected_samples(influence(), 2, dataset=PICTURES, preview=lambda item: f"sum {item[0].sum():.3f}")
+    assert table.previews == {i: f"sum {PICTURES.items[i][0].sum():.3f}" for i in (2, 1)}
+    assert table.previews[1] in str(table)
+    assert table.previews[1] in table._repr_html_()
+
+
+def test_previews_are_an_addition():
+    """Other columns, rows and files stay as they are, and without a dataset there is no column."""
+    plain, shown = suspected_samples(influence()), suspected_samples(influence(), dataset=PICTURES)
+    assert "preview" not in str(plain) + plain._repr_html_()
+    for line, longer in zip(str(plain).splitlines(), str(shown).splitlines(), strict=True):
+        assert longer.startswith(line)
+    assert list(plain.rows()) == list(shown.rows())
+    assert list(plain.columns) == list(shown.columns)
+
+
+def test_only_printed_items_are_read_and_once():
+    matrix = InfluenceMatrix(np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 2)
+    data = Items([("a text", 0)] * 50)
+    table = suspected_samples(matrix, 30, dataset=data)
+    assert data.read == table.index[:20].tolist()
+    assert (str(table) + table._repr_html_()).count("a text") == 40
+    assert len(data.read) == 20
+
+
+def test_item_without_a_preview_leaves_a_gap_and_an_error_warns():
+    mixed = [("first", 0), (torch.rand(3), 0), ("third", 0), ("fourth", 0), ("fifth", 0)]
+    table = suspected_samples(influence(), dataset=mixed)
+    assert [line.split()[-1] for line in str(table).splitlines()[3:5]] == ["third", "2"]
+    with pytest.warns(UserWarning, match="no preview of 1 suspected samples, sample 1: TypeError: "):
+        table = suspected_samples(influence(), dataset=[*mixed[:1], None, *mixed[2:]], preview=lambda item: item[0])
+    assert sorted(table.previews) == [0, 2, 3, 4]
+    with pytest.warns(UserWarning, match="no previews: expected items with a picture or a text"):
+        table = suspected_samples(influence(), dataset=[(torch.rand(3), 0)] * 5)
+    assert str(table) == str(suspected_samples(influence()))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        suspected_samples(influence(), dataset=[(torch.rand(3), 0)] * 5)
+    assert found[0].filename == __file__
+
+
+def test_picture_is_mentioned_without_pillow(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    page = suspected_samples(influence(), dataset=PICTURES)._repr_html_()
+    assert "<img" not in page
+    assert "picture 8×9" in page
 
 
 def test_long_table_says_how_to_see_the_rest():

@@ -1,6 +1,7 @@
 """Class-wise metrics in the loggers, from one validation epoch to the next."""
 
 from collections.abc import Mapping, Sequence, Sized
+from itertools import combinations
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,26 +13,20 @@ from lightning_pareto.display.terminal import listed
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.internals import logging_step, names_logged
 from lightning_pareto.integration.trainer.processes import rank_zero_warn
-from lightning_pareto.integration.validation.metrics import (
-    ClasswiseMetrics,
-    EpochMetrics,
-    Float,
-    Metrics,
-    chosen_metrics,
+from lightning_pareto.integration.validation.logged_values import (
+    OVER_CATEGORIES,
+    OVER_CLASSES,
+    Values,
+    category_values,
+    logged_values,
+    values_by_class,
 )
-
-CHANGES_SHOWN = 20
-"""Number of classes up to which the change of each is logged. With more classes, only the worst change is."""
-
-OVER_CLASSES = ("macro", "worst", "change_worst")
-"""What is logged of every metric over all classes."""
-
-Values = Mapping[str, Mapping[str, float]]
-"""For every metric, the value of every class that has one, by class name."""
+from lightning_pareto.integration.validation.metrics import ClasswiseMetrics, Float, Metrics, chosen_metrics
+from lightning_pareto.integration.validation.outcomes import OutcomeRecorder
 
 
 class ClasswiseLog:
-    """Logs the chosen metrics of every class at the end of each validation epoch.
+    """Logs the chosen metrics of every class, and accuracy by category, at the end of each validation epoch.
 
     Args:
         data: where the samples come from and how they are read.
@@ -67,25 +62,32 @@ class ClasswiseLog:
 
     def metrics(self, trainer: pl.Trainer) -> ClasswiseMetrics:
         """The metrics of a validation epoch that begins."""
-        return ClasswiseMetrics(self._chosen, trainer.strategy.root_device)
+        outcomes = None if self.data.categories is None else OutcomeRecorder(self.data)
+        return ClasswiseMetrics(self._chosen, trainer.strategy.root_device, outcomes)
 
     def log(self, trainer: pl.Trainer, module: pl.LightningModule, metrics: ClasswiseMetrics) -> None:
-        """Log the metrics of an epoch at its end, and warn about classes without samples."""
+        """Log the metrics of an epoch at its end, and warn about classes without samples.
+
+        Raises:
+            ValueError: if names do not fit the classes or the categories.
+        """
         found = metrics.compute(trainer)
-        self._logged = {f"{self.prefix}{metric}_{what}": np.nan for metric in self._chosen for what in OVER_CLASSES}
+        always = [f"{metric}_{what}" for metric in self._chosen for what in OVER_CLASSES]
+        always += [] if metrics.outcomes is None else OVER_CATEGORIES
+        self._logged = {f"{self.prefix}{name}": np.nan for name in always}
         if found is None or trainer.sanity_checking:
             return
         fitting, count = trainer.state.fn == "fit", len(found.support)
         known = not fitting and len(self._names) == count
         self._names = names = self._names if known else self.data.names_of_classes(trainer, count)
         self._warn_of_absent_classes(trainer, names, found.support)
-        values = _by_class(found, names)
-        before = self._before if fitting else {}
-        single, overall = _single_classes(found, values, before, names), _over_classes(found, values, before)
-        self._logged = {f"{self.prefix}{name}": value for name, value in (overall | single).items()}
+        named = logged_values(found, names, self._before if fitting else {})
+        if metrics.outcomes is not None:
+            named |= category_values(metrics.outcomes.outcome(trainer, module))
+        self._logged = {f"{self.prefix}{name}": value for name, value in named.items()}
         if fitting:
             _log_many(trainer, self._logged)
-            self._before = values
+            self._before = values_by_class(found, names)
         else:  # so that trainer.validate returns them
             module.log_dict(self._logged, sync_dist=dist.is_available() and dist.is_initialized())
 
@@ -103,21 +105,28 @@ class ClasswiseLog:
             shared = {name for name in ours if not np.isclose(found[name], ours[name])}
         if shared:
             raise ValueError(
-                f"{listed(sorted(shared))} is logged by ParetoCallback and by the LightningModule or another callback. "
-                f"Give the names of the callback another beginning: ParetoCallback(prefix='pareto_{self.prefix}')"
+                f"{listed(sorted(shared), longest=60)} is logged by ParetoCallback and by the LightningModule or "
+                "another callback. Give the names of the callback another beginning: "
+                f"ParetoCallback(prefix='pareto_{self.prefix}')"
             )
 
     @staticmethod
     def check_prefixes(logs: "Sequence[ClasswiseLog]") -> None:
         """Raise a ValueError if two of a trainer's callbacks would log other samples under the same names."""
-        for log in logs:
-            for other in logs:
+        for log, other in combinations(logs, 2):
+            if log.prefix == other.prefix:
                 ours, theirs = log.data.val_dataloader_idx, other.data.val_dataloader_idx
-                if log.prefix == other.prefix and ours < theirs:
+                if ours != theirs:
                     raise ValueError(
                         f"two callbacks would log the classes of the validation loaders {ours} and {theirs} under the "
                         f"same names. Give one of them a prefix: ParetoCallback(val_dataloader_idx={theirs}, "
                         f"prefix='{log.prefix}{theirs}_')"
+                    )
+                mine, others = log.data.categories, other.data.categories
+                if mine is not None and others is not None and mine != others:
+                    raise ValueError(
+                        "two callbacks would log different categories under the same names. Give one of them a prefix: "
+                        f"ParetoCallback(categories=…, prefix='{log.prefix}other_')"
                     )
 
     def _warn_of_absent_classes(self, trainer: pl.Trainer, names: Sequence[str], support: Float) -> None:
@@ -131,42 +140,6 @@ class ClasswiseLog:
                 f"no validation samples of {listed(absent)}: no accuracy is logged for these classes, and nothing can "
                 "be said about them after the fit. Add validation samples of these classes"
             )
-
-
-def _by_class(found: EpochMetrics, names: Sequence[str]) -> Values:
-    return {
-        metric: {name: float(v) for name, v in zip(names, values, strict=True) if np.isfinite(v)}
-        for metric, values in found.values.items()
-    }
-
-
-def _single_classes(found: EpochMetrics, values: Values, before: Values, names: Sequence[str]) -> dict[str, float]:
-    """What to log about single classes, by name."""
-    named = {f"support/{name}": float(n) for name, n in zip(names, found.support, strict=True)}
-    for metric, by_class in values.items():
-        named.update({f"{metric}/{name}": value for name, value in by_class.items()})
-        if len(names) <= CHANGES_SHOWN:
-            changes = _changes(by_class, before.get(metric, {}))
-            named.update({f"{metric}_change/{name}": value for name, value in changes.items()})
-    return named
-
-
-def _over_classes(found: EpochMetrics, values: Values, before: Values) -> dict[str, float]:
-    """Mean, worst value and worst change of every metric, by name."""
-    named = {}
-    for metric, by_class in values.items():
-        worst = max if metric in found.lower_is_better else min
-        changes = _changes(by_class, before.get(metric, {}))
-        if by_class:
-            named[f"{metric}_macro"] = sum(by_class.values()) / len(by_class)
-            named[f"{metric}_worst"] = worst(by_class.values())
-        if changes:
-            named[f"{metric}_change_worst"] = worst(changes.values())
-    return named
-
-
-def _changes(values: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
-    return {name: value - before[name] for name, value in values.items() if name in before}
 
 
 def _log_many(trainer: pl.Trainer, values: Mapping[str, float]) -> None:

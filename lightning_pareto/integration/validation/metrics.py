@@ -13,8 +13,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
+from lightning_pareto.display.terminal import listed
 from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.integration.validation.logits import Consumer
+from lightning_pareto.integration.validation.outcomes import OutcomeRecorder
 
 Float = npt.NDArray[np.float64]
 
@@ -24,6 +26,7 @@ Metrics = Sequence[str] | Mapping[str, Metric | str]
 """Names of metrics, or a mapping from the name to log to one of these names or a torchmetrics ``Metric``."""
 
 _KNOWN = get_args(MetricName)
+_RESERVED = ("support", "category_accuracy", "category_support")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +41,7 @@ class EpochMetrics:
 
     values: Mapping[str, Float]
     support: Float
-    lower_is_better: frozenset[str]
+    lower_is_better: frozenset[str] = frozenset()
 
 
 class ClasswiseMetrics(Consumer):
@@ -47,9 +50,13 @@ class ClasswiseMetrics(Consumer):
     Args:
         chosen: what :func:`chosen_metrics` returned. The user's own metrics are copied.
         device: device of the logits.
+        outcomes: records which samples are right, too, where accuracy by category is asked for.
     """
 
-    def __init__(self, chosen: Mapping[str, str | Metric], device: torch.device) -> None:
+    def __init__(
+        self, chosen: Mapping[str, str | Metric], device: torch.device, outcomes: OutcomeRecorder | None = None
+    ) -> None:
+        self.outcomes = outcomes
         self._chosen = chosen
         self._device = device
         self._counts: MulticlassStatScores | None = None
@@ -72,6 +79,8 @@ class ClasswiseMetrics(Consumer):
         if count:
             self._seen += count
             self._counts.update(logits[:count], targets[:count])
+            if self.outcomes is not None:
+                self.outcomes.update(batch, logits, targets, count)
             for metric in self._own.values():
                 metric.update(logits[:count], targets[:count])
 
@@ -142,8 +151,8 @@ def chosen_metrics(metrics: Any) -> dict[str, str | Metric]:
         raise TypeError(f"metrics must be a list of names or a mapping, found {metrics!r}: metrics=['accuracy', 'f1']")
     chosen = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
     for name, metric in chosen.items():
-        if not isinstance(name, str) or not name or name == "support":
-            raise ValueError(f"{name!r} cannot be the name of a metric; 'support' is always logged")
+        if not isinstance(name, str) or not name or name in _RESERVED:
+            raise ValueError(f"{name!r} cannot be the name of a metric; {listed(_RESERVED)} have their own meaning")
         if isinstance(metric, Metric):
             _check_metric(name, metric)
         elif metric not in _KNOWN:

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from lightning_pareto.data.loaders import with_sampler
 from lightning_pareto.evaluation.outcome import Outcome
-from lightning_pareto.influence.categories import read_categories
+from lightning_pareto.influence.categories import names_of_categories, read_categories
 from lightning_pareto.influence.factors import to_float64
 from lightning_pareto.integration.trainer.batches import read_only, transfer_of
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.processes import shard_of
 from lightning_pareto.integration.validation.logits import Consumer
+
+MOST_NUMBERED = 10_000
+"""Categories without names that are accepted even if there are fewer samples, as in an epoch of few batches."""
 
 
 class OutcomeRecorder(Consumer):
@@ -40,7 +43,11 @@ class OutcomeRecorder(Consumer):
         self._parts.append(torch.cat([part, classes])[:, :count])
 
     def outcome(self, trainer: pl.Trainer, module: pl.LightningModule) -> Outcome:
-        """The outcome over all processes, one after the other. Every process has to call it."""
+        """The outcome over all processes, one after the other. Every process has to call it.
+
+        Raises:
+            ValueError: if the categories do not fit their names. There must be at least one sample.
+        """
         shard, mine = shard_of(trainer, module), torch.cat(self._parts, dim=1)
         sizes = torch.zeros(shard.count, dtype=torch.int64)
         sizes[shard.index] = mine.shape[1]
@@ -52,7 +59,8 @@ class OutcomeRecorder(Consumer):
         if self._source.categories is None:
             names = self._source.names_of_classes(trainer, int(classes.max()))
         else:
-            names = tuple(map(str, self._source.category_names or range(int(category.max()) + 1)))
+            most = max(len(category), MOST_NUMBERED)
+            names = names_of_categories(torch.from_numpy(category), self._source.category_names, most)
         return Outcome(category.astype(int), correct > 0, probability, names)
 
 

@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lightning_pareto.display.columns import Columns
+from lightning_pareto.display.notebook import Html
 from lightning_pareto.display.terminal import printable
 from lightning_pareto.evaluation.result import COLUMNS as RESULT_COLUMNS
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.columns import COLUMNS as VERDICT_COLUMNS
 from lightning_pareto.report.html.run import Run
-from lightning_pareto.report.previews import png_data
 from lightning_pareto.report.samples import suspected_samples
+from lightning_pareto.report.shown_previews import preview_html
 
 T = TypeVar("T")
 
@@ -47,14 +48,13 @@ class TableColumn:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A training sample that harms some classes, with a picture (a ``data:`` address) or a text if there is one."""
+    """A training sample that harms some classes, with a preview if there is one."""
 
     index: int
     given: str
     predicted: str | None
     harms: int
-    picture: str | None
-    text: str | None
+    preview: Html | None
 
 
 def class_columns(run: Run) -> list[TableColumn]:
@@ -92,8 +92,7 @@ def suspects(run: Run) -> list[Suspect]:
                 given=_label(run, int(table.given[row])),
                 predicted=None if table.predicted is None else _label(run, int(table.predicted[row])),
                 harms=int(table.harms[row]),
-                picture=None if preview is None or isinstance(preview, str) else png_data(preview),
-                text=preview if isinstance(preview, str) else None,
+                preview=None if preview is None else preview_html(preview, f"Sample {table.index[row]}"),
             )
         )
     return found

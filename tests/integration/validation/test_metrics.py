@@ -20,7 +20,7 @@ from torchmetrics.classification import (
 )
 
 from lightning_pareto import CourseCorrection, ParetoCallback
-from lightning_pareto.integration.validation.classwise_log import CHANGES_SHOWN
+from lightning_pareto.integration.validation.logged_values import CHANGES_SHOWN
 from lightning_pareto.integration.validation.metrics import ClasswiseMetrics, chosen_metrics
 from tests.integration._models import CLASSES, Data, Plain, datasets, trainer
 from tests.integration.correction._spoilt import SPOILT, Spoils, SpoiltData

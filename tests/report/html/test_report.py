@@ -26,6 +26,7 @@ from lightning_pareto import (
 )
 from lightning_pareto.report.html.charts import inline_svg
 from lightning_pareto.report.previews import png_data
+from lightning_pareto.report.shown_previews import preview_html
 from tests.report._results import everything, influence, result
 from tests.report.html._page import parse
 
@@ -281,6 +282,19 @@ def test_labels_are_numbers_if_the_categories_are_not_the_classes():
     named = SamplePreviews({}, ("x", "y", "z"))
     tree = parse(render_report(check_pareto(own), influence=own, previews=named))
     assert {p.one("strong").text for p in tree.all("p", class_="labels")} <= {"x", "y", "z"}
+
+
+@pytest.mark.parametrize("item", [EVIL, np.arange(64.0).reshape(1, 8, 8)], ids=["text", "picture"])
+def test_report_and_notebook_show_the_same_previews(item):
+    matrix, verdict, _, _ = everything(3)
+    table = suspected_samples(matrix, dataset=[(item, 0)] * len(matrix.labels))
+    page = render_report(verdict, influence=matrix, previews=SamplePreviews(table.previews))
+    notebook = table._repr_html_()
+    assert len(table.previews) == 20
+    for index, preview in table.previews.items():
+        shown = preview_html(preview, f"Sample {index}")
+        assert shown in page
+        assert shown in notebook
 
 
 def test_report_needs_a_verdict_or_a_result():
