@@ -8,20 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def task_example(batch: Any) -> str:
-    """Code that describes a batch like this one, for error messages."""
-    x, y = ("batch[0]", "batch[1]") if isinstance(batch, (tuple, list)) else ('batch["image"]', 'batch["digit"]')
-    return f"""Describe it with a ClassificationTask:
-
-    from lightning_pareto import ClassificationTask
-
-    task = ClassificationTask(
-        logits=lambda module, batch: module({x}),  # (B, C)
-        targets=lambda batch: {y},                 # (B,) integers
-    )
-
-and pass task=task. (Use named functions instead of lambdas with strategy="ddp_spawn".)"""
+from lightning_pareto.influence.advice import advice_on_labels, advice_on_one_logit, describe, recipe
 
 
 class BatchError(ValueError):
@@ -42,7 +29,7 @@ def default_logits(module: nn.Module, batch: Any) -> Any:
         return read_logits(module(**{name: value for name, value in batch.items() if name != "labels"}))
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return read_logits(module(batch[0]))
-    raise BatchError(f"cannot read a batch of type {_describe(batch)}.\n{task_example(batch)}")
+    raise BatchError(f"cannot read a batch of type {describe(batch)}. {recipe(batch)}")
 
 
 def read_logits(output: Any) -> Any:
@@ -58,7 +45,7 @@ def default_targets(batch: Any) -> Any:
         return batch["labels"]
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[1]
-    raise BatchError(f"cannot find the labels in a batch of type {_describe(batch)}.\n{task_example(batch)}")
+    raise BatchError(f"cannot find the labels in a batch of type {describe(batch)}. {recipe(batch)}")
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -99,11 +86,8 @@ class ClassificationTask:
         """
         targets = self.targets(batch)
         if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.is_complex() or targets.ndim != 1:
-            name = _label_of(batch) if self.targets is default_targets else "labels"
-            raise BatchError(
-                f"expected integer labels of shape (B,), found {_describe(targets)}. "
-                f"{_advice_on_labels(targets, name)}.\n{task_example(batch)}"
-            )
+            advice = advice_on_labels(targets, batch, own=self.targets is not default_targets)
+            raise BatchError(f"expected integer labels of shape (B,), found {describe(targets)}. {advice}")
         return targets.long()
 
     def read_logits(self, module: nn.Module, batch: Any, targets: Tensor) -> Tensor:
@@ -115,12 +99,19 @@ class ClassificationTask:
         try:
             logits = self.logits(module, batch)
         except (TypeError, NotImplementedError) as error:
-            raise BatchError(f"the module's forward rejected the batch: {error}.\n{task_example(batch)}") from error
+            raise BatchError(
+                f"the module's forward rejected the batch: {error}. {recipe(batch, rejected=True)}"
+            ) from error
         except (RuntimeError, ValueError) as error:
             remedy = next((remedy for text, remedy in _REMEDIES.items() if text in str(error)), None)
             if remedy is None:
                 raise
             raise BatchError(f"the module's forward rejected the batch: {error}. {remedy}") from error
+        if isinstance(logits, Tensor) and logits.numel() == len(targets) > 1:
+            raise BatchError(
+                f"expected one logit per class, found a single one ({describe(logits)}). "
+                f"{advice_on_one_logit(batch, targets)}"
+            )
         return check_logits(logits, targets)
 
 
@@ -138,17 +129,14 @@ def check_logits(logits: Any, targets: Tensor) -> Tensor:
     """Return ``logits``, or raise a BatchError unless they are finite, (B, C) with C ≥ 2, and targets are in [0, C)."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(targets) or not len(targets):
         raise BatchError(
-            f"expected logits of shape ({len(targets) or 'B'}, C), found {_describe(logits)}. Return logits from "
+            f"expected logits of shape ({len(targets) or 'B'}, C), found {describe(logits)}. Return logits from "
             "ClassificationTask(logits=lambda module, batch: …)"
         )
     if logits.shape[1] < 2:
-        raise BatchError(
-            "expected one logit per class, found a single one. For a binary classifier with one logit z: "
-            "logits=lambda module, batch: torch.nn.functional.pad(module(batch[0]).reshape(-1, 1), (1, 0))"
-        )
+        raise BatchError("expected one logit per class, found a single one")
     if not logits.is_floating_point():
         raise BatchError(
-            f"expected logits that are real numbers, found {_describe(logits)}. Return them before any rounding or "
+            f"expected logits that are real numbers, found {describe(logits)}. Return them before any rounding or "
             "argmax, or pass ClassificationTask(logits=lambda module, batch: …)"
         )
     outside = (targets < 0) | (targets >= logits.shape[1])
@@ -166,37 +154,3 @@ def check_logits(logits: Any, targets: Tensor) -> Tensor:
             None if not_finite.all() else int(not_finite.int().argmax()),
         )
     return logits
-
-
-def _label_of(batch: Any) -> str:
-    """How a user writes the labels of a batch that the defaults can read."""
-    return 'batch["labels"]' if isinstance(batch, Mapping) else "batch[1]"
-
-
-def _advice_on_labels(found: Any, name: str) -> str:
-    """What to do with labels that are not integers (B,). It goes by their values, not only by their shape."""
-    if not isinstance(found, Tensor) or found.is_complex() or not found.ndim:
-        return "Return a tensor with one integer for each sample"
-    whole = not found.is_floating_point() or bool((found == found.round()).all())
-    if found.ndim == 1 or found.shape[1:] == (1,):
-        if not whole:
-            return "These are no classes, and regression is not supported"
-        squeezed, integers = ".squeeze(1)" * (found.ndim - 1), ".long()" * found.is_floating_point()
-        return f"Convert them: targets=lambda batch: {name}{squeezed}{integers}"
-    if found.ndim == 2 and not (found < 0).any():
-        sums = found.double().sum(dim=1)
-        if len(found) > 1 and torch.allclose(sums, torch.ones_like(sums)):
-            return f"If each row marks one class: targets=lambda batch: {name}.argmax(dim=1)"
-        if bool((found <= 1).all()):
-            return "Several labels for one sample (multi-label) are not supported. Choose one of them"
-    return "Labels for every pixel or token are not supported. Choose one label for each sample"
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-    if isinstance(value, Mapping):
-        return f"{type(value).__name__} with keys {list(value)}"
-    if isinstance(value, (tuple, list)):
-        return f"{type(value).__name__} of length {len(value)}"
-    return type(value).__name__

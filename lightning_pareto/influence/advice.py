@@ -1,0 +1,168 @@
+"""Advice on batches that cannot be read: the task that they look like, or their description as code."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LABELS = ("labels", "label", "targets", "target", "y", "class", "classes", "category")
+"""Names that an entry with the labels probably has."""
+
+NO_LABELS = ("index", "idx", "indices", "id", "ids", "site", "group", "domain", "weight", "length", "lengths")
+"""Names that it probably does not have."""
+
+FROM_DICT = 'module(**{k: v for k, v in batch.items() if k != "labels"}).logits'
+"""What the defaults read from a dict batch."""
+
+UNSUPPORTED = (
+    ", which is not supported: every sample must have one class. If it has one, return it with "
+    "ClassificationTask(targets=lambda batch: …)"
+)
+
+
+def describe(value: Any) -> str:
+    """Type, shape or keys of a value."""
+    if isinstance(value, Tensor):
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} with keys {list(value)}"
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of length {len(value)}"
+    return type(value).__name__
+
+
+def recipe(batch: Any, *, rejected: bool = False, one_logit: bool = False) -> str:
+    """Code that describes a batch, with the user's own keys.
+
+    Args:
+        batch: the batch.
+        rejected: whether the module's forward cannot take the batch as the defaults pass it.
+        one_logit: whether the module has a single logit. Labels that are 0.0 and 1.0 say so, too.
+    """
+    path, inputs = _labels(batch), _inputs(batch)
+    labels = dict(_tensors(batch)).get(path)
+    one_logit = one_logit or (labels is not None and labels.is_floating_point() and _is_binary(labels))
+    targets = path + (".reshape(-1).long()" if one_logit else _conversion(labels))
+    output = f"module({inputs})"
+    if readable := not rejected and _has_defaults(batch):
+        output = FROM_DICT if isinstance(batch, Mapping) else "module(batch[0])"
+    logits = f"torch.nn.functional.pad({output}.reshape(-1, 1), (1, 0))" if one_logit else output
+    lines = [f"logits=lambda module, batch: {logits},", f"targets=lambda batch: {targets},"]
+    width = max(map(len, lines))
+    lines = [f"        {line:{width}}  # {kind}" for line, kind in zip(lines, ("(B, C)", "(B,) integers"), strict=True)]
+    imports = ["import torch"] * one_logit + ["from lightning_pareto import ClassificationTask"]
+    return "\n".join(
+        [
+            "Describe the batch with a ClassificationTask:\n",
+            *(f"    {line}" for line in imports),
+            "\n    task = ClassificationTask(",
+            *lines[readable and not one_logit :],
+            "    )\n",
+            'and pass task=task. (Use named functions instead of lambdas with strategy="ddp_spawn".)',
+        ]
+    )
+
+
+def advice_on_one_logit(batch: Any, targets: Tensor) -> str:
+    """What to do with a single logit for each sample."""
+    if not _is_binary(targets):
+        return f"This looks like regression{UNSUPPORTED}"
+    return f"A binary classifier with a single logit z has the logits (0, z). {recipe(batch, one_logit=True)}"
+
+
+def advice_on_labels(found: Any, batch: Any, own: bool) -> str:
+    """What to do with labels that are not integers (B,). It goes by their values, not only by their shape.
+
+    Args:
+        found: what was read as labels.
+        batch: the batch that it was read from.
+        own: whether a function of the user's has read it.
+    """
+    if not isinstance(found, Tensor) or found.is_complex() or not found.ndim:
+        return "Return a tensor with one integer for each sample with ClassificationTask(targets=lambda batch: …)"
+    task, change = _task_of(found, batch), _conversion(found)
+    if task is not None:
+        return f"This looks like {task}{UNSUPPORTED}"
+    if own:
+        return f"Append {change} to what targets=… returns"
+    if "argmax" in change:
+        return f"If each row marks one class: {recipe(batch)}"
+    if found.is_floating_point() and not _is_binary(found):
+        return f"Regression is not supported. If these are classes: {recipe(batch)}"
+    return recipe(batch)
+
+
+def _has_defaults(batch: Any) -> bool:
+    """Whether the defaults find inputs and labels."""
+    return "labels" in batch if isinstance(batch, Mapping) else isinstance(batch, (tuple, list)) and len(batch) == 2
+
+
+def _is_binary(labels: Tensor) -> bool:
+    return _is_flat(labels) and bool(((labels == 0) | (labels == 1)).all())
+
+
+def _is_flat(labels: Tensor) -> bool:
+    """Whether there is one label for each sample."""
+    return labels.ndim == 1 or labels.shape[1:] == (1,)
+
+
+def _conversion(labels: Tensor | None) -> str:
+    """Code that makes integers (B,) of labels, appended to them."""
+    if labels is None or not labels.ndim:
+        return ""
+    if not _is_flat(labels):
+        return ".argmax(dim=1)"
+    return ".reshape(-1)" * (labels.ndim - 1) + ".long()" * labels.is_floating_point()
+
+
+def _task_of(labels: Tensor, batch: Any) -> str | None:
+    """The task that labels belong to if it is not single-label classification; None if it may be."""
+    whole = not labels.is_floating_point() or bool((labels == labels.round()).all())
+    if _is_flat(labels):
+        return None if whole else "regression"
+    if labels.ndim == 2 and bool(((labels >= 0) & (labels <= 1)).all()):
+        sums = labels.double().sum(dim=1)
+        one_hot = len(labels) > 1 and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+        return None if one_hot else "multi-label classification (several labels for one sample)"
+    alike = [each for _, each in _tensors(batch) if each.shape == labels.shape and each.dtype == labels.dtype]
+    if labels.is_floating_point() and len(alike) > 1:
+        return "a batch without labels, as in self-supervised learning"
+    if labels.ndim > 2:
+        return "segmentation (a label for every pixel)" if whole else "regression of every pixel"
+    if not whole:
+        return "regression of several values"
+    tokens = sum(torch.equal(each, labels) for each in alike) > 1
+    return "language modelling (the labels are the tokens)" if tokens else "token tagging (a label for every token)"
+
+
+def _tensors(value: Any, path: str = "batch") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a nested batch, with the expression for it."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _tensors(part, f'{path}["{name}"]')
+    elif isinstance(value, (tuple, list)):
+        for i, part in enumerate(value):
+            yield from _tensors(part, f"{path}[{i}]")
+
+
+def _labels(batch: Any) -> str:
+    """Expression for the entry that looks most like labels."""
+    found = dict(_tensors(batch))
+
+    def likely(path: str) -> tuple[bool, bool, bool]:
+        name, labels = path.rpartition("[")[2].strip('"]').lower(), found[path]
+        return name in LABELS, name not in NO_LABELS and _is_flat(labels), not labels.is_floating_point()
+
+    later = list(found)[1:]  # inputs come first
+    default = 'batch["label"]' if isinstance(batch, Mapping) else "batch[1]"
+    return max(later, key=likely, default=default)
+
+
+def _inputs(batch: Any) -> str:
+    """Expression for the entry that looks most like inputs."""
+    labels = _labels(batch)
+    found = {path: each for path, each in _tensors(batch) if path != labels}
+    return max(found, key=lambda path: found[path].ndim > 1, default="batch[0]")

@@ -1,0 +1,112 @@
+"""Advice on batches that cannot be read names the task, or is code that works when it is pasted."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_pareto import BatchError, ClassificationTask
+
+X, Y = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2
+TOKENS = torch.arange(24).reshape(8, 3)
+BINARY = Y.float()
+
+
+class Output:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+class ByName(nn.Linear):
+    """Takes its inputs by name and returns an output with logits, as in transformers."""
+
+    def forward(self, x):
+        return Output(super().forward(x))
+
+
+def read(task, module, batch):
+    return task.read_logits(module, batch, task.read_targets(batch))
+
+
+def error_on(batch, outputs=2, module=nn.Linear, **task):
+    with pytest.raises(BatchError) as caught:
+        read(ClassificationTask(**task), module(5, outputs), batch)
+    return str(caught.value)
+
+
+def described_in(error):
+    """The task that the code in an error makes."""
+    code = re.search(r"ClassificationTask:\n\n(.*)\n\nand pass", error, re.DOTALL)[1]
+    scope = {}
+    exec(re.sub("^    ", "", code, flags=re.MULTILINE), scope)
+    return scope["task"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "outputs", "module"),
+    [
+        ((X, Y, torch.arange(8)), 2, nn.Linear),
+        ((X, torch.rand(8), Y), 2, nn.Linear),
+        ((X, Y[:, None]), 2, nn.Linear),
+        ((X, nn.functional.one_hot(Y)), 2, nn.Linear),
+        ((X, nn.functional.one_hot(Y).float()), 2, nn.Linear),
+        (((X, X + 1), Y), 2, nn.Linear),
+        ({"image": X, "target": Y}, 2, nn.Linear),
+        ({"index": torch.arange(8), "site": Y, "image": X, "target": Y}, 2, nn.Linear),
+        ({"pixels": X, "id": torch.arange(8) + 100, "quality": Y}, 2, nn.Linear),
+        ({"x": X, "labels": Y[:, None]}, 2, ByName),
+        ((X, Y), 1, nn.Linear),
+        ((X, BINARY), 1, nn.Linear),
+        ((X, BINARY[:, None]), 1, nn.Linear),
+        ({"x": X, "labels": Y}, 1, ByName),
+        ({"image": X, "label": BINARY}, 1, nn.Linear),
+    ],
+)
+def test_code_in_the_error_works_when_it_is_pasted(batch, outputs, module):
+    task, network = described_in(error_on(batch, outputs, module)), module(5, outputs)
+    assert task.read_targets(batch).tolist() == Y.tolist()
+    logits = read(task, network, batch)
+    assert logits.shape == (8, 2)
+    if outputs == 1:
+        z = network(X)
+        z = (z.logits if isinstance(z, Output) else z).squeeze(1)
+        expected = nn.functional.binary_cross_entropy_with_logits(z, BINARY, reduction="none")
+        torch.testing.assert_close(task.loss(logits, Y), expected)
+
+
+@pytest.mark.parametrize(
+    ("batch", "task"),
+    [
+        ((X, torch.zeros(8, 4, 4).long()), "segmentation"),
+        ((X, torch.rand(8, 4, 4)), "regression of every pixel"),
+        ((X, torch.tensor([[1.0, 1.0, 0.0]] * 8)), "multi-label classification"),
+        ((X, torch.tensor([[1, 1, 0]] * 8)), "multi-label classification"),
+        ((X, torch.linspace(0, 1, 8)), "regression"),
+        ((X, torch.linspace(0, 9, 8)[:, None]), "regression"),
+        ((X, torch.linspace(0, 9, 24).reshape(8, 3)), "regression of several values"),
+        ({"input_ids": TOKENS + 1, "labels": TOKENS}, "token tagging"),
+        ({"input_ids": TOKENS, "labels": TOKENS}, "language modelling"),
+        ((X, X + 1), "a batch without labels"),
+    ],
+)
+def test_other_tasks_are_named(batch, task):
+    error = error_on(batch)
+    assert f"This looks like {task}" in error
+    assert "which is not supported" in error
+    assert "\n" not in error, "no code that could not work"
+
+
+def test_single_output_for_labels_that_are_not_binary_is_regression():
+    assert "This looks like regression" in error_on((X, torch.arange(8)), outputs=1)
+
+
+def test_whole_numbers_may_be_classes_or_not():
+    error = error_on((X, torch.arange(8.0)), outputs=8)
+    assert "Regression is not supported. If these are classes:" in error
+    assert read(described_in(error), nn.Linear(5, 8), (X, torch.arange(8.0))).shape == (8, 8)
+
+
+def test_functions_of_the_user_are_to_be_extended():
+    error = error_on({"x": X, "y": BINARY[:, None]}, targets=lambda batch: batch["y"])
+    assert "Append .reshape(-1).long() to what targets=… returns" in error
