@@ -62,6 +62,11 @@ def rounded(count: int) -> str:
     return f"{count:,}"
 
 
+def gibibytes(size: float) -> str:
+    """A size of memory in GiB."""
+    return f"{size:.3g} GiB" if size >= 0.01 else "less than 0.01 GiB"
+
+
 def duration(seconds: float) -> str:
     """A duration in its largest unit: 1.5 h."""
     for unit, name in ((3600, "h"), (60, "min")):

@@ -88,8 +88,10 @@ def advice_on_labels(found: Any, batch: Any, own: bool) -> str:
         return f"Append {change} to what targets=… returns"
     if "argmax" in change:
         return f"If each row marks one class: {recipe(batch)}"
-    if found.is_floating_point() and not _is_binary(found):
-        return f"Regression is not supported. If these are classes: {recipe(batch)}"
+    if found.is_floating_point():
+        binary = "If the model has a single logit z, its logits are (0, z)."
+        other = "Regression is not supported. If these are classes:"
+        return f"{binary if _is_binary(found) else other} {recipe(batch)}"
     return recipe(batch)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.data.loaders import size_of_batches, with_sampler
-from lightning_pareto.display.terminal import duration, rounded
+from lightning_pareto.display.terminal import duration, gibibytes, rounded
 from lightning_pareto.display.warning import once
 from lightning_pareto.influence.categories import scan
 from lightning_pareto.influence.clock import Clock
@@ -66,7 +66,7 @@ class Cost:
         return self.memory <= SHARE_OF_MEMORY * self.free
 
     def __str__(self) -> str:
-        size = f"{self.directions} directions of {rounded(self.parameters)} parameters in {self.memory:.2g} GiB"
+        size = f"{self.directions} directions of {rounded(self.parameters)} parameters in {gibibytes(self.memory)}"
         if self.epochs is None or self.seconds is None:
             return size
         return f"{size}, as long as {self.epochs:.2g} epochs of training ({duration(self.seconds)})"

@@ -15,6 +15,7 @@ from lightning_pareto.data.labels import fingerprint_of_items, fingerprint_of_la
 from lightning_pareto.display.columns import number
 from lightning_pareto.display.notebook import data_frame, html_table
 from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.pareto.admissible import AdmissibleSet
 from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
 MAX_SUM = 2.0**52
@@ -137,8 +138,11 @@ class SampleWeights:
 
     @property
     def moved(self) -> float:
-        """Share of the training mass that the weights take from samples."""
-        return float(np.maximum(1 - self.values, 0).mean())
+        """Share of the training mass that the weights take from samples.
+
+        If they replace weights of a fit, which may balance the classes, it is the share that moves within the classes.
+        """
+        return float(self.metadata.get("moved", np.maximum(1 - self.values, 0).mean()))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the weights to ``path`` (safetensors) atomically."""
@@ -163,6 +167,7 @@ def weights_from(influence: InfluenceMatrix, values: npt.NDArray[np.float64], **
     origin: dict[str, Any] = {} if fingerprints is None else {"fingerprints": dict(fingerprints)}
     if influence.weights is not None:
         origin["replaces"] = "the weights of the fit"
+        origin["moved"] = AdmissibleSet(influence.labels, 1.0, values / values.mean()).moved
     return SampleWeights(values, influence.predicted_gain(values), influence.category_names, {**metadata, **origin})
 
 

@@ -171,3 +171,13 @@ def test_says_that_nothing_is_proven():
     further = matrix(folds=8, shift=1e-9)
     with pytest.warns(UserWarning, match="the verdict is 'underfitted': .*Train longer"):
         reweight(replace(further, scores=further.scores + 1, fold_scores=further.fold_scores + 1))
+
+
+def test_mass_moved_leaves_out_a_balance_of_classes():
+    labels = np.repeat([0, 1], [90, 10])
+    balanced = np.where(labels == 0, 50 / 90, 5.0)
+    scores = np.random.default_rng(0).normal(size=(100, 2))
+    weights = reweight(InfluenceMatrix(scores, labels, weights=balanced), budget=0.1)
+    assert np.abs(weights.values - balanced).max() > 0.5
+    assert 0.05 < weights.moved <= 0.1, "mass that is given back to its own sample does not count"
+    assert f"{weights.moved:.1%} of the mass moved, budget 0.1" in repr(weights)

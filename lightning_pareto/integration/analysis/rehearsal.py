@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import lightning.pytorch as pl
 
 from lightning_pareto.data.loaders import size_of_batches
-from lightning_pareto.display.terminal import wrapped
+from lightning_pareto.display.terminal import gibibytes, wrapped
 from lightning_pareto.influence.cost import Cost
 from lightning_pareto.influence.sharding import LostProcessError
 from lightning_pareto.integration.analysis.run import AnalysisOptions, cost_of
@@ -63,8 +63,8 @@ def _epochs_of_fit(trainer: pl.Trainer, data: DataSource) -> float:
 def _warn_of_cost(cost: Cost, fit: float) -> None:
     if not cost.fits:
         rank_zero_warn(
-            f"the analysis after the fit needs {cost.memory:.2g} GiB for directions, but only {cost.free:.2g} GiB are "
-            f"free. Bound it: ParetoCallback(max_memory={max(cost.free / 4, 0.1):.1g}), which takes more passes. Or "
+            f"the analysis after the fit needs {gibibytes(cost.memory)} for directions, but only "
+            f"{gibibytes(cost.free)} are free. Bound it: ParetoCallback(max_memory={max(cost.free / 4, 0.1):.1g}), which takes more passes. Or "
             "lower folds, or cover fewer parameters with layers=[…]"
         )
     elif cost.epochs is not None and cost.epochs > fit:

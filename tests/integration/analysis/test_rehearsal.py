@@ -100,7 +100,7 @@ def test_cost_is_printed_before_the_fit(tmp_path, capsys):
     ("cost", "text"),
     [
         (Cost(32, 116, 1.0, 8.0, epochs=3.0, seconds=10.0), "as long as 3 epochs of training, longer than the fit "),
-        (Cost(32, 10**9, 100.0, 8.0), r"needs 1e\+02 GiB for directions, but only 8 GiB are free.*max_memory=2"),
+        (Cost(32, 10**9, 100.0, 8.0), r"needs 100 GiB for directions, but only 8 GiB are free.*max_memory=2"),
     ],
 )
 def test_analysis_that_costs_too_much_gets_a_warning_with_the_remedy(tmp_path, monkeypatch, cost, text):
