@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import math
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.data.loaders import size_of_batches, with_sampler
@@ -20,6 +21,8 @@ from lightning_pareto.influence.categories import scan
 from lightning_pareto.influence.clock import Clock
 from lightning_pareto.influence.curvature import CurvatureError
 from lightning_pareto.influence.curvature.ekfac import ENOUGH_SAMPLES
+from lightning_pareto.influence.factors import to_float64
+from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.measures import get_measure
 from lightning_pareto.influence.memory import free_memory
 from lightning_pareto.influence.options import Execution, InfluenceOptions, Reading
@@ -28,8 +31,11 @@ from lightning_pareto.influence.scoring import COPIES, Scoring
 from lightning_pareto.influence.setup import set_up
 from lightning_pareto.influence.stages import Stages
 
-BATCHES_TIMED = 3
+BATCHES_TIMED = 2
 """How many batches each pass reads. The first only warms up."""
+
+SMALL = 200
+"""Size of the matrix whose decomposition is timed."""
 
 FEWEST_BATCHES = 20
 """With fewer batches in the training set, timing some would take as long as the estimate itself."""
@@ -114,7 +120,8 @@ def forecast(
                 folds=options.folds,
                 seed=options.seed,
             )
-        scoring = Scoring(few, some, cells, options, Stages(None, "", train.shard))
+        eigenvectors = _NoEigenvectors()
+        scoring = Scoring(few, some, cells, options, Stages(None, "", train.shard), eigenvectors=eigenvectors)
         blocks = math.ceil(scoring.directions / scoring.width(execution.max_memory))
         memory = COPIES * 4 * scoring.width(execution.max_memory) * scoring.parameters / 2**30
         cost = Cost(scoring.directions, scoring.parameters, memory, free_memory(train.device) / 2**30)
@@ -122,6 +129,7 @@ def forecast(
             return cost
         with contextlib.suppress(CurvatureError):
             seconds = _seconds(scoring, blocks, clock, _batches_of_stages(train, validation, options))
+            seconds += eigenvectors.seconds / train.shard.count
             batches = train.size / (size_of_batches(train_dataloader) * train.shard.count)
             return replace(cost, epochs=seconds / (batches * _training_step(module, train, clock)), seconds=seconds)
     return cost
@@ -138,6 +146,33 @@ def _seconds(scoring: Scoring, blocks: int, clock: Clock, batches: Mapping[str, 
             _, wide = clock.extrapolate(partial(scoring.of_block, curvature, range(more)), batches)
             each = max(0.0, wide - base) / (more - few)
             return fit + blocks * max(0.0, base - few * each) + scoring.directions * each
+
+
+class _NoEigenvectors:
+    """Returns unit matrices, and tells how long their eigenvectors would have taken, from those of a small matrix."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[Layer, list[tuple[int, int]]] = {}
+        self._like: Tensor | None = None
+
+    def __call__(self, layer: Layer, matrices: Tensor) -> Tensor:
+        """Unit matrices like these, (R, n, n)."""
+        self._like = matrices
+        count, size, _ = matrices.shape
+        self._sizes.setdefault(layer, []).append((count, size))
+        return torch.eye(size).to(matrices).expand(count, -1, -1).contiguous()
+
+    @property
+    def seconds(self) -> float:
+        """Duration of all decompositions. It grows with the cube of a matrix's size."""
+        if self._like is None:
+            return 0.0
+        small = to_float64(torch.eye(SMALL).to(self._like)) + 0.01
+        torch.linalg.eigh(small)
+        start = time.perf_counter()
+        float(torch.linalg.eigh(small)[0][0])
+        each = time.perf_counter() - start
+        return each * sum(count * (size / SMALL) ** 3 for sizes in self._sizes.values() for count, size in sizes)
 
 
 def _batches_of_stages(train: GradientPass, validation: GradientPass, options: InfluenceOptions) -> Mapping[str, float]:

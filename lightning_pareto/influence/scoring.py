@@ -10,6 +10,7 @@ import torch
 from lightning_pareto.influence.categories import Cells
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, fit_curvature
 from lightning_pareto.influence.curvature.base import Curvature
+from lightning_pareto.influence.curvature.ekfac import Eigenvectors
 from lightning_pareto.influence.directions import category_gradients, score
 from lightning_pareto.influence.fingerprint import fingerprint_of
 from lightning_pareto.influence.measures import get_measure
@@ -32,6 +33,7 @@ class Scoring:
         options: what to compute.
         stages: where finished stages are kept.
         weights: weights that the module was fitted with, (N,); None if equal.
+        eigenvectors: how EK-FAC decomposes its factors; None for ``torch.linalg.eigh``.
     """
 
     train: GradientPass
@@ -40,6 +42,7 @@ class Scoring:
     options: InfluenceOptions
     stages: Stages
     weights: npt.NDArray[np.float64] | None = None
+    eigenvectors: Eigenvectors | None = None
 
     @property
     def directions(self) -> int:
@@ -65,6 +68,7 @@ class Scoring:
             fisher=fisher,
             tolerance=options.tolerance,
             stages=self.stages,
+            eigenvectors=self.eigenvectors,
         )
 
     def of_block(self, curvature: Curvature, block: range) -> Tensors:

@@ -40,7 +40,7 @@ def struck(problem, folder, point, how):
     def job():
         module, data, _ = problem
         if point == "eigendecomposition":
-            ekfac._eigenvectors = striking(how)
+            ekfac.eigenvectors_of = striking(how)
         if point == "writing":
             os.fsync = striking(how)
         if point == "renaming":

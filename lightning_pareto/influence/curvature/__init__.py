@@ -2,7 +2,7 @@
 
 from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, IdentityCurvature
 from lightning_pareto.influence.curvature.conjugate_gradients import ConjugateGradientCurvature
-from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
+from lightning_pareto.influence.curvature.ekfac import Eigenvectors, EkfacCurvature
 from lightning_pareto.influence.curvature.fisher import Fisher, FisherName
 from lightning_pareto.influence.curvature.gauss_newton import GaussNewtonCurvature
 from lightning_pareto.influence.passes import GradientPass
@@ -19,10 +19,12 @@ def fit_curvature(
     fisher: Fisher,
     tolerance: float = 1e-3,
     stages: Stages | None = None,
+    eigenvectors: Eigenvectors | None = None,
 ) -> Curvature:
     """Fit the curvature called ``name`` to the samples of a pass, which must be in random order.
 
-    An EK-FAC fit is saved in ``stages``, so that an interrupted computation can resume.
+    An EK-FAC fit is saved in ``stages``, so that an interrupted computation can resume. It takes the eigenvectors of
+    its factors from a function, by default those by ``torch.linalg.eigh``.
     """
     if name == "gauss_newton":
         return GaussNewtonCurvature.fit(train, damping, fisher)
@@ -30,7 +32,7 @@ def fit_curvature(
         return IdentityCurvature()
     stages = stages or Stages(None, "", train.shard)
     tensors = stages.load_or_compute(
-        "curvature", lambda: EkfacCurvature.fit(train, damping, fisher).to_tensors(), train.device
+        "curvature", lambda: EkfacCurvature.fit(train, damping, fisher, eigenvectors).to_tensors(), train.device
     )
     ekfac = EkfacCurvature.from_tensors(tensors, train.probe.layers, damping)
     if name == "ekfac":

@@ -1,6 +1,7 @@
 """Eigenvalue-corrected Kronecker-factored curvature (George et al. 2018, arXiv:1806.03884)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,9 @@ from lightning_pareto.influence.curvature.fisher import Fisher
 from lightning_pareto.influence.factors import EigenBasis, flush_tiny, to_float64
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
+
+Eigenvectors = Callable[[Layer, Tensor], Tensor]
+"""Eigenvectors of a layer's symmetric matrices, (R, n, n)."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,14 @@ class EkfacCurvature(Curvature):
     damping: float
 
     @classmethod
-    def fit(cls, train: GradientPass, damping: float, fisher: Fisher) -> "EkfacCurvature":
+    def fit(
+        cls, train: GradientPass, damping: float, fisher: Fisher, eigenvectors: Eigenvectors | None = None
+    ) -> "EkfacCurvature":
         """Fit the factors and then the corrected eigenvalues, each on as many samples as needed."""
-        sums = _FactorSums.fit(train, fisher)
-        inputs = _decompose(train, sums.inputs)
-        outputs = _decompose(train, {layer: m for layer, m in sums.outputs.items() if m.ndim == 3})
+        sums, eigenvectors = _FactorSums.fit(train, fisher), eigenvectors or eigenvectors_of
+        inputs = _decompose(train, sums.inputs, eigenvectors)
+        symmetric = {layer: m for layer, m in sums.outputs.items() if m.ndim == 3}
+        outputs = _decompose(train, symmetric, eigenvectors)
         bases = {layer: EigenBasis(vectors, outputs.get(layer)) for layer, vectors in inputs.items()}
         eigenvalues = _corrected_eigenvalues(train.part(0, ENOUGH_SAMPLES), fisher, bases)
         for layer, values in eigenvalues.items():
@@ -174,15 +181,15 @@ def _spread_by_frequency(eigenvalues: Tensor, counts: Tensor) -> Tensor:
     return share[:, :, None] * eigenvalues.sum(dim=1, keepdim=True)
 
 
-def _decompose(train: GradientPass, matrices: dict[Layer, Tensor]) -> dict[Layer, Tensor]:
+def _decompose(train: GradientPass, matrices: dict[Layer, Tensor], eigenvectors: Eigenvectors) -> dict[Layer, Tensor]:
     """Eigenvectors of every layer's matrices, (R, n, n). The processes share the layers among them."""
     order = sorted(matrices, key=lambda layer: -matrices[layer].shape[-1])
     with train.shard.agreement("eigendecomposition"):
-        mine = {layer: _eigenvectors(layer, matrices[layer]) for layer in train.shard.deal(order)}
+        mine = {layer: eigenvectors(layer, matrices[layer]) for layer in train.shard.deal(order)}
     return train.all_reduce(mine)
 
 
-def _eigenvectors(layer: Layer, matrices: Tensor) -> Tensor:
+def eigenvectors_of(layer: Layer, matrices: Tensor) -> Tensor:
     """Eigenvectors of symmetric matrices, (R, n, n)."""
     if not torch.isfinite(matrices).all():
         raise CurvatureError(

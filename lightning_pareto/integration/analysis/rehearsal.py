@@ -64,8 +64,8 @@ def _warn_of_cost(cost: Cost, fit: float) -> None:
     if not cost.fits:
         rank_zero_warn(
             f"the analysis after the fit needs {gibibytes(cost.memory)} for directions, but only "
-            f"{gibibytes(cost.free)} are free. Bound it: ParetoCallback(max_memory={max(cost.free / 4, 0.1):.1g}), which takes more passes. Or "
-            "lower folds, or cover fewer parameters with layers=[…]"
+            f"{gibibytes(cost.free)} are free. Bound it: ParetoCallback(max_memory={max(cost.free / 4, 0.1):.1g}), "
+            "which takes more passes. Or lower folds, or cover fewer parameters with layers=[…]"
         )
     elif cost.epochs is not None and cost.epochs > fit:
         rank_zero_warn(
