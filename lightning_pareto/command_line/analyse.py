@@ -109,7 +109,8 @@ def _with_module(config: Any, modules: Sequence[str]) -> Any:
 
 
 def _check_classes(config: dict[str, Any], classes: dict[str, Any]) -> None:
-    for entry, given in classes.items():
-        named = config.get(entry) is None or "class_path" in config[entry]
-        if not named and given is None:
-            raise ValueError(f"the configuration does not name the class of its {entry}: --{entry} my_project.MyClass")
+    entries = ((entry, config.get(entry)) for entry, given in classes.items() if given is None)
+    unnamed = [entry for entry, found in entries if found is not None and "class_path" not in found]
+    if unnamed:
+        options = " ".join(f"--{entry} my_project.MyClass" for entry in unnamed)
+        raise ValueError(f"the configuration does not name the class of its {' and '.join(unnamed)}. Add {options}")

@@ -12,12 +12,12 @@ LABELS = ("labels", "label", "targets", "target", "y", "class", "classes", "cate
 NO_LABELS = ("index", "idx", "indices", "id", "ids", "site", "group", "domain", "weight", "length", "lengths")
 """Names that it probably does not have."""
 
-FROM_DICT = 'module(**{k: v for k, v in batch.items() if k != "labels"}).logits'
-"""What the defaults read from a dict batch."""
+PADDED = "torch.nn.functional.pad(….reshape(-1, 1), (1, 0))"
+"""Two logits for a single one."""
 
 UNSUPPORTED = (
-    ", which is not supported: every sample must have one class. If it has one, return it with "
-    "ClassificationTask(targets=lambda batch: …)"
+    ", which is not supported: every sample must have one class. If your samples have one, describe both: "
+    "ClassificationTask(logits=…, targets=…)"
 )
 
 
@@ -46,8 +46,8 @@ def recipe(batch: Any, *, rejected: bool = False, one_logit: bool = False) -> st
     targets = path + (".reshape(-1).long()" if one_logit else _conversion(labels))
     output = f"module({inputs})"
     if readable := not rejected and _has_defaults(batch):
-        output = FROM_DICT if isinstance(batch, Mapping) else "module(batch[0])"
-    logits = f"torch.nn.functional.pad({output}.reshape(-1, 1), (1, 0))" if one_logit else output
+        output = "ClassificationTask().logits(module, batch)" if isinstance(batch, Mapping) else "module(batch[0])"
+    logits = PADDED.replace("…", output) if one_logit else output
     lines = [f"logits=lambda module, batch: {logits},", f"targets=lambda batch: {targets},"]
     width = max(map(len, lines))
     lines = [f"        {line:{width}}  # {kind}" for line, kind in zip(lines, ("(B, C)", "(B,) integers"), strict=True)]
@@ -64,11 +64,36 @@ def recipe(batch: Any, *, rejected: bool = False, one_logit: bool = False) -> st
     )
 
 
-def advice_on_one_logit(batch: Any, targets: Tensor) -> str:
-    """What to do with a single logit for each sample."""
+def advice_on_batch(batch: Any) -> str:
+    """What to do with a batch in which the defaults do not find inputs and labels."""
+    numbers = [path for path, each in list(_tensors(batch))[1:] if _task_of(each, ()) == "regression"]
+    doubt = f"If {numbers[0]} is the target, this is regression, which is not supported. Otherwise: " if numbers else ""
+    return doubt + recipe(batch)
+
+
+def advice_on_one_logit(batch: Any, targets: Tensor, own: bool) -> str:
+    """What to do with a single logit for each sample.
+
+    Args:
+        batch: the batch.
+        targets: its labels, (B,).
+        own: whether a function of the user's has read the logits or the labels.
+    """
     if not _is_binary(targets):
         return f"This looks like regression{UNSUPPORTED}"
+    if own:
+        return "A binary classifier with a single logit z has the logits (0, z): logits=lambda module, batch: " + PADDED
     return f"A binary classifier with a single logit z has the logits (0, z). {recipe(batch, one_logit=True)}"
+
+
+def advice_on_rejection(batch: Any) -> str:
+    """What to do if the module's forward cannot take the inputs."""
+    if _has_views(batch):
+        return (
+            f"This looks like self-supervised learning (several views of a sample){UNSUPPORTED}. Or analyse a "
+            "classifier that is trained on top"
+        )
+    return recipe(batch, rejected=True)
 
 
 def advice_on_labels(found: Any, batch: Any, own: bool) -> str:
@@ -101,12 +126,24 @@ def _has_defaults(batch: Any) -> bool:
 
 
 def _is_binary(labels: Tensor) -> bool:
-    return _is_flat(labels) and bool(((labels == 0) | (labels == 1)).all())
+    return _is_flat(labels) and _is_mask(labels)
 
 
 def _is_flat(labels: Tensor) -> bool:
     """Whether there is one label for each sample."""
     return labels.ndim == 1 or labels.shape[1:] == (1,)
+
+
+def _is_mask(labels: Tensor) -> bool:
+    """Whether every value is zero or one."""
+    return bool(((labels == 0) | (labels == 1)).all())
+
+
+def _has_views(batch: Any) -> bool:
+    """Whether the inputs are several tensors of one shape, as the views of self-supervised learning are."""
+    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else None
+    shapes = [getattr(each, "shape", None) for each in inputs] if isinstance(inputs, (tuple, list)) else []
+    return len(shapes) > 1 and shapes[0] is not None and len(set(shapes)) == 1
 
 
 def _conversion(labels: Tensor | None) -> str:
@@ -128,14 +165,13 @@ def _task_of(labels: Tensor, batch: Any) -> str | None:
         one_hot = len(labels) > 1 and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
         return None if one_hot else "multi-label classification (several labels for one sample)"
     alike = [each for _, each in _tensors(batch) if each.shape == labels.shape and each.dtype == labels.dtype]
-    if labels.is_floating_point() and len(alike) > 1:
+    if labels.is_floating_point() and len(alike) > 1 and not _is_mask(labels):
         return "a batch without labels, as in self-supervised learning"
     if labels.ndim > 2:
         return "segmentation (a label for every pixel)" if whole else "regression of every pixel"
     if not whole:
         return "regression of several values"
-    tokens = sum(torch.equal(each, labels) for each in alike) > 1
-    return "language modelling (the labels are the tokens)" if tokens else "token tagging (a label for every token)"
+    return "token tagging or language modelling (a label for every token)"
 
 
 def _tensors(value: Any, path: str = "batch") -> Iterator[tuple[str, Tensor]]:
@@ -156,7 +192,10 @@ def _labels(batch: Any) -> str:
 
     def likely(path: str) -> tuple[bool, bool, bool]:
         name, labels = path.rpartition("[")[2].strip('"]').lower(), found[path]
-        return name in LABELS, name not in NO_LABELS and _is_flat(labels), not labels.is_floating_point()
+        flat = _is_flat(labels) and name not in NO_LABELS
+        whole = not labels.is_floating_point() or bool((labels == labels.round()).all())
+        index = len(labels) > 2 and len(labels.unique()) == len(labels) if flat else False
+        return name in LABELS, flat, whole and not index
 
     later = list(found)[1:]  # inputs come first
     default = 'batch["label"]' if isinstance(batch, Mapping) else "batch[1]"

@@ -209,9 +209,10 @@ class DenseFactors(Factors):
 def gram(columns: Tensor) -> Tensor:
     """X Xᵀ of (R, n, N). Computes the lower blocks and mirrors them."""
     size = columns.shape[1]
+    block = size if columns.is_cuda else _GRAM_BLOCK  # starting many products takes a GPU longer than the whole one
     result = columns.new_empty(len(columns), size, size)
-    for start in range(0, size, _GRAM_BLOCK):
-        part = slice(start, min(start + _GRAM_BLOCK, size))
+    for start in range(0, size, block):
+        part = slice(start, min(start + block, size))
         result[:, part, : part.stop] = columns[:, part] @ columns[:, : part.stop].transpose(1, 2)
         result[:, :start, part] = result[:, part, :start].transpose(1, 2)
     return result

@@ -17,7 +17,7 @@ from lightning_pareto.data.loaders import check_map_style
 from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.gradients import GradientProbe
 from lightning_pareto.influence.layers import Layer, select_layers
-from lightning_pareto.influence.memory import MOST_ELEMENTS, Memory
+from lightning_pareto.influence.memory import Memory, most_elements
 from lightning_pareto.influence.options import Execution
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.plan import Plan
@@ -25,6 +25,9 @@ from lightning_pareto.influence.sample_checks import check_labels, check_rows, c
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.influence.verification import VERIFICATION_SAMPLES, reordered_layers, verify
+
+MOST_PATTERNS = 12
+"""How many patterns of layers a warning spells out."""
 
 
 @contextlib.contextmanager
@@ -57,7 +60,7 @@ def set_up(
         with torch.autocast(device.type, dtype, autocast), execution.context():
             yield
 
-    memory = Memory(max(1, int(min(MOST_ELEMENTS, (limit or math.inf) * 2**25))))
+    memory = Memory(max(1, int(min(most_elements(device), (limit or math.inf) * 2**25))))
     probe = GradientProbe(module, covered, task, context=context, memory=memory)
     # The caller may have disabled gradients. Computations on gradients take no autocast.
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False), probe.open():
@@ -124,7 +127,7 @@ def _warn_about_loops(plan: Plan) -> None:
         warn(
             f"{len(looped)} parameter tensors are used in a way that has no fast per-sample gradient "
             f"({_some(looped, 4)}). They take a backward pass per sample, which is exact but slow."
-            + (f" To leave them out: layers=[{_some(fast, 6)}]" if fast else "")
+            + (f" To leave them out: layers=[{', '.join(fast)}]" if 0 < len(fast) <= MOST_PATTERNS else "")
         )
 
 

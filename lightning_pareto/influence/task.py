@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_pareto.influence.advice import advice_on_labels, advice_on_one_logit, describe, recipe
+from lightning_pareto.influence.advice import (
+    advice_on_batch,
+    advice_on_labels,
+    advice_on_one_logit,
+    advice_on_rejection,
+    describe,
+)
 
 
 class BatchError(ValueError):
@@ -29,7 +35,7 @@ def default_logits(module: nn.Module, batch: Any) -> Any:
         return read_logits(module(**{name: value for name, value in batch.items() if name != "labels"}))
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return read_logits(module(batch[0]))
-    raise BatchError(f"cannot read a batch of type {describe(batch)}. {recipe(batch)}")
+    raise BatchError(f"cannot read a batch of type {describe(batch)}. {advice_on_batch(batch)}")
 
 
 def read_logits(output: Any) -> Any:
@@ -45,7 +51,7 @@ def default_targets(batch: Any) -> Any:
         return batch["labels"]
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[1]
-    raise BatchError(f"cannot find the labels in a batch of type {describe(batch)}. {recipe(batch)}")
+    raise BatchError(f"cannot find the labels in a batch of type {describe(batch)}. {advice_on_batch(batch)}")
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -100,7 +106,7 @@ class ClassificationTask:
             logits = self.logits(module, batch)
         except (TypeError, NotImplementedError) as error:
             raise BatchError(
-                f"the module's forward rejected the batch: {error}. {recipe(batch, rejected=True)}"
+                f"the module's forward rejected the batch: {error}. {advice_on_rejection(batch)}"
             ) from error
         except (RuntimeError, ValueError) as error:
             remedy = next((remedy for text, remedy in _REMEDIES.items() if text in str(error)), None)
@@ -108,10 +114,9 @@ class ClassificationTask:
                 raise
             raise BatchError(f"the module's forward rejected the batch: {error}. {remedy}") from error
         if isinstance(logits, Tensor) and logits.numel() == len(targets) > 1:
-            raise BatchError(
-                f"expected one logit per class, found a single one ({describe(logits)}). "
-                f"{advice_on_one_logit(batch, targets)}"
-            )
+            own = self.logits is not default_logits or self.targets is not default_targets
+            advice = advice_on_one_logit(batch, targets, own)
+            raise BatchError(f"expected one logit per class, found a single one ({describe(logits)}). {advice}")
         return check_logits(logits, targets)
 
 

@@ -18,6 +18,13 @@ class Output:
         self.logits = logits
 
 
+class Plainly(nn.Linear):
+    """Returns logits without an output around them."""
+
+    def forward(self, input):  # noqa: A002
+        return super().forward(input)
+
+
 class ByName(nn.Linear):
     """Takes its inputs by name and returns an output with logits, as in transformers."""
 
@@ -51,7 +58,6 @@ def described_in(error):
         ((X, Y[:, None]), 2, nn.Linear),
         ((X, nn.functional.one_hot(Y)), 2, nn.Linear),
         ((X, nn.functional.one_hot(Y).float()), 2, nn.Linear),
-        (((X, X + 1), Y), 2, nn.Linear),
         ({"image": X, "target": Y}, 2, nn.Linear),
         ({"index": torch.arange(8), "site": Y, "image": X, "target": Y}, 2, nn.Linear),
         ({"pixels": X, "id": torch.arange(8) + 100, "quality": Y}, 2, nn.Linear),
@@ -61,6 +67,8 @@ def described_in(error):
         ((X, BINARY[:, None]), 1, nn.Linear),
         ({"x": X, "labels": Y}, 1, ByName),
         ({"image": X, "label": BINARY}, 1, nn.Linear),
+        ({"input": X, "labels": BINARY}, 1, Plainly),
+        ((X, BINARY, torch.arange(8)), 1, nn.Linear),
     ],
 )
 def test_code_in_the_error_works_when_it_is_pasted(batch, outputs, module):
@@ -69,7 +77,7 @@ def test_code_in_the_error_works_when_it_is_pasted(batch, outputs, module):
     logits = read(task, network, batch)
     assert logits.shape == (8, 2)
     if outputs == 1:
-        z = network(X)
+        z = network.forward(X)
         z = (z.logits if isinstance(z, Output) else z).squeeze(1)
         expected = nn.functional.binary_cross_entropy_with_logits(z, BINARY, reduction="none")
         torch.testing.assert_close(task.loss(logits, Y), expected)
@@ -85,8 +93,9 @@ def test_code_in_the_error_works_when_it_is_pasted(batch, outputs, module):
         ((X, torch.linspace(0, 1, 8)), "regression"),
         ((X, torch.linspace(0, 9, 8)[:, None]), "regression"),
         ((X, torch.linspace(0, 9, 24).reshape(8, 3)), "regression of several values"),
-        ({"input_ids": TOKENS + 1, "labels": TOKENS}, "token tagging"),
-        ({"input_ids": TOKENS, "labels": TOKENS}, "language modelling"),
+        ((X, torch.tensor([[[[1.0, 0.0]]]] * 8)), "segmentation"),
+        ({"input_ids": TOKENS + 1, "labels": TOKENS}, "token tagging or language modelling"),
+        (((X, X + 1), Y), "self-supervised learning (several views"),
         ((X, X + 1), "a batch without labels"),
     ],
 )
@@ -107,6 +116,13 @@ def test_whole_numbers_may_be_classes_or_not():
     assert read(described_in(error), nn.Linear(5, 8), (X, torch.arange(8.0))).shape == (8, 8)
 
 
+def test_number_that_may_be_the_target_is_pointed_out():
+    assert "If batch[1] is the target, this is regression" in error_on((X, torch.rand(8), Y))
+
+
 def test_functions_of_the_user_are_to_be_extended():
     error = error_on({"x": X, "y": BINARY[:, None]}, targets=lambda batch: batch["y"])
     assert "Append .reshape(-1).long() to what targets=… returns" in error
+    error = error_on({"x": X, "y": Y}, outputs=1, targets=lambda b: b["y"], logits=lambda m, b: m(b["x"]))
+    assert "logits=lambda module, batch: torch.nn.functional.pad(….reshape(-1, 1), (1, 0))" in error
+    assert "Describe" not in error

@@ -35,9 +35,9 @@ def data():
 
 def test_halves_the_batch_until_it_fits(data):
     torch.manual_seed(0)
-    module = Hungry(8)
+    module = Hungry(20)
     found = estimate_influence(module, data, data)
-    assert {30, 15, 7} <= set(module.seen)
+    assert {30, 15} <= set(module.seen)
     assert module.seen.count(30) == 1, "a batch size that did not fit must not be tried again"
     module.largest = 100
     assert_near(found.scores, estimate_influence(module, data, data).scores, 10 * RELATIVE[torch.float32])

@@ -167,7 +167,7 @@ def test_command_reads_the_configuration_of_a_fit(config, tmp_path, capsys):
     ("options", "error"),
     [
         ((), "a class of the script that was run"),
-        (("--data", "its_project.Project"), "does not name the class of its model: --model"),
+        (("--data", "its_project.Project"), "does not name the class of its model. Add --model"),
         (("--model", "its_project.Wrong"), "expected the import path of a class, found 'its_project.Wrong'"),
         (("--model", "its_project.Model", "--ckpt-path", "no.ckpt"), "which does not exist"),
     ],

@@ -16,7 +16,7 @@ TOLERANCE = 0.01
 """Relative difference of the losses of a batch that still counts as rounding, in half precision for instance."""
 
 LAST = 3
-"""How many comparisons count, one an epoch. At the start of a fit, different losses may have similar values."""
+"""How many comparisons count at the end, one an epoch. At the start, different losses may have similar values."""
 
 
 class LossComparison:
@@ -33,10 +33,11 @@ class LossComparison:
         self._task = task
         self._expected: tuple[float, float] | None = None  # mean and sum of the current batch
         self._differences: list[tuple[float, float]] = []  # trained and expected
+        self._warned = False
 
     def begin_fit(self) -> None:
         """Forget the previous fit."""
-        self._expected, self._differences = None, []
+        self._expected, self._differences, self._warned = None, [], False
 
     def begin_batch(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
         """Compute the loss of a batch before its step."""
@@ -60,15 +61,20 @@ class LossComparison:
             return
         trained = float(found) * trainer.accumulate_grad_batches  # Lightning has divided it
         self._differences.append((trained, min(expected, key=lambda value: abs(value - trained))))
+        if len(self._differences) == 1:
+            self.warn()
 
     def warn(self) -> None:
-        """Warn if the losses differ in half of the last comparisons or more."""
+        """Warn, once a fit, if the losses differ in half of the last comparisons or more."""
         last = self._differences[-LAST:]
         different = [pair for pair in last if not math.isclose(*pair, rel_tol=TOLERANCE, abs_tol=1e-3)]
-        if last and 2 * len(different) >= len(last):
+        if last and 2 * len(different) >= len(last) and not self._warned:
+            self._warned = True
             trained, expected = different[-1]
             rank_zero_warn(
                 f"training_step returns another loss ({trained:.4g} on a batch) than the one whose influence is "
-                f"computed ({expected:.4g}): class weights, label smoothing, another output than the logits of "
-                "forward, or augmentation in the step? Describe it: ClassificationTask(logits=…, loss=…)"
+                f"computed ({expected:.4g}). Class weights, label smoothing, another output than the logits of "
+                "forward, or augmentation in the step? Describe it with a ClassificationTask, for instance "
+                "ClassificationTask(loss=lambda logits, targets: torch.nn.functional.cross_entropy(logits, targets, "
+                'reduction="none", label_smoothing=0.1))'
             )

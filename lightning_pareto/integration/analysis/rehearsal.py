@@ -12,6 +12,9 @@ from lightning_pareto.integration.analysis.run import AnalysisOptions, cost_of
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.processes import rank_zero_warn, shard_of
 
+LONG = 60.0
+"""Seconds from which on the duration of an analysis is worth a warning."""
+
 
 def rehearse(
     trainer: pl.Trainer,
@@ -49,7 +52,7 @@ def rehearse(
         return
     if trainer.is_global_zero:
         say("\n".join(wrapped(f"Analysis after the fit: {cost}.")))
-    _warn_of_cost(cost, _epochs_of_fit(trainer, data))
+    _warn_of_cost(cost, _epochs_of_fit(trainer, data), _last_layer(module))
 
 
 def _epochs_of_fit(trainer: pl.Trainer, data: DataSource) -> float:
@@ -60,16 +63,23 @@ def _epochs_of_fit(trainer: pl.Trainer, data: DataSource) -> float:
     return trainer.estimated_stepping_batches * seen / size
 
 
-def _warn_of_cost(cost: Cost, fit: float) -> None:
+def _last_layer(module: pl.LightningModule) -> str:
+    """A shell pattern of the last layer's parameters."""
+    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    layer, _, parameter = names[-1].rpartition(".")
+    return f"{layer}.*" if layer else parameter
+
+
+def _warn_of_cost(cost: Cost, fit: float, layers: str) -> None:
     if not cost.fits:
         rank_zero_warn(
             f"the analysis after the fit needs {gibibytes(cost.memory)} for directions, but only "
             f"{gibibytes(cost.free)} are free. Bound it: ParetoCallback(max_memory={max(cost.free / 4, 0.1):.1g}), "
-            "which takes more passes. Or lower folds, or cover fewer parameters with layers=[…]"
+            f"which takes more passes. Or lower folds, or cover fewer parameters, layers=['{layers}']"
         )
-    elif cost.epochs is not None and cost.epochs > fit:
+    elif cost.epochs is not None and cost.epochs > fit and (cost.seconds or 0.0) > LONG:
         rank_zero_warn(
             f"the analysis after the fit takes as long as {cost.epochs:.2g} epochs of training, longer than the fit "
             f"({fit:.2g}). Halve the directions with ParetoCallback(folds=4), or cover fewer parameters, for instance "
-            "layers=['head.*']"
+            f"layers=['{layers}']"
         )

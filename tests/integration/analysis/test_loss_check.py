@@ -56,6 +56,15 @@ def test_another_loss_is_told(tmp_path, loss):
     assert len(warned(tmp_path, Noisy(loss))) == 1
 
 
+def test_another_loss_is_told_after_the_first_step(tmp_path):
+    class Stops(Noisy):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            raise KeyError("the first step has ended")
+
+    with pytest.warns(UserWarning, match=r"another loss.*ClassificationTask\(loss="), pytest.raises(KeyError):
+        trainer(tmp_path, ParetoCallback(verbose=False)).fit(Stops(smooth), datamodule=Data())
+
+
 @pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 3}, {"precision": "bf16-mixed"}])
 def test_same_loss_is_not(tmp_path, options):
     assert not warned(tmp_path, Noisy(), **options)
