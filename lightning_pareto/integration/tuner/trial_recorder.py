@@ -23,6 +23,7 @@ from lightning_pareto.integration.trainer.processes import rank_zero_warn, shard
 from lightning_pareto.integration.tuner.starting_checkpoint import epochs_seen
 from lightning_pareto.integration.tuner.trial import Trial
 from lightning_pareto.integration.tuner.trial_result import TrialResult
+from lightning_pareto.integration.tuner.validation_data import check_sampler
 from lightning_pareto.integration.validation.outcomes import measure_outcome
 from lightning_pareto.pareto.demand import Targets, chosen_categories
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE
@@ -110,6 +111,7 @@ class TrialRecorder(pl.Callback):
         self._check_same_data(trainer)
         if self._expectations.include_validation and not self._expectations.data:
             warn_of_plateaus(trainer)
+            check_sampler(trainer.train_dataloader)
         if self._trial.analyse is not None:
             self._estimate_influence(trainer, pl_module)
         if self._epochs == 0:

@@ -23,6 +23,7 @@ from lightning_pareto.integration.tuner.project import Project
 from lightning_pareto.integration.tuner.search import Finalist, find_weights
 from lightning_pareto.integration.tuner.search_folder import TRIALS, finish
 from lightning_pareto.integration.tuner.starting_model import find_starting_model, situation_of
+from lightning_pareto.integration.tuner.trainer_factory import TrainerFactory
 from lightning_pareto.integration.tuner.trials import Trials
 from lightning_pareto.pareto.demand import Targets
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
@@ -88,7 +89,8 @@ class ParetoTuner:
             data in that last fit. A warning says so before the first fit.
         callback: how batches are read and influence is estimated; ``ParetoCallback()`` by default. Its ``budget`` is
             that of the verdict.
-        dirpath: folder of all trials, which every process must see.
+        dirpath: folder of all trials, which every process must see. By default ``pareto_tuner`` in the Trainer's
+            ``default_root_dir``.
         fingerprint: any text that changes when something changes that the tuner cannot see: the code of ``categories``,
             the model or the data. A search resumes only under the same fingerprint.
         seed: seed of all trials and of the search.
@@ -124,7 +126,7 @@ class ParetoTuner:
         level: float = 0.05,
         include_validation: bool = False,
         callback: ParetoCallback | None = None,
-        dirpath: str | Path = "pareto_tuner",
+        dirpath: str | Path | None = None,
         fingerprint: str = "",
         seed: int = 0,
         verbose: bool = True,
@@ -155,7 +157,7 @@ class ParetoTuner:
         self._callback = callback or ParetoCallback()
         if self._callback.options.influence.folds < 2:
             raise ValueError("the tuner splits the validation set: ParetoCallback(folds=8)")
-        self._folder = Path(dirpath)
+        self._dirpath = dirpath
         self._fingerprint = fingerprint
         self._verbose = verbose
 
@@ -183,9 +185,11 @@ class ParetoTuner:
         _check_kinds(model, datamodule)
         _check_loaders(datamodule, self.options.include_validation)
         options, checkpoint = self.options, None if ckpt_path is None else Path(ckpt_path).resolve()
-        reason = why_not_writable(self._folder)
+        root = TrainerFactory(self._factory)().default_root_dir
+        folder = Path(root, "pareto_tuner") if self._dirpath is None else Path(self._dirpath)
+        reason = why_not_writable(folder)
         if reason:
-            raise OSError(f"trials cannot be written to dirpath={str(self._folder)!r}: {reason}. Give another folder")
+            raise OSError(f"trials cannot be written to dirpath={str(folder)!r}: {reason}. Give another folder")
         project = Project(
             trainer_factory=self._factory,
             module=model,
@@ -196,16 +200,16 @@ class ParetoTuner:
             include_validation=options.include_validation,
             fingerprint=self._fingerprint,
         )
-        trials = Trials(project, self._folder / TRIALS)
+        trials = Trials(project, folder / TRIALS)
         epochs = options.divide(int(trials.factory().max_epochs or 0), checkpoint is not None)
         trials.log = log = TrialLog(self._verbose, epochs.limit)
-        if (self._folder / RESULT_FILE).exists():
-            log.say(f"The finished search in {self._folder} starts over, and its result will be replaced.")
+        if (folder / RESULT_FILE).exists():
+            log.say(f"The finished search in {folder} starts over, and its result will be replaced.")
         if trials.resumed:
             log.say(f"Resuming the interrupted search in {trials.folder}.")
         with log.advice_on_interruption(trials.folder):
             result, verdict = self._search(trials, checkpoint, epochs, log)
-        result = finish(self._folder, result, verdict)
+        result = finish(folder, result, verdict)
         model.load_state_dict(torch.load(result.ckpt_path, map_location="cpu", weights_only=True)["state_dict"])
         log.say(f"\n{result}\n\n{next_step(result, verdict, options.include_validation)}\n")
         return result

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import ConcatDataset, DataLoader, RandomSampler, SequentialSampler, Subset
 
-from lightning_pareto.data.loaders import check_map_style, with_sampler
+from lightning_pareto.data.loaders import check_map_style, sampling_weights, with_sampler
+from lightning_pareto.integration.trainer.internals import own_sampler
 from lightning_pareto.integration.trainer.train_loaders import choose_loader, replace_loader, with_dataset
 
 
@@ -34,6 +35,16 @@ def joined(
     if not chosen.all():
         members["val_dataloader"] = functools.partial(_rest, val, val_dataloader_idx, chosen)
     return twin
+
+
+def check_sampler(loader: Any) -> None:
+    """Raise a TypeError if the training loader samples by weights, of which samples that join have none."""
+    sampler = own_sampler(loader) if isinstance(loader, DataLoader) else None
+    if sampling_weights(sampler) is not None:
+        raise TypeError(
+            f"validation samples cannot join a training loader with a {type(sampler).__name__}, which has no weights "
+            "for them: leave out include_validation=True, or balance the classes in the loss instead"
+        )
 
 
 def _own(datamodule: pl.LightningDataModule, twin: pl.LightningDataModule, name: str) -> Any:

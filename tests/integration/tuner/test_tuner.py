@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from lightning_pareto import (
     ParetoCallback,
@@ -406,3 +406,30 @@ def test_next_step_after_a_search(accepted, underfitted, joins, advice):
     text = next_step(SimpleNamespace(accepted=accepted), SimpleNamespace(underfitted=underfitted), joins)
     assert advice in text.replace("\n", " ")
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_weighted_sampling_and_validation_data_are_refused_before_the_first_step(tmp_path):
+    class Balanced(Crowded):
+        def train_dataloader(self):
+            loader = super().train_dataloader()
+            size = len(loader.dataset)
+            return DataLoader(loader.dataset, 32, sampler=WeightedRandomSampler([1.0] * size, size))
+
+    class Untrained(Plain):
+        def training_step(self, batch, batch_idx):
+            raise AssertionError("a step was made")
+
+    with pytest.raises(TypeError, match=r"with a WeightedRandomSampler.*leave out include_validation=True"):
+        tuner_in(tmp_path, include_validation=True).fit(Untrained(), Balanced(val=300))
+
+
+def test_results_are_under_the_trainers_root_by_default(tmp_path, monkeypatch):
+    class Stops(Plain):
+        def training_step(self, batch, batch_idx):
+            raise KeyError("a step was made")
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyError):
+        tuner_in(tmp_path, dirpath=None).fit(Stops(), Crowded(val=300))
+    assert (tmp_path / "user" / "pareto_tuner" / "trials").is_dir()
+    assert not (tmp_path / "pareto_tuner").exists()
