@@ -152,7 +152,7 @@ def _conversion(labels: Tensor | None) -> str:
         return ""
     if not _is_flat(labels):
         return ".argmax(dim=1)"
-    return ".reshape(-1)" * (labels.ndim - 1) + ".long()" * labels.is_floating_point()
+    return ".squeeze(1)" * (labels.ndim - 1) + ".long()" * labels.is_floating_point()
 
 
 def _task_of(labels: Tensor, batch: Any) -> str | None:

@@ -122,7 +122,7 @@ def test_number_that_may_be_the_target_is_pointed_out():
 
 def test_functions_of_the_user_are_to_be_extended():
     error = error_on({"x": X, "y": BINARY[:, None]}, targets=lambda batch: batch["y"])
-    assert "Append .reshape(-1).long() to what targets=… returns" in error
+    assert "Append .squeeze(1).long() to what targets=… returns" in error
     error = error_on({"x": X, "y": Y}, outputs=1, targets=lambda b: b["y"], logits=lambda m, b: m(b["x"]))
     assert "logits=lambda module, batch: torch.nn.functional.pad(….reshape(-1, 1), (1, 0))" in error
     assert "Describe" not in error

@@ -87,8 +87,6 @@ def check_data(
     with shard_of(trainer, module).agreement("check before the fit"):
         select_layers(module, layers)
         train, validation = data.train(trainer), data.validation(trainer)
-        if not joined:
-            _refuse_overlap(train, validation)
         for loader, name in ((train, "the train dataloader"), (validation, "the validation dataloader")):
             _check_sampler(loader, name)
         with read_only(trainer, module):
@@ -96,6 +94,8 @@ def check_data(
             read = _reader(trainer, module, data, data.val_dataloader_idx, data.categories)
             classes = _check_samples(validation, "validation", read)
             _compare_loaders(trainer, data, train)
+        if not joined:
+            _refuse_overlap(train, validation)
         names = data.names_of_classes(trainer, classes)
     loaders = validation_loaders(trainer)
     if data.val_dataloader_idx == 0 and len(loaders) > 1:
