@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader
 
 from lightning_pareto.data.labels import fingerprint_of_items, fingerprint_of_labels
 from lightning_pareto.data.loaders import sampling_weights
+from lightning_pareto.display.terminal import listed
+from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.categories import Categories, Cells, scan, warn_about_absent
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_of_data, fingerprint_of_model
@@ -30,6 +32,9 @@ from lightning_pareto.influence.setup import set_up
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import Stages, Tensors
 from lightning_pareto.influence.task import ClassificationTask
+
+UNUSED = "not used"
+"""What the metadata say of parameters that no output depends on."""
 
 
 def estimate_influence(
@@ -199,9 +204,11 @@ def estimate(
             samples = torch.bincount(found["labels"], minlength=len(cells.names)).tolist()
             rest = "weights can affect these classes only through samples of other classes"
             warn_about_absent(cells.names, samples, kind="training", otherwise=rest)
+        parameters = _methods(module, train.probe.plan, found["reached"].tolist())
+        _warn_of_unused([name for name, how in parameters.items() if how == UNUSED])
         metadata = {
             "options": asdict(options),
-            "parameters": _methods(module, train.probe.plan, found["reached"].tolist()),
+            "parameters": parameters,
             "fingerprints": fingerprints,
             "versions": {"torch": torch.__version__, "lightning_pareto": version("lightning_pareto")},
             "categories": "classes" if reading.categories is None else "own",
@@ -209,6 +216,15 @@ def estimate(
         result = _assemble(found, cells, weights, metadata)
         stages.clear()
     return result
+
+
+def _warn_of_unused(names: Sequence[str]) -> None:
+    if names:
+        warn(
+            f"{len(names)} parameter tensors have no influence ({listed(names)}): in evaluation mode, outputs of no "
+            "training or of no validation sample depend on them. If they should, look for adapters that eval() folds, "
+            "and for layers that only run in training mode"
+        )
 
 
 def _assemble(
@@ -233,7 +249,7 @@ def _assemble(
 def _methods(module: nn.Module, plan: Plan, reached: Sequence[bool]) -> dict[str, str]:
     """What the gradients of each trainable parameter come from."""
     covered = {
-        name: method if used else "not used"
+        name: method if used else UNUSED
         for (layer, method), used in zip(plan.methods.items(), reached, strict=True)
         for name in layer.names
     }

@@ -54,10 +54,13 @@ def set_up(
     device = next(module.parameters()).device
     autocast, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
 
+    recurrent = any(isinstance(submodule, nn.RNNBase) for submodule in module.modules())
+
     @contextlib.contextmanager
     def context() -> Iterator[None]:
         """For forward passes: the caller's autocast, if there is one, and the caller's context."""
-        with torch.autocast(device.type, dtype, autocast), execution.context():
+        cudnn = contextlib.nullcontext() if not recurrent else _without_cudnn()
+        with torch.autocast(device.type, dtype, autocast), cudnn, execution.context():
             yield
 
     memory = Memory(max(1, int(min(most_elements(device), (limit or math.inf) * 2**25))))
@@ -81,6 +84,17 @@ def set_up(
             known=_unread(val_dataloader),
         )
         yield _verified(train, validation, covered)
+
+
+@contextlib.contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """Disable cuDNN, whose recurrent layers have no backward pass in evaluation mode."""
+    enabled = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
 
 
 def _verified(

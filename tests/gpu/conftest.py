@@ -23,5 +23,5 @@ def pytest_collection_modifyitems(items):
 def on_the_gpu(monkeypatch):
     """Make the trainers of :mod:`tests.integration._models` use the GPU. Convolutions get full precision."""
     monkeypatch.setattr(_models, "ACCELERATOR", "gpu")
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield

@@ -213,7 +213,8 @@ def test_metadata_covers_every_parameter():
     module[3].extra = nn.Linear(2, 2)
     module[0].bias.requires_grad_(False)
     data = loader(torch.randn(10, 3), torch.arange(10) % 2)
-    found = estimate_influence(module, data, data, layers=["[01].*", "3.*"])
+    with pytest.warns(UserWarning, match=r"2 parameter tensors have no influence \(3\.extra\.weight, 3\.extra\.bias\)"):
+        found = estimate_influence(module, data, data, layers=["[01].*", "3.*"])
     assert found.metadata["parameters"] == {
         "0.weight": "linear",
         "1.weight": "normalisation",
@@ -301,6 +302,7 @@ class Branches(nn.Module):
         return self.head(torch.tanh(z))
 
 
+@pytest.mark.filterwarnings("ignore:[24] parameter tensors have no influence")
 def test_layer_reached_by_one_dataset_only_does_not_matter():
     torch.manual_seed(0)
     x, y = torch.randn(30, 3), torch.arange(30) % 2

@@ -272,3 +272,27 @@ def test_adapter_that_folds_itself_in_eval_is_covered_and_left_as_it_was():
     gradients = flat_sample_gradients(module, x, y)
     expected = gradients @ torch.stack([gradients[y == k].mean(0) for k in range(3)]).T
     assert_near(found.scores, expected, RELATIVE[torch.float32])
+
+
+class Asks(nn.Module):
+    """Remembers whether cuDNN was enabled in its forward passes."""
+
+    def __init__(self, recurrent):
+        super().__init__()
+        self.body = nn.GRU(3, 3, batch_first=True) if recurrent else nn.Linear(3, 3)
+        self.enabled = set()
+
+    def forward(self, x):
+        self.enabled.add(torch.backends.cudnn.enabled)
+        out = self.body(x[:, None])
+        return (out[0] if isinstance(out, tuple) else out)[:, 0]
+
+
+@pytest.mark.filterwarnings("ignore:.* parameter tensors are used in a way")
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_recurrent_layers_run_without_cudnn(recurrent):
+    """Its recurrent layers have no backward pass in evaluation mode."""
+    module, data = Asks(recurrent), loader(torch.randn(6, 3), torch.arange(6) % 3)
+    estimate_influence(module, data, data, curvature="identity", folds=3)
+    assert module.enabled == {not recurrent}
+    assert torch.backends.cudnn.enabled
