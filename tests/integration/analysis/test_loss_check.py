@@ -62,7 +62,7 @@ def test_another_loss_is_told_after_the_first_step(tmp_path):
             raise KeyError("the first step has ended")
 
     with pytest.warns(UserWarning, match=r"another loss.*ClassificationTask\(loss="), pytest.raises(KeyError):
-        trainer(tmp_path, ParetoCallback(verbose=False)).fit(Stops(smooth), datamodule=Data())
+        trainer(tmp_path, ParetoCallback(verbose=False)).fit(Stops(squared), datamodule=Data())
 
 
 @pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 3}, {"precision": "bf16-mixed"}])
