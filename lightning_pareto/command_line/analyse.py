@@ -18,10 +18,15 @@ ONLY_OF_FITS = ("ckpt_path", "weights_only")
 
 def run(options: Any) -> int:
     """Analyse the model, print the verdict and return its exit code."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from lightning_pareto.integration.analyse import analyse
 
     cli = _project(options)
-    analysis = analyse(cli.model, cli.datamodule, cli.trainer, ckpt_path=options.ckpt_path)
+    try:
+        analysis = analyse(cli.model, cli.datamodule, cli.trainer, ckpt_path=options.ckpt_path)
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
     if options.json and cli.trainer.is_global_zero:
         say(as_json({**as_mapping(analysis.verdict), "folder": analysis.folder}))
     return 0 if options.exit_zero else exit_code(analysis.verdict)
@@ -42,8 +47,8 @@ def _project(options: Any) -> Any:
         return LightningCLI(
             classes["model"],
             classes["data"],
-            subclass_mode_model="class_path" in config["model"],
-            subclass_mode_data="class_path" in (config.get("data") or {}),
+            subclass_mode_model=classes["model"] is None or "class_path" in config["model"],
+            subclass_mode_data=classes["data"] is None or "class_path" in (config.get("data") or {}),
             save_config_callback=None,
             seed_everything_default=False,
             parser_kwargs={"exit_on_error": False},
@@ -69,7 +74,10 @@ def _import(path: str | None) -> Any:
 def _read(path: Path) -> dict[str, Any]:
     import yaml  # type: ignore[import-untyped,unused-ignore]
 
-    found = yaml.safe_load(path.read_text())
+    try:
+        found = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     config = found.get("fit", found) if isinstance(found, dict) else None
     if not isinstance(config, dict) or "model" not in config:
         raise ValueError(f"expected a LightningCLI configuration with an entry model, found {path} without one")
@@ -81,7 +89,11 @@ def _set_options(config: dict[str, Any], options: Any) -> None:
     trainer = config["trainer"] = config.get("trainer") or {}
     callbacks = trainer.get("callbacks") or []
     trainer["callbacks"] = callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    entry = next((each for each in callbacks if str(each.get("class_path", "")).endswith("ParetoCallback")), None)
+    if options.json:
+        callbacks[:] = [each for each in callbacks if "ProgressBar" not in _class_path(each)]
+    entry = next((each for each in callbacks if _class_path(each).endswith("ParetoCallback")), None)
+    if isinstance(entry, str):
+        callbacks[callbacks.index(entry)] = entry = {"class_path": entry}
     if entry is None:
         entry = {"class_path": CALLBACK}
         callbacks.append(entry)
@@ -90,6 +102,11 @@ def _set_options(config: dict[str, Any], options: Any) -> None:
     if options.json:
         chosen["verbose"] = trainer["enable_progress_bar"] = False
     entry["init_args"] = (entry.get("init_args") or {}) | chosen
+
+
+def _class_path(entry: Any) -> str:
+    """The class of an entry, which may be in its short form."""
+    return str(entry.get("class_path", "") if isinstance(entry, dict) else entry)
 
 
 def _with_module(config: Any, modules: Sequence[str]) -> Any:
@@ -110,7 +127,7 @@ def _with_module(config: Any, modules: Sequence[str]) -> Any:
 
 def _check_classes(config: dict[str, Any], classes: dict[str, Any]) -> None:
     entries = ((entry, config.get(entry)) for entry, given in classes.items() if given is None)
-    unnamed = [entry for entry, found in entries if found is not None and "class_path" not in found]
+    unnamed = [entry for entry, found in entries if isinstance(found, dict) and "class_path" not in found]
     if unnamed:
         options = " ".join(f"--{entry} my_project.MyClass" for entry in unnamed)
         raise ValueError(f"the configuration does not name the class of its {' and '.join(unnamed)}. Add {options}")

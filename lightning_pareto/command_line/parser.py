@@ -37,7 +37,7 @@ SUMMARIES = {
 DESCRIPTIONS = {
     "analyse": (
         "Compute influence, verdict and report of a trained model that a LightningCLI configuration describes, for\n"
-        "instance the config.yaml that a fit has left in its log directory. The options of a ParetoCallback in it hold."
+        "instance the config.yaml that a fit wrote to its log directory. Its ParetoCallback options apply."
     ),
     "check": "Compute the verdict from the influence and print it.",
     "reweight": "Compute sample weights from influence, for ReweightedDataModule(datamodule, WEIGHTS_FILE).",

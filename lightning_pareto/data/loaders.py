@@ -1,7 +1,7 @@
 """Checks, copies and single batches of the user's DataLoader."""
 
 import copy
-import random
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -44,35 +44,46 @@ def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
         )
     if len(dataset) == 0:
         raise ValueError(f"{name} has an empty dataset: check the split or the filter that produced it")
-    sampler: Any = loader.sampler
-    indices = sampler.indices if isinstance(sampler, SubsetRandomSampler) else sampler
-    if isinstance(indices, (list, tuple, range, np.ndarray)):
-        refuse_part(set(map(int, indices)), loader, name)
+    refuse_part(loader, loader.sampler, name)
     return loader
 
 
-def refuse_part(drawn: Collection[int], loader: "DataLoader[Any]", name: str) -> None:
-    """Raise a TypeError if a sampler draws these samples of its dataset only."""
+def refuse_part(loader: "DataLoader[Any]", sampler: Any, name: str, drawn: Collection[int] | None = None) -> None:
+    """Raise a TypeError if a sampler draws a part of the loader's dataset only.
+
+    Args:
+        loader: the loader.
+        sampler: its sampler.
+        name: what errors call the loader.
+        drawn: the samples that it draws. By default those that a list or a SubsetRandomSampler names, otherwise all.
+    """
+    indices = sampler.indices if isinstance(sampler, SubsetRandomSampler) else sampler
+    if drawn is None and isinstance(indices, (list, tuple, range, np.ndarray)):
+        drawn = set(map(int, indices))
     size: int = len(loader.dataset)  # type: ignore[arg-type]
-    if len(drawn) < size:
+    if drawn is not None and len(drawn) < size:
         raise TypeError(
-            f"{name} draws {len(drawn)} of {size} samples by its sampler, a {type(loader.sampler).__name__}, but "
-            "influence and weights belong to all samples of a dataset. Make the part a dataset: "
+            f"{name} draws {len(drawn)} of {size} samples by its sampler, a {type(sampler).__name__}, but influence "
+            "and weights belong to all samples of a dataset. Make the part a dataset: "
             "DataLoader(Subset(dataset, indices), shuffle=True)"
         )
 
 
-def samples_chosen(sampler: Any) -> set[int] | None:
-    """Indices of the samples that a sampler of the user's own chooses; None if it chooses others every time.
+def samples_chosen(sampler: Any, dataset: Any) -> set[int] | None:
+    """Indices of the samples that a sampler of the user's own always draws.
 
-    It reads a copy twice, whose generators are copies, too. Global random states have to be restored by the caller.
+    It reads a copy twice, so the sampler itself stays as it is. Global random states have to be restored by the caller.
+    Returns None if they change from read to read, or may change with the epoch or the process.
     """
-    twin = copy.copy(sampler)
-    for name, value in getattr(twin, "__dict__", {}).items():
-        if isinstance(value, (torch.Generator, np.random.Generator, random.Random)):
-            vars(twin)[name] = value.clone_state() if isinstance(value, torch.Generator) else copy.deepcopy(value)
-    first, second = (set(map(int, twin)) for _ in range(2))
-    return first if first == second else None
+    if any(hasattr(sampler, name) for name in ("set_epoch", "num_replicas", "rank", "world_size")):
+        return None
+    try:
+        twin = copy.deepcopy(sampler, {id(dataset): dataset})
+        first, second = (list(map(int, itertools.islice(twin, 2 * len(dataset)))) for _ in range(2))
+    except Exception:  # a sampler may do anything, and this is only a check
+        return None
+    ends = len(first) < 2 * len(dataset)
+    return set(first) if ends and set(first) == set(second) else None
 
 
 def read_batches(loader: "DataLoader[Any]", batches: Iterable[Sequence[int]], collate: Any = None) -> Iterator[Any]:

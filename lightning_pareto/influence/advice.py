@@ -10,7 +10,7 @@ LABELS = ("labels", "label", "targets", "target", "y", "class", "classes", "cate
 """Names that an entry with the labels probably has."""
 
 NO_LABELS = ("index", "idx", "indices", "id", "ids", "site", "group", "domain", "weight", "length", "lengths")
-"""Names that it probably does not have."""
+"""Names that rarely hold labels."""
 
 PADDED = "torch.nn.functional.pad(….reshape(-1, 1), (1, 0))"
 """Two logits for a single one."""
@@ -104,7 +104,7 @@ def advice_on_labels(found: Any, batch: Any, own: bool) -> str:
         batch: the batch that it was read from.
         own: whether a function of the user's has read it.
     """
-    if not isinstance(found, Tensor) or found.is_complex() or not found.ndim:
+    if not isinstance(found, Tensor) or not _is_plain(found):
         return "Return a tensor with one integer for each sample with ClassificationTask(targets=lambda batch: …)"
     task, change = _task_of(found, batch), _conversion(found)
     if task is not None:
@@ -132,6 +132,14 @@ def _is_binary(labels: Tensor) -> bool:
 def _is_flat(labels: Tensor) -> bool:
     """Whether there is one label for each sample."""
     return labels.ndim == 1 or labels.shape[1:] == (1,)
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor has rows and can be compared, unlike complex, sparse, nested and 8-bit floating tensors."""
+    small = value.is_floating_point() and value.element_size() < 2
+    return bool(value.layout == torch.strided and not value.is_nested and not value.is_complex() and not small) and (
+        value.ndim > 0 and len(value) > 0
+    )
 
 
 def _is_mask(labels: Tensor) -> bool:
@@ -177,10 +185,11 @@ def _task_of(labels: Tensor, batch: Any) -> str | None:
 def _tensors(value: Any, path: str = "batch") -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a nested batch, with the expression for it."""
     if isinstance(value, Tensor):
-        yield path, value
+        if _is_plain(value):
+            yield path, value
     elif isinstance(value, Mapping):
         for name, part in value.items():
-            yield from _tensors(part, f'{path}["{name}"]')
+            yield from _tensors(part, f'{path}["{name}"]' if isinstance(name, str) else f"{path}[{name!r}]")
     elif isinstance(value, (tuple, list)):
         for i, part in enumerate(value):
             yield from _tensors(part, f"{path}[{i}]")

@@ -87,10 +87,10 @@ def forecast(
     options: InfluenceOptions,
     execution: Execution,
 ) -> Cost:
-    """Check data and model as an estimate would, run it on a few batches, and tell what all of it will cost.
+    """Check data and model as an estimate would, run it on a few batches, and extrapolate its cost.
 
-    Neither the module nor its gradients change. A pass counts with as many samples as it may take, so the duration is
-    rather too long than too short. It is not known if the training set has too few batches, if the memory would not
+    Neither the module nor its gradients change. A pass counts with as many samples as it may take, so the duration
+    errs on the long side. It is None if the training set has too few batches, if the memory would not
     suffice, or if the module is in a state without influence, as some are before training.
 
     Args:
@@ -136,20 +136,22 @@ def forecast(
 
 
 def _seconds(scoring: Scoring, blocks: int, clock: Clock, batches: Mapping[str, float]) -> float:
-    """Duration of the whole scoring, from that with a few directions. It is linear in the number of directions."""
-    few, more = 2, max(8, scoring.directions // 8)
+    """Extrapolate the duration of the whole scoring, which is linear in the number of directions, from a few."""
+    count = scoring.directions
+    more = min(count, max(8, count // 8))
+    few = min(2, more)
     narrow = replace(scoring, cells=replace(scoring.cells, cell=scoring.cells.cell % few))
     while True:
         with contextlib.suppress(PlanChangedError):
             curvature, fit = clock.extrapolate(scoring.curvature, batches)
             _, base = clock.extrapolate(partial(narrow.of_block, curvature, range(few)), batches)
             _, wide = clock.extrapolate(partial(scoring.of_block, curvature, range(more)), batches)
-            each = max(0.0, wide - base) / (more - few)
-            return fit + blocks * max(0.0, base - few * each) + scoring.directions * each
+            each = max(0.0, wide - base) / max(1, more - few)
+            return fit + blocks * max(0.0, base - few * each) + count * each
 
 
 class _NoEigenvectors:
-    """Returns unit matrices, and tells how long their eigenvectors would have taken, from those of a small matrix."""
+    """Replaces eigenvectors by unit matrices, and estimates the time of the real ones from those of a small matrix."""
 
     def __init__(self) -> None:
         self._sizes: dict[Layer, list[tuple[int, int]]] = {}

@@ -120,12 +120,13 @@ def _compare_processes(train: "DataLoader[Any]", validation: "DataLoader[Any]", 
         return
     with shard.agreement("comparison of the data"):
         mine = repr([fingerprint_of_labels(each.dataset) or fingerprint_of_items(each) for each in (train, validation)])
-        first = shard.from_first(mine)
+    first = shard.from_first(mine)
+    with shard.agreement("comparison of the data"):
         if mine != first:
             raise ValueError(
-                "this process reads other samples than the first one. Every process must make the same datasets in the "
-                "same order: seed random splits, random_split(…, generator=torch.Generator().manual_seed(0)), or call "
-                "seed_everything(0) first"
+                f"process {shard.index} reads other samples than process 0. Every process must make the same datasets "
+                "in the same order: seed random splits, random_split(…, generator=torch.Generator().manual_seed(0)), "
+                "or call seed_everything(0) first"
             )
 
 

@@ -1,7 +1,6 @@
 """Influence and verdict of a trained model, without a fit."""
 
 import contextlib
-import copy
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.trainer.internals import running_instead_of_training
-from lightning_pareto.integration.trainer.namespaces import is_a
+from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
 from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.report.html.page import write_report
@@ -83,7 +82,7 @@ def analyse(
     """
     if trainer is None:
         quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
-        trainer = pl.Trainer(devices=1, max_epochs=1, **quiet)
+        trainer = counterpart(pl.Trainer, model)(devices=1, max_epochs=1, **quiet)
     callback = _callback(trainer, ckpt_path, options)
     with _only(trainer, callback), running_instead_of_training(trainer, functools.partial(_run, trainer, callback)):
         trainer.fit(model, datamodule=datamodule)
@@ -93,7 +92,7 @@ def analyse(
 def _callback(trainer: pl.Trainer, ckpt_path: str | Path | None, options: dict[str, Any]) -> ParetoCallback:
     """The callback whose options are used, with the checkpoint instead of its own choice of weights."""
     own = [each for each in trainer.callbacks if isinstance(each, ParetoCallback)]  # type: ignore[attr-defined]
-    callback = ParetoCallback(**options) if options or not own else copy.copy(own[0])
+    callback = ParetoCallback(**options) if options or not own else own[0].for_another_model()
     if ckpt_path is None:
         return callback
     if "checkpoint" in options:

@@ -1,5 +1,6 @@
 """The callback: class-wise metrics during a fit, influence and verdict after it."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,13 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
             with resumption.back_on_device(trainer, pl_module):
                 self._prepare(trainer, pl_module)
                 self._analyse(trainer, pl_module)
+
+    def for_another_model(self) -> "ParetoCallback":
+        """A callback with the same options and without results."""
+        twin = copy.copy(self)
+        own = {"_last_fit": LastFit(), "_warned": set(), "_losses": LossComparison(self.data.task)}
+        vars(twin).update(own, classwise=copy.copy(self.classwise))
+        return twin
 
     def analyse_now(self, trainer: pl.Trainer, module: pl.LightningModule) -> Path | None:
         """Analyse a model within a trainer that has set up its data, without a fit. Errors are raised at once.

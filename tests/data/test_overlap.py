@@ -38,12 +38,26 @@ class Pictures(Dataset):
 class Folder(Dataset):
     """As torchvision's ImageFolder: files and labels."""
 
-    def __init__(self, samples):
-        self.samples = samples
+    def __init__(self, samples, root="/images"):
+        self.samples, self.root = samples, root
         self.targets = [label for _, label in samples]
 
     def __len__(self):
         return len(self.samples)
+
+
+class Making(Dataset):
+    """Makes what it wraps whenever it is asked."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    @property
+    def dataset(self):
+        return Pictures(list(range(self.size)), None)
 
 
 FILES = [(f"{i}.png", i % 2) for i in range(10)]
@@ -80,7 +94,42 @@ def test_shared_samples_are_counted(one, other, shared):
         (pictures(0), pictures(1)),
         (Folder(FILES), Folder([(f"val/{name}", label) for name, label in FILES])),
         (Subset(pictures(), range(5)), Subset(pictures(), range(5, 10))),
+        (Folder(FILES, "train"), Folder(FILES, "val")),
+        (Folder(FILES, ""), Folder(FILES, "")),
+        (Pictures(np.arange(10), None), Pictures(np.arange(10), None)),
+        (TensorDataset(Y, X), TensorDataset(Y, X.clone())),
+        (Making(10), Making(10)),
     ],
 )
 def test_parts_without_common_samples_share_none(one, other):
     assert shared_samples(one, other) == 0
+
+
+class Odd(Dataset):
+    """Has attributes of the usual names with other contents, and wraps itself."""
+
+    def __init__(self, data):
+        self.data, self.samples, self.targets = data, [()] * 10, Y
+        self.dataset = self
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return index
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        torch.zeros(10, 2, dtype=torch.bfloat16),
+        torch.zeros(10, 2, requires_grad=True),
+        torch.zeros(()),
+        np.array([object()] * 10),
+        None,
+    ],
+)
+def test_attributes_of_any_kind_do_no_harm(data):
+    odd = Odd(data)
+    assert shared_samples(odd, WHOLE) == 0
+    assert shared_samples(odd, Subset(odd, [1, 2])) == 2

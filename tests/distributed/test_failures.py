@@ -162,4 +162,4 @@ def test_processes_with_other_samples_are_refused_before_the_first_step(tmp_path
         two(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=SplitAtRandom())
     zero, one = read(tmp_path)
     assert zero.startswith("OtherProcessError: another process failed during the comparison of the data")
-    assert one.startswith("ValueError: this process reads other samples than the first one")
+    assert one.startswith("ValueError: process 1 reads other samples than process 0")

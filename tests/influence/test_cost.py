@@ -107,3 +107,12 @@ def test_directions_and_blocks_are_extrapolated(monkeypatch):
     monkeypatch.setattr(module_of_cost, "replace", lambda *_, **__: Linear())
     monkeypatch.setattr(Cost, "cell", torch.arange(3), raising=False)
     assert math.isclose(module_of_cost._seconds(Linear(), 3, Clock(torch.device("cpu")), {}), 100 + 3 * 7 + 50 * 2)
+
+
+@pytest.mark.parametrize("folds", [1, 2, 3])
+def test_few_directions_are_timed(folds):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(600, 3, generator=generator), torch.arange(600) % 2
+    data = loader(x, y, batch_size=10)
+    found = cost_of(nn.Linear(3, 2), data, data, options=InfluenceOptions(folds=folds))
+    assert (found.directions, found.seconds > 0) == (2 * folds, True)

@@ -175,3 +175,13 @@ def test_command_reads_the_configuration_of_a_fit(config, tmp_path, capsys):
 def test_command_says_what_the_configuration_lacks(config, options, error, capsys):
     assert main(["analyse", str(config), *options]) == 2
     assert error in capsys.readouterr().err
+
+
+def test_results_of_the_fit_stay_with_the_callback(tmp_path):
+    own = ParetoCallback(verbose=False)
+    used, data = trainer(tmp_path, own), Data()
+    used.fit(seeded(), datamodule=data)
+    before = own.influence
+    other = analyse(seeded(lr=0.1), data, used)
+    assert own.influence is before
+    assert not np.array_equal(other.influence.scores, before.scores)

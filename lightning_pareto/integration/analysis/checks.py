@@ -87,8 +87,7 @@ def check_data(
     with shard_of(trainer, module).agreement("check before the fit"):
         select_layers(module, layers)
         train, validation = data.train(trainer), data.validation(trainer)
-        for loader, name in ((train, "the train dataloader"), (validation, "the validation dataloader")):
-            _check_sampler(loader, name)
+        _check_samplers(train, validation)
         with read_only(trainer, module):
             _check_samples(train, "training", _reader(trainer, module, data, 0))
             read = _reader(trainer, module, data, data.val_dataloader_idx, data.categories)
@@ -168,23 +167,21 @@ def _compare_loaders(trainer: pl.Trainer, data: DataSource, own: "DataLoader[Any
         )
 
 
-def _check_sampler(loader: "DataLoader[Any]", name: str) -> None:
-    """Refuse a sampler of the user's own that always draws the same part of its dataset."""
-    sampler = own_sampler(loader)
-    root = type(sampler).__module__.split(".")[0]
-    if root in ("torch", "lightning", "lightning_pareto", "pytorch_lightning") or loader.batch_sampler is None:
-        return
-    with isolate_rng():
-        drawn = samples_chosen(sampler)
-    if drawn is not None:
-        refuse_part(drawn, loader, name)
+def _check_samplers(train: "DataLoader[Any]", validation: "DataLoader[Any]") -> None:
+    """Refuse samplers that always draw the same part: known ones, and the user's own for validation."""
+    refuse_part(train, own_sampler(train), "the train dataloader")
+    sampler, name = own_sampler(validation), "the validation dataloader"
+    refuse_part(validation, sampler, name)
+    if type(sampler).__module__.split(".")[0] not in ("torch", "lightning", "lightning_pareto", "pytorch_lightning"):
+        with isolate_rng():
+            refuse_part(validation, sampler, name, samples_chosen(sampler, validation.dataset))
 
 
 def _refuse_overlap(train: "DataLoader[Any]", validation: "DataLoader[Any]") -> None:
     shared, size = shared_samples(train.dataset, validation.dataset), len(validation.dataset)  # type: ignore[arg-type]
     if shared:
         raise ValueError(
-            f"{shared} of {size} validation samples are training samples, too, and those say nothing about new ones. "
+            f"{shared} of {size} validation samples are training samples, too, so they cannot measure generalisation. "
             "Split the data: random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))"
         )
 

@@ -1,13 +1,14 @@
-"""Tries the analysis on a few batches before the fit, so that nothing about it comes as a surprise afterwards."""
+"""Tries the analysis on a few batches before the fit, to find errors and to forecast its cost."""
 
 from collections.abc import Callable, Sequence
 
 import lightning.pytorch as pl
+from torch.utils.data import DataLoader
 
 from lightning_pareto.data.loaders import size_of_batches
 from lightning_pareto.display.terminal import gibibytes, wrapped
 from lightning_pareto.influence.cost import Cost
-from lightning_pareto.influence.sharding import LostProcessError
+from lightning_pareto.influence.sharding import LostProcessError, OtherProcessError
 from lightning_pareto.integration.analysis.run import AnalysisOptions, cost_of
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.processes import rank_zero_warn, shard_of
@@ -26,8 +27,8 @@ def rehearse(
 ) -> None:
     """Find out before the fit whether the analysis will work, and say what it will cost.
 
-    The model may be in a state that training mends. So only an error about data or model as such ends the fit, and any
-    other becomes a warning.
+    An untrained model may fail where a trained one works. So only a ValueError or TypeError ends the fit, and any other
+    error becomes a warning.
 
     Args:
         trainer: before its first training step.
@@ -41,14 +42,21 @@ def rehearse(
         ValueError: about data or model; also TypeError.
         OtherProcessError: if another process found such an error.
     """
+    error: Exception | None = None
     try:
         cost = cost_of(trainer, module, data, options, category_names)
     except LostProcessError:
         raise
-    except Exception as error:
-        if not shard_of(trainer, module).all(not isinstance(error, (ValueError, TypeError))):
-            raise
-        rank_zero_warn(f"ParetoCallback tried its analysis on a few batches before the fit, which failed: {error}")
+    except Exception as found:
+        error = found
+    shard = shard_of(trainer, module)
+    if not shard.all(not isinstance(error, (ValueError, TypeError))):
+        raise error or OtherProcessError(
+            "another process failed during the trial run; see its own error for the reason"
+        )
+    if not shard.all(error is None):
+        if error is not None:
+            rank_zero_warn(f"The trial run of the analysis before the fit failed: {error}. The fit continues")
         return
     if trainer.is_global_zero:
         say("\n".join(wrapped(f"Analysis after the fit: {cost}.")))
@@ -57,9 +65,10 @@ def rehearse(
 
 def _epochs_of_fit(trainer: pl.Trainer, data: DataSource) -> float:
     """Length of the fit in epochs over the whole training set."""
-    loader = data.train(trainer)
-    size: int = len(loader.dataset)  # type: ignore[arg-type]
-    seen = trainer.accumulate_grad_batches * size_of_batches(loader) * trainer.world_size
+    size: int = len(data.train(trainer).dataset)  # type: ignore[arg-type]
+    fitted = trainer.train_dataloader
+    batch = size_of_batches(fitted if isinstance(fitted, DataLoader) else data.train(trainer))
+    seen = trainer.accumulate_grad_batches * batch * trainer.world_size
     return trainer.estimated_stepping_batches * seen / size
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 
 from lightning_pareto.storage.artifacts import remove_temporary_files
 
@@ -58,23 +59,32 @@ def how_to_resume(trainer: pl.Trainer, folder: Path | None) -> str:
 def checkpoint_of_the_end(trainer: pl.Trainer, folder: Path | None) -> str | None:
     """Path of the checkpoint that a fit has kept at its end, or that is saved now; None if neither is possible.
 
-    With several processes none can be saved, since the others may be gone, and the newest of an earlier epoch serves.
+    With several processes no checkpoint can be saved, since the others may be gone. The newest earlier one is used.
     """
     callbacks, several = trainer.checkpoint_callbacks, trainer.world_size > 1
     last = [getattr(each, "last_model_path", "") for each in callbacks]
     best = [path for each in callbacks for path in getattr(each, "best_k_models", ())]
     for paths in (last, best) if several else (last,):
         found = [path for path in paths if path and Path(path).is_file()]
-        if found:
-            return max(found, key=lambda path: Path(path).stat().st_mtime_ns)
+        newest = max(found, key=lambda path: Path(path).stat().st_mtime_ns, default=None)
+        if newest is not None and (several or _step_of(newest) == trainer.global_step):
+            return newest
     if several:
         return None
     path = str((folder or Path(trainer.log_dir or trainer.default_root_dir)) / INTERRUPTED)
     try:
         trainer.save_checkpoint(path)
-    except OSError:  # a full or read-only disk; the advice then names no checkpoint
+    except Exception:  # a full disk, or a hook of the user's; the advice then names no checkpoint
         return None
     return path
+
+
+def _step_of(path: str) -> int | None:
+    """The training step at which a checkpoint was saved; None if it cannot be read."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception:  # a file can be broken in any way
+        return None
 
 
 def remove_stages(folder: Path) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 
 from lightning_pareto import BatchError, ClassificationTask, ParetoCallback, estimate_influence
+from lightning_pareto.data.loaders import samples_chosen
 from tests.influence.test_rows import InWorkers
 from tests.integration._models import CLASSES, Data, Plain, datasets, trainer
 
@@ -309,3 +310,40 @@ def test_sampler_that_draws_others_in_every_epoch_is_left_alone(tmp_path):
     expected.set_state(state)
     torch.randperm(120, generator=expected)  # for the only validation epoch
     assert torch.equal(sampler.generator.get_state(), expected.get_state()), "the check draws from a copy"
+
+
+class Dealt(Chosen):
+    """Draws others in every epoch, or a process's share."""
+
+    def set_epoch(self, epoch):
+        self.generator.manual_seed(epoch)
+
+
+class Endless(Chosen):
+    def __iter__(self):
+        while True:
+            yield from range(120)
+
+
+class Shuffling(Chosen):
+    """Shuffles a list of its own."""
+
+    def __init__(self):
+        super().__init__(50, random=False)
+        self.order = list(range(120))
+
+    def __iter__(self):
+        random.shuffle(self.order)
+        return iter(self.order)
+
+
+@pytest.mark.parametrize("sampler", [Dealt(50, random=False), Endless(50, random=False), Chosen(50, random=True)])
+def test_sampler_that_may_draw_others_is_not_judged(sampler):
+    assert samples_chosen(sampler, range(120)) is None
+
+
+def test_sampler_stays_as_it_is():
+    assert samples_chosen(Chosen(50, random=False), range(120)) == set(range(50))
+    sampler = Shuffling()
+    assert samples_chosen(sampler, range(120)) == set(range(120))
+    assert sampler.order == list(range(120))

@@ -120,6 +120,6 @@ def test_failure_that_training_may_mend_does_not_end_the_fit(tmp_path, monkeypat
 
     monkeypatch.setattr(rehearsal, "cost_of", fail)
     callback = ParetoCallback(verbose=False)
-    with pytest.warns(UserWarning, match="before the fit, which failed: not yet"):
+    with pytest.warns(UserWarning, match="before the fit failed: not yet. The fit continues"):
         trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
     assert callback.influence.scores.any()
