@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import copy
 import math
 import time
 import warnings
@@ -90,8 +91,8 @@ def forecast(
     """Check data and model as an estimate would, run it on a few batches, and extrapolate its cost.
 
     Neither the module nor its gradients change. A pass counts with as many samples as it may take, so the duration
-    errs on the long side. It is None if the training set has too few batches, if the memory would not
-    suffice, or if the module is in a state without influence, as some are before training.
+    errs on the long side. It is None if the training set has too few batches, if its workers start slowly, if the
+    memory would not suffice, or if the module is in a state without influence, as some are before training.
 
     Args:
         module: the module, trained or not.
@@ -109,7 +110,12 @@ def forecast(
     with set_up(
         module, train_dataloader, val_dataloader, task=reading.task, layers=options.layers, execution=execution
     ) as (train, validation):
-        few, some = (data.part(0, BATCHES_TIMED * data.batch_size * data.shard.count) for data in (train, validation))
+        few, some = (
+            replace(
+                data.part(0, BATCHES_TIMED * data.batch_size * data.shard.count), loader=_with_one_worker(data.loader)
+            )
+            for data in (train, validation)
+        )
         with warnings.catch_warnings(), once(set()):
             warnings.simplefilter("ignore")  # about categories that these samples lack
             cells = scan(
@@ -125,7 +131,8 @@ def forecast(
         blocks = math.ceil(scoring.directions / scoring.width(execution.max_memory))
         memory = COPIES * 4 * scoring.width(execution.max_memory) * scoring.parameters / 2**30
         cost = Cost(scoring.directions, scoring.parameters, memory, free_memory(train.device) / 2**30)
-        if len(few.indices) * FEWEST_BATCHES > train.size * BATCHES_TIMED or not train.shard.all(cost.fits):
+        short = len(few.indices) * FEWEST_BATCHES > train.size * BATCHES_TIMED
+        if short or _starts_slowly(train_dataloader) or not train.shard.all(cost.fits):
             return cost
         with contextlib.suppress(CurvatureError):
             seconds = _seconds(scoring, blocks, clock, _batches_of_stages(train, validation, options))
@@ -185,11 +192,24 @@ def _batches_of_stages(train: GradientPass, validation: GradientPass, options: I
     return collections.defaultdict(lambda: fitted / batch, {stage: n / batch for stage, n in samples.items()})
 
 
+def _starts_slowly(loader: "DataLoader[Any]") -> bool:
+    """Whether the loader's workers import everything anew, so that every pass takes seconds to begin."""
+    context = loader.multiprocessing_context or torch.multiprocessing.get_context()
+    return loader.num_workers > 0 and context.get_start_method() != "fork"
+
+
+def _with_one_worker(loader: "DataLoader[Any]") -> "DataLoader[Any]":
+    """The loader with at most one worker, since starting all for two batches takes longer than reading these."""
+    twin = copy.copy(loader)
+    twin.__dict__.update(num_workers=min(loader.num_workers, 1), _iterator=None)
+    return twin
+
+
 def _training_step(module: nn.Module, train: GradientPass, clock: Clock) -> float:
     """Seconds of a forward and backward pass over a batch of the training loader."""
     task, parameters = train.probe.task, [p for p in module.parameters() if p.requires_grad]
     few = range(min(train.size, BATCHES_TIMED * size_of_batches(train.loader)))
-    loader = with_sampler(train.loader, few, drop_last=False, generator=torch.Generator())  # type: ignore[arg-type]
+    loader = with_sampler(_with_one_worker(train.loader), few, drop_last=False, generator=torch.Generator())  # type: ignore[arg-type]
     clock(STEP, 0, len(loader))
     for done, batch in enumerate(map(train.moved, loader), start=1):
         targets = task.read_targets(batch)

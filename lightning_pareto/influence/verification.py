@@ -76,9 +76,11 @@ def reordered_layers(data: GradientPass) -> list[Layer]:
     found: dict[Layer, None] = {}
     size = min(size_of_batches(data.loader), data.probe.memory.batch or LARGEST_BATCH, LARGEST_BATCH, data.size)
     order = data.sample(BATCHES_CHECKED * size, seed=1).indices
-    for start in range(0, len(order) - size + 1, size):
-        forward = data.forward_of(order[start : start + size])
-        generator = torch.Generator().manual_seed(start)
+    batches = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
+    for number, batch in enumerate(data.batches_of(batches)):
+        with data.locating_errors(batches[number]):
+            forward = data.probe.forward(batch)
+        generator = torch.Generator().manual_seed(number)
         signal = torch.randn(forward.logits.shape, generator=generator)
         silent = torch.randperm(size, generator=generator)[: size // 2]
         signal[silent] = 0
