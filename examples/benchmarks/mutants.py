@@ -40,12 +40,12 @@ pareto/hyperplane.py: pareto/test_verdict.py
 pareto/admissible.py: pareto/test_headroom.py reweighting/test_reweight.py
     self._class_means(exact) - exact  →  exact.mean(axis=0) - exact
 influence/gains.py: pareto/test_headroom.py reweighting/test_reweight.py
-    (weights - 1) @ scores  →  (weights - weights.mean()) @ scores
+    (weights - present) @ scores  →  (weights - weights.mean()) @ scores
 linprog.py: test_linprog.py
     if status != highspy.HighsModelStatus.kOptimal:  →  if False:
 reweighting/mass_preserving.py: reweighting/test_reweight.py reweighting/test_programs.py
     slopes[:, :-1] @ (targets / targets.sum())  →  slopes[:, :-1].mean(axis=1)
-    None if budget is None else budget * self._samples  →  None
+    None if budget is None else replace(self._admissible, budget=budget).capacity  →  None
 reweighting/paper.py: reweighting/test_reweight.py
     scaled[:, targets] @ scale[targets] /  →  scaled[:, targets].sum(axis=1) /
 reweighting/proposals.py: reweighting/test_proposals.py
@@ -155,7 +155,21 @@ integration/tuner/judge.py: integration/tuner/test_judge.py
 integration/correction/rules.py: integration/correction/test_rules.py
     .all() and not fallen(ordinary, rerun, level=self.level).any())  →  .all())
 integration/correction/weights.py: integration/correction/test_weights.py
-    (keep - 1) * scores.mean  →  (1 - keep) * scores.mean
+    (keep - 1) * ordinary  →  (1 - keep) * ordinary
+influence/cost.py: influence/test_cost.py
+    fit + blocks * max(0.0, base - few * each)  →  fit + max(0.0, base - few * each)
+influence/clock.py: influence/test_cost.py
+    min(found[1:] or found)  →  min(found)
+influence/advice.py: influence/test_advice.py
+    whole and not index  →  whole
+data/overlap.py: data/test_overlap.py
+    indices + first  →  indices
+data/loaders.py: integration/analysis/test_checks.py
+    if ends and set(first) == set(second) else None  →  if ends else None
+integration/analysis/resumption.py: integration/analysis/test_resumption.py
+    (several or _step_of(newest) == trainer.global_step)  →  several
+integration/trainer/progress.py: faults/test_fits.py
+    if trainer.received_sigterm:  →  if False:
 """
 """Each file of the package with the tests closest to it. Below it, the lines to replace and their replacements."""
 

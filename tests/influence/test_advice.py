@@ -61,6 +61,7 @@ def described_in(error):
         ({"image": X, "target": Y}, 2, nn.Linear),
         ({"index": torch.arange(8), "site": Y, "image": X, "target": Y}, 2, nn.Linear),
         ({"pixels": X, "id": torch.arange(8) + 100, "quality": Y}, 2, nn.Linear),
+        ({"pixels": X, "number": torch.arange(8) + 100, "quality": Y}, 2, nn.Linear),
         ({"x": X, "labels": Y[:, None]}, 2, ByName),
         ((X, Y), 1, nn.Linear),
         ((X, BINARY), 1, nn.Linear),
