@@ -193,7 +193,7 @@ def _batches_of_stages(train: GradientPass, validation: GradientPass, options: I
 
 
 def _starts_slowly(loader: "DataLoader[Any]") -> bool:
-    """Whether the loader's workers import everything anew, so that every pass takes seconds to begin."""
+    """Whether the loader's workers are spawned and import everything again, which takes seconds a pass."""
     context = loader.multiprocessing_context or torch.multiprocessing.get_context()
     return loader.num_workers > 0 and context.get_start_method() != "fork"
 

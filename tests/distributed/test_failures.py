@@ -149,7 +149,7 @@ def test_all_processes_use_the_checkpoint_of_rank_zero(tmp_path):
 
 
 class SplitAtRandom(Data):
-    """Splits its data anew on every process."""
+    """Splits its data at random on every process."""
 
     def setup(self, stage):
         torch.manual_seed(dist.get_rank())
