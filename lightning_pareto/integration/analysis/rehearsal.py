@@ -55,8 +55,8 @@ def rehearse(
             "another process failed during the trial run; see its own error for the reason"
         )
     if not shard.all(error is None):
-        if error is not None:
-            rank_zero_warn(f"The trial run of the analysis before the fit failed: {error}. The fit continues")
+        reason = error or "another process could not do it"
+        rank_zero_warn(f"The trial run of the analysis before the fit failed: {reason}. The fit continues")
         return
     if trainer.is_global_zero:
         say("\n".join(wrapped(f"Analysis after the fit: {cost}.")))
