@@ -25,6 +25,11 @@ pareto/significance.py: pareto/test_significance.py
     demand.bar(margin))  →  demand.bar(0.0))
     others = (total - _sums(scores, support)) /  →  others = total /
     stats.t.sf(statistic, degrees)  →  stats.norm.sf(statistic)
+influence/recorder.py: influence/test_gradients.py
+    apply_to_collection(batch, Tensor, self._data.add)  →  pass
+    value in self._data or (value.requires_grad and not  →  (value.requires_grad and not
+influence/verification.py: influence/test_gradients.py
+    if all(len(uses.get(layer, [])) == len(before[layer])  →  if any(True
 pareto/headroom.py: pareto/test_targets.py pareto/test_tradeoff.py
     program.solve(n * demand.floors)  →  program.solve(demand.floors)
     max(found.value / n, least)  →  max(found.value / n, 0.0)

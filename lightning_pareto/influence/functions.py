@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_pareto.influence.operations import (
@@ -22,6 +22,7 @@ from lightning_pareto.influence.operations import (
     Lookup,
     MatrixProduct,
     Scaling,
+    TransposedConvolution,
     TransposedProduct,
 )
 
@@ -53,7 +54,7 @@ def _items(x: Tensor) -> tuple[int, ...]:
 
 def _product(recorder: Recorder, input: Any, other: Any) -> Any:
     output = torch.matmul(input, other)
-    if isinstance(other, nn.Parameter) and other.ndim == 2 and input.ndim > 1:
+    if isinstance(other, Tensor) and other.ndim == 2 and input.ndim > 1:
         recorder.record(input, output, other, None, lambda _: TransposedProduct())
     return output
 
@@ -75,6 +76,33 @@ def _convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         steps = kernel, strides, _padded_sides(padding, kernel, dilations), dilations
         item = 1 + len(kernel)  # channels and spatial dimensions
         return recorder.record(input, output, weight, bias, lambda terms: Convolution(terms, item, *steps, groups))
+
+    return convolve
+
+
+def _transposed_convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def convolve(
+        recorder: Recorder,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Tensor:
+        output = function(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        kernel, item = tuple(weight.shape[2:]), weight.ndim - 1
+        sides = tuple((p, p) for p in _per_dimension(padding, len(kernel)))
+        steps = kernel, _per_dimension(stride, len(kernel)), sides, _per_dimension(dilation, len(kernel))
+        shape = (output.shape[1], *[1] * len(kernel))
+        recorder.record(
+            input, output, weight, None, lambda terms: TransposedConvolution(Convolution(terms, item, *steps, groups))
+        )
+        return recorder.record(
+            output.new_ones(1).expand_as(output), output, None, bias, lambda terms: Broadcast(terms, shape, item)
+        )
 
     return convolve
 
@@ -122,7 +150,7 @@ def _embedding(
 ) -> Tensor:
     """Look up rows of a table, once per sample if the batch shares the lookup (for instance of its positions)."""
     shared = recorder.expands_vectors if input.ndim == 1 else len(input) == 1
-    if recorder.samples is not None and recorder.samples > 1 and shared:
+    if recorder.expands and recorder.samples > 1 and shared:
         input = (input[0] if input.ndim > 1 else input).expand(recorder.samples, -1)  # noqa: A001
     output = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     padding = None if padding_idx is None else padding_idx % len(weight)
@@ -176,20 +204,37 @@ def _scaled_sum(recorder: Recorder, input: Tensor, tensor1: Tensor, tensor2: Ten
     return output
 
 
-def _record_broadcast(recorder: Recorder, x: Tensor, output: Tensor, value: Any) -> None:
+def _record_broadcast(recorder: Recorder, x: Tensor, output: Tensor, value: Any, repeated: bool = False) -> None:
     """Record a parameter that is broadcast over the samples; any other one has a row for each of them."""
-    parameter = recorder.parameter(value)
-    if parameter is None or not output.ndim or len(output) != recorder.samples:
+    if not recorder.is_watched(value) or not output.ndim or len(output) % recorder.samples:
         return
-    if value.ndim < output.ndim or len(value) == 1:
+    if value.ndim < output.ndim or len(value) == 1 or repeated:
         shape, item = tuple(value.shape), output.ndim - 1
-        recorder.record(x.expand_as(output), output, parameter, parameter, lambda terms: Broadcast(terms, shape, item))
+        parameter = recorder.parameter(value)
+        weight, bias = (value, None) if parameter is None else (parameter, parameter)
+        recorder.record(x.expand_as(output), output, weight, bias, lambda terms: Broadcast(terms, shape, item))
 
 
 def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Tensor:
     output = input.expand(*sizes)
     _record_broadcast(recorder, output.new_ones(1), output, input)
     return output
+
+
+def _repeat(recorder: Recorder, input: Tensor, *sizes: Any) -> Tensor:
+    output = input.repeat(*sizes)
+    if output.ndim == input.ndim and output.shape == (recorder.samples * len(input), *input.shape[1:]):
+        _record_broadcast(recorder, output.new_ones(1), output, input, repeated=True)
+    return output
+
+
+def _dot_product_attention(
+    recorder: Recorder, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *args: Any, **options: Any
+) -> Tensor:
+    """Repeat a mask that is computed from parameters, such as a bias of relative positions, for each sample."""
+    if recorder.is_watched(attn_mask):
+        attn_mask = _expand(recorder, attn_mask, len(query), *[-1] * (query.ndim - 1))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **options)
 
 
 def _reshaped(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -207,21 +252,29 @@ RECORDED: dict[Callable[..., Any], Callable[..., Any]] = {
     F.conv1d: _convolution(F.conv1d),
     F.conv2d: _convolution(F.conv2d),
     F.conv3d: _convolution(F.conv3d),
+    F.conv_transpose1d: _transposed_convolution(F.conv_transpose1d),
+    F.conv_transpose2d: _transposed_convolution(F.conv_transpose2d),
+    F.conv_transpose3d: _transposed_convolution(F.conv_transpose3d),
     F.layer_norm: _normalisation(F.layer_norm),
     F.rms_norm: _normalisation(F.rms_norm),
     F.group_norm: _normalisation(F.group_norm),
     F.batch_norm: _normalisation(F.batch_norm),
+    F.instance_norm: _normalisation(F.instance_norm),
     F.embedding: _embedding,
     F.multi_head_attention_forward: _attention,
+    F.scaled_dot_product_attention: _dot_product_attention,
     torch.addmm: _product_with_bias,
     torch.matmul: _product,
     torch.Tensor.matmul: _product,
     torch.Tensor.add: _elementwise(torch.add, multiplies=False),
     torch.add: _elementwise(torch.add, multiplies=False),
+    torch.Tensor.add_: _elementwise(torch.Tensor.add_, multiplies=False),
+    torch.Tensor.__iadd__: _elementwise(torch.Tensor.add_, multiplies=False),
     torch.Tensor.mul: _elementwise(torch.mul, multiplies=True),
     torch.mul: _elementwise(torch.mul, multiplies=True),
     torch.addcmul: _scaled_sum,
     torch.Tensor.expand: _expand,
+    torch.Tensor.repeat: _repeat,
     torch.Tensor.view: _reshaped(torch.Tensor.view),
     torch.Tensor.reshape: _reshaped(torch.Tensor.reshape),
     torch.reshape: _reshaped(torch.reshape),
@@ -229,3 +282,6 @@ RECORDED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.unsqueeze: _reshaped(torch.unsqueeze),
 }
 """Functions that are recorded, with their wrappers."""
+
+REPEATS = torch.Tensor.expand, torch.Tensor.repeat
+"""Functions that may copy a parameter for each sample."""

@@ -100,7 +100,7 @@ class GradientProbe:
     def forward(self, batch: Any) -> "Forward":
         """Run the module on one batch and keep what per-sample gradients need."""
         targets = self.task.read_targets(batch)
-        recorder = Recorder(list(self.plan.factored), len(targets), self.plan.expansion)
+        recorder = Recorder(batch, len(targets), self.plan.direct, self.plan.derived, self.plan.expansion)
         # compiled modules run eagerly, because the recorder cannot see into a compiled graph
         with self.context(), torch.compiler.set_stance("force_eager"), recorder:
             logits = self.task.read_logits(self._module, batch, targets)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_pareto.influence.embedding import EmbeddingFactors
@@ -161,6 +161,27 @@ class Convolution(Operation):
 
 
 @dataclass(frozen=True)
+class TransposedConvolution(Operation):
+    """The weight of a transposed convolution, in terms of the convolution that leads from its outputs to its inputs."""
+
+    convolution: Convolution
+    kind = "transposed convolution"
+
+    @property
+    def item(self) -> int:  # type: ignore[override]
+        """See :class:`Operation`."""
+        return self.convolution.item
+
+    def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
+        """See :class:`Operation`."""
+        return self.convolution.factors(g, x, scratch)
+
+    def cost(self, x: Tensor, g: Tensor) -> int:
+        """See :class:`Operation`."""
+        return self.convolution.cost(g, x)
+
+
+@dataclass(frozen=True)
 class Scaling(Operation):
     """``y = γ x̂ + β`` for each feature, the last step of a normalisation. Each feature is a 1 × 2 block.
 
@@ -208,8 +229,8 @@ class Broadcast(Operation):
 
     Attributes:
         terms: which of these it is.
-        shape: shape of the parameter.
-        item: number of dimensions of a sample.
+        shape: shape of the parameter. Items of a sample that are apart in it come first.
+        item: number of dimensions of an item of a sample.
     """
 
     terms: Terms
@@ -219,13 +240,51 @@ class Broadcast(Operation):
 
     def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
         """See :class:`Operation`; ``x`` is what the parameter is multiplied with, or ones for a sum."""
-        a = (g * x)[:, 0]
-        shape = (1,) * (a.ndim - 1 - len(self.shape)) + self.shape[-self.item :] if self.item else ()
+        a = g * x
+        shape = (1,) * (a.ndim - 1 - len(self.shape)) + self.shape
         axes = [axis for axis, size in enumerate(shape, 1) if size == 1]  # over which the parameter was repeated
         a = a.sum(dim=axes, keepdim=True) if axes else a
         a = a.reshape(len(a), -1, 1, 1)
         columns = [a * float(used) for used in (self.terms.weight, self.terms.bias) if used is not None]
         return DenseFactors(torch.cat(columns, dim=-1), torch.ones_like(a), scratch)
+
+
+@dataclass(frozen=True)
+class Derived(Operation):
+    """An operation of a tensor that is computed from a parameter alone, such as a normalised weight.
+
+    The per-sample gradients of the tensor are pulled back through that computation. Each element of the parameter is a
+    block.
+
+    Attributes:
+        operation: what the tensor does, as a weight or as a bias.
+        value: the tensor.
+        parameter: what it is computed from.
+    """
+
+    operation: Operation
+    value: Tensor
+    parameter: nn.Parameter
+    kind = "derived"
+
+    @property
+    def item(self) -> int:  # type: ignore[override]
+        """See :class:`Operation`."""
+        return self.operation.item
+
+    def factors(self, x: Tensor, g: Tensor, scratch: Scratch) -> Factors:
+        """See :class:`Operation`."""
+        gradients = self.operation.factors(x, g, scratch).gradients()
+        if self.value is not self.parameter:
+            pulled = gradients.reshape(-1, *self.value.shape).to(self.value.dtype)
+            (found,) = torch.autograd.grad(self.value, self.parameter, pulled, retain_graph=True, is_grads_batched=True)
+            gradients = found.to(gradients.dtype)
+        a = gradients.reshape(len(x), -1, 1, 1)
+        return DenseFactors(a, torch.ones_like(a))
+
+    def cost(self, x: Tensor, g: Tensor) -> int:
+        """See :class:`Operation`."""
+        return self.operation.cost(x, g) + self.value.numel() + 2 * self.parameter.numel()
 
 
 def concatenate(uses: list[Factors]) -> Factors:

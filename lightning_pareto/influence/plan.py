@@ -31,11 +31,13 @@ class Route(NamedTuple):
         layout: the order of the leading dimensions.
         method: what the gradients come from, in words for the user, such as ``"linear"``.
         verified: the numbers of :func:`items_per_sample` in the uses that were verified; None before the verification.
+        derived: whether to record tensors that are computed from the layer's parameter, rather than the parameter.
     """
 
     layout: Layout
     method: str = ""
     verified: Sequence[int] | None = None
+    derived: bool = False
 
     def keeps_samples_apart(self, use: Use, batch: int) -> bool:
         """Whether a use has one item per sample, or a number of items that was verified against autograd."""
@@ -63,6 +65,16 @@ class Plan:
     def methods(self) -> dict[Layer, str]:
         """What the gradients of each layer come from, in the same order on every process."""
         return {layer: route.method for layer, route in self.factored.items()} | dict.fromkeys(self.looped, LOOPED)
+
+    @property
+    def direct(self) -> list[Layer]:
+        """Factored layers whose parameters themselves are recorded."""
+        return [layer for layer, route in self.factored.items() if not route.derived]
+
+    @property
+    def derived(self) -> list[Layer]:
+        """Factored layers of one parameter from which the recorded tensors are computed."""
+        return [layer for layer, route in self.factored.items() if route.derived]
 
     def loop(self, layer: Layer, in_use: bool = True) -> None:
         """Loop over a layer's parameters, each on its own."""

@@ -1,18 +1,19 @@
 """Records where a forward pass uses the parameters of interest, and on which inputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from lightning_pareto.influence.functions import RECORDED
+from lightning_pareto.influence.functions import RECORDED, REPEATS
 from lightning_pareto.influence.layers import Layer
-from lightning_pareto.influence.operations import MatrixProduct, Operation, Terms
+from lightning_pareto.influence.operations import Derived, MatrixProduct, Operation, Terms
 
 Expansion = Literal["all", "no vectors", "nothing"]
 """Which tensors shared by the batch are expanded to one copy per sample. "no vectors" leaves out tables looked up by a
@@ -52,26 +53,68 @@ class Recorder(TorchFunctionMode):
     is added, multiplied or expanded is recorded at the output instead, where the samples are apart. A table that is
     looked up once for all samples, as for positions, is looked up once per sample instead. That changes shapes inside
     the model, so compare the logits with those of a pass with ``expansion="nothing"``.
+
+    Models also compute tensors from parameters before the data meet them: normalised weights, ``1 + w``, tables of
+    relative positions. The uses of such *derived* tensors are recorded for the layers in ``derived``. Each of those has
+    one parameter. What depends on a tensor of the batch is not derived.
     """
 
-    def __init__(self, layers: Sequence[Layer], samples: int, expansion: Expansion = "nothing") -> None:
+    def __init__(
+        self,
+        batch: Any,
+        samples: int,
+        layers: Sequence[Layer],
+        derived: Sequence[Layer] = (),
+        expansion: Expansion = "nothing",
+    ) -> None:
         super().__init__()
-        self.samples = None if expansion == "nothing" else samples
-        self.expands_vectors = expansion == "all"
+        self.samples = samples
+        self.expands, self.expands_vectors = expansion != "nothing", expansion == "all"
         self.uses: list[Use] = []
         self._owner = {parameter: layer for layer in layers for parameter in layer.parameters}
         self._views: dict[Tensor, nn.Parameter] = {}
+        self._derived: dict[Tensor, Collection[Layer]] = {p: [layer] for layer in derived for p in layer.parameters}
+        self._data: set[Tensor] = set()  # those that need no gradient
+        if derived:
+            apply_to_collection(batch, Tensor, self._data.add)
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call the function, and record it if it uses one of the layers."""
         kwargs = kwargs or {}
+        tensors = list(_tensors((*args, *kwargs.values())))
+        if self._derived and any(map(self._comes_from_parameters, tensors)) and not any(map(self._is_data, tensors)):
+            return self._derive(func, args, kwargs, tensors)
         wrapper = RECORDED.get(func)
-        arguments = (*args, *kwargs.values())
-        if wrapper is None or all(self.parameter(value) is None for value in arguments):
-            return func(*args, **kwargs)
-        return wrapper(self, *args, **kwargs)
+        if wrapper is not None and any(map(self.is_watched, tensors)):
+            return wrapper(self, *args, **kwargs)
+        output = func(*args, **kwargs)
+        if any(value in self._data for value in tensors):
+            changed = tensors[:1] if func is torch.Tensor.__setitem__ else _tensors((output,))
+            self._data.update(value for value in changed if not value.requires_grad)
+        return output
+
+    def _comes_from_parameters(self, value: Tensor) -> bool:
+        return isinstance(value, nn.Parameter) or value in self._derived
+
+    def _is_data(self, value: Tensor) -> bool:
+        return value in self._data or (value.requires_grad and not self._comes_from_parameters(value))
+
+    def _derive(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tensors: Sequence[Tensor]
+    ) -> Any:
+        """Call a function of parameters alone. Its outputs are derived, unless it repeats them for each sample."""
+        known = len(self.uses)
+        output = RECORDED[func](self, *args, **kwargs) if func in REPEATS else func(*args, **kwargs)
+        if len(self.uses) == known:
+            sources = dict.fromkeys(layer for value in tensors for layer in self._derived.get(value, ()))
+            self._derived |= dict.fromkeys(_tensors((output,)), sources)
+        return output
+
+    def is_watched(self, value: Any) -> bool:
+        """Whether a value is a parameter of a layer, a view of one, or derived from one."""
+        return isinstance(value, Tensor) and (self.parameter(value) is not None or bool(self._derived.get(value)))
 
     def parameter(self, value: Any) -> nn.Parameter | None:
         """The parameter of a layer that a value is, or has the elements of in the same order; None if there is none."""
@@ -102,6 +145,11 @@ class Recorder(TorchFunctionMode):
             for layer in dict.fromkeys(owners):
                 terms = _terms(layer, weight, bias)
                 self.uses.append(Use(layer, operation(terms), x.detach(), get_gradient_edge(output)))
+            for value, terms in ((weight, Terms(True, None)), (bias, Terms(None, True))):
+                if value is not None:
+                    for layer in self._derived.get(value, ()):
+                        use = Derived(operation(terms), value, layer.parameters[0])
+                        self.uses.append(Use(layer, use, x.detach(), get_gradient_edge(output)))
         return output
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: slice | None = None) -> Tensor:
@@ -117,3 +165,12 @@ def _terms(layer: Layer, weight: Tensor | None, bias: Tensor | None) -> Terms:
     if len(layer.parameters) == 1:
         return Terms(True, None) if weight is layer.parameters[0] else Terms(None, True)
     return Terms(weight is layer.parameters[0], bias is layer.parameters[1])
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among some values, and in lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)

@@ -7,10 +7,10 @@ second time in a way that is not recorded. So no layer is trusted until its grad
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_pareto.data.loaders import size_of_batches
-from lightning_pareto.influence.gradients import Forward, GradientProbe
+from lightning_pareto.influence.gradients import Forward, GradientProbe, Uses
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.plan import Layout, Plan, Route, items_per_sample
@@ -49,22 +49,51 @@ def verify(probe: GradientProbe, batch: Any) -> None:
     _refuse_reentrant(forward.logits)
     shape = forward.logits.shape
     signal = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(forward.logits.device)
-    plan = Plan({}, expansion=probe.plan.expansion)
+    layers, parameters = probe.layers, [p for layer in probe.layers for p in layer.parameters]
+    gradients = forward.sample_gradients(layers, signal, range(len(signal)))
+    expected = {p: found for p, found in zip(parameters, gradients, strict=True) if found is not None}
     uses = forward.uses(signal)
-    columns = iter(forward.sample_gradients(probe.layers, signal, range(len(signal))))
-    for layer in probe.layers:
-        expected = [next(columns) for _ in layer.parameters]
-        in_use = any(g is not None for g in expected)
-        found = uses.get(layer, []) if in_use else []
-        agreeing = (each for each in get_args(Layout) if found and _agrees(forward, layer, found, each, expected))
-        layout = next(agreeing, None)
-        if layout is None:
-            plan.loop(layer, in_use)
-        else:
-            method = "+".join(sorted({use.operation.kind for use, _ in found}))
-            items = {items_per_sample(use, len(signal), layout) for use, _ in found}
-            plan.factored[layer] = Route(layout, method, sorted(items))
+    routes = {layer: _route(forward, layer, uses.get(layer, []), expected) for layer in layers}
+    plan = Plan({layer: route for layer, route in routes.items() if route}, expansion=probe.plan.expansion)
+    for part in [part for layer, route in routes.items() if route is None for part in layer.split()]:
+        plan.loop(part, part.parameters[0] in expected)
     probe.plan = plan
+    _follow_derived_tensors(probe, batch, signal, uses, expected)
+
+
+def _follow_derived_tensors(
+    probe: GradientProbe, batch: Any, signal: Tensor, before: Uses, expected: dict[nn.Parameter, Tensor]
+) -> None:
+    """Try the tensors that are computed from the parameters of looped layers. No other layer may lose a use."""
+    plan = probe.plan
+    parts = [part for part, in_use in plan.looped.items() if in_use]
+    if not parts:
+        return
+    probe.plan = Plan(plan.factored | dict.fromkeys(parts, Route("sample first", derived=True)), {}, plan.expansion)
+    forward = probe.forward(batch)
+    uses = forward.uses(signal)
+    if all(len(uses.get(layer, [])) == len(before[layer]) for layer in plan.factored if layer in before):
+        routes = {part: _route(forward, part, uses.get(part, []), expected, derived=True) for part in parts}
+        plan.factored |= {part: route for part, route in routes.items() if route}
+        plan.looped = {part: in_use for part, in_use in plan.looped.items() if part not in plan.factored}
+    probe.plan = plan
+
+
+def _route(
+    forward: Forward,
+    layer: Layer,
+    uses: list[tuple[Use, Tensor]],
+    expected: dict[nn.Parameter, Tensor],
+    derived: bool = False,
+) -> Route | None:
+    """The first layout in which the layer's gradients agree with those by autograd; None if none does."""
+    by_autograd = [expected.get(p) for p in layer.parameters]
+    for layout in get_args(Layout) if uses and any(g is not None for g in by_autograd) else ():
+        if _agrees(forward, layer, uses, layout, by_autograd):
+            method = "+".join(sorted({use.operation.kind for use, _ in uses}))
+            items = {items_per_sample(use, len(forward.targets), layout) for use, _ in uses}
+            return Route(layout, method, sorted(items), derived)
+    return None
 
 
 def reordered_layers(data: GradientPass) -> list[Layer]:

@@ -233,6 +233,78 @@ class PartlyRecorded(nn.Module):
         return self.head(torch.tanh(self.layer(x)) @ self.layer.weight)
 
 
+class StandardisedConvolution(nn.Conv2d):
+    """A convolution whose weight is standardised in the forward pass, as in networks without batch norm."""
+
+    def forward(self, x):
+        weight = self.weight.flatten(1)
+        weight = (weight - weight.mean(1, keepdim=True)) / weight.std(1, keepdim=True)
+        return F.conv2d(x, weight.view_as(self.weight), self.bias)
+
+
+class OnePlusWeight(nn.Module):
+    """A scale that is stored as its difference from one, in front of which nothing needs a gradient."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width))
+
+    def forward(self, x):
+        return x * (1.0 + self.weight)
+
+
+class RelativePositions(nn.Module):
+    """Attention of three tokens with a bias from a table of relative positions, perhaps within windows of them."""
+
+    def __init__(self, fused=False, windows=1):
+        super().__init__()
+        self.fused, self.windows = fused, windows
+        self.table = nn.Parameter(torch.randn(5, 2))  # (positions, heads)
+        self.project, self.head = nn.Linear(4, 12), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        folded = x.reshape(len(x) * self.windows, 3, 4)
+        q, k, v = self.project(folded).unflatten(-1, (3, 2, 2)).permute(2, 0, 3, 1, 4)
+        index = torch.arange(3)[:, None] - torch.arange(3) + 2
+        bias = self.table[index.view(-1)].view(3, 3, 2).permute(2, 0, 1).contiguous()
+        if self.fused:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        else:
+            scores = q @ k.transpose(-2, -1)
+            scores += bias
+            mixed = scores.softmax(-1) @ v
+        return self.head(torch.tanh(mixed.transpose(1, 2).reshape(*x.shape)).mean(1))
+
+
+class RelativeKeys(nn.Module):
+    """Attention with keys from a normalised table of relative positions, by the projection of the tokens' keys."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.norm = nn.Embedding(3, 4), nn.LayerNorm(4)
+        self.query, self.key, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        query, key = (self.heads(layer(x)) for layer in (self.query, self.key))
+        relative = self.heads(self.key(self.norm(self.table.weight)[None])).repeat(len(x), 1, 1)
+        scores = torch.bmm(query, (key + relative).transpose(1, 2))
+        return self.head(torch.tanh(torch.bmm(scores, query)).unflatten(0, (-1, 2)).transpose(1, 2).flatten(2).mean(1))
+
+    def heads(self, x):
+        return x.unflatten(-1, (2, 2)).transpose(1, 2).flatten(0, 1)  # (B·heads, tokens, 2)
+
+
+class Einsum(nn.Module):
+    """A product that no recorded function computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 2, 3))
+
+    def forward(self, x):
+        return torch.einsum("bti,iho->btho", x, self.weight).flatten(2)
+
+
 class Adapter(nn.Module):
     """A low-rank adapter of a frozen layer."""
 
@@ -365,19 +437,30 @@ FAST = {
     "Conv1D on single vectors": lambda: (Pooled(Conv1D(5, 4), 4), (5,)),
     "bare matrix": lambda: (Pooled(Projection(), 3), (2, 3, 4)),
     "compiled": lambda: (torch.compile(Pooled(nn.Linear(5, 4), 4), backend="eager"), (6, 5)),
+    "transposed convolution": lambda: (Pooled(nn.ConvTranspose2d(4, 6, 3), 6, space=2), (4, 5, 5)),
+    "transposed convolution with as many outputs": lambda: (
+        Pooled(nn.ConvTranspose1d(4, 4, 3, stride=3, padding=1, output_padding=2, groups=2, dilation=2), 4, space=1),
+        (4, 5),
+    ),
+    "instance norm": lambda: (Pooled(nn.InstanceNorm2d(4, affine=True), 4, space=2), (4, 3, 3)),
+    "bias added by hand": lambda: (Pooled(BiasByHand(5, 4), 4), (5,)),
+    "tied embedding": lambda: (TiedEmbedding(), 5),
+    "partly recorded": lambda: (PartlyRecorded(), (4,)),
+    "spectral norm": lambda: (Pooled(parametrizations.spectral_norm(nn.Linear(5, 4)), 4), (5,)),
+    "weight norm": lambda: (Pooled(parametrizations.weight_norm(nn.Linear(5, 4)), 4), (6, 5)),
+    "pruned": lambda: (Pooled(_pruned(), 4), (5,)),
+    "standardised convolution": lambda: (Pooled(StandardisedConvolution(4, 6, 3), 6, space=2), (4, 5, 5)),
+    "one plus weight": lambda: (Pooled(OnePlusWeight(4), 4), (3, 4)),
+    "relative positions": lambda: (RelativePositions(), (3, 4)),
+    "relative positions in a mask": lambda: (RelativePositions(fused=True), (3, 4)),
+    "relative positions in windows": lambda: (RelativePositions(windows=2), (6, 4)),
+    "relative positions as keys": lambda: (RelativeKeys(), (3, 4)),
 }
 """Networks whose layers all have fast per-sample gradients, with the shape of a sample or the number of tokens."""
 
 SLOW = {
-    "bias added by hand": lambda: (Pooled(BiasByHand(5, 4), 4), (5,)),
-    "tied embedding": lambda: (TiedEmbedding(), 5),
-    "partly recorded": lambda: (PartlyRecorded(), (4,)),
     "recurrent": lambda: (Recurrent(), (3, 4)),
-    "spectral norm": lambda: (Pooled(parametrizations.spectral_norm(nn.Linear(5, 4)), 4), (5,)),
-    "weight norm": lambda: (Pooled(parametrizations.weight_norm(nn.Linear(5, 4)), 4), (6, 5)),
-    "pruned": lambda: (Pooled(_pruned(), 4), (5,)),
     "bilinear": lambda: (Pooled(Squared(nn.Bilinear(5, 5, 4)), 4), (5,)),
-    "transposed convolution": lambda: (Pooled(nn.ConvTranspose2d(4, 6, 3), 6, space=2), (4, 5, 5)),
-    "instance norm": lambda: (Pooled(nn.InstanceNorm2d(4, affine=True), 4, space=2), (4, 3, 3)),
+    "einsum": lambda: (Pooled(Einsum(), 6), (3, 4)),
 }
 """Networks with a layer that has no fast per-sample gradients."""

@@ -15,7 +15,7 @@ from lightning_pareto.influence.verification import verify
 from tests._asserts import assert_near
 from tests._oracles import flat_sample_gradients, loader, sample_gradient_loop
 from tests._tolerances import RELATIVE
-from tests.influence._networks import CLASSES, FAST, SLOW, Pooled, Text
+from tests.influence._networks import CLASSES, FAST, SLOW, OnePlusWeight, Pooled, Text
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
@@ -296,3 +296,36 @@ def test_recurrent_layers_run_without_cudnn(recurrent):
     estimate_influence(module, data, data, curvature="identity", folds=3)
     assert module.enabled == {not recurrent}
     assert torch.backends.cudnn.enabled
+
+
+class Opaque:
+    """A part of a batch that nothing can look into."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+
+class TwoInputs(nn.Module):
+    """Scales one input by hand, and passes the other one through an ordinary layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.layer, self.head = OnePlusWeight(5), nn.Linear(5, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, seen, hidden):
+        return self.head(torch.tanh(self.scale(seen))) + self.layer(hidden)[:, :CLASSES]
+
+
+def test_layers_are_not_lost_if_a_part_of_the_batch_is_opaque():
+    torch.manual_seed(0)
+    module = TwoInputs().double()
+    seen, hidden = torch.randn(2, SAMPLES, 5).double()
+    y = torch.randint(CLASSES, (SAMPLES,))
+    task = ClassificationTask(lambda module, batch: module(batch[0], batch[1].x), lambda batch: batch[1].y)
+    probe = GradientProbe(module, select_layers(module), task)
+    with probe.open():
+        verify(probe, (seen[:3], Opaque(hidden[:3], y[:3])))
+        forward = probe.forward((seen, Opaque(hidden, y)))
+        signal = logit_gradient(task.loss, forward.logits, forward.targets)
+        found = {name for layer, _, _ in forward.backward(signal) for name in layer.names}
+    assert found == {name for name, _ in module.named_parameters()}
