@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_pareto.evaluation import ClasswiseComparison, ParetoResult
+    from lightning_pareto.evaluation import ClasswiseChange, ClasswiseComparison, Outcome, ParetoResult
     from lightning_pareto.influence import (
         BatchError,
         ClassificationTask,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ParetoTuner,
         ReweightedDataModule,
         analyse,
+        compare_models,
         reweighted_dataloader,
     )
     from lightning_pareto.linprog import InfeasibleError, LinearProgramError
@@ -92,6 +93,7 @@ __all__ = [
     "ArtifactError",
     "BatchError",
     "ClassificationTask",
+    "ClasswiseChange",
     "ClasswiseComparison",
     "Correction",
     "CourseCorrection",
@@ -99,6 +101,7 @@ __all__ = [
     "InfeasibleError",
     "InfluenceMatrix",
     "LinearProgramError",
+    "Outcome",
     "ParetoCallback",
     "ParetoResult",
     "ParetoSampler",
@@ -114,6 +117,7 @@ __all__ = [
     "analyse",
     "average_influence",
     "check_pareto",
+    "compare_models",
     "estimate_influence",
     "plot_accuracy",
     "plot_comparison",

@@ -34,6 +34,7 @@ ORDER = [
 """Parts of the package in the direction of the data. Each imports only itself and earlier ones."""
 
 CLIMBS = {
+    "evaluation/change.py": "ClasswiseChange.plot",
     "evaluation/comparison.py": "ClasswiseComparison.plot",
     "evaluation/result.py": "ParetoResult.plot",
     "influence/matrix.py": "InfluenceMatrix.plot",

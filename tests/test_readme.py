@@ -28,7 +28,8 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     train, val = datasets(noise=0.3, train=600, val=400)
-    torch.save({"state_dict": Plain().state_dict()}, "best.ckpt")
+    for name in ("best.ckpt", "first.ckpt"):
+        torch.save({"state_dict": Plain().state_dict()}, name)
     return {
         "model": Plain(),
         "fresh_model": Plain(),

@@ -23,11 +23,14 @@ CODES = """exit codes:
     3  a required package is not installed
    10  check, analyse: not proven
    11  check, analyse: no, even the optimistic headroom is negligible
-   12  check, analyse: yes, but the model is underfitted: train longer first"""
+   12  check, analyse: yes, but the model is underfitted: train longer first
+   13  compare: some class or the mean falls beyond chance
+   14  compare --must-gain: nothing rises beyond chance"""
 
 
 SUMMARIES = {
     "analyse": "compute influence and verdict of a trained model, without a fit",
+    "compare": "compare two models class by class",
     "check": "check whether every class can still gain",
     "reweight": "write sample weights for a second fit",
     "export": "write influence, suspects, weights or verdict as CSV, JSON or npz",
@@ -38,6 +41,10 @@ DESCRIPTIONS = {
     "analyse": (
         "Compute influence, verdict and report of a trained model that a LightningCLI configuration describes, for\n"
         "instance the config.yaml that a fit wrote to its log directory. Its ParetoCallback options apply."
+    ),
+    "compare": (
+        "Say whether any class falls beyond chance from one model to another. BEFORE and AFTER are checkpoints of the\n"
+        "model in a LightningCLI configuration, or files of predictions (Outcome.save), which need none."
     ),
     "check": "Compute the verdict from the influence and print it.",
     "reweight": "Compute sample weights from influence, for ReweightedDataModule(datamodule, WEIGHTS_FILE).",
@@ -51,6 +58,7 @@ DESCRIPTIONS = {
 
 PATH: dict[str, Any] = {"metavar": "PATH", "type": Path}
 FILE: dict[str, Any] = {"metavar": "FILE", "type": Path}
+CONFIG = "YAML file with trainer, model and data"
 BUDGET = "share of the training mass that may move (default: that of the fit, or 0.2)"
 GAINS: dict[str, Any] = {"metavar": "GAIN", "type": float, "nargs": "+"}
 INFLUENCE: dict[str, Any] = {**PATH, "help": "influence.safetensors, or the folder of a run that contains one"}
@@ -98,14 +106,30 @@ def _parser(description: str, **options: Any) -> Any:
 
 
 def _analyse(add: Callable[..., Any]) -> None:
-    add("config", metavar="CONFIG", type=Path, help="YAML file with trainer, model and data")
+    add("config", metavar="CONFIG", type=Path, help=CONFIG)
     add("--ckpt-path", **FILE, help="checkpoint of the trained model (default: the model as it is created)")
-    add("--model", type=str, metavar="CLASS", help="import path of the LightningModule, if CONFIG does not name it")
-    add("--data", type=str, metavar="CLASS", help="import path of the LightningDataModule, if CONFIG does not name it")
+    _classes(add)
     add("--budget", type=float, help="share of the training mass that may move (default: that of the callback, or 0.2)")
     add("--level", type=float, help="level of the test (default: that of the callback, or 0.05)")
     add("--dirpath", **{**PATH, "help": "folder for the results (default: pareto in the log directory)"})
     add("--exit-zero", action="store_true", help="exit with 0 whatever the verdict")
+
+
+def _classes(add: Callable[..., Any]) -> None:
+    add("--model", type=str, metavar="CLASS", help="import path of the LightningModule, if CONFIG does not name it")
+    add("--data", type=str, metavar="CLASS", help="import path of the LightningDataModule, if CONFIG does not name it")
+
+
+def _compare(add: Callable[..., Any]) -> None:
+    add("before", metavar="BEFORE", type=Path, help="checkpoint or predictions of the model to compare with")
+    add("after", metavar="AFTER", type=Path, help="checkpoint or predictions of the model in question")
+    add("--config", **FILE, help=CONFIG)
+    _classes(add)
+    add("--level", type=float, default=0.05, help="level of the tests")
+    text = "accuracy points that classes may lose, one number or NAME=POINTS for some (default: 0)"
+    add("--tolerance", metavar="POINTS", type=str, nargs="+", help=text)
+    add("--must-gain", action="store_true", help="exit with 14 unless the mean or a class rises beyond chance")
+    add("--exit-zero", action="store_true", help="exit with 0 whatever the change")
 
 
 def _check(add: Callable[..., Any]) -> None:
@@ -152,5 +176,12 @@ def _report(add: Callable[..., Any]) -> None:
     add("-o", "--output", **FILE, help="file to write (default: report.html in that folder)")
 
 
-_COMMANDS = {"analyse": _analyse, "check": _check, "reweight": _reweight, "export": _export, "report": _report}
+_COMMANDS = {
+    "analyse": _analyse,
+    "check": _check,
+    "compare": _compare,
+    "reweight": _reweight,
+    "export": _export,
+    "report": _report,
+}
 """Function that adds the options of each subcommand."""

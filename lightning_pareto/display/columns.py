@@ -50,3 +50,8 @@ def number(value: Any, form: str) -> str:
 def chosen_cells(columns: Columns[T], names: Sequence[str], result: T) -> dict[str, list[str]]:
     """Cells by heading of the columns with these names."""
     return {columns[name].heading: columns[name].cells(result) for name in names}
+
+
+def values_of(columns: Columns[T], result: T) -> dict[str, np.ndarray]:
+    """Values of every column by name."""
+    return {name: column.values(result) for name, column in columns.items()}

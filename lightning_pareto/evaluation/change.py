@@ -1,17 +1,37 @@
 """How a model changed, category by category, and whether that is more than chance."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
+from lightning_pareto.arguments import checked_number
+from lightning_pareto.display.columns import Column, Columns, chosen_cells, number, values_of
+from lightning_pareto.display.notebook import data_frame, html_table
+from lightning_pareto.display.terminal import listed, printable, printable_line, text_table, wrapped
 from lightning_pareto.evaluation.outcome import OTHER_SAMPLES, Outcome
-from lightning_pareto.evaluation.paired_tests import holm, sign_test, unpaired_test
+from lightning_pareto.evaluation.paired_tests import holm, margin_test, score_interval, sign_test, unpaired_test
 from lightning_pareto.pareto.admissible import Float
 
-TOSSES = 20_000
-"""Draws behind the p-value of a mean."""
+Answer = Literal["better", "harmful", "trade-off", "no difference"]
+
+Tolerance = float | Sequence[float] | Float | Mapping[str, float]
+"""Accuracy that categories may lose, in [0, 1): one number, (K,), or some by name."""
+
+TOSSES, TOSSED_AT_ONCE = 20_000, 2_000
+"""Draws behind the p-values of the mean and of the lowest accuracy."""
+
+REDRAWN = 2_000
+"""Draws behind the interval of the lowest accuracy."""
+
+COVERAGE = 0.95
+
+ROUNDING = 1e-12
 
 
 def fallen(before: Outcome, after: Outcome, *, level: float, threshold: float = 0.0) -> npt.NDArray[np.bool_]:
@@ -37,35 +57,86 @@ def fallen(before: Outcome, after: Outcome, *, level: float, threshold: float = 
     return found & (before.accuracy - after.accuracy > threshold)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ClasswiseChange:
     """The change from one model to another on the same validation samples, category by category.
 
-    The tests are paired: only samples that one model has right and the other wrong count (McNemar's exact test).
+    The tests are paired: only samples that one model has right and the other wrong count. A category falls beyond
+    chance if McNemar's exact test says so, corrected for the number of categories (Holm). The mean over the categories
+    and the lowest accuracy are compared with those of fair coins in place of each sample on which the models differ.
+    Intervals have a coverage of 95 % each.
 
     Do not trust the p-values of a model that was chosen among many on these samples, unless you multiply them by how
-    many there were.
+    many there were. Do not trust them either if a model was trained, stopped or calibrated on these samples.
 
     Attributes:
         before: the model to compare with.
         after: the model in question.
+        level: level of the tests for harm together, and of those for gains: half of it for the categories, half for
+            the mean.
+        tolerance: accuracy in [0, 1) that each category may lose, (K,). Give one number, K numbers, or some by name. A
+            category with a tolerance falls beyond chance if its fall exceeds that by more than chance (Tango's test).
 
     Raises:
-        ValueError: if the models were not measured on the same samples.
+        ValueError: if the models were not measured on the same samples, or for a level or tolerance out of range.
+
+    Example:
+        >>> labels = [0] * 50 + [1] * 50
+        >>> before = Outcome.of(labels, [0] * 30 + [1] * 70, ["cat", "dog"])
+        >>> after = Outcome.of(labels, [0] * 45 + [1] * 55, ["cat", "dog"])
+        >>> change = ClasswiseChange(before, after)
+        >>> change.answer, change.accuracy.round(2).tolist()
+        ('better', [0.3, 0.0])
     """
 
     before: Outcome
     after: Outcome
+    level: float = 0.05
+    tolerance: Tolerance = 0.0
 
     def __post_init__(self) -> None:
         same = np.array_equal(self.before.category, self.after.category)
         if not same or self.before.category_names != self.after.category_names:
             raise ValueError(OTHER_SAMPLES)
+        checked_number(self.level, "level must be between 0 and 1", lambda value: 0 < value < 1)
+        given, count = self.tolerance, len(self.category_names)
+        if isinstance(given, Mapping):
+            unknown = [name for name in given if name not in self.category_names]
+            if unknown:
+                raise ValueError(f"tolerance names {unknown}, but the categories are {list(self.category_names)}")
+            given = [given.get(name, 0.0) for name in self.category_names]
+        tolerance = np.asarray(given, dtype=np.float64)
+        if tolerance.shape not in ((), (count,)) or not ((tolerance >= 0) & (tolerance < 1)).all():
+            raise ValueError(
+                f"tolerance must be a number in [0, 1), or one for each of {count} categories, found {given}. "
+                "Divide points by 100"
+            )
+        object.__setattr__(self, "tolerance", np.broadcast_to(tolerance, count))
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        """Names of the K categories."""
+        return self.before.category_names
+
+    @property
+    def answer(self) -> Answer:
+        """``"better"``, ``"harmful"``, ``"trade-off"`` (some categories fall and others rise) or ``"no difference"``.
+
+        The last one means that none is shown. There may still be one that is too small for so many samples.
+        """
+        harm = bool(self.lost().any()) or self.p_mean_loss <= self.level / 2
+        gain = self.rises(self.level)
+        return ("trade-off" if gain else "harmful") if harm else ("better" if gain else "no difference")
 
     @property
     def accuracy(self) -> Float:
         """Change of each category's accuracy, (K,); NaN without samples."""
         return self.after.accuracy - self.before.accuracy
+
+    @functools.cached_property
+    def interval(self) -> Float:
+        """Interval of each category's change, (2, K), see :func:`score_interval`; NaN without samples."""
+        return score_interval(self._lost, self._won, self.before.support, COVERAGE)
 
     @property
     def macro(self) -> float:
@@ -80,6 +151,32 @@ class ClasswiseChange:
         variances = [d.var(ddof=1) / len(d) if len(d) > 1 else 1.0 for d in parts]
         return float(np.sqrt(sum(variances)) / len(parts))
 
+    @property
+    def macro_interval(self) -> tuple[float, float]:
+        """Interval of :attr:`macro`, by the normal distribution."""
+        half = float(stats.norm.isf((1 - COVERAGE) / 2)) * self.macro_error
+        return self.macro - half, self.macro + half
+
+    @property
+    def worst(self) -> float:
+        """Change of the lowest accuracy of a category, which need not be of the same one in both models."""
+        return float(np.nanmin(self.after.accuracy) - np.nanmin(self.before.accuracy))
+
+    @functools.cached_property
+    def worst_interval(self) -> tuple[float, float]:
+        """Interval of :attr:`worst`, by redrawing each category's samples (the basic bootstrap)."""
+        some = self.before.support > 0
+        won, lost, support = self._won[some], self._lost[some], self.before.support[some]
+        both = self.before.hits[some] - lost
+        shares = np.stack([won, lost, both, support - won - lost - both], axis=1) / support[:, None]
+        generator, found = np.random.default_rng(0), np.empty(REDRAWN)
+        for i in range(REDRAWN):
+            drawn = generator.multinomial(support, shares)
+            accuracy = (drawn[:, :2] + drawn[:, 2:3]) / support[:, None]
+            found[i] = accuracy[:, 0].min() - accuracy[:, 1].min()
+        low, high = np.quantile(found, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+        return 2 * self.worst - float(high), 2 * self.worst - float(low)
+
     @functools.cached_property
     def p_gain(self) -> float:
         """One-sided p-value of H0 "the mean over the categories does not rise".
@@ -87,29 +184,36 @@ class ClasswiseChange:
         Under H0, each sample on which the models differ is a fair coin, as in :attr:`p_loss`. The mean over the
         categories is compared with that of many tosses.
         """
-        differ = self._won + self._lost
-        share = np.divide(1.0, self.before.support, out=np.zeros(len(differ)), where=self.before.support > 0)
-        tosses = 2 * np.random.default_rng(0).binomial(differ, 0.5, (TOSSES, len(share))) - differ
-        reached = tosses @ share >= (self._won - self._lost) @ share - 1e-12
-        return float((1 + reached.sum()) / (1 + TOSSES))
+        return self._tossed[0]
+
+    @property
+    def p_mean_loss(self) -> float:
+        """One-sided p-value of H0 "the mean over the categories does not fall", see :attr:`p_gain`."""
+        return self._tossed[1]
+
+    @property
+    def p_worst_rise(self) -> float:
+        """One-sided p-value of H0 "the lowest accuracy does not rise", see :attr:`p_gain`."""
+        return self._tossed[2]
 
     @functools.cached_property
     def p_loss(self) -> Float:
-        """One-sided exact p-value of H0 "this category does not fall", (K,)."""
-        return sign_test(self._lost, self._won)
+        """One-sided p-value of H0 "this category falls by no more than its tolerance", (K,). Exact for none."""
+        within = margin_test(self._lost, self._won, self.before.support, self._tolerance)
+        return np.where(self._tolerance > 0, within, sign_test(self._lost, self._won))
 
     @functools.cached_property
     def p_rise(self) -> Float:
         """One-sided exact p-value of H0 "this category does not rise", (K,)."""
         return sign_test(self._won, self._lost)
 
-    def lost(self, level: float) -> npt.NDArray[np.bool_]:
-        """Which categories fall beyond chance, (K,), at a family-wise level (Holm)."""
-        return fallen(self.before, self.after, level=level)
+    def lost(self, level: float | None = None) -> npt.NDArray[np.bool_]:
+        """Which categories fall beyond chance, (K,), at a family-wise level (Holm), by default half of the own."""
+        return self._found(self.p_loss, level)
 
-    def risen(self, level: float) -> npt.NDArray[np.bool_]:
-        """Which categories rise beyond chance, (K,), at a family-wise level (Holm)."""
-        return fallen(self.after, self.before, level=level)
+    def risen(self, level: float | None = None) -> npt.NDArray[np.bool_]:
+        """Which categories rise beyond chance, (K,), at a family-wise level (Holm), by default half of the own."""
+        return self._found(self.p_rise, level)
 
     def rises(self, level: float, looks: int = 1) -> bool:
         """Whether the mean rises beyond chance, or some category does while the mean does not fall.
@@ -121,6 +225,16 @@ class ClasswiseChange:
         each = level / looks / 2
         return self.p_gain <= each or (self.macro >= 0 and bool(self.risen(each).any()))
 
+    def _found(self, p_values: Float, level: float | None) -> npt.NDArray[np.bool_]:
+        tested = self.before.support > 0
+        found = np.zeros(len(tested), dtype=bool)
+        found[tested] = holm(p_values[tested], self.level / 2 if level is None else level)
+        return found
+
+    @property
+    def _tolerance(self) -> Float:
+        return np.asarray(self.tolerance)
+
     @functools.cached_property
     def _won(self) -> npt.NDArray[np.int64]:
         return self.before.count(self.after.correct & ~self.before.correct)
@@ -128,3 +242,124 @@ class ClasswiseChange:
     @functools.cached_property
     def _lost(self) -> npt.NDArray[np.int64]:
         return self.before.count(self.before.correct & ~self.after.correct)
+
+    @functools.cached_property
+    def _tossed(self) -> tuple[float, float, float]:
+        """P-values of a rise of the mean, its fall and a rise of the lowest accuracy, by tosses of a fair coin."""
+        some = self.before.support > 0
+        won, lost, support = self._won[some], self._lost[some], self.before.support[some]
+        generator, reached = np.random.default_rng(0), np.zeros(3)
+        both, differ, observed = self.before.hits[some] - lost, won + lost, (won - lost) @ (1 / support)
+        for start in range(0, TOSSES, TOSSED_AT_ONCE):
+            tosses = generator.binomial(differ, 0.5, (min(TOSSED_AT_ONCE, TOSSES - start), len(differ)))
+            mean = (2 * tosses - differ) @ (1 / support)
+            worst = ((both + tosses) / support).min(axis=1) - ((both + differ - tosses) / support).min(axis=1)
+            found = (mean >= observed - ROUNDING, mean <= observed + ROUNDING, worst >= self.worst - ROUNDING)
+            reached += [each.sum() for each in found]
+        gain, loss, rise = (1 + reached) / (1 + TOSSES)
+        return float(gain), float(loss), float(rise)
+
+    def __repr__(self) -> str:
+        return f"ClasswiseChange({self.answer}, mean {100 * self.macro:+.1f} points)"
+
+    @property
+    def headline(self) -> str:
+        """The answer in one sentence."""
+        fall = _sentence(self, self.lost(), "fall", self.p_mean_loss)
+        gain = _sentence(self, self.risen(), "rise", self.p_gain)
+        return {
+            "better": f"Better: {gain}, and no category falls beyond chance.",
+            "harmful": f"Harmful: {fall}.",
+            "trade-off": f"A trade-off: {gain}, but {fall}.",
+            "no difference": "No difference shown: no category and no mean changes beyond chance.",
+        }[self.answer]
+
+    def __str__(self) -> str:
+        order = np.argsort(self.before.accuracy)  # NaN last
+        columns = {"category": [*(printable(self.category_names[k], 30) for k in order), "mean", "lowest"]}
+        summaries = {
+            "before": (self.before.macro, np.nanmin(self.before.accuracy)),
+            "after": (self.after.macro, np.nanmin(self.after.accuracy)),
+            "change": (self.macro, self.worst),
+            "low": (self.macro_interval[0], self.worst_interval[0]),
+            "high": (self.macro_interval[1], self.worst_interval[1]),
+        }
+        for name, column in COLUMNS.items():
+            cells = column.cells(self)
+            last = [number(100 * value, column.form) for value in summaries.get(name, ())] or ["", ""]
+            columns[column.heading] = [*(cells[k] for k in order), *last]
+        columns[""] = [*(_mark(self, k) for k in order), "", ""]
+        tolerated = bool(self._tolerance.any())
+        notes = [
+            f"Accuracy in %, with {COVERAGE:.0%} intervals of the change in points. ▼ and ▲ mark falls"
+            + (" of more than the tolerance" if tolerated else "")
+            + f" and rises beyond chance, for all categories together (Holm, level {self.level / 2:g}).",
+            f"The mean rises with p = {self.p_gain:.2g} and falls with p = {self.p_mean_loss:.2g}. The lowest accuracy "
+            f"rises with p = {self.p_worst_rise:.2g}.",
+        ]
+        return "\n".join([*wrapped(printable_line(self.headline)), "", *text_table(columns), "", *wrapped(*notes)])
+
+    def _repr_html_(self) -> str:
+        columns = {"category": self.category_names, **chosen_cells(COLUMNS, list(COLUMNS), self)}
+        low, high = (100 * end for end in self.macro_interval)
+        mean = f"Mean: {100 * self.macro:+.1f} points ({low:+.1f} to {high:+.1f}, p = {self.p_gain:.2g} of no rise)."
+        return html_table(self.headline, columns, [mean])
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` by category. An ImportError says how to install pandas."""
+        return data_frame(values_of(COLUMNS, self), self.category_names, "category")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The change as nested mappings of plain values, with accuracies in %, for JSON."""
+        values = {
+            "category": self.category_names,
+            **values_of(COLUMNS, self),
+            "lost": self.lost(),
+            "risen": self.risen(),
+        }
+        rows = zip(*values.values(), strict=True)
+        return {
+            "answer": self.answer,
+            "level": self.level,
+            "mean": {"change": 100 * self.macro, **_ends(self.macro_interval), "p_rise": self.p_gain}
+            | {"p_fall": self.p_mean_loss},
+            "lowest": {"change": 100 * self.worst, **_ends(self.worst_interval), "p_rise": self.p_worst_rise},
+            "categories": [dict(zip(values, row, strict=True)) for row in rows],
+        }
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the accuracy of each category before and after, see :func:`lightning_pareto.plot_accuracy`."""
+        from lightning_pareto.report.figures import plot_accuracy
+
+        return plot_accuracy(self.before.accuracy, self.after.accuracy, self.category_names, self.before.support, ax=ax)
+
+
+def _sentence(change: ClasswiseChange, found: npt.NDArray[np.bool_], verb: str, p_mean: float) -> str:
+    """Which categories, and perhaps the mean, fall or rise beyond chance."""
+    names = list(compress(change.category_names, found))
+    parts = [*([listed(names, 4)] if names else []), *(["the mean"] if p_mean <= change.level / 2 else [])]
+    return f"{' and '.join(parts)} {verb}{'s' if len(parts) == 1 and len(names) < 2 else ''} beyond chance"
+
+
+def _mark(change: ClasswiseChange, k: int) -> str:
+    return "▼" if change.lost()[k] else "▲" if change.risen()[k] else ""
+
+
+def _ends(interval: tuple[float, float]) -> dict[str, float]:
+    return {"low": 100 * interval[0], "high": 100 * interval[1]}
+
+
+def _p_loss(change: ClasswiseChange) -> Float:
+    return np.where(change.before.support > 0, change.p_loss, np.nan)
+
+
+COLUMNS: Columns[ClasswiseChange] = {
+    "before": Column("before", "{:.1f}", "Accuracy in % of the first model.", lambda c: 100 * c.before.accuracy),
+    "after": Column("after", "{:.1f}", "Accuracy in % of the second model.", lambda c: 100 * c.after.accuracy),
+    "change": Column("change", "{:+.1f}", "Change in points.", lambda c: 100 * c.accuracy),
+    "low": Column("from", "{:+.1f}", "Lower end of the interval of the change.", lambda c: 100 * c.interval[0]),
+    "high": Column("to", "{:+.1f}", "Upper end of the interval of the change.", lambda c: 100 * c.interval[1]),
+    "p_loss": Column("p of a fall", "{:.2g}", "One-sided p-value of no fall, for each category alone.", _p_loss),
+    "support": Column("samples", "{:.0f}", "Validation samples of the category.", lambda c: c.before.support),
+}
+"""What a change says about each category, for text, HTML, notebooks and JSON."""

@@ -1,13 +1,18 @@
 """Which validation samples a model gets right."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
+from lightning_pareto.arguments import checked_names
 from lightning_pareto.pareto.admissible import Float
+from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
 OTHER_SAMPLES = (
     "two models were measured on different validation samples. A DataModule whose setup() splits at random must use a "
@@ -27,6 +32,11 @@ class Outcome:
 
     Raises:
         ValueError: if the arrays do not fit together.
+
+    Example:
+        >>> outcome = Outcome.of([0, 0, 1], [0, 1, 1], ["cat", "dog"])
+        >>> outcome.accuracy.tolist()
+        [0.5, 1.0]
     """
 
     category: npt.NDArray[np.int64]
@@ -45,6 +55,58 @@ class Outcome:
             raise ValueError(f"categories must be integers, found {self.category.dtype}")
         if len(self.category) and not 0 <= self.category.min() <= self.category.max() < count:
             raise ValueError(f"categories must lie in [0, {count}), one name for each")
+
+    @classmethod
+    def of(
+        cls,
+        labels: npt.ArrayLike,
+        predictions: npt.ArrayLike,
+        category_names: Sequence[str],
+        categories: npt.ArrayLike | None = None,
+    ) -> "Outcome":
+        """The outcome of predictions that you have made yourself.
+
+        Args:
+            labels: labels of the n samples, (n,) integers.
+            predictions: predicted labels, (n,), or the probabilities or logits of C classes, (n, C). Predicted labels
+                count as certain in :attr:`probability`. Numbers outside [0, 1] are taken for logits.
+            category_names: names of the K categories, by default the classes.
+            categories: category of each sample, (n,), in [0, K); None for its label.
+        """
+        truth, found = np.asarray(labels), np.asarray(predictions)
+        if found.ndim == 2 and len(found) == len(truth):
+            found = found.astype(np.float64)
+            if found.min() < 0 or found.max() > 1:
+                found = special.softmax(found, axis=1)
+            correct, probability = found.argmax(axis=1) == truth, found[np.arange(len(truth)), truth]
+        else:
+            correct = found == truth
+            probability = np.asarray(correct, dtype=np.float64)
+        category = truth if categories is None else np.asarray(categories)
+        return cls(category, correct, probability, checked_names(category_names, "category_names"))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the outcome to ``path`` (safetensors), whole or not at all."""
+        return save_artifact(path, "outcome", self.arrays, {"category_names": list(self.category_names)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Outcome":
+        """Read an outcome written by :meth:`save`. Any other file raises an :class:`ArtifactError`."""
+        arrays, metadata = load_artifact(path, "outcome")
+        with consistent_parts(path):
+            return cls.of_arrays(arrays, metadata)
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays as a file can hold them."""
+        correct = self.correct.astype(np.uint8)
+        return {"category": self.category, "correct": correct, "probability": self.probability}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, Any]) -> "Outcome":
+        """The outcome whose :attr:`arrays` and names were stored."""
+        names = tuple(map(str, metadata["category_names"]))
+        return cls(arrays["category"], arrays["correct"].astype(bool), arrays["probability"], names)
 
     @property
     def support(self) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from lightning_pareto.integration.analyse import Analysis, analyse
 from lightning_pareto.integration.callback import ParetoCallback
+from lightning_pareto.integration.compare import compare_models
 from lightning_pareto.integration.correction import Correction, CourseCorrection
 from lightning_pareto.integration.datamodule import ReweightedDataModule, reweighted_dataloader
 from lightning_pareto.integration.tuner import ParetoTuner
@@ -14,5 +15,6 @@ __all__ = [
     "ParetoTuner",
     "ReweightedDataModule",
     "analyse",
+    "compare_models",
     "reweighted_dataloader",
 ]

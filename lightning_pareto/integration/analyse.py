@@ -84,7 +84,7 @@ def analyse(
         quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
         trainer = counterpart(pl.Trainer, model)(devices=1, max_epochs=1, **quiet)
     callback = _callback(trainer, ckpt_path, options)
-    with _only(trainer, callback), running_instead_of_training(trainer, functools.partial(_run, trainer, callback)):
+    with only(trainer, callback), running_instead_of_training(trainer, functools.partial(_run, trainer, callback)):
         trainer.fit(model, datamodule=datamodule)
     return Analysis(callback.influence, callback.verdict, callback.written_to)
 
@@ -104,11 +104,11 @@ def _callback(trainer: pl.Trainer, ckpt_path: str | Path | None, options: dict[s
 
 
 @contextlib.contextmanager
-def _only(trainer: pl.Trainer, callback: ParetoCallback) -> Iterator[None]:
-    """Leave out all callbacks but this one and progress bars for a while."""
+def only(trainer: pl.Trainer, *callbacks: pl.Callback) -> Iterator[None]:
+    """Leave out all callbacks but these and progress bars for a while."""
     options: Any = trainer
     usual = options.callbacks
-    options.callbacks = [*(each for each in usual if is_a(each, ProgressBar)), callback]
+    options.callbacks = [*(each for each in usual if is_a(each, ProgressBar)), *callbacks]
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_pareto.display.columns import Column, Columns
+from lightning_pareto.display.columns import Column, Columns, values_of
 
 if TYPE_CHECKING:
     from lightning_pareto.pareto.result import ParetoVerdict
@@ -57,5 +57,4 @@ COLUMNS: "Columns[ParetoVerdict]" = {
 
 def all_values(verdict: "ParetoVerdict") -> dict[str, np.ndarray]:
     """Values of every column by name, (K,) each, after whether each category is a target and present."""
-    columns = {name: column.values(verdict) for name, column in COLUMNS.items()}
-    return {"target": verdict.targets, "present": verdict.present, **columns}
+    return {"target": verdict.targets, "present": verdict.present, **values_of(COLUMNS, verdict)}

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lightning_pareto import Outcome
 from lightning_pareto.evaluation.change import TOSSES, ClasswiseChange, fallen
-from tests.evaluation._outcomes import by_category, outcome, random_pair, reordered
+from lightning_pareto.evaluation.paired_tests import margin_test, score_interval
+from tests.evaluation._outcomes import NAMES, by_category, outcome, random_pair, reordered
 
 PAIR = ("cat", "dog")
 
@@ -80,6 +82,92 @@ def test_rises_are_judged_family_wise():
     assert change.p_rise[0] == pytest.approx(1 / 64)
     assert change.risen(0.05).tolist() == [True, False, False]
     assert not change.risen(0.03).any(), "two categories have samples"
+
+
+def test_tolerated_fall_is_no_harm():
+    """Ten of a hundred are lost: beyond chance, also beyond two points, but not beyond eight."""
+    before, after = outcome([1] * 100), outcome([0] * 10 + [1] * 90)
+    for tolerance, lost in ((0.0, True), (0.02, True), ({"cat": 0.02}, True), (0.08, False), ([0.08, 0, 0], False)):
+        assert ClasswiseChange(before, after, tolerance=tolerance).lost()[0] == lost
+    assert ClasswiseChange(before, after, tolerance={"dog": 0.5}).lost()[0]
+
+
+def test_tests_with_a_tolerance_keep_their_level():
+    """Falls that are exactly tolerated are found in a twentieth of the draws, and greater ones nearly always."""
+    draws = np.random.default_rng(0).multinomial(200, [0.08, 0.03, 0.89], size=4000)
+    p = margin_test(draws[:, 0], draws[:, 1], np.full(4000, 200), 0.05)
+    assert 0.03 < np.mean(p <= 0.05) < 0.07
+    assert np.mean(margin_test(4 * draws[:, 0], draws[:, 1], np.full(4000, 200), 0.05) <= 0.05) > 0.99
+
+
+@pytest.mark.parametrize("shares", [(0.05, 0.05), (0.1, 0.02), (0.02, 0.1), (0.3, 0.1)])
+@pytest.mark.parametrize("size", [20, 200])
+def test_intervals_hold_the_true_change(shares, size):
+    draws = np.random.default_rng(1).multinomial(size, [*shares, 1 - sum(shares)], size=2000)
+    low, high = score_interval(draws[:, 0], draws[:, 1], np.full(2000, size), 0.95)
+    truth = shares[1] - shares[0]
+    assert 0.935 < np.mean((low <= truth) & (truth <= high)) < 0.995
+
+
+def test_interval_without_any_change_is_that_of_wilson():
+    """n samples on which nothing differs allow changes of up to z² / (n + z²)."""
+    z2 = stats.norm.isf(0.025) ** 2
+    ends = score_interval(np.array([0, 0]), np.array([0, 0]), np.array([30, 0]), 0.95)
+    np.testing.assert_allclose(ends[:, 0], [-z2 / (30 + z2), z2 / (30 + z2)], rtol=1e-6)
+    assert np.isnan(ends[:, 1]).all()
+
+
+def test_answers():
+    weak, strong = outcome([0] * 50 + [1] * 50), outcome([0] * 10 + [1] * 90)
+    assert ClasswiseChange(weak, strong).answer == "better"
+    assert ClasswiseChange(strong, weak).answer == "harmful"
+    assert ClasswiseChange(weak, weak).answer == "no difference"
+    category = [0] * 100 + [1] * 100
+    before = outcome([0] * 50 + [1] * 150, category)
+    assert ClasswiseChange(before, outcome([1] * 150 + [0] * 50, category)).answer == "trade-off"
+    assert "cat rises beyond chance, but dog falls" in str(
+        ClasswiseChange(before, outcome([1] * 150 + [0] * 50, category))
+    ).replace("\n", " ")
+
+
+def test_many_small_falls_make_the_mean_fall():
+    """No single category of forty falls beyond chance, but their mean does."""
+    names, category = [str(k) for k in range(40)], np.repeat(np.arange(40), 10)
+    after = np.tile([0, 0] + [1] * 8, 40)
+    change = ClasswiseChange(outcome(np.ones(400), category, names=names), outcome(after, category, names=names))
+    assert not change.lost().any()
+    assert change.answer == "harmful"
+    assert "the mean falls beyond chance" in change.headline
+
+
+@pytest.mark.parametrize("size", [60, 600])
+def test_answers_are_rarely_wrong_if_nothing_differs(size):
+    answers = [ClasswiseChange(*random_pair(seed, size=size)).answer for seed in range(300)]
+    assert np.mean([answer in ("better", "trade-off") for answer in answers]) <= 0.05 + 2 * (0.05 / 300) ** 0.5
+    assert np.mean([answer in ("harmful", "trade-off") for answer in answers]) <= 0.05 + 2 * (0.05 / 300) ** 0.5
+
+
+def test_lowest_accuracy_is_tested_and_bounded():
+    before = outcome([0] * 60 + [1] * 40 + [1] * 100, [0] * 100 + [1] * 100)
+    after = outcome([0] * 20 + [1] * 80 + [0] * 10 + [1] * 90, [0] * 100 + [1] * 100)
+    change = ClasswiseChange(before, after)
+    assert change.worst == pytest.approx(0.4)
+    assert change.p_worst_rise < 0.001 < 0.9 < ClasswiseChange(after, before).p_worst_rise
+    low, high = change.worst_interval
+    assert 0.25 < low < 0.4 < high < 0.55
+
+
+def test_predictions_of_ones_own():
+    labels = [0, 1, 1, 2]
+    hard = Outcome.of(labels, [0, 1, 0, 2], NAMES)
+    assert hard.correct.tolist() == [True, True, False, True]
+    scores = np.array([[3.0, 1, 0], [0, 3, 1], [5, 1, 1], [0, 0, 9]])
+    soft = Outcome.of(np.array(labels), scores, NAMES, categories=[1, 1, 0, 0])
+    assert (soft.correct == hard.correct).all()
+    assert soft.category.tolist() == [1, 1, 0, 0]
+    np.testing.assert_allclose(soft.probability, np.exp(scores[range(4), labels]) / np.exp(scores).sum(1))
+    shares = scores / scores.sum(1, keepdims=True)
+    np.testing.assert_allclose(Outcome.of(labels, shares, NAMES).probability, shares[range(4), labels])
 
 
 def test_mean_must_not_fall_where_a_category_rises():

@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -57,18 +59,34 @@ def own_sampler(loader: "DataLoader[Any]") -> Any:
 @contextlib.contextmanager
 def running_instead_of_training(trainer: pl.Trainer, work: Callable[[], None]) -> Iterator[None]:
     """Let ``trainer.fit`` do some work instead of the training, once model, data and processes are set up."""
-    members, sanity = vars(trainer.fit_loop), trainer.num_sanity_val_steps
-    members["run"], trainer.num_sanity_val_steps = functools.partial(_work, trainer, work), 0
+    sanity, trainer.num_sanity_val_steps = trainer.num_sanity_val_steps, 0
     try:
-        yield
+        with _running_instead_of(trainer.fit_loop, work):
+            yield
     finally:
-        del members["run"]
         trainer.num_sanity_val_steps = sanity
 
 
-def _work(trainer: pl.Trainer, work: Callable[[], None]) -> None:
-    trainer.fit_loop.setup_data()
+def running_instead_of_validation(trainer: pl.Trainer, work: Callable[[], None]) -> AbstractContextManager[None]:
+    """Let ``trainer.validate`` do some work instead, once model, data and processes are set up."""
+    return _running_instead_of(trainer.validate_loop, work)
+
+
+@contextlib.contextmanager
+def _running_instead_of(loop: Any, work: Callable[[], None]) -> Iterator[None]:
+    vars(loop)["run"] = functools.partial(_work, loop, work)
+    try:
+        yield
+    finally:
+        del vars(loop)["run"]
+
+
+def _work(loop: Any, work: Callable[[], None]) -> list[Any]:
+    with warnings.catch_warnings():  # work that reads every sample exactly once may be done by several processes
+        warnings.filterwarnings("ignore", "Using `DistributedSampler` with the dataloaders")
+        loop.setup_data()
     work()
+    return []  # as a validation without metrics
 
 
 def loop_state(trainer: pl.Trainer) -> dict[str, Any]:

@@ -45,17 +45,11 @@ class TrialResult:
 
     def save(self, folder: Path, key: str) -> None:
         """Write the result to a trial's folder, whole or not at all."""
-        outcome = self.outcome
-        arrays: dict[str, np.ndarray] = {
-            "category": outcome.category,
-            "correct": outcome.correct.astype(np.uint8),
-            "probability": outcome.probability,
-            "history": np.asarray(self.history, dtype=np.float64),
-        }
+        arrays = {**self.outcome.arrays, "history": np.asarray(self.history, dtype=np.float64)}
         metadata = {
             "key": key,
             "name": self.name,
-            "category_names": list(outcome.category_names),
+            "category_names": list(self.outcome.category_names),
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
             "data": self.data,
@@ -76,11 +70,10 @@ class TrialResult:
         with consistent_parts(folder / TRIAL_FILE):
             if metadata["key"] != key:
                 return None
-            names = tuple(map(str, metadata["category_names"]))
             checkpoint, next_checkpoint = (_inside(folder, name) for name in metadata["checkpoints"])
             return cls(
                 name=str(metadata["name"]),
-                outcome=Outcome(arrays["category"], arrays["correct"].astype(bool), arrays["probability"], names),
+                outcome=Outcome.of_arrays(arrays, metadata),
                 epochs=int(metadata["epochs"]),
                 best_epoch=int(metadata["best_epoch"]),
                 history=arrays["history"],

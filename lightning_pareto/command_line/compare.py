@@ -1,0 +1,68 @@
+"""``lightning-pareto compare``: prints how two models differ and returns as an exit code whether one does harm."""
+
+from typing import Any
+
+from lightning_pareto.command_line.output import as_json, say
+from lightning_pareto.command_line.project import project_of
+from lightning_pareto.evaluation.change import ClasswiseChange
+from lightning_pareto.evaluation.outcome import Outcome
+
+PREDICTIONS = ".safetensors"
+
+HARMFUL, NOT_BETTER = 13, 14
+
+
+def run(options: Any) -> int:
+    """Print the change from the first model to the second and return its exit code."""
+    change = _change(options)
+    say(as_json(change.as_dict()) if options.json else str(change))
+    if options.exit_zero:
+        return 0
+    if change.answer in ("harmful", "trade-off"):
+        return HARMFUL
+    return NOT_BETTER if options.must_gain and change.answer != "better" else 0
+
+
+def _change(options: Any) -> ClasswiseChange:
+    judged: dict[str, Any] = {"level": options.level, "tolerance": _tolerance(options.tolerance)}
+    both = [options.before, options.after]
+    if options.config is None:
+        others = [str(path) for path in both if path.suffix != PREDICTIONS]
+        if others:
+            raise ValueError(
+                f"{others[0]} is not a file of predictions ({PREDICTIONS}). For a checkpoint, add the LightningCLI "
+                "configuration that describes its model and data: --config config.yaml"
+            )
+        for path in both:
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} does not exist: pass a file that Outcome.save has written")
+        return ClasswiseChange(Outcome.load(options.before), Outcome.load(options.after), **judged)
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from lightning_pareto.integration.compare import compare_models
+
+    cli = project_of(options, _without_traces)
+    data = cli.datamodule if cli.datamodule is not None else cli.model.val_dataloader()
+    try:
+        return compare_models(options.before, options.after, data, model=cli.model, trainer=cli.trainer, **judged)
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
+
+
+def _without_traces(config: dict[str, Any]) -> None:
+    """Leave out what writes files or the screen."""
+    trainer = config["trainer"] = config.get("trainer") or {}
+    trainer |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "callbacks": None}
+
+
+def _tolerance(given: list[str] | None) -> float | dict[str, float]:
+    """One number of points for all classes, or ``NAME=POINTS`` for some, as a share."""
+    try:
+        if given and all("=" in each for each in given):
+            return {name: float(points) / 100 for name, _, points in (each.rpartition("=") for each in given)}
+        (one,) = given or ["0"]
+        return float(one) / 100
+    except ValueError as error:
+        raise ValueError(
+            f"--tolerance takes one number of points, or CLASS=POINTS for some classes, found {given}"
+        ) from error
