@@ -17,13 +17,14 @@ chance, and how often the 95 % intervals of the classes and of the mean hold the
 import argparse
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_pareto import ClasswiseChange, Outcome
 
 SCENES = ("nothing", "all gain 2 points", "one loses 10 points")
 
 
-def pair(classes: int, size: int, scene: str, seed: int) -> tuple[ClasswiseChange, np.ndarray]:
+def pair(classes: int, size: int, scene: str, seed: int) -> tuple[ClasswiseChange, npt.NDArray[np.float64]]:
     """The change from one model to another, and the true change of each class, (K,)."""
     rng = np.random.default_rng(seed)
     category = rng.permutation(np.arange(size) % classes)
@@ -38,9 +39,9 @@ def pair(classes: int, size: int, scene: str, seed: int) -> tuple[ClasswiseChang
     right, share = accuracy[category], rng.random(size)
     after[before & (share < (0.05 + np.maximum(-truth, 0)[category]) / right)] = False
     after[~before & (share < (0.05 + np.maximum(truth, 0)[category]) / (1 - right))] = True
-    names = list(map(str, range(classes)))
-    outcomes = (Outcome(category, correct, correct.astype(float), tuple(names)) for correct in (before, after))
-    return ClasswiseChange(*outcomes), truth
+    names = tuple(map(str, range(classes)))
+    first, second = (Outcome(category, correct, correct.astype(float), names) for correct in (before, after))
+    return ClasswiseChange(first, second), truth
 
 
 def main() -> None:
