@@ -65,6 +65,16 @@ evaluation/paired_tests.py: evaluation/test_paired_tests.py
 evaluation/change.py: evaluation/test_change.py
     level / looks / 2  →  level / 2
     holm(p_values[tested], level)  →  p_values[tested] <= level
+    self.level / 2 if level is None else level  →  2 * self.level if level is None else level
+    mean <= observed + ROUNDING  →  mean < -observed
+    2 * self.worst - float(high)  →  self.worst
+evaluation/paired_tests.py: evaluation/test_change.py
+    -np.asarray(margin, dtype=np.float64)  →  np.asarray(margin, dtype=np.float64)
+    above, middle, low)  →  above, low, middle)
+evaluation/outcome.py: evaluation/test_change.py
+    found = special.softmax(found, axis=1)  →  pass
+integration/compare.py: integration/test_compare.py
+    checkpoint = str(which)  →  checkpoint = None
 data/labels.py: data/test_labels.py
     labels[torch.as_tensor(dataset.indices, dtype=torch.int64)]  →  labels
 sampling.py: test_sampling.py

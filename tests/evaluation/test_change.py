@@ -84,6 +84,13 @@ def test_rises_are_judged_family_wise():
     assert not change.risen(0.03).any(), "two categories have samples"
 
 
+def test_categories_have_half_of_the_level():
+    """Five lost and none won have p = 1/32."""
+    before, after = outcome([1] * 5), outcome([0] * 5)
+    assert ClasswiseChange(before, after, level=2.001 / 32).lost()[0]
+    assert not ClasswiseChange(before, after, level=1.999 / 32).lost().any()
+
+
 def test_tolerated_fall_is_no_harm():
     """Ten of a hundred are lost: beyond chance, also beyond two points, but not beyond eight."""
     before, after = outcome([1] * 100), outcome([0] * 10 + [1] * 90)
