@@ -217,13 +217,14 @@ def _record_broadcast(recorder: Recorder, x: Tensor, output: Tensor, value: Any,
 
 def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Tensor:
     output = input.expand(*sizes)
-    _record_broadcast(recorder, output.new_ones(1), output, input)
+    if output.ndim > 1:
+        _record_broadcast(recorder, output.new_ones(1), output, input)
     return output
 
 
 def _repeat(recorder: Recorder, input: Tensor, *sizes: Any) -> Tensor:
     output = input.repeat(*sizes)
-    if output.ndim == input.ndim and output.shape == (recorder.samples * len(input), *input.shape[1:]):
+    if output.ndim == input.ndim > 1 and output.shape == (recorder.samples * len(input), *input.shape[1:]):
         _record_broadcast(recorder, output.new_ones(1), output, input, repeated=True)
     return output
 

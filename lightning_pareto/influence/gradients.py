@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -189,7 +189,7 @@ class Forward:
         batch = len(self.targets)
         arranged: list[tuple[Operation, Tensor, Tensor]] = []
         for use, gradient in uses:
-            if not route.keeps_samples_apart(use, batch):
+            if not route.keeps_samples_apart(use, batch) or (route.derived and method_of(uses) != route.method):
                 raise MixedSamplesError(layer, use.x, batch)
             with _mixed_on_failure(layer, use.x, batch):
                 x, g = (_arranged(z, len(use.leading_shape), batch, route.layout) for z in (use.x, gradient))
@@ -235,6 +235,11 @@ class Forward:
                 if g is not None:  # all samples share one graph, so None for one means None for all
                     column.append(_at_least_float32(g.to_dense() if g.is_sparse else g) / self._scale)
         return [torch.stack(column) if column else None for column in columns]
+
+
+def method_of(uses: Iterable[tuple[Use, Tensor]]) -> str:
+    """What a layer does in its uses, in words for the user."""
+    return "+".join(sorted({use.operation.kind for use, _ in uses}))
 
 
 def _arranged(x: Tensor, leading: int, batch: int, layout: Layout) -> Tensor:

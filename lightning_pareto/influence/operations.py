@@ -265,7 +265,11 @@ class Derived(Operation):
     operation: Operation
     value: Tensor
     parameter: nn.Parameter
-    kind = "derived"
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """See :class:`Operation`."""
+        return f"derived {self.operation.kind}"
 
     @property
     def item(self) -> int:  # type: ignore[override]

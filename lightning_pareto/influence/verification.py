@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_pareto.data.loaders import size_of_batches
-from lightning_pareto.influence.gradients import Forward, GradientProbe, Uses
+from lightning_pareto.influence.gradients import Forward, GradientProbe, Uses, method_of
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.plan import Layout, Plan, Route, items_per_sample
@@ -89,10 +89,9 @@ def _route(
     """The first layout in which the layer's gradients agree with those by autograd; None if none does."""
     by_autograd = [expected.get(p) for p in layer.parameters]
     for layout in get_args(Layout) if uses and any(g is not None for g in by_autograd) else ():
-        if _agrees(forward, layer, uses, layout, by_autograd):
-            method = "+".join(sorted({use.operation.kind for use, _ in uses}))
+        if _agrees(forward, layer, uses, Route(layout, method_of(uses), derived=derived), by_autograd):
             items = {items_per_sample(use, len(forward.targets), layout) for use, _ in uses}
-            return Route(layout, method, sorted(items), derived)
+            return Route(layout, method_of(uses), sorted(items), derived)
     return None
 
 
@@ -152,11 +151,11 @@ def _refuse_reentrant(logits: Tensor) -> None:
 
 
 def _agrees(
-    forward: Forward, layer: Layer, uses: list[tuple[Use, Tensor]], layout: Layout, by_autograd: list[Tensor | None]
+    forward: Forward, layer: Layer, uses: list[tuple[Use, Tensor]], route: Route, by_autograd: list[Tensor | None]
 ) -> bool:
     """Whether a layer's gradients, computed from its uses in this layout, agree with those by autograd."""
     try:
-        parts = [factors.gradients() for _, factors in forward.factors(layer, uses, Route(layout))]
+        parts = [factors.gradients() for _, factors in forward.factors(layer, uses, route)]
     except BatchError:
         return False
     gradients = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -165,7 +164,7 @@ def _agrees(
     samples, found = len(gradients), layer.unpack(gradients)
     sizes = [0.0 if e is None else _largest(e) for e in by_autograd]
     if samples > 1 and not any(sizes):  # zeros agree in any layout: go by the shapes
-        return all(items_per_sample(use, samples, layout) == 1 for use, _ in uses)
+        return all(items_per_sample(use, samples, route.layout) == 1 for use, _ in uses)
     half = any(torch.finfo(g.dtype).bits < 32 for _, g in uses)
     tolerance = GRADIENT_TOLERANCE_HALF if half else GRADIENT_TOLERANCE
     rounding = (ROUNDING_HALF if half else ROUNDING) * max(sizes)

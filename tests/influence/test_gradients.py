@@ -329,3 +329,36 @@ def test_layers_are_not_lost_if_a_part_of_the_batch_is_opaque():
         signal = logit_gradient(task.loss, forward.logits, forward.targets)
         found = {name for layer, _, _ in forward.backward(signal) for name in layer.names}
     assert found == {name for name, _ in module.named_parameters()}
+
+
+class Gain(nn.Module):
+    """Expands a scale to as many features as there may be samples, and uses it in one of several ways."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.use, self.gain, self.head = use, nn.Parameter(torch.randn(1)), nn.Linear(SAMPLES, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.use(x, self.gain)))
+
+
+@pytest.mark.filterwarnings("ignore:.*no fast per-sample gradient")  # slow is right, too
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, gain: x * gain.expand(SAMPLES),
+        lambda x, gain: x * gain.repeat(SAMPLES),
+        lambda x, gain: nn.functional.linear(x, gain.exp()[None].expand(SAMPLES, SAMPLES)),
+        lambda x, gain: nn.functional.linear(x, torch.eye(SAMPLES).double(), gain.expand(SAMPLES)),
+    ],
+)
+def test_parameter_expanded_to_as_many_features_as_samples(use):
+    torch.manual_seed(0)
+    module, x = Gain(use).double(), torch.randn(SAMPLES, SAMPLES).double()
+    y = torch.randint(CLASSES, (SAMPLES,))
+    both = x.repeat(2, 1), y.repeat(2)
+    for samples in (SAMPLES, 1, 2 * SAMPLES):
+        found = estimate_influence(module, loader(*both, batch_size=samples), loader(*both), curvature="identity")
+        gradients = flat_sample_gradients(module, *both)
+        expected = gradients @ torch.stack([gradients[both[1] == k].mean(0) for k in range(CLASSES)]).T
+        assert_near(found.scores, torch.nan_to_num(expected), RELATIVE[torch.float32])
