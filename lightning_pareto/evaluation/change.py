@@ -1,7 +1,7 @@
 """How a model changed, category by category, and whether that is more than chance."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Literal
@@ -165,9 +165,8 @@ class ClasswiseChange:
     @functools.cached_property
     def worst_interval(self) -> tuple[float, float]:
         """Interval of :attr:`worst`, by redrawing each category's samples (the basic bootstrap)."""
-        some = self.before.support > 0
-        won, lost, support = self._won[some], self._lost[some], self.before.support[some]
-        both = self.before.hits[some] - lost
+        won, lost, support = self._counts
+        both = self.before.hits[self.before.support > 0] - lost
         shares = np.stack([won, lost, both, support - won - lost - both], axis=1) / support[:, None]
         generator, found = np.random.default_rng(0), np.empty(REDRAWN)
         for i in range(REDRAWN):
@@ -177,24 +176,30 @@ class ClasswiseChange:
         low, high = np.quantile(found, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
         return 2 * self.worst - float(high), 2 * self.worst - float(low)
 
-    @functools.cached_property
+    @property
     def p_gain(self) -> float:
         """One-sided p-value of H0 "the mean over the categories does not rise".
 
         Under H0, each sample on which the models differ is a fair coin, as in :attr:`p_loss`. The mean over the
         categories is compared with that of many tosses.
         """
-        return self._tossed[0]
+        return self._p_mean[0]
 
     @property
     def p_mean_loss(self) -> float:
         """One-sided p-value of H0 "the mean over the categories does not fall", see :attr:`p_gain`."""
-        return self._tossed[1]
+        return self._p_mean[1]
 
-    @property
+    @functools.cached_property
     def p_worst_rise(self) -> float:
         """One-sided p-value of H0 "the lowest accuracy does not rise", see :attr:`p_gain`."""
-        return self._tossed[2]
+        (won, lost, support), reached = self._counts, 0
+        both = self.before.hits[self.before.support > 0] - lost
+        for tosses in _tosses(won + lost):
+            after, before = both + tosses, both + won + lost - tosses
+            change = (after / support).min(axis=1) - (before / support).min(axis=1)
+            reached += int((change >= self.worst - ROUNDING).sum())
+        return (1 + reached) / (1 + TOSSES)
 
     @functools.cached_property
     def p_loss(self) -> Float:
@@ -244,20 +249,21 @@ class ClasswiseChange:
         return self.before.count(self.before.correct & ~self.after.correct)
 
     @functools.cached_property
-    def _tossed(self) -> tuple[float, float, float]:
-        """P-values of a rise of the mean, its fall and a rise of the lowest accuracy, by tosses of a fair coin."""
-        some = self.before.support > 0
-        won, lost, support = self._won[some], self._lost[some], self.before.support[some]
-        generator, reached = np.random.default_rng(0), np.zeros(3)
-        both, differ, observed = self.before.hits[some] - lost, won + lost, (won - lost) @ (1 / support)
-        for start in range(0, TOSSES, TOSSED_AT_ONCE):
-            tosses = generator.binomial(differ, 0.5, (min(TOSSED_AT_ONCE, TOSSES - start), len(differ)))
+    def _p_mean(self) -> tuple[float, float]:
+        """P-values of a rise of the mean and of its fall."""
+        won, lost, support = self._counts
+        differ, observed, reached = won + lost, (won - lost) @ (1 / support), np.zeros(2)
+        for tosses in _tosses(differ):
             mean = (2 * tosses - differ) @ (1 / support)
-            worst = ((both + tosses) / support).min(axis=1) - ((both + differ - tosses) / support).min(axis=1)
-            found = (mean >= observed - ROUNDING, mean <= observed + ROUNDING, worst >= self.worst - ROUNDING)
-            reached += [each.sum() for each in found]
-        gain, loss, rise = (1 + reached) / (1 + TOSSES)
-        return float(gain), float(loss), float(rise)
+            reached += [(mean >= observed - ROUNDING).sum(), (mean <= observed + ROUNDING).sum()]
+        gain, loss = (1 + reached) / (1 + TOSSES)
+        return float(gain), float(loss)
+
+    @property
+    def _counts(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Samples won, lost and all, of the categories that have any."""
+        some = self.before.support > 0
+        return self._won[some], self._lost[some], self.before.support[some]
 
     def __repr__(self) -> str:
         return f"ClasswiseChange({self.answer}, mean {100 * self.macro:+.1f} points)"
@@ -332,6 +338,13 @@ class ClasswiseChange:
         from lightning_pareto.report.figures import plot_accuracy
 
         return plot_accuracy(self.before.accuracy, self.after.accuracy, self.category_names, self.before.support, ax=ax)
+
+
+def _tosses(differ: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """How many of the samples on which the models differ fall to the second one, if each is a fair coin, in parts."""
+    generator = np.random.default_rng(0)
+    for start in range(0, TOSSES, TOSSED_AT_ONCE):
+        yield generator.binomial(differ, 0.5, (min(TOSSED_AT_ONCE, TOSSES - start), len(differ)))
 
 
 def _sentence(change: ClasswiseChange, found: npt.NDArray[np.bool_], verb: str, p_mean: float) -> str:
