@@ -367,14 +367,14 @@ def _p_loss(change: ClasswiseChange) -> Float:
 
 
 COLUMNS: Columns[ClasswiseChange] = {
-    "before": Column("before", "{:.1f}", "Accuracy in % of the first model.", lambda c: 100 * c.before.accuracy),
-    "after": Column("after", "{:.1f}", "Accuracy in % of the second model.", lambda c: 100 * c.after.accuracy),
+    "before": Column(
+        "before", "{:.1f}", "Accuracy in % of the earlier model.", lambda c: 100 * c.before.accuracy
+    ),
+    "after": Column("after", "{:.1f}", "Accuracy in % of the later model.", lambda c: 100 * c.after.accuracy),
     "change": Column("change", "{:+.1f}", "Change of the accuracy in points.", lambda c: 100 * c.accuracy),
     "low": Column("from", "{:+.1f}", "Lower end of the interval of the change.", lambda c: 100 * c.interval[0]),
     "high": Column("to", "{:+.1f}", "Upper end of the interval of the change.", lambda c: 100 * c.interval[1]),
-    "p_loss": Column(
-        "p, fall", "{:.2g}", "One-sided p-value of no fall beyond the tolerance, for each category alone.", _p_loss
-    ),
+    "p_loss": Column("p, fall", "{:.2g}", "One-sided p-value of no fall beyond the tolerance.", _p_loss),
     "support": Column("samples", "{:.0f}", "Samples that both models predicted.", lambda c: c.before.support),
 }
 """What a change says about each category, for text, HTML, notebooks and JSON."""
