@@ -367,9 +367,7 @@ def _p_loss(change: ClasswiseChange) -> Float:
 
 
 COLUMNS: Columns[ClasswiseChange] = {
-    "before": Column(
-        "before", "{:.1f}", "Accuracy in % of the earlier model.", lambda c: 100 * c.before.accuracy
-    ),
+    "before": Column("before", "{:.1f}", "Accuracy in % of the earlier model.", lambda c: 100 * c.before.accuracy),
     "after": Column("after", "{:.1f}", "Accuracy in % of the later model.", lambda c: 100 * c.after.accuracy),
     "change": Column("change", "{:+.1f}", "Change of the accuracy in points.", lambda c: 100 * c.accuracy),
     "low": Column("from", "{:+.1f}", "Lower end of the interval of the change.", lambda c: 100 * c.interval[0]),
