@@ -22,6 +22,7 @@ from lightning_pareto.influence.operations import (
     Lookup,
     MatrixProduct,
     Scaling,
+    Terms,
     TransposedConvolution,
     TransposedProduct,
 )
@@ -59,50 +60,29 @@ def _product(recorder: Recorder, input: Any, other: Any) -> Any:
     return output
 
 
-def _convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def convolve(
-        recorder: Recorder,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        output = function(input, weight, bias, stride, padding, dilation, groups)
-        kernel = tuple(weight.shape[2:])
-        strides, dilations = _per_dimension(stride, len(kernel)), _per_dimension(dilation, len(kernel))
-        steps = kernel, strides, _padded_sides(padding, kernel, dilations), dilations
-        item = 1 + len(kernel)  # channels and spatial dimensions
-        return recorder.record(input, output, weight, bias, lambda terms: Convolution(terms, item, *steps, groups))
-
-    return convolve
+_OPTIONS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED_OPTIONS = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 
 
-def _transposed_convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def convolve(
-        recorder: Recorder,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        dilation: Any = 1,
-    ) -> Tensor:
-        output = function(input, weight, bias, stride, padding, output_padding, groups, dilation)
-        kernel, item = tuple(weight.shape[2:]), weight.ndim - 1
-        sides = tuple((p, p) for p in _per_dimension(padding, len(kernel)))
-        steps = kernel, _per_dimension(stride, len(kernel)), sides, _per_dimension(dilation, len(kernel))
-        shape = (output.shape[1], *[1] * len(kernel))
-        recorder.record(
-            input, output, weight, None, lambda terms: TransposedConvolution(Convolution(terms, item, *steps, groups))
-        )
-        return recorder.record(
-            output.new_ones(1).expand_as(output), output, None, bias, lambda terms: Broadcast(terms, shape, item)
-        )
+def _convolution(function: Callable[..., Tensor], transposed: bool = False) -> Callable[..., Tensor]:
+    names = _TRANSPOSED_OPTIONS if transposed else _OPTIONS
+
+    def convolve(recorder: Recorder, *args: Any, **kwargs: Any) -> Tensor:
+        output = function(*args, **kwargs)
+        given = dict(zip(names, args, strict=False)) | kwargs
+        x, weight, bias = given["input"], given["weight"], given.get("bias")
+        kernel, item = tuple(weight.shape[2:]), weight.ndim - 1  # an item has channels and spatial dimensions
+        stride, dilation = (_per_dimension(given.get(name, 1), len(kernel)) for name in ("stride", "dilation"))
+        sides = _padded_sides(given.get("padding", 0), kernel, dilation)
+
+        def convolution(terms: Terms) -> Convolution:
+            return Convolution(terms, item, kernel, stride, sides, dilation, given.get("groups", 1))
+
+        if not transposed:
+            return recorder.record(x, output, weight, bias, convolution)
+        recorder.record(x, output, weight, None, lambda terms: TransposedConvolution(convolution(terms)))
+        ones, shape = output.new_ones(1).expand_as(output), (output.shape[1], *[1] * len(kernel))
+        return recorder.record(ones, output, None, bias, lambda terms: Broadcast(terms, shape, item))
 
     return convolve
 
@@ -204,6 +184,19 @@ def _scaled_sum(recorder: Recorder, input: Tensor, tensor1: Tensor, tensor2: Ten
     return output
 
 
+def _where(recorder: Recorder, condition: Tensor, input: Any, other: Any) -> Tensor:
+    output = torch.where(condition, input, other)
+    for one, chosen in ((input, condition), (other, ~condition)):
+        _record_broadcast(recorder, chosen.to(output.dtype), output, one)
+    return output
+
+
+def _masked_fill(recorder: Recorder, input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    output = input.masked_fill(mask, value)
+    _record_broadcast(recorder, (~mask).to(output.dtype), output, input)
+    return output
+
+
 def _record_broadcast(recorder: Recorder, x: Tensor, output: Tensor, value: Any, repeated: bool = False) -> None:
     """Record a parameter that is broadcast over the samples; any other one has a row for each of them."""
     if not recorder.is_watched(value) or not output.ndim or len(output) % recorder.samples:
@@ -234,7 +227,8 @@ def _dot_product_attention(
 ) -> Tensor:
     """Repeat a mask that is computed from parameters, such as a bias of relative positions, for each sample."""
     if recorder.is_watched(attn_mask):
-        attn_mask = _expand(recorder, attn_mask, len(query), *[-1] * (query.ndim - 1))
+        per_sample = (len(query), *[1] * (query.ndim - 1))
+        attn_mask = _expand(recorder, attn_mask, torch.broadcast_shapes(attn_mask.shape, per_sample))
     return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **options)
 
 
@@ -253,9 +247,9 @@ RECORDED: dict[Callable[..., Any], Callable[..., Any]] = {
     F.conv1d: _convolution(F.conv1d),
     F.conv2d: _convolution(F.conv2d),
     F.conv3d: _convolution(F.conv3d),
-    F.conv_transpose1d: _transposed_convolution(F.conv_transpose1d),
-    F.conv_transpose2d: _transposed_convolution(F.conv_transpose2d),
-    F.conv_transpose3d: _transposed_convolution(F.conv_transpose3d),
+    F.conv_transpose1d: _convolution(F.conv_transpose1d, transposed=True),
+    F.conv_transpose2d: _convolution(F.conv_transpose2d, transposed=True),
+    F.conv_transpose3d: _convolution(F.conv_transpose3d, transposed=True),
     F.layer_norm: _normalisation(F.layer_norm),
     F.rms_norm: _normalisation(F.rms_norm),
     F.group_norm: _normalisation(F.group_norm),
@@ -274,6 +268,8 @@ RECORDED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.Tensor.mul: _elementwise(torch.mul, multiplies=True),
     torch.mul: _elementwise(torch.mul, multiplies=True),
     torch.addcmul: _scaled_sum,
+    torch.where: _where,
+    torch.Tensor.masked_fill: _masked_fill,
     torch.Tensor.expand: _expand,
     torch.Tensor.repeat: _repeat,
     torch.Tensor.view: _reshaped(torch.Tensor.view),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_pareto.data.loaders import size_of_batches
 from lightning_pareto.influence.gradients import Forward, GradientProbe, Uses, method_of
 from lightning_pareto.influence.layers import Layer
+from lightning_pareto.influence.memory import is_out_of_memory
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.plan import Layout, Plan, Route, items_per_sample
 from lightning_pareto.influence.recorder import Expansion, Use
@@ -70,8 +71,14 @@ def _follow_derived_tensors(
     if not parts:
         return
     probe.plan = Plan(plan.factored | dict.fromkeys(parts, Route("sample first", derived=True)), {}, plan.expansion)
-    forward = probe.forward(batch)
-    uses = forward.uses(signal)
+    try:
+        forward = probe.forward(batch)
+        uses = forward.uses(signal)
+    except Exception as error:  # the model's own code may fail in any way on what the recorder changes
+        if is_out_of_memory(error):
+            raise
+        probe.plan = plan
+        return
     if all(len(uses.get(layer, [])) == len(before[layer]) for layer in plan.factored if layer in before):
         routes = {part: _route(forward, part, uses.get(part, []), expected, derived=True) for part in parts}
         plan.factored |= {part: route for part, route in routes.items() if route}

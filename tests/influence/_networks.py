@@ -276,6 +276,21 @@ class RelativePositions(nn.Module):
         return self.head(torch.tanh(mixed.transpose(1, 2).reshape(*x.shape)).mean(1))
 
 
+class LearnedMask(nn.Module):
+    """Attention of three tokens with a learned mask, which knows neither samples nor heads; some pairs are left out."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.use, self.mask = use, nn.Parameter(torch.randn(3, 3))
+        self.project, self.head = nn.Linear(4, 12), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        q, k, v = self.project(x).unflatten(-1, (3, 2, 2)).permute(2, 0, 3, 1, 4)
+        seen = (x.sum(-1) > -1)[:, None, None] | torch.eye(3, dtype=torch.bool)  # (B, 1, 3, 3)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.use(self.mask, seen))
+        return self.head(torch.tanh(mixed.transpose(1, 2).flatten(2)).mean(1))
+
+
 class RelativeKeys(nn.Module):
     """Attention with keys from a normalised table of relative positions, by the projection of the tokens' keys."""
 
@@ -454,6 +469,14 @@ FAST = {
     "relative positions": lambda: (RelativePositions(), (3, 4)),
     "relative positions in a mask": lambda: (RelativePositions(fused=True), (3, 4)),
     "relative positions in windows": lambda: (RelativePositions(windows=2), (6, 4)),
+    "learned mask": lambda: (LearnedMask(lambda mask, seen: mask), (3, 4)),
+    "transformed mask": lambda: (LearnedMask(lambda mask, seen: mask.tanh()), (3, 4)),
+    "mask where tokens are seen": lambda: (LearnedMask(lambda mask, seen: torch.where(seen, mask, -9.0)), (3, 4)),
+    "transformed mask where tokens are seen": lambda: (
+        LearnedMask(lambda mask, seen: torch.where(~seen, -9.0, mask.tanh()[None, None])),
+        (3, 4),
+    ),
+    "filled mask": lambda: (LearnedMask(lambda mask, seen: mask.exp()[None].masked_fill(~seen, -9.0)), (3, 4)),
     "relative positions as keys": lambda: (RelativeKeys(), (3, 4)),
 }
 """Networks whose layers all have fast per-sample gradients, with the shape of a sample or the number of tokens."""
