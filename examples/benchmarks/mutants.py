@@ -66,8 +66,9 @@ evaluation/change.py: evaluation/test_change.py
     level / looks / 2  →  level / 2
     holm(p_values[tested], level)  →  p_values[tested] <= level
     self.level / 2 if level is None else level  →  2 * self.level if level is None else level
+evaluation/tosses.py: evaluation/test_change.py
     mean <= observed + ROUNDING  →  mean < -observed
-    2 * self.worst - float(high)  →  self.worst
+    2 * observed - float(high)  →  observed
 evaluation/paired_tests.py: evaluation/test_change.py
     -np.asarray(margin, dtype=np.float64)  →  np.asarray(margin, dtype=np.float64)
     above, middle, low)  →  above, low, middle)

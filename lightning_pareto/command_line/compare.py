@@ -5,9 +5,7 @@ from typing import Any
 from lightning_pareto.command_line.output import as_json, say
 from lightning_pareto.command_line.project import project_of
 from lightning_pareto.evaluation.change import ClasswiseChange
-from lightning_pareto.evaluation.outcome import Outcome
-
-PREDICTIONS = ".safetensors"
+from lightning_pareto.evaluation.outcome import FILE_SUFFIX, Outcome
 
 HARMFUL, NOT_BETTER = 13, 14
 
@@ -25,17 +23,13 @@ def run(options: Any) -> int:
 
 def _change(options: Any) -> ClasswiseChange:
     judged: dict[str, Any] = {"level": options.level, "tolerance": _tolerance(options.tolerance)}
-    both = [options.before, options.after]
     if options.config is None:
-        others = [str(path) for path in both if path.suffix != PREDICTIONS]
+        others = [str(path) for path in (options.before, options.after) if path.suffix != FILE_SUFFIX]
         if others:
             raise ValueError(
-                f"{others[0]} is not a file of predictions ({PREDICTIONS}). For a checkpoint, add the LightningCLI "
+                f"{others[0]} is not a file of predictions ({FILE_SUFFIX}). For a checkpoint, add the LightningCLI "
                 "configuration that describes its model and data: --config config.yaml"
             )
-        for path in both:
-            if not path.is_file():
-                raise FileNotFoundError(f"{path} does not exist: pass a file that Outcome.save has written")
         return ClasswiseChange(Outcome.load(options.before), Outcome.load(options.after), **judged)
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 

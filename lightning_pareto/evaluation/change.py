@@ -1,9 +1,8 @@
 """How a model changed, category by category, and whether that is more than chance."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
@@ -11,27 +10,25 @@ import numpy.typing as npt
 from scipy import stats
 
 from lightning_pareto.arguments import checked_number
-from lightning_pareto.display.columns import Column, Columns, chosen_cells, number, values_of
+from lightning_pareto.display.columns import chosen_cells, values_of
 from lightning_pareto.display.notebook import data_frame, html_table
-from lightning_pareto.display.terminal import listed, printable, printable_line, text_table, wrapped
+from lightning_pareto.evaluation.change_wording import COLUMNS, headline, text
 from lightning_pareto.evaluation.outcome import OTHER_SAMPLES, Outcome
-from lightning_pareto.evaluation.paired_tests import holm, margin_test, score_interval, sign_test, unpaired_test
+from lightning_pareto.evaluation.paired_tests import (
+    COVERAGE,
+    holm,
+    margin_test,
+    score_interval,
+    sign_test,
+    unpaired_test,
+)
+from lightning_pareto.evaluation.tosses import Counts, lowest_interval, lowest_p_value, mean_p_values
 from lightning_pareto.pareto.admissible import Float
 
 Answer = Literal["better", "harmful", "trade-off", "no difference"]
 
 Tolerance = float | Sequence[float] | Float | Mapping[str, float]
 """Accuracy that categories may lose, in [0, 1): one number, (K,), or some by name."""
-
-TOSSES, TOSSED_AT_ONCE = 20_000, 2_000
-"""Draws behind the p-values of the mean and of the lowest accuracy."""
-
-REDRAWN = 2_000
-"""Draws behind the interval of the lowest accuracy."""
-
-COVERAGE = 0.95
-
-ROUNDING = 1e-12
 
 
 def fallen(before: Outcome, after: Outcome, *, level: float, threshold: float = 0.0) -> npt.NDArray[np.bool_]:
@@ -164,17 +161,8 @@ class ClasswiseChange:
 
     @functools.cached_property
     def worst_interval(self) -> tuple[float, float]:
-        """Interval of :attr:`worst`, by redrawing each category's samples (the basic bootstrap)."""
-        won, lost, support = self._counts
-        both = self.before.hits[self.before.support > 0] - lost
-        shares = np.stack([won, lost, both, support - won - lost - both], axis=1) / support[:, None]
-        generator, found = np.random.default_rng(0), np.empty(REDRAWN)
-        for i in range(REDRAWN):
-            drawn = generator.multinomial(support, shares)
-            accuracy = (drawn[:, :2] + drawn[:, 2:3]) / support[:, None]
-            found[i] = accuracy[:, 0].min() - accuracy[:, 1].min()
-        low, high = np.quantile(found, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-        return 2 * self.worst - float(high), 2 * self.worst - float(low)
+        """Interval of :attr:`worst`, by the bootstrap."""
+        return lowest_interval(*self._counts, COVERAGE)
 
     @property
     def p_gain(self) -> float:
@@ -193,19 +181,13 @@ class ClasswiseChange:
     @functools.cached_property
     def p_worst_rise(self) -> float:
         """One-sided p-value of H0 "the lowest accuracy does not rise", see :attr:`p_gain`."""
-        (won, lost, support), reached = self._counts, 0
-        both = self.before.hits[self.before.support > 0] - lost
-        for tosses in _tosses(won + lost):
-            after, before = both + tosses, both + won + lost - tosses
-            change = (after / support).min(axis=1) - (before / support).min(axis=1)
-            reached += int((change >= self.worst - ROUNDING).sum())
-        return (1 + reached) / (1 + TOSSES)
+        return lowest_p_value(*self._counts)
 
     @functools.cached_property
     def p_loss(self) -> Float:
         """One-sided p-value of H0 "this category falls by no more than its tolerance", (K,). Exact for none."""
-        within = margin_test(self._lost, self._won, self.before.support, self._tolerance)
-        return np.where(self._tolerance > 0, within, sign_test(self._lost, self._won))
+        within = margin_test(self._lost, self._won, self.before.support, np.asarray(self.tolerance))
+        return np.where(np.asarray(self.tolerance) > 0, within, sign_test(self._lost, self._won))
 
     @functools.cached_property
     def p_rise(self) -> Float:
@@ -236,10 +218,6 @@ class ClasswiseChange:
         found[tested] = holm(p_values[tested], self.level / 2 if level is None else level)
         return found
 
-    @property
-    def _tolerance(self) -> Float:
-        return np.asarray(self.tolerance)
-
     @functools.cached_property
     def _won(self) -> npt.NDArray[np.int64]:
         return self.before.count(self.after.correct & ~self.before.correct)
@@ -250,20 +228,15 @@ class ClasswiseChange:
 
     @functools.cached_property
     def _p_mean(self) -> tuple[float, float]:
-        """P-values of a rise of the mean and of its fall."""
-        won, lost, support = self._counts
-        differ, observed, reached = won + lost, (won - lost) @ (1 / support), np.zeros(2)
-        for tosses in _tosses(differ):
-            mean = (2 * tosses - differ) @ (1 / support)
-            reached += [(mean >= observed - ROUNDING).sum(), (mean <= observed + ROUNDING).sum()]
-        gain, loss = (1 + reached) / (1 + TOSSES)
-        return float(gain), float(loss)
+        won, lost, _, support = self._counts
+        return mean_p_values(won, lost, support)
 
-    @property
-    def _counts(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Samples won, lost and all, of the categories that have any."""
+    @functools.cached_property
+    def _counts(self) -> tuple[Counts, Counts, Counts, Counts]:
+        """Samples won, lost, right in both models, and all, of the categories that have any."""
         some = self.before.support > 0
-        return self._won[some], self._lost[some], self.before.support[some]
+        both = self.before.hits - self._lost
+        return self._won[some], self._lost[some], both[some], self.before.support[some]
 
     def __repr__(self) -> str:
         return f"ClasswiseChange({self.answer}, mean {100 * self.macro:+.1f} points)"
@@ -271,39 +244,10 @@ class ClasswiseChange:
     @property
     def headline(self) -> str:
         """The answer in one sentence."""
-        fall = _sentence(self, self.lost(), "fall", self.p_mean_loss)
-        gain = _sentence(self, self.risen(), "rise", self.p_gain)
-        return {
-            "better": f"Better: {gain}, and no category falls beyond chance.",
-            "harmful": f"Harmful: {fall}.",
-            "trade-off": f"A trade-off: {gain}, but {fall}.",
-            "no difference": "No difference shown: no category and no mean changes beyond chance.",
-        }[self.answer]
+        return headline(self)
 
     def __str__(self) -> str:
-        order = np.argsort(self.before.accuracy)  # NaN last
-        columns = {"category": [*(printable(self.category_names[k], 30) for k in order), "mean", "lowest"]}
-        summaries = {
-            "before": (self.before.macro, np.nanmin(self.before.accuracy)),
-            "after": (self.after.macro, np.nanmin(self.after.accuracy)),
-            "change": (self.macro, self.worst),
-            "low": (self.macro_interval[0], self.worst_interval[0]),
-            "high": (self.macro_interval[1], self.worst_interval[1]),
-        }
-        for name, column in COLUMNS.items():
-            cells = column.cells(self)
-            last = [number(100 * value, column.form) for value in summaries.get(name, ())] or ["", ""]
-            columns[column.heading] = [*(cells[k] for k in order), *last]
-        columns[""] = [*(_mark(self, k) for k in order), "", ""]
-        tolerated = bool(self._tolerance.any())
-        notes = [
-            f"Accuracy in %, with {COVERAGE:.0%} intervals of the change in points. ▼ and ▲ mark falls"
-            + (" of more than the tolerance" if tolerated else "")
-            + f" and rises beyond chance, for all categories together (Holm, level {self.level / 2:g}).",
-            f"The mean rises with p = {self.p_gain:.2g} and falls with p = {self.p_mean_loss:.2g}. The lowest accuracy "
-            f"rises with p = {self.p_worst_rise:.2g}.",
-        ]
-        return "\n".join([*wrapped(printable_line(self.headline)), "", *text_table(columns), "", *wrapped(*notes)])
+        return text(self)
 
     def _repr_html_(self) -> str:
         columns = {"category": self.category_names, **chosen_cells(COLUMNS, list(COLUMNS), self)}
@@ -327,8 +271,12 @@ class ClasswiseChange:
         return {
             "answer": self.answer,
             "level": self.level,
-            "mean": {"change": 100 * self.macro, **_ends(self.macro_interval), "p_rise": self.p_gain}
-            | {"p_fall": self.p_mean_loss},
+            "mean": {
+                "change": 100 * self.macro,
+                **_ends(self.macro_interval),
+                "p_rise": self.p_gain,
+                "p_fall": self.p_mean_loss,
+            },
             "lowest": {"change": 100 * self.worst, **_ends(self.worst_interval), "p_rise": self.p_worst_rise},
             "categories": [dict(zip(values, row, strict=True)) for row in rows],
         }
@@ -340,39 +288,5 @@ class ClasswiseChange:
         return plot_accuracy(self.before.accuracy, self.after.accuracy, self.category_names, self.before.support, ax=ax)
 
 
-def _tosses(differ: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """How many of the samples on which the models differ fall to the second one, if each is a fair coin, in parts."""
-    generator = np.random.default_rng(0)
-    for start in range(0, TOSSES, TOSSED_AT_ONCE):
-        yield generator.binomial(differ, 0.5, (min(TOSSED_AT_ONCE, TOSSES - start), len(differ)))
-
-
-def _sentence(change: ClasswiseChange, found: npt.NDArray[np.bool_], verb: str, p_mean: float) -> str:
-    """Which categories, and perhaps the mean, fall or rise beyond chance."""
-    names = list(compress(change.category_names, found))
-    parts = [*([listed(names, 4)] if names else []), *(["the mean"] if p_mean <= change.level / 2 else [])]
-    return f"{' and '.join(parts)} {verb}{'s' if len(parts) == 1 and len(names) < 2 else ''} beyond chance"
-
-
-def _mark(change: ClasswiseChange, k: int) -> str:
-    return "▼" if change.lost()[k] else "▲" if change.risen()[k] else ""
-
-
 def _ends(interval: tuple[float, float]) -> dict[str, float]:
     return {"low": 100 * interval[0], "high": 100 * interval[1]}
-
-
-def _p_loss(change: ClasswiseChange) -> Float:
-    return np.where(change.before.support > 0, change.p_loss, np.nan)
-
-
-COLUMNS: Columns[ClasswiseChange] = {
-    "before": Column("before", "{:.1f}", "Accuracy in % of the earlier model.", lambda c: 100 * c.before.accuracy),
-    "after": Column("after", "{:.1f}", "Accuracy in % of the later model.", lambda c: 100 * c.after.accuracy),
-    "change": Column("change", "{:+.1f}", "Change of the accuracy in points.", lambda c: 100 * c.accuracy),
-    "low": Column("from", "{:+.1f}", "Lower end of the interval of the change.", lambda c: 100 * c.interval[0]),
-    "high": Column("to", "{:+.1f}", "Upper end of the interval of the change.", lambda c: 100 * c.interval[1]),
-    "p_loss": Column("p, fall", "{:.2g}", "One-sided p-value of no fall beyond the tolerance.", _p_loss),
-    "support": Column("samples", "{:.0f}", "Samples that both models predicted.", lambda c: c.before.support),
-}
-"""What a change says about each category, for text, HTML, notebooks and JSON."""

@@ -14,6 +14,9 @@ from lightning_pareto.arguments import checked_names
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
+FILE_SUFFIX = ".safetensors"
+"""How the names of files with outcomes end. Anything else is taken for a checkpoint."""
+
 OTHER_SAMPLES = (
     "two models were measured on different validation samples. A DataModule whose setup() splits at random must use a "
     "seeded generator: random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))"
@@ -70,11 +73,22 @@ class Outcome:
             labels: labels of the n samples, (n,) integers.
             predictions: predicted labels, (n,), or the probabilities or logits of C classes, (n, C). Predicted labels
                 count as certain in :attr:`probability`. Numbers outside [0, 1] are taken for logits.
-            category_names: names of the K categories, by default the classes.
+            category_names: names of the K categories, of the classes unless there are ``categories``.
             categories: category of each sample, (n,), in [0, K); None for its label.
+
+        Raises:
+            ValueError: if the shapes disagree, or a label has no probability or no name.
         """
         truth, found = np.asarray(labels), np.asarray(predictions)
-        if found.ndim == 2 and len(found) == len(truth):
+        if truth.ndim != 1 or found.ndim not in (1, 2) or len(found) != len(truth) or not len(truth):
+            raise ValueError(
+                f"expected labels (n,) and predictions (n,) or (n, C), found the shapes {truth.shape} and {found.shape}"
+            )
+        if found.ndim == 2:
+            if not np.issubdtype(truth.dtype, np.integer) or not 0 <= truth.min() <= truth.max() < found.shape[1]:
+                raise ValueError(
+                    f"labels must be integers in [0, {found.shape[1]}), one for each column of predictions"
+                )
             found = found.astype(np.float64)
             if found.min() < 0 or found.max() > 1:
                 found = special.softmax(found, axis=1)

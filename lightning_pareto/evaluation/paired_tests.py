@@ -7,6 +7,9 @@ from scipy import stats
 Float = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.integer]
 
+COVERAGE = 0.95
+"""Coverage of the intervals of a change."""
+
 
 def sign_test(for_it: Counts, against_it: Counts) -> Float:
     """One-sided exact p-value of H0 "each sample on which the models differ is a fair coin" (McNemar's test).
@@ -36,7 +39,7 @@ def margin_test(lost: Counts, won: Counts, support: Counts, margin: Float | floa
     return np.where(np.asarray(support) > 0, p_values, 1.0)
 
 
-def score_interval(lost: Counts, won: Counts, support: Counts, coverage: float) -> Float:
+def score_interval(lost: Counts, won: Counts, support: Counts, coverage: float = COVERAGE) -> Float:
     """Interval of the change of the accuracy, (2, …): the changes that Tango's score test does not reject.
 
     NaN without samples; see :func:`margin_test`.

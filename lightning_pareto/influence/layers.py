@@ -101,6 +101,7 @@ def _check_values(module: nn.Module) -> None:
             )
 
 
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BIAS_OF = {"weight": "bias", "in_proj_weight": "in_proj_bias"}
 
 
@@ -109,7 +110,8 @@ def _pairs(module: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter]]]:
     for prefix, submodule in module.named_modules():
         own = dict(submodule.named_parameters(recurse=False))
         dot = f"{prefix}." if prefix else ""
-        transposed = type(submodule).__name__ == "Conv1D"  # Hugging Face's, whose bias belongs to the columns
+        # their bias belongs to the columns of the weight; Conv1D is Hugging Face's
+        transposed = isinstance(submodule, _TRANSPOSED) or type(submodule).__name__ == "Conv1D"
         for weight, bias in ({} if transposed else _BIAS_OF).items():
             if weight in own and bias in own and own[bias].shape in (own[weight].shape[:1], own[weight].shape):
                 yield prefix, {dot + weight: own.pop(weight), dot + bias: own.pop(bias)}

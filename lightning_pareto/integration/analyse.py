@@ -1,20 +1,17 @@
 """Influence and verdict of a trained model, without a fit."""
 
-import contextlib
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.callback import ParetoCallback
-from lightning_pareto.integration.trainer.internals import running_instead_of_training
-from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
+from lightning_pareto.integration.trainer.internals import only, running_instead_of_training
+from lightning_pareto.integration.trainer.namespaces import counterpart
 from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.report.html.page import write_report
@@ -101,18 +98,6 @@ def _callback(trainer: pl.Trainer, ckpt_path: str | Path | None, options: dict[s
         raise ValueError(f"ckpt_path must be a checkpoint file, found {str(ckpt_path)!r}, which does not exist")
     callback.options = replace(callback.options, checkpoint=[ckpt_path], required=True)
     return callback
-
-
-@contextlib.contextmanager
-def only(trainer: pl.Trainer, *callbacks: pl.Callback) -> Iterator[None]:
-    """Leave out all callbacks but these and progress bars for a while."""
-    options: Any = trainer
-    usual = options.callbacks
-    options.callbacks = [*(each for each in usual if is_a(each, ProgressBar)), *callbacks]
-    try:
-        yield
-    finally:
-        options.callbacks = usual
 
 
 def _run(trainer: pl.Trainer, callback: ParetoCallback) -> None:

@@ -9,22 +9,18 @@ from typing import Any
 import lightning.pytorch as pl
 
 from lightning_pareto.evaluation.change import ClasswiseChange, Tolerance
-from lightning_pareto.evaluation.outcome import Outcome
+from lightning_pareto.evaluation.outcome import FILE_SUFFIX, Outcome
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.integration.analyse import only
 from lightning_pareto.integration.analysis.checkpoints import weights_of
 from lightning_pareto.integration.trainer.data_source import DataSource
-from lightning_pareto.integration.trainer.internals import running_instead_of_validation
+from lightning_pareto.integration.trainer.internals import only, running_instead_of_validation
 from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
 from lightning_pareto.integration.trainer.processes import shard_of
 from lightning_pareto.integration.validation.outcomes import measure_outcome
 
 Compared = pl.LightningModule | Outcome | str | Path
 """A trained model, its checkpoint, or its predictions, perhaps in a file."""
-
-PREDICTIONS = ".safetensors"
-"""How the names of files with predictions end."""
 
 
 def compare_models(
@@ -102,7 +98,7 @@ def _outcome(
     if isinstance(which, str | Path):
         if not Path(which).is_file():
             raise ValueError(f"expected a checkpoint or a file of predictions, found {str(which)!r}, which is no file")
-        if Path(which).suffix == PREDICTIONS:
+        if Path(which).suffix == FILE_SUFFIX:
             return Outcome.load(which)
         checkpoint = str(which)
         if module is None:
@@ -130,7 +126,7 @@ def _predicted(
         trainer = counterpart(pl.Trainer, module)(devices=1, **quiet)
     source_of_data = {"datamodule" if is_a(data, pl.LightningDataModule) else "dataloaders": data}
     with tempfile.TemporaryDirectory() as folder:
-        path, here = Path(folder, "outcome.safetensors"), list[Outcome]()
+        path, here = Path(folder, f"outcome{FILE_SUFFIX}"), list[Outcome]()
         work = functools.partial(_measure, trainer, checkpoint, source, path, here)
         with only(trainer), running_instead_of_validation(trainer, work):
             trainer.validate(module, verbose=False, **source_of_data)

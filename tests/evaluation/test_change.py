@@ -5,8 +5,9 @@ import pytest
 from scipy import stats
 
 from lightning_pareto import Outcome
-from lightning_pareto.evaluation.change import TOSSES, ClasswiseChange, fallen
+from lightning_pareto.evaluation.change import ClasswiseChange, fallen
 from lightning_pareto.evaluation.paired_tests import margin_test, score_interval
+from lightning_pareto.evaluation.tosses import TOSSES
 from tests.evaluation._outcomes import NAMES, by_category, outcome, random_pair, reordered
 
 PAIR = ("cat", "dog")
@@ -175,6 +176,28 @@ def test_predictions_of_ones_own():
     np.testing.assert_allclose(soft.probability, np.exp(scores[range(4), labels]) / np.exp(scores).sum(1))
     shares = scores / scores.sum(1, keepdims=True)
     np.testing.assert_allclose(Outcome.of(labels, shares, NAMES).probability, shares[range(4), labels])
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions", "error"),
+    [
+        ([0, 1], [0, 1, 1], "found the shapes"),
+        ([[0], [1]], [0, 1], "found the shapes"),
+        ([0, 2], [[0.5, 0.5], [0.1, 0.9]], r"integers in \[0, 2\)"),
+        ([0.0, 1.0], [[0.5, 0.5], [0.1, 0.9]], r"integers in \[0, 2\)"),
+        ([0, 3], [0, 1], "one name for each"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_refused(labels, predictions, error):
+    with pytest.raises(ValueError, match=error):
+        Outcome.of(labels, predictions, NAMES)
+
+
+def test_text_says_that_the_lowest_accuracy_takes_no_part():
+    """Its interval may exclude zero although nothing changes beyond chance."""
+    text = " ".join(str(ClasswiseChange(*random_pair(0))).split())
+    assert "No difference shown: neither a category nor the mean changes beyond chance." in text
+    assert "and takes no part in the answer" in text
 
 
 def test_mean_must_not_fall_where_a_category_rises():

@@ -481,6 +481,25 @@ FAST = {
 }
 """Networks whose layers all have fast per-sample gradients, with the shape of a sample or the number of tokens."""
 
+DERIVED = {
+    "bias added by hand",
+    "tied embedding",
+    "partly recorded",
+    "spectral norm",
+    "weight norm",
+    "pruned",
+    "standardised convolution",
+    "one plus weight",
+    "relative positions",
+    "relative positions in a mask",
+    "relative positions in windows",
+    "transformed mask",
+    "transformed mask where tokens are seen",
+    "filled mask",
+    "relative positions as keys",
+}
+"""Those in which tensors are computed from parameters before the data meet them."""
+
 SLOW = {
     "recurrent": lambda: (Recurrent(), (3, 4)),
     "bilinear": lambda: (Pooled(Squared(nn.Bilinear(5, 5, 4)), 4), (5,)),

@@ -108,6 +108,8 @@ def test_command_compares_predictions(tmp_path, capsys):
     assert "one number of points" in capsys.readouterr().err
     assert main(["compare", "a.ckpt", "b.ckpt"]) == 2
     assert "--config config.yaml" in capsys.readouterr().err
+    assert main(["compare", "a.safetensors", "b.safetensors"]) == 2
+    assert "no outcome artifact at a.safetensors" in capsys.readouterr().err
 
 
 def test_command_compares_checkpoints(config, trained, capsys):

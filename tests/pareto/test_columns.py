@@ -12,7 +12,7 @@ from lightning_pareto import check_pareto, render_report
 from lightning_pareto.command_line.check import as_mapping
 from lightning_pareto.command_line.output import as_json
 from lightning_pareto.display.columns import number
-from lightning_pareto.evaluation.change import COLUMNS as CHANGE_COLUMNS
+from lightning_pareto.evaluation.change_wording import COLUMNS as CHANGE_COLUMNS
 from lightning_pareto.evaluation.result import COLUMNS as RESULT_COLUMNS
 from lightning_pareto.integration.output.log_verdict import TABLE, table_of
 from lightning_pareto.pareto.columns import COLUMNS
@@ -47,7 +47,7 @@ def texts_in_code():
 DECLARED = {
     "pareto/columns.py": COLUMNS,
     "evaluation/result.py": RESULT_COLUMNS,
-    "evaluation/change.py": CHANGE_COLUMNS,
+    "evaluation/change_wording.py": CHANGE_COLUMNS,
 }
 
 

@@ -8,7 +8,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ProgressBar
 from torch.utils.data import DataLoader
+
+from lightning_pareto.integration.trainer.namespaces import is_a
 
 
 def set_up_validation(trainer: pl.Trainer) -> None:
@@ -54,6 +57,18 @@ def remember_dataset(loader: "DataLoader[Any]", old: Any, new: Any) -> None:
 def own_sampler(loader: "DataLoader[Any]") -> Any:
     """The user's sampler, without what Lightning wraps around it for several processes."""
     return getattr(getattr(loader.sampler, "dataset", None), "_sampler", loader.sampler)
+
+
+@contextlib.contextmanager
+def only(trainer: pl.Trainer, *callbacks: pl.Callback) -> Iterator[None]:
+    """Leave out all callbacks but these and progress bars for a while."""
+    options: Any = trainer
+    usual = options.callbacks
+    options.callbacks = [*(each for each in usual if is_a(each, ProgressBar)), *callbacks]
+    try:
+        yield
+    finally:
+        options.callbacks = usual
 
 
 @contextlib.contextmanager
