@@ -80,3 +80,9 @@ def class_losses(module, x, y, classes):
 
 def loader(x, y, **options):
     return DataLoader(TensorDataset(x, y), **{"batch_size": 64, **options})
+
+
+def loaders_of_one_set(x, y, **options):
+    """A training loader, and a validation loader of the same dataset."""
+    train = loader(x, y, **options)
+    return train, DataLoader(train.dataset, 64)

@@ -1,61 +1,125 @@
 """Finds samples that a training and a validation set share."""
 
-import hashlib
-from collections.abc import Iterator, Sized
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import fisher_exact
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from lightning_pareto.data.labels import fingerprint_of_labels
-
-ROWS_COMPARED = 4096
-"""How many rows of two arrays are compared to tell whether they hold the same samples."""
+from lightning_pareto.display.warning import warn
 
 DEEPEST = 16
 """How many datasets may wrap one another."""
 
+FEWEST_COMPARED, COPIES_EXPECTED = 1024, 100
+"""Least number of samples of a set that are compared, and how many of them equal another one if all are copies."""
+
+NUMBERS_COMPARED = 256
+"""How many numbers of an array are compared."""
+
+LONG_TEXT = 32
+"""Shorter strings may be names, the same for other samples in another set."""
+
+LEVEL, INTOLERABLE = 1e-6, 0.2
+"""Copies are reported at this p-value, and refused from this share of the validation samples."""
+
+ADVICE = (
+    "so they cannot measure generalisation. Split the data once: "
+    "random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))"
+)
+
 Indices = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+def refuse_overlap(train: Any, validation: Any) -> None:
+    """Refuse datasets that share samples, as far as this can be told without reading any.
+
+    It finds samples from the same place, see :func:`shared_samples`, and copies of arrays, texts and files that both
+    datasets hold in their attributes.
+
+    Raises:
+        ValueError: if validation samples are training samples.
+    """
+    shared = shared_samples(train, validation)
+    if shared:
+        raise ValueError(f"{shared} of {len(validation)} validation samples are training samples, too, {ADVICE}")
+    ours, theirs = (np.array(list(_contents(each)), dtype=np.int64) for each in (train, validation))
+    if len(ours) and len(theirs):
+        distinct, place, counts = np.unique(ours, return_inverse=True, return_counts=True)
+        refuse_copies(counts[place] > 1, np.isin(theirs, distinct), len(train))
+
+
+def refuse_copies(among_train: Flags, among_validation: Flags, size: int) -> None:
+    """Refuse a validation set with many copies of training samples, and warn of a few.
+
+    Data may repeat themselves by nature. Then a training sample equals another one as often as a validation sample
+    does, and nothing is said.
+
+    Args:
+        among_train: whether each of n training samples, drawn at random, equals another one of them, (n,).
+        among_validation: whether each of some validation samples equals one of these n training samples.
+        size: number of all training samples.
+
+    Raises:
+        ValueError: for many copies.
+    """
+    found, natural = float(among_validation.mean()), float(among_train.mean())
+    table = [[int(flags.sum()), int((~flags).sum())] for flags in (among_validation, among_train)]
+    if found <= natural or fisher_exact(table, "greater").pvalue > LEVEL:
+        return
+    share = min(1.0, (found - natural) / (1 - natural) * size / len(among_train))
+    text = f"about {share:.0%} of the validation samples are copies of training samples"
+    if share >= INTOLERABLE:
+        raise ValueError(f"{text}, {ADVICE}")
+    warn(f"{text}, which flatters the model. Remove them from one of the sets")
+
+
+def drawn(size: int) -> Indices:
+    """The samples of a set that are compared, at random."""
+    count = min(size, max(FEWEST_COMPARED, math.isqrt(COPIES_EXPECTED * size)))
+    return np.random.default_rng(0).choice(size, count, replace=False)
 
 
 def shared_samples(one: Any, other: Any) -> int:
     """How many samples two datasets take from the same place.
 
     Places are found through Subsets, ConcatDatasets and datasets that wrap another one. Two datasets are the same place
-    if they are one object, share the memory of all their tensors, list the same files (``.samples``), or hold equal
-    arrays (``.data``) with equal labels. Copies of samples in other places are not found.
+    if they are one object or share the memory of all their tensors.
     """
-    kept: list[Any] = []  # objects that are made on the way must not leave their identity to the next one
     places: dict[Any, list[Indices]] = {}
-    for place, indices in _places(one, kept):
+    sources = list(_sources(one)), list(_sources(other))  # kept, so that no two objects get the same id
+    for place, indices in map(_placed, sources[0]):
         places.setdefault(place, []).append(indices)
     return sum(
         int(np.isin(indices, np.concatenate(places[place])).sum())
-        for place, indices in _places(other, kept)
+        for place, indices in map(_placed, sources[1])
         if place in places
     )
 
 
-def _places(dataset: Any, kept: list[Any], depth: int = 0) -> Iterator[tuple[Any, Indices]]:
-    """Where the samples of a dataset come from: hashable places, and the indices there."""
-    kept.append(dataset)
+def _sources(dataset: Any, depth: int = 0) -> Iterator[tuple[Any, Indices]]:
+    """The innermost datasets that samples come from, and their indices there."""
     if isinstance(dataset, Subset):
         chosen = np.asarray(dataset.indices, dtype=np.int64)
         start = 0
-        for place, indices in _places(dataset.dataset, kept, depth + 1):
+        for source, indices in _sources(dataset.dataset, depth + 1):
             here = chosen[(chosen >= start) & (chosen < start + len(indices))] - start
-            yield place, indices[here]
+            yield source, indices[here]
             start += len(indices)
     elif isinstance(dataset, ConcatDataset):
         for part in dataset.datasets:
-            yield from _places(part, kept, depth + 1)
+            yield from _sources(part, depth + 1)
     elif depth < DEEPEST and (inner := _wrapped(dataset)) is not None:
-        yield from _places(inner, kept, depth + 1)
+        yield from _sources(inner, depth + 1)
     else:
-        yield _place(dataset)
+        yield dataset, np.arange(len(dataset), dtype=np.int64)
 
 
 def _wrapped(dataset: Any) -> Any:
@@ -68,50 +132,79 @@ def _wrapped(dataset: Any) -> Any:
     return None
 
 
-def _place(dataset: Any) -> tuple[Any, Indices]:
-    """The memory, files or array of a dataset if they are known, otherwise the dataset itself."""
-    indices = np.arange(len(dataset), dtype=np.int64)
-    try:
-        if isinstance(dataset, TensorDataset):
-            memory = [_rows_in_memory(tensor) for tensor in dataset.tensors]
+def _placed(source: tuple[Any, Indices]) -> tuple[Any, Indices]:
+    """The memory of a dataset's tensors if they are known, otherwise the dataset itself; with the indices there."""
+    dataset, indices = source
+    if isinstance(dataset, TensorDataset):
+        memory = [found for found in map(_rows_in_memory, dataset.tensors) if found is not None]
+        if len(memory) == len(dataset.tensors) > 0:
             first = memory[0][1]
             return tuple((place, start - first) for place, start in memory), indices + first
-        for name, digest in (("samples", _digest_of_files), ("data", _digest_of_array)):
-            found = digest(dataset)
-            if found is not None:
-                return (name, len(dataset), found), indices
-    except Exception:  # attributes of these names may be anything
-        return ("object", id(dataset)), indices
-    return ("object", id(dataset)), indices
+    return id(dataset), indices
 
 
-def _rows_in_memory(rows: torch.Tensor) -> tuple[Any, int]:
-    """The memory that the rows of a tensor lie in, and the number of the first row there."""
-    step = rows.stride(0)
-    if step <= 0 or rows.storage_offset() % step or not rows.numel():
-        raise ValueError("rows that are not evenly spaced")
-    return (rows.untyped_storage().data_ptr(), rows.dtype, step), rows.storage_offset() // step
-
-
-def _digest_of_files(dataset: Any) -> str | None:
-    """Digest of ``.samples`` if they are tuples that begin with a path; None for anything else."""
-    rows, root = getattr(dataset, "samples", None), getattr(dataset, "root", "")
-    if not isinstance(rows, (list, tuple)) or len(rows) != len(dataset):
+def _rows_in_memory(rows: torch.Tensor) -> tuple[Any, int] | None:
+    """The memory that the rows of a tensor lie in, and the number of the first row there; None if it is uneven."""
+    if rows.layout != torch.strided or not rows.numel():
         return None
-    paths = [Path(root, row[0]) for row in rows]
-    known = bool(root) or all(path.is_absolute() for path in paths)
-    return hashlib.blake2b(repr(paths).encode(), digest_size=8).hexdigest() if known else None
+    step, start = rows.stride(0), rows.storage_offset()
+    return None if step <= 0 or start % step else ((rows.untyped_storage().data_ptr(), rows.dtype, step), start // step)
 
 
-def _digest_of_array(dataset: Any) -> str | None:
-    """Digest of many rows of ``.data``, and of all stored labels; None without either."""
-    rows, labels = getattr(dataset, "data", None), fingerprint_of_labels(dataset)
-    if labels is None or not isinstance(rows, (np.ndarray, torch.Tensor)) or len(rows) != len(dataset):
+def _contents(dataset: Any) -> Iterator[int]:
+    """Digests of what a dataset holds of its compared samples; fewer where some of its parts hold nothing."""
+    sources = list(_sources(dataset))
+    chosen = drawn(sum(len(indices) for _, indices in sources))
+    start = 0
+    for source, indices in sources:
+        here = indices[chosen[(chosen >= start) & (chosen < start + len(indices))] - start].tolist()
+        start += len(indices)
+        try:
+            columns = [found for column in _columns(source) if (found := _digests(_picked(column, here)))]
+        except Exception:  # attributes may be anything
+            continue
+        yield from map(hash, zip(*columns, strict=True))
+
+
+def _columns(dataset: Any) -> Iterator[Any]:
+    """The attributes with an entry for every sample, in the order of their names; or the dataset, if it is a list."""
+    attributes = [value for _, value in sorted(getattr(dataset, "__dict__", {}).items())]
+    held = dataset.tensors if isinstance(dataset, TensorDataset) else [dataset, *attributes]
+    for value in held:
+        rows = getattr(value, "iloc", value)  # of a table of pandas
+        known = rows is not value or isinstance(value, (list, tuple, np.ndarray, torch.Tensor))
+        if known and getattr(value, "ndim", True) and len(value) == len(dataset):
+            yield rows
+
+
+def _picked(column: Any, indices: list[int]) -> Sequence[Any]:
+    if isinstance(column, (np.ndarray, torch.Tensor)) and math.prod(column.shape[1:]) <= NUMBERS_COMPARED:
+        return list(_numbers(column[indices], math.inf))  # faster, but copies the rows
+    return [column[i] for i in indices]
+
+
+def _digests(items: Sequence[Any]) -> list[int] | None:
+    """A digest of each item's arrays, long texts and files; None if they have none, or are not alike."""
+    if not items:
         return None
-    few = np.unique(np.linspace(0, len(rows) - 1, ROWS_COMPARED).round().astype(int))
-    chosen = rows[few]
-    if isinstance(chosen, torch.Tensor):
-        chosen = chosen.detach().cpu().contiguous().view(torch.uint8).numpy()
-    digest = hashlib.blake2b(np.ascontiguousarray(chosen).tobytes(), digest_size=8)
-    digest.update(f"{rows.dtype}{tuple(rows.shape)}{labels}".encode())
-    return None if rows.dtype == object else digest.hexdigest()
+    if all(isinstance(item, (str, os.PathLike)) for item in items):
+        names = list(map(os.fspath, items))
+        return list(map(hash, names)) if max(map(len, names)) >= LONG_TEXT or Path(names[0]).is_file() else None
+    if all(isinstance(item, Mapping) for item in items):
+        items = [tuple(item[key] for key in sorted(item, key=str)) for item in items]
+    nested = all(isinstance(item, (tuple, list)) and len(item) == len(items[0]) for item in items)
+    if nested and not isinstance(items[0][0], (int, float)):
+        parts = [found for part in zip(*items, strict=True) if (found := _digests(part))]
+        return [hash(each) for each in zip(*parts, strict=True)] or None
+    arrays = list(map(_numbers, items))
+    if min(array.size for array in arrays) < 2:
+        return None
+    return [hash(str(each.tolist()) if each.dtype.hasobject else each.tobytes()) for each in arrays]
+
+
+def _numbers(item: Any, most: float = NUMBERS_COMPARED) -> npt.NDArray[Any]:
+    """Some numbers of an array, a tensor, an image, a list or a row of a table; a single object for anything else."""
+    array = item.detach() if isinstance(item, torch.Tensor) else np.asarray(item)
+    if (size := math.prod(array.shape)) > most:
+        array = array.reshape(-1)[:: math.ceil(size / most)]
+    return array.cpu().float().numpy() if isinstance(array, torch.Tensor) else array

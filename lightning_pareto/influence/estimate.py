@@ -20,6 +20,7 @@ from lightning_pareto.data.loaders import sampling_weights
 from lightning_pareto.display.terminal import listed
 from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.categories import Categories, Cells, scan, warn_about_absent
+from lightning_pareto.influence.copies import check_copies
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_of_data, fingerprint_of_model
 from lightning_pareto.influence.matrix import InfluenceMatrix, average_folds, checked_weights
@@ -79,7 +80,8 @@ def estimate_influence(
     Args:
         module: the trained model, on its device.
         train_dataloader: loader of the map-style training dataset.
-        val_dataloader: loader of the map-style validation dataset.
+        val_dataloader: loader of the map-style validation dataset. It may be the training dataset itself, but
+            :func:`check_pareto` and :func:`reweight` then refuse the result.
         task: how to read a batch; by default ``(x, y)`` batches and dict batches with ``labels``.
         curvature: ``"ekfac"`` works at any size. ``"cg"`` refines it to a tolerance, at some epochs per iteration.
             ``"gauss_newton"`` is exact for up to 5,000 parameters. ``"identity"`` gives plain gradient dot products.
@@ -114,7 +116,8 @@ def estimate_influence(
     Raises:
         BatchError: if a batch, its labels or the logits cannot be read.
         TypeError: if a dataset has no indices.
-        ValueError: for an empty dataset, non-finite losses, unknown options, or a module with nothing to cover.
+        ValueError: for an empty dataset, validation samples that are training samples, non-finite losses, unknown
+            options, or a module with nothing to cover.
         CurvatureError: if the curvature or the scores are not finite.
         StagesError: if ``stages_dir`` holds the stages of another computation. A folder that cannot be written only
             causes a warning.
@@ -180,6 +183,7 @@ def estimate(
             folds=options.folds,
             seed=options.seed,
         )
+        itself = check_copies(train, validation)
         weights = sampling_weights(train_dataloader.sampler) if reading.weights is None else reading.weights
         if weights is not None:
             weights = checked_weights(weights, train.size)
@@ -212,6 +216,7 @@ def estimate(
             "fingerprints": fingerprints,
             "versions": {"torch": torch.__version__, "lightning_pareto": version("lightning_pareto")},
             "categories": "classes" if reading.categories is None else "own",
+            "self_influence": itself,
         }
         result = _assemble(found, cells, weights, metadata)
         stages.clear()

@@ -269,6 +269,16 @@ def check_type(influence: Any) -> None:
         )
 
 
+def check_generalisation(influence: Any) -> None:
+    """Raise an error unless this is an influence matrix, and not one of the training set on itself."""
+    check_type(influence)
+    if influence.metadata.get("self_influence"):
+        raise ValueError(
+            "this is the influence of the training set on itself, which says nothing about generalisation: "
+            "estimate_influence(module, train_dataloader, val_dataloader) with other samples for validation"
+        )
+
+
 def _check_folds(fold_scores: np.ndarray, fold_support: np.ndarray, names: Sequence[str]) -> None:
     """Check that scores are finite wherever a fold has samples of a category."""
     for fold, (scores, support) in enumerate(zip(fold_scores, fold_support, strict=True)):

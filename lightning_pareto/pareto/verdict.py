@@ -4,7 +4,7 @@ import numpy as np
 
 from lightning_pareto.arguments import checked_number
 from lightning_pareto.influence.gains import predicted_gain
-from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.influence.matrix import InfluenceMatrix, check_generalisation
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import DEFAULT_BUDGET, AdmissibleSet, Float, check_budget
 from lightning_pareto.pareto.demand import Demand, Limits, Targets, read_demand
@@ -74,7 +74,7 @@ def check_pareto(
     Source: arXiv:2510.03950 for influence vectors and the hyperplane diagnostic. Headroom and its test are this
     package's own.
     """
-    check_type(influence)
+    check_generalisation(influence)
     budget = influence.asked("budget", DEFAULT_BUDGET) if budget is None else budget
     level = influence.asked("level", DEFAULT_LEVEL) if level is None else level
     check_options(budget, level, min_gain)

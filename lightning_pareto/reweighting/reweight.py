@@ -7,7 +7,7 @@ import numpy as np
 
 from lightning_pareto.arguments import checked_number
 from lightning_pareto.display.warning import warn
-from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
+from lightning_pareto.influence.matrix import InfluenceMatrix, check_generalisation
 from lightning_pareto.linprog import InfeasibleError
 from lightning_pareto.pareto.admissible import DEFAULT_BUDGET, AdmissibleSet, Float, check_budget
 from lightning_pareto.pareto.demand import Demand, Limits, Targets, chosen_categories, per_category
@@ -96,7 +96,7 @@ def reweight(
         >>> reweight(influence, budget=0.25).values
         array([1.5, 0.5, 1. , 1. ])
     """
-    check_type(influence)
+    check_generalisation(influence)
     budget = influence.asked("budget", DEFAULT_BUDGET) if budget is None else budget
     check_budget(budget)
     for name, value, allowed in (("return_mass", return_mass, GiveBack), ("method", method, Method)):

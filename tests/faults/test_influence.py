@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_pareto import estimate_influence, reweight
+from lightning_pareto import InfluenceMatrix, estimate_influence, reweight
 from lightning_pareto.influence.curvature import ekfac
 from tests._oracles import loader
 from tests.faults._struck import HOWS, ended, strike, striking
@@ -96,7 +96,7 @@ def full(_descriptor):
 @pytest.mark.filterwarnings("ignore:the verdict is")
 @pytest.mark.parametrize("save", ["influence", "weights"])
 def test_full_disk_is_reported_and_leaves_nothing(problem, tmp_path, monkeypatch, save):
-    made = problem[2] if save == "influence" else reweight(problem[2])
+    made = problem[2] if save == "influence" else reweight(InfluenceMatrix(problem[2].scores, problem[2].labels))
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: nothing was written.*made\.safetensors"):
         made.save(tmp_path / "made.safetensors")

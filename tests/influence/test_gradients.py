@@ -13,7 +13,7 @@ from lightning_pareto.influence.measures import logit_gradient
 from lightning_pareto.influence.task import BatchError, ClassificationTask
 from lightning_pareto.influence.verification import verify
 from tests._asserts import assert_near
-from tests._oracles import flat_sample_gradients, loader, sample_gradient_loop
+from tests._oracles import flat_sample_gradients, loader, loaders_of_one_set, sample_gradient_loop
 from tests._tolerances import RELATIVE
 from tests.influence._networks import CLASSES, DERIVED, FAST, SLOW, OnePlusWeight, Pooled, Text
 
@@ -267,7 +267,7 @@ def test_adapter_that_folds_itself_in_eval_is_covered_and_left_as_it_was():
     torch.manual_seed(0)
     module, x, y = Folding().double(), torch.randn(30, 3).double(), torch.arange(30) % 3
     weight = module.weight.clone()
-    found = estimate_influence(module, loader(x, y), loader(x, y), curvature="identity")
+    found = estimate_influence(module, *loaders_of_one_set(x, y), curvature="identity")
     assert torch.equal(module.weight, weight)
     assert module.training
     gradients = flat_sample_gradients(module, x, y)
@@ -359,7 +359,7 @@ def test_parameter_expanded_to_as_many_features_as_samples(use):
     y = torch.randint(CLASSES, (SAMPLES,))
     both = x.repeat(2, 1), y.repeat(2)
     for samples in (SAMPLES, 1, 2 * SAMPLES):
-        found = estimate_influence(module, loader(*both, batch_size=samples), loader(*both), curvature="identity")
+        found = estimate_influence(module, *loaders_of_one_set(*both, batch_size=samples), curvature="identity")
         gradients = flat_sample_gradients(module, *both)
         expected = gradients @ torch.stack([gradients[both[1] == k].mean(0) for k in range(CLASSES)]).T
         assert_near(found.scores, torch.nan_to_num(expected), RELATIVE[torch.float32])

@@ -9,7 +9,7 @@ from lightning_pareto import estimate_influence
 from lightning_pareto.influence.operations import MatrixProduct
 from lightning_pareto.influence.plan import LOOPED
 from tests._asserts import assert_near
-from tests._oracles import flat_sample_gradients, loader
+from tests._oracles import flat_sample_gradients, loader, loaders_of_one_set
 from tests._tolerances import RELATIVE
 from tests.influence._networks import Conv1D, Pooled
 
@@ -106,7 +106,7 @@ def test_mixture_of_experts(order):
     if order == "sorted":
         rank = x[:, 0].argsort()
         x, y = x[rank], y[rank]
-    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
+    found = estimate_influence(module, *loaders_of_one_set(x, y, batch_size=16), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
     assert LOOPED in {how for name, how in found.metadata["parameters"].items() if "experts" in name}
 
@@ -117,7 +117,7 @@ def test_packed_tokens(curvature):
     module, x, y = Packed().double(), torch.randn(60, 5, 3).double(), torch.arange(60) % 3
     lengths = torch.randint(1, 6, (60,))
     x[torch.arange(5)[None] >= lengths[:, None]] = 0
-    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature=curvature)
+    found = estimate_influence(module, *loaders_of_one_set(x, y, batch_size=16), curvature=curvature)
     if curvature == "identity":
         assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
     assert found.metadata["parameters"]["layer.weight"] == LOOPED
@@ -133,7 +133,7 @@ def test_one_index_per_sample(batch_size):
     torch.manual_seed(0)
     x = torch.cat([torch.randn(60, 1), torch.randint(3, (60, 2))], dim=1).double()
     module, y = Columns().double(), torch.arange(60) % 3
-    found = estimate_influence(module, loader(x, y, batch_size=batch_size), loader(x, y), curvature="identity")
+    found = estimate_influence(module, *loaders_of_one_set(x, y, batch_size=batch_size), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
     assert len(fast_parameters(found)) == 5, "tables, scale and head must have fast gradients"
 
@@ -143,7 +143,7 @@ def test_one_index_per_sample_and_one_per_position(batch_size):
     """In a batch of three samples the two look the same."""
     torch.manual_seed(0)
     module, x, y = ColumnAndPositions().double(), 2 * torch.randn(60, 3).double(), torch.arange(60) % 3
-    found = estimate_influence(module, loader(x, y, batch_size=batch_size), loader(x, y), curvature="identity")
+    found = estimate_influence(module, *loaders_of_one_set(x, y, batch_size=batch_size), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
     assert "column.weight" in fast_parameters(found)
 
@@ -152,7 +152,7 @@ def test_one_index_per_sample_and_one_per_position(batch_size):
 def test_gradient_of_pure_rounding_does_not_make_its_layer_slow(dtype):
     torch.manual_seed(0)
     module, x, y = SeparateAttention().to(dtype), torch.randn(60, 5, 3, dtype=dtype), torch.arange(60) % 3
-    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
+    found = estimate_influence(module, *loaders_of_one_set(x, y, batch_size=16), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
     assert len(fast_parameters(found)) == 10
 
@@ -172,7 +172,7 @@ class CountedPositions(nn.Module):
 def test_does_not_expand_shared_tensors_if_that_changes_the_output():
     torch.manual_seed(0)
     module, x, y = CountedPositions().double(), torch.randn(60, 3, 4).double(), torch.arange(60) % 3
-    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
+    found = estimate_influence(module, *loaders_of_one_set(x, y, batch_size=16), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
 
 
@@ -206,7 +206,7 @@ def test_layer_looped_over_late_makes_batches_small_and_can_resume(tmp_path):
 def test_equal_lengths_in_verification_only():
     """All samples of the verification have the same length, so their tokens divide evenly."""
     (x, y), module = uneven_data(), Packed().double()
-    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
+    found = estimate_influence(module, *loaders_of_one_set(x, y, batch_size=16), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
     assert found.metadata["parameters"]["layer.weight"] == LOOPED
 
@@ -224,7 +224,7 @@ def test_layer_that_fails_on_later_shapes_is_looped_over(monkeypatch):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
     x, y = torch.randn(60, 5).double(), torch.arange(60) % 3
-    found = estimate_influence(module, loader(x, y, batch_size=16), loader(x, y), curvature="identity")
+    found = estimate_influence(module, *loaders_of_one_set(x, y, batch_size=16), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
     assert found.metadata["parameters"]["0.weight"] == LOOPED
 
@@ -257,7 +257,7 @@ def test_token_counts_that_divide_evenly_by_chance():
         lengths[others[:shorter]], lengths[others[-2]], lengths[others[-1]] = 2, 5, 1
         assert lengths[batch].sum() == 36
     x[torch.arange(5)[None] >= lengths[:, None]] = 0
-    found = estimate_influence(module, loader(x, y, batch_size=12), loader(x, y), curvature="identity")
+    found = estimate_influence(module, *loaders_of_one_set(x, y, batch_size=12), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
 
 

@@ -118,7 +118,7 @@ def test_label_that_changes_after_the_check_is_found():
             Late.reads += index == 59
             return X[index], int(Y[index]) if index < 59 else Late.reads % 3
 
-    loaders = DataLoader(Late(), 20), DataLoader(DATA, 20)
+    loaders = DataLoader(Late(), 20), DataLoader(TensorDataset(torch.randn(60, 3), Y), 20)
     with pytest.raises(ValueError, match="training sample 59 has the label"):
         estimate_influence(nn.Linear(3, 3), *loaders)
 

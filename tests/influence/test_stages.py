@@ -13,7 +13,7 @@ from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.stages import Stages
 from tests._asserts import assert_near
-from tests._oracles import loader
+from tests._oracles import loader, loaders_of_one_set
 from tests._tolerances import RELATIVE
 
 
@@ -126,7 +126,7 @@ def test_refuses_stages_of_data_with_one_other_label(problem, tmp_path):
         corrected = y.clone()
         corrected[index] = (corrected[index] + 1) % 3
         with pytest.raises(StagesError, match="belongs to another computation"):
-            estimate_influence(module, loader(x, corrected), data, stages_dir=folder)
+            estimate_influence(module, *loaders_of_one_set(x, corrected), stages_dir=folder)
 
 
 def test_leaves_other_files_in_the_folder(problem, tmp_path):

@@ -133,15 +133,16 @@ def test_weights_count_as_repeated_samples():
     """Influence and curvature are those of a training set with as many copies of each sample as its weight says."""
     torch.manual_seed(0)
     module, x, y = nn.Linear(3, 3).double(), torch.randn(60, 3).double(), torch.arange(60) % 3
+    train, validation = loader(x, y), loader(torch.randn(60, 3).double(), y)
     repeats = torch.arange(60) % 4
     options = {"curvature": "gauss_newton", "folds": 1}
-    found = estimate_influence(module, loader(x, y), loader(x, y), weights=repeats, **options)
+    found = estimate_influence(module, train, validation, weights=repeats, **options)
     repeated = loader(x.repeat_interleave(repeats, 0), y.repeat_interleave(repeats))
-    expected = estimate_influence(module, repeated, loader(x, y), **options)
+    expected = estimate_influence(module, repeated, validation, **options)
     drawn = repeats > 0
     first = repeats.cumsum(0)[drawn] - 1
     assert_near(found.scores[drawn], expected.scores[first], RELATIVE[torch.float32])
-    assert not np.allclose(found.scores, estimate_influence(module, loader(x, y), loader(x, y), **options).scores)
+    assert not np.allclose(found.scores, estimate_influence(module, train, validation, **options).scores)
 
 
 def test_weights_of_a_sampler_are_read_and_replaced():
@@ -149,7 +150,7 @@ def test_weights_of_a_sampler_are_read_and_replaced():
     module, x, y = nn.Linear(3, 3), torch.randn(60, 3), torch.arange(60) % 3
     own = torch.tensor([3.0, 1.0, 2.0])[y]
     train = DataLoader(torch.utils.data.TensorDataset(x, y), 20, sampler=WeightedRandomSampler(own, 60))
-    influence = estimate_influence(module, train, loader(x, y), folds=1)
+    influence = estimate_influence(module, train, loader(torch.randn(60, 3), y), folds=1)
     np.testing.assert_allclose(influence.weights, own / own.mean())
     weights = reweight(influence, budget=0.3)
     second = reweighted_dataloader(train, weights)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_pareto.arguments import checked_names
 from lightning_pareto.data.labels import first_label_out_of_range
 from lightning_pareto.data.loaders import read_batches, refuse_part, samples_chosen
-from lightning_pareto.data.overlap import shared_samples
+from lightning_pareto.data.overlap import refuse_overlap
 from lightning_pareto.influence.categories import Categories, read_categories
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.sample_checks import check_loss
@@ -94,7 +94,7 @@ def check_data(
             classes = _check_samples(validation, "validation", read)
             _compare_loaders(trainer, data, train)
         if not joined:
-            _refuse_overlap(train, validation)
+            refuse_overlap(train.dataset, validation.dataset)
         names = data.names_of_classes(trainer, classes)
     loaders = validation_loaders(trainer)
     if data.val_dataloader_idx == 0 and len(loaders) > 1:
@@ -175,15 +175,6 @@ def _check_samplers(train: "DataLoader[Any]", validation: "DataLoader[Any]") -> 
     if type(sampler).__module__.split(".")[0] not in ("torch", "lightning", "lightning_pareto", "pytorch_lightning"):
         with isolate_rng():
             refuse_part(validation, sampler, name, samples_chosen(sampler, validation.dataset))
-
-
-def _refuse_overlap(train: "DataLoader[Any]", validation: "DataLoader[Any]") -> None:
-    shared, size = shared_samples(train.dataset, validation.dataset), len(validation.dataset)  # type: ignore[arg-type]
-    if shared:
-        raise ValueError(
-            f"{shared} of {size} validation samples are training samples, too, so they cannot measure generalisation. "
-            "Split the data: random_split(dataset, [0.8, 0.2], generator=torch.Generator().manual_seed(0))"
-        )
 
 
 def _check_categories(found: Tensor, names: Sequence[str] | None) -> None:

@@ -1,0 +1,59 @@
+"""Finds copies of training samples in a validation set, wherever either reads its samples from."""
+
+from dataclasses import replace
+
+import torch
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from lightning_pareto.data.overlap import drawn, refuse_copies, refuse_overlap
+from lightning_pareto.influence.passes import GradientPass
+
+DIMENSIONS = 4
+"""How many projections of the logits are compared."""
+
+TOLERANCE, ROUNDINGS = 2e-5, 4
+"""Logits of one sample in two batches differ by this share of their standard deviation, or by some roundings."""
+
+
+def check_copies(train: GradientPass, validation: GradientPass) -> bool:
+    """Refuse a validation set with many copies of training samples, and warn of a few.
+
+    Besides what :func:`refuse_overlap` finds, it compares the logits of some samples. They tell samples apart whatever
+    the inputs are, and hardly depend on padding and batch. The probe must be open.
+
+    Returns:
+        Whether both sets are the same dataset. This is allowed, since influence of samples on each other has uses, but
+        it says nothing about generalisation.
+
+    Raises:
+        ValueError: for many copies.
+    """
+    if train.loader.dataset is validation.loader.dataset:
+        return True
+    with train.shard.agreement("comparison of the data"):
+        refuse_overlap(train.loader.dataset, validation.loader.dataset)
+    ours, rounding = train.run("search for copies", lambda: _projections(train))
+    theirs, _ = validation.run("search for copies", lambda: _projections(validation))
+    scale = ours.std(dim=0).clamp_min(torch.finfo(ours.dtype).tiny)
+    ours, theirs = ours / scale, theirs / scale
+    tolerance = max(TOLERANCE, ROUNDINGS * rounding)
+    tree = KDTree(ours.numpy())
+    others = tree.query(ours.numpy(), k=[2], p=torch.inf)[0][:, 0]
+    nearest = tree.query(theirs.numpy(), p=torch.inf)[0]
+    refuse_copies(others <= tolerance, nearest <= tolerance, train.size)
+    return False
+
+
+def _projections(data: GradientPass) -> tuple[Tensor, float]:
+    """Random projections of the compared samples' logits, (n, DIMENSIONS), and the relative rounding of logits."""
+    chosen = sorted(drawn(data.size).tolist())
+    found = torch.zeros(data.size, DIMENSIONS, dtype=torch.float64)
+    rounding = torch.zeros(1, dtype=torch.float64)
+    for indices, _, forward in replace(data, chosen=chosen)("search for copies"):
+        logits = forward.logits.detach()
+        rounding[0] = torch.finfo(logits.dtype).eps
+        generator = torch.Generator().manual_seed(0)
+        directions = torch.randn(logits.shape[1], DIMENSIONS, dtype=torch.float64, generator=generator)
+        found[indices] = logits.double().cpu() @ directions
+    return data.shard.sum(found)[chosen], float(data.shard.sum(rounding)) / data.shard.count
