@@ -95,7 +95,8 @@ def estimate_influence(
             takes at least 3; 1 means no folds.
         seed: seed of the Fisher labels and of the folds.
         layers: cover only parameters whose qualified names match one of these shell patterns, for instance
-            ``["head.*"]``.
+            ``["head.*"]``. A pattern that starts with ``!`` leaves parameters out: ``["!embedding.weight"]`` covers
+            everything else.
         fisher: ``"sampled"``, ``"exact"`` (a backward pass per class) or ``"empirical"``, see :class:`Fisher`. The
             default is sampled for ``"ekfac"`` and exact for ``"cg"``.
         curvature_samples: fit the curvature to this many random training samples; None for all.

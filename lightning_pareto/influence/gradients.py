@@ -31,7 +31,7 @@ class MixedSamplesError(BatchError):
     def __init__(self, layer: Layer, x: Tensor, batch: int) -> None:
         super().__init__(
             f"layer {layer.name!r} was called on a tensor of shape {tuple(x.shape)} for {batch} samples, and it is "
-            "unclear which part belongs to which sample. Leave the layer out: layers=[…] names those to keep"
+            f"unclear which part belongs to which sample. Leave the layer out: layers={['!' + n for n in layer.names]}"
         )
         self.layer = layer
 

@@ -1,11 +1,15 @@
 """Groups a module's parameters into layers, the units of curvature and influence."""
 
-import fnmatch
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
+
+NOT = "!"
+"""How a pattern begins that leaves parameters out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,9 @@ def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> l
     own, which collects the gradients of all its uses.
 
     With ``patterns``, cover only parameters whose qualified names match one of these shell patterns, for instance
-    ``["head.*"]``.
+    ``["head.*"]``. A pattern that starts with ``!`` leaves out what it matches, wherever it stands in the list:
+    ``["head.*", "!head.bias"]``. Such patterns alone leave out and cover the rest: ``["!embedding.weight"]``. A
+    parameter that several modules share is left out under any of its names.
 
     Raises:
         TypeError: if it is not a module.
@@ -61,14 +67,7 @@ def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> l
             f"influence is not defined for complex parameters ({', '.join(complex_names[:4])}). Freeze them, or store "
             "their real and imaginary parts as two parameters"
         )
-    matches = {p: [name for name in trainable if fnmatch.fnmatchcase(name, p)] for p in patterns or ()}
-    unmatched = [pattern for pattern, names in matches.items() if not names]
-    if unmatched:
-        raise ValueError(
-            f"layers={list(matches)}: no trainable parameter matches {unmatched}; their names are "
-            f"{list(trainable)[:8]}{' …' if len(trainable) > 8 else ''}"
-        )
-    wanted = set(trainable) if patterns is None else {name for names in matches.values() for name in names}
+    wanted = set(trainable) if patterns is None else _chosen(trainable, list(patterns))
     owners = Counter(map(id, trainable.values()))
     layers: list[Layer] = []
     taken: set[int] = set()
@@ -78,13 +77,48 @@ def select_layers(module: nn.Module, patterns: Sequence[str] | None = None) -> l
         if chosen:
             layer = Layer(layer_name, tuple(chosen.values()), tuple(chosen))
             layers += layer.split() if any(owners[id(p)] > 1 for p in layer.parameters) else [layer]
-    if not layers:
-        found = "every parameter is frozen" if not trainable else f"its parameters are {list(trainable)[:5]}"
+    if not trainable:
         raise ValueError(
-            f"the module has no trainable parameter to cover: {found}. Unfreeze the layers whose influence you want, "
-            "at least the classifier's head"
+            "the module has no trainable parameter to cover: every parameter is frozen. Unfreeze the layers whose "
+            "influence you want, at least the classifier's head"
+        )
+    if not layers:
+        raise ValueError(
+            f"layers={list(patterns or ())} covers no trainable parameter of the module; its parameters are "
+            f"{list(trainable)[:5]}"
         )
     return layers
+
+
+def _chosen(trainable: dict[str, nn.Parameter], patterns: Sequence[str]) -> set[str]:
+    """Names of the parameters that the patterns cover."""
+    matches = {p: [name for name in trainable if fnmatchcase(name, p.removeprefix(NOT))] for p in patterns}
+    unmatched = [pattern for pattern, names in matches.items() if not names]
+    if unmatched:
+        raise ValueError(
+            f"layers={patterns}: no trainable parameter matches {unmatched}; their names are "
+            f"{list(trainable)[:8]}{' …' if len(trainable) > 8 else ''}"
+        )
+    left_out = {id(trainable[name]) for p in patterns if p.startswith(NOT) for name in matches[p]}
+    asked = [p for p in patterns if not p.startswith(NOT)]
+    named = {name for p in asked for name in matches[p]} if asked or not left_out else trainable
+    return {name for name in named if id(trainable[name]) not in left_out}
+
+
+def patterns_without(names: Iterable[str], kept: Collection[str]) -> list[str]:
+    """Patterns that leave out the parameters of these names and none of those ``kept``, as few as are found.
+
+    Each name gets the most general pattern of a few: all parameters of a module, with any number in place of its own.
+    """
+    patterns: list[str] = []
+    for name in names:
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            continue
+        parts = name.split(".")
+        exact = [".".join([*parts[:depth], "*"]) for depth in range(1, len(parts))] + [name]
+        candidates = (each for pattern in exact for each in (re.sub(r"\d+", "*", pattern), pattern))
+        patterns.append(next((p for p in candidates if not any(fnmatchcase(k, p) for k in kept)), name))
+    return [NOT + pattern for pattern in patterns]
 
 
 def _check_values(module: nn.Module) -> None:

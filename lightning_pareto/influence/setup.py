@@ -16,7 +16,7 @@ from lightning_pareto.data.labels import fingerprint_of_items, fingerprint_of_la
 from lightning_pareto.data.loaders import check_map_style
 from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.gradients import GradientProbe
-from lightning_pareto.influence.layers import Layer, select_layers
+from lightning_pareto.influence.layers import Layer, patterns_without, select_layers
 from lightning_pareto.influence.memory import Memory, most_elements
 from lightning_pareto.influence.options import Execution
 from lightning_pareto.influence.passes import GradientPass
@@ -25,9 +25,6 @@ from lightning_pareto.influence.sample_checks import check_labels, check_rows, c
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.influence.verification import VERIFICATION_SAMPLES, reordered_layers, verify
-
-MOST_PATTERNS = 12
-"""How many patterns of layers a warning spells out."""
 
 
 @contextlib.contextmanager
@@ -83,7 +80,9 @@ def set_up(
             name="validation",
             known=_unread(val_dataloader),
         )
-        yield _verified(train, validation, covered)
+        passes = _verified(train, validation, covered)
+        _warn_about_loops(probe.plan, layers)
+        yield passes
 
 
 @contextlib.contextmanager
@@ -110,7 +109,6 @@ def _verified(
     for layer in train.run("comparison of batches", lambda: reordered_layers(train)):
         probe.plan.loop(layer)
     probe.plan = Plan.from_json(train.shard.from_first(probe.plan.to_json()), covered)
-    _warn_about_loops(probe.plan)
     return train, validation
 
 
@@ -134,15 +132,15 @@ def _unread(loader: "DataLoader[Any]") -> npt.NDArray[np.int64]:
     return np.full(len(loader.dataset), -1, dtype=np.int64)  # type: ignore[arg-type]
 
 
-def _warn_about_loops(plan: Plan) -> None:
+def _warn_about_loops(plan: Plan, layers: Sequence[str] | None) -> None:
     looped = [layer.names[0] for layer, in_use in plan.looped.items() if in_use]
     if looped:
-        pairs = ([f"{layer.name}.*"] if layer.name and len(layer.names) > 1 else layer.names for layer in plan.factored)
-        fast = [repr(pattern) for patterns in pairs for pattern in patterns]
+        fast = [name for layer in plan.factored for name in layer.names]
+        advice = [*(layers or ()), *patterns_without(looped, fast)]
         warn(
             f"{len(looped)} parameter tensors are used in a way that has no fast per-sample gradient "
             f"({_some(looped, 4)}). They take a backward pass per sample, which is exact but slow."
-            + (f" To leave them out: layers=[{', '.join(fast)}]" if 0 < len(fast) <= MOST_PATTERNS else "")
+            + (f" To leave them out: layers={advice}" if fast else "")
         )
 
 

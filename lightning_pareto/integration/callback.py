@@ -88,7 +88,8 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         level: significance level of the verdict's test.
         targets: categories that have to gain, by name or number; all by default. See :func:`check_pareto`.
         floors: least relative gain of the others: one number, K, or some by name as ``{"shirt": -0.02}``.
-        layers: use only parameters whose names match one of these shell patterns, for instance ``["head.*"]``.
+        layers: use only parameters whose names match one of these shell patterns, for instance ``["head.*"]``. A
+            pattern that starts with ``!`` leaves parameters out: ``["!embedding.weight"]`` uses everything else.
         fisher: see :func:`estimate_influence`.
         curvature_samples: number of random training samples that the curvature is fitted to; None for all.
         max_memory: bound in GiB, see :func:`estimate_influence`.

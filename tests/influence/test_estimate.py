@@ -1,6 +1,7 @@
 """Tests of influence estimates against exact Hessians, retraining and invariances."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -237,10 +238,23 @@ class Interactions(nn.Linear):
         return super().forward(x) + self.interactions(x, x)
 
 
-def test_advice_about_slow_parameters_names_those_of_the_module_itself():
+@pytest.mark.parametrize(
+    ("layers", "advice"), [(None, ["!interactions.*"]), (["*weight"], ["*weight", "!interactions.*"])], ids=str
+)
+def test_advice_about_slow_parameters_leaves_them_out_and_nothing_else(layers, advice):
+    data, options = loader(torch.randn(20, 3), torch.arange(20) % 2), {"curvature": "identity", "layers": layers}
+    with pytest.warns(UserWarning, match=re.escape(f"To leave them out: layers={advice}")):
+        slow = estimate_influence(Interactions(), data, data, **options)
+    fast = estimate_influence(Interactions(), data, data, **options | {"layers": advice})
+    assert fast.metadata["parameters"] == slow.metadata["parameters"] | {"interactions.weight": "left out"}
+
+
+def test_no_advice_to_leave_out_every_parameter():
     data = loader(torch.randn(20, 3), torch.arange(20) % 2)
-    with pytest.warns(UserWarning, match=r"layers=\['weight', 'bias'\]"):
-        estimate_influence(Interactions(), data, data, curvature="identity")
+    task = ClassificationTask(logits=lambda m, batch: m(batch[0], batch[0]))
+    with pytest.warns(UserWarning, match="no fast per-sample gradient") as found:
+        estimate_influence(nn.Bilinear(3, 3, 2), data, data, task=task, curvature="identity")
+    assert not any("leave them out" in str(each.message) for each in found)
 
 
 def test_warns_about_parameters_without_fast_gradients_and_covers_them():

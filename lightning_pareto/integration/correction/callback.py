@@ -84,7 +84,7 @@ class CourseCorrection(ValidationCallback[OutcomeRecorder]):
         curvature: see :func:`estimate_influence`.
         measure: ``"loss"`` or ``"soft_error"``.
         damping: λ as a share of each layer's mean eigenvalue.
-        layers: use only parameters whose names match one of these shell patterns.
+        layers: use only parameters whose names match one of these shell patterns, see :class:`ParetoCallback`.
         fisher: see :func:`estimate_influence`.
         curvature_samples: number of random training samples that the curvature is fitted to; None for all.
         max_memory: bound in GiB, see :func:`estimate_influence`.
