@@ -3,6 +3,7 @@
 import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from decimal import Decimal
 
 from tqdm.utils import disp_len, disp_trim
 
@@ -54,22 +55,27 @@ def text_table(columns: Mapping[str, Sequence[str]], left: Collection[str] = ())
     return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
 
 
+def significant(value: float, digits: int = 2) -> str:
+    """A number rounded to some significant digits and written without an exponent: 410, 0.021."""
+    return f"{Decimal(f'{value:.{digits}g}'):f}"
+
+
 def rounded(count: int) -> str:
     """A large number in words: 1.2 million."""
     for unit, name in ((10**9, "billion"), (10**6, "million")):
         if count >= unit:
-            return f"{count / unit:.3g} {name}"
+            return f"{significant(count / unit, 3)} {name}"
     return f"{count:,}"
 
 
 def gibibytes(size: float) -> str:
     """A size of memory in GiB."""
-    return f"{size:.3g} GiB" if size >= 0.01 else "less than 0.01 GiB"
+    return f"{significant(size, 3)} GiB" if size >= 0.01 else "less than 0.01 GiB"
 
 
 def duration(seconds: float) -> str:
     """A duration in its largest unit: 1.5 h."""
     for unit, name in ((3600, "h"), (60, "min")):
         if seconds >= unit:
-            return f"{seconds / unit:.2g} {name}"
-    return f"{seconds:.2g} s"
+            return f"{significant(seconds / unit)} {name}"
+    return f"{significant(seconds)} s"

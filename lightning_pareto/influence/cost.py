@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.data.loaders import size_of_batches, with_sampler
-from lightning_pareto.display.terminal import duration, gibibytes, rounded
+from lightning_pareto.display.terminal import duration, gibibytes, rounded, significant
 from lightning_pareto.display.warning import once
 from lightning_pareto.influence.categories import scan
 from lightning_pareto.influence.clock import Clock
@@ -46,26 +46,35 @@ STEP = "training step"
 SHARE_OF_MEMORY = 0.8
 """Directions that take more than this share of the free memory are not tried."""
 
+FEW_BATCHES = f"the training set has fewer than {FEWEST_BATCHES} batches per process, too few to time some of them"
+SLOW_WORKERS = "the loader's workers are spawned, and starting them would take longer than the batches to be timed"
+NO_MEMORY = "there is too little memory to time a few batches"
+NO_INFLUENCE = "no parameter changes the outputs of the untrained model, so a few batches could not be timed"
+
 
 @dataclass(frozen=True)
 class Cost:
     """What an estimate will cost.
 
     Attributes:
-        directions: number of directions, categories times folds.
+        categories: number of categories.
+        folds: number of folds. There is a direction, a gradient over the parameters, for every category and fold.
         parameters: number of parameters that they cover.
         memory: their memory at its peak, in GiB.
-        free: free memory of the device, in GiB.
+        free: free memory of the device for each of the processes on it, in GiB.
         epochs: duration, in epochs of training on the whole training set; None if it was not timed.
         seconds: duration in seconds; None if it was not timed.
+        untimed: why it was not timed.
     """
 
-    directions: int
+    categories: int
+    folds: int
     parameters: int
     memory: float
     free: float
     epochs: float | None = None
     seconds: float | None = None
+    untimed: str = ""
 
     @property
     def fits(self) -> bool:
@@ -73,10 +82,17 @@ class Cost:
         return self.memory <= SHARE_OF_MEMORY * self.free
 
     def __str__(self) -> str:
-        size = f"{self.directions} directions of {rounded(self.parameters)} parameters in {gibibytes(self.memory)}"
         if self.epochs is None or self.seconds is None:
-            return size
-        return f"{size}, as long as {self.epochs:.2g} epochs of training ({duration(self.seconds)})"
+            return f"{self.size}. How long it takes is unknown: {self.untimed}"
+        return f"as long as {significant(self.epochs)} epochs of training ({duration(self.seconds)}), and {self.size}"
+
+    @property
+    def size(self) -> str:
+        """The memory and what it is for, in words."""
+        return (
+            f"{gibibytes(self.memory)} for a gradient of {rounded(self.parameters)} parameters per category and fold "
+            f"({self.categories} × {self.folds})"
+        )
 
 
 def forecast(
@@ -91,8 +107,9 @@ def forecast(
     """Check data and model as an estimate would, run it on a few batches, and extrapolate its cost.
 
     Neither the module nor its gradients change. A pass counts with as many samples as it may take, so the duration
-    errs on the long side. It is None if the training set has too few batches, if its workers start slowly, if the
-    memory would not suffice, or if the module is in a state without influence, as some are before training.
+    errs on the long side. It is None, with a reason, if the training set has too few batches, if its workers start
+    slowly, if the memory would not suffice, or if the module is in a state without influence, as some are before
+    training.
 
     Args:
         module: the module, trained or not.
@@ -130,15 +147,22 @@ def forecast(
         scoring = Scoring(few, some, cells, options, Stages(None, "", train.shard), eigenvectors=eigenvectors)
         blocks = math.ceil(scoring.directions / scoring.width(execution.max_memory))
         memory = COPIES * 4 * scoring.width(execution.max_memory) * scoring.parameters / 2**30
-        cost = Cost(scoring.directions, scoring.parameters, memory, free_memory(train.device) / 2**30)
-        short = len(few.indices) * FEWEST_BATCHES > train.size * BATCHES_TIMED
-        if short or _starts_slowly(train_dataloader) or not train.shard.all(cost.fits):
-            return cost
+        sharing = 1 if train.device.type == "cuda" else train.shard.on_one_machine
+        free = free_memory(train.device) / sharing / 2**30
+        folds, categories = cells.support.shape
+        cost = Cost(categories, folds, scoring.parameters, memory, free, untimed=NO_INFLUENCE)
+        if len(few.indices) * FEWEST_BATCHES > train.size * BATCHES_TIMED:
+            return replace(cost, untimed=FEW_BATCHES)
+        if _starts_slowly(train_dataloader):
+            return replace(cost, untimed=SLOW_WORKERS)
+        if not train.shard.all(cost.fits):
+            return replace(cost, untimed=NO_MEMORY)
         with contextlib.suppress(CurvatureError):
             seconds = _seconds(scoring, blocks, clock, _batches_of_stages(train, validation, options))
             seconds += eigenvectors.seconds / train.shard.count
             batches = train.size / (size_of_batches(train_dataloader) * train.shard.count)
-            return replace(cost, epochs=seconds / (batches * _training_step(module, train, clock)), seconds=seconds)
+            epochs = seconds / (batches * _training_step(module, train, clock))
+            return replace(cost, epochs=epochs, seconds=seconds, untimed="")
     return cost
 
 

@@ -1,5 +1,6 @@
 """Memory for intermediate results: reusable buffers, limits, and how to react when it runs out."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,14 @@ import torch
 from torch import Tensor
 
 MOST_ELEMENTS, FEWEST_ELEMENTS = 2**23, 2**12
+
+PROC, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+_MEMORY_FILES = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""Files of a control group's limit and use, and the part of the use that is a cache. Version 2 names no controller."""
 
 
 class Scratch:
@@ -71,14 +80,29 @@ def most_elements(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> float:
-    """Free memory of a device in bytes; infinite where it is not known."""
+    """Free memory of a device in bytes, for all processes on it; infinite where it is not known."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     try:
-        sizes = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return float(sizes["MemAvailable"].split()[0]) * 2**10
+        sizes = dict(line.split(":") for line in (PROC / "meminfo").read_text().splitlines())
+        return max(0.0, min(float(sizes["MemAvailable"].split()[0]) * 2**10, _free_in_control_groups()))
     except (OSError, KeyError):
         return math.inf
+
+
+def _free_in_control_groups() -> float:
+    """What the limits of containers and batch systems leave to this process, in bytes; infinite without limits."""
+    free = math.inf
+    for line in (PROC / "self/cgroup").read_text().splitlines():
+        _, controller, path = line.split(":", 2)
+        group = CONTROL_GROUPS / controller / path.strip("/")
+        limit, used, cache = _MEMORY_FILES.get(controller, ("", "", ""))
+        for folder in (group, *group.parents) if limit else ():
+            with contextlib.suppress(OSError, KeyError, ValueError):  # no such group, or no limit
+                statistics = dict(each.split() for each in (folder / "memory.stat").read_text().splitlines())
+                taken = int((folder / used).read_text()) - int(statistics[cache])
+                free = min(free, int((folder / limit).read_text()) - taken)
+    return free
 
 
 def is_out_of_memory(error: BaseException) -> bool:

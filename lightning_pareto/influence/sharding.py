@@ -1,6 +1,7 @@
 """Splits work over several processes: shares of the samples, sums over processes, and errors that reach all of them."""
 
 import contextlib
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -67,6 +68,12 @@ class Shard:
     def all(self, condition: bool) -> bool:
         """Whether the condition holds on every process."""
         return int(self.sum(torch.tensor(int(condition)))) == self.count
+
+    @property
+    def on_one_machine(self) -> int:
+        """Number of processes on the first one's machine. All machines are taken to have as many."""
+        name = platform.node()
+        return int(self.sum(torch.tensor(int(name == self.from_first(name)))))
 
     def from_first(self, text: str) -> str:
         """Return the first process's text on every process."""

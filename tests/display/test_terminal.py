@@ -24,7 +24,18 @@ from lightning_pareto import (
     suspected_samples,
     trade_off_samples,
 )
-from lightning_pareto.display.terminal import WIDTH, listed, printable, printable_line, text_table, wrapped
+from lightning_pareto.display.terminal import (
+    WIDTH,
+    duration,
+    gibibytes,
+    listed,
+    printable,
+    printable_line,
+    rounded,
+    significant,
+    text_table,
+    wrapped,
+)
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.integration.tuner.judge import Judge, Tried
 from lightning_pareto.integration.tuner.messages import TrialLog
@@ -35,6 +46,23 @@ from tests.integration._models import Data, Named, Plain, datasets, trainer
 
 EVIL = ("\x1b[2Jcat", "dog\r\n\x9b31m", "\u202ecow\x07")
 OBEYED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.0123, "0.012"), (3.04, "3"), (412.0, "410"), (1234567.0, "1200000"), (3.4e-5, "0.000034")],
+)
+def test_numbers_are_rounded_and_have_no_exponent(value, text):
+    assert significant(value) == text
+
+
+def test_sizes_and_durations_have_no_exponents():
+    assert [gibibytes(1.5e3), duration(9e5), duration(4e4), rounded(1_500 * 10**9)] == [
+        "1500 GiB",
+        "250 h",
+        "11 h",
+        "1500 billion",
+    ]
 
 
 def influence(absent=False):

@@ -1,6 +1,7 @@
 """The estimate itself on two processes, without a trainer."""
 
 import pickle
+import platform
 
 import pytest
 import torch
@@ -79,6 +80,19 @@ def on_two(folder, module_class, **options):
     folder.mkdir(exist_ok=True)
     mp.start_processes(work, (folder, module_class, options), nprocs=2, start_method="fork")
     return [pickle.loads((folder / f"rank{rank}").read_bytes()) for rank in range(2)]
+
+
+def count(rank, folder):
+    """Write how many of three processes run on the first one's machine. The third has another name."""
+    platform.node = lambda: "second" if rank == 2 else "first"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=3)
+    (folder / f"rank{rank}").write_text(str(Shard(rank, 3).on_one_machine))
+    dist.destroy_process_group()
+
+
+def test_processes_of_a_machine_are_counted_alike_on_all(tmp_path):
+    mp.start_processes(count, (tmp_path,), nprocs=3, start_method="fork")
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in range(3)] == ["2"] * 3
 
 
 @pytest.mark.parametrize("curvature", ["identity", "ekfac", "cg"])

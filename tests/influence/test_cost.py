@@ -1,15 +1,18 @@
 """What an estimate will cost, from a few batches."""
 
 import math
+import re
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_pareto.influence import cost as module_of_cost
 from lightning_pareto.influence.clock import Clock
 from lightning_pareto.influence.cost import Cost, forecast
 from lightning_pareto.influence.options import Execution, InfluenceOptions, Reading
+from lightning_pareto.influence.sharding import Shard
 from tests._oracles import loader
 
 
@@ -28,11 +31,12 @@ def cost_of(*problem, options=None, **execution):
 
 def test_size_is_that_of_all_directions():
     found = cost_of(*problem())
-    assert (found.directions, found.parameters) == (32, 84)
+    assert (found.categories, found.folds, found.parameters) == (4, 8, 84)
     assert found.memory == pytest.approx(4 * 4 * 32 * 84 / 2**30)
     assert found.seconds > 0
     assert found.epochs > 0
-    assert str(found).startswith("32 directions of 84 parameters in ")
+    assert str(found).startswith("as long as ")
+    assert str(found).endswith("less than 0.01 GiB for a gradient of 84 parameters per category and fold (4 × 8)")
 
 
 def test_max_memory_bounds_the_size():
@@ -49,11 +53,43 @@ def test_nothing_changes():
     assert [part.training for part in net] == [True, False, True]
 
 
-def test_few_batches_and_directions_that_do_not_fit_are_not_timed(monkeypatch):
-    assert cost_of(*problem(samples=100)).seconds is None
+def assert_untimed(found, reason):
+    assert (found.seconds, found.epochs) == (None, None)
+    assert re.search(f"How long it takes is unknown: .*{reason}", str(found))
+
+
+def test_few_batches_are_not_timed():
+    assert_untimed(cost_of(*problem(samples=100)), "fewer than 20 batches")
+
+
+def test_spawned_workers_are_not_timed():
+    net, train, validation = problem()
+    spawned = DataLoader(train.dataset, 20, num_workers=1, multiprocessing_context="spawn")
+    assert_untimed(cost_of(net, spawned, validation), "workers are spawned")
+
+
+def test_directions_that_do_not_fit_are_not_timed(monkeypatch):
     monkeypatch.setattr(module_of_cost, "free_memory", lambda _: 0.0)
     found = cost_of(*problem())
-    assert (found.seconds, found.fits) == (None, False)
+    assert not found.fits
+    assert_untimed(found, "too little memory")
+
+
+def test_processes_of_a_machine_share_its_memory(monkeypatch):
+    monkeypatch.setattr(module_of_cost, "free_memory", lambda _: 2.0**40)
+    monkeypatch.setattr(Shard, "on_one_machine", 4)
+    assert cost_of(*problem()).free == 2.0**8
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        (Cost(10, 8, 10**6, 1500.0, 2000.0, epochs=412.0, seconds=9e5), "410 epochs of training (250 h), and 1500 GiB"),
+        (Cost(10, 8, 10**6, 1.5, 8.0, epochs=0.034, seconds=0.2), "0.034 epochs of training (0.2 s), and 1.5 GiB"),
+    ],
+)
+def test_numbers_have_no_exponents(cost, text):
+    assert text in str(cost)
 
 
 def test_model_without_influence_is_not_timed():
@@ -63,7 +99,7 @@ def test_model_without_influence_is_not_timed():
         net[0].weight.zero_()
         net[0].bias.fill_(-1.0)
         net[2].bias.copy_(torch.tensor([500.0, 0.0, 0.0, 0.0]))  # saturated
-    assert cost_of(net, *loaders).seconds is None
+    assert_untimed(cost_of(net, *loaders), "no parameter changes the outputs")
 
 
 class Slow:
@@ -98,7 +134,7 @@ def test_directions_and_blocks_are_extrapolated(monkeypatch):
 
     class Linear:
         directions = 50
-        cells = Cost(0, 0, 0.0, 0.0)
+        cells = Cost(0, 0, 0, 0.0, 0.0)
         curvature = staticmethod(lambda: 100.0)
 
         def of_block(self, _curvature, block):
@@ -115,4 +151,4 @@ def test_few_directions_are_timed(folds):
     x, y = torch.randn(600, 3, generator=generator), torch.arange(600) % 2
     data = loader(x, y, batch_size=10)
     found = cost_of(nn.Linear(3, 2), data, data, options=InfluenceOptions(folds=folds))
-    assert (found.directions, found.seconds > 0) == (2 * folds, True)
+    assert (found.categories, found.folds, found.seconds > 0) == (2, folds, True)

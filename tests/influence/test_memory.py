@@ -1,11 +1,14 @@
 """Tests of memory limits, and of what happens when memory runs out."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from lightning_pareto import estimate_influence
-from lightning_pareto.influence.memory import Memory, is_out_of_memory
+from lightning_pareto.influence import memory
+from lightning_pareto.influence.memory import Memory, free_memory, is_out_of_memory
 from tests._asserts import assert_near
 from tests._oracles import loader
 from tests._tolerances import RELATIVE
@@ -84,9 +87,55 @@ def test_recognises_out_of_memory_errors(error, answer):
     assert is_out_of_memory(error) is answer
 
 
+GIB = 2**30
+
+
+def control_group(limit, used, cache, folder=""):
+    """Files of a control group of version 2; sizes in GiB."""
+    limit = limit if limit == "max" else limit * GIB
+    values = {"memory.max": limit, "memory.current": used * GIB, "memory.stat": f"anon 0\ninactive_file {cache * GIB}"}
+    return {folder + name: str(value) for name, value in values.items()}
+
+
+VERSION_1 = {
+    "memory/memory.limit_in_bytes": f"{3 * GIB}",
+    "memory/memory.usage_in_bytes": f"{2 * GIB}",
+    "memory/memory.stat": f"inactive_file 0\ntotal_inactive_file {GIB}",
+}
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "free"),
+    [
+        ("0::/", {}, 8),
+        ("0::/", control_group(3, 2, 1), 2),
+        ("0::/", control_group("max", 2, 1), 8),
+        ("0::/", control_group(99, 2, 1), 8),
+        ("0::/", control_group(1, 2, 0), 0),
+        ("0::/job/step", control_group(3, 2, 1, "job/") | control_group("max", 2, 1, "job/step/"), 2),
+        ("1:cpu:/\n4:memory:/elsewhere", VERSION_1, 2),
+    ],
+    ids=["none", "container", "no limit", "more than there is", "exceeded", "batch system", "version 1"],
+)
+def test_free_memory_observes_the_limits_of_control_groups(own, files, free, tmp_path, monkeypatch):
+    meminfo = f"MemTotal: 1 kB\nMemAvailable: {8 * 2**20} kB"
+    for name, text in {"self/cgroup": own, "meminfo": meminfo, **files}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(memory, "PROC", tmp_path)
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", tmp_path)
+    assert free_memory(torch.device("cpu")) == free * GIB
+
+
+def test_free_memory_is_infinite_where_it_is_not_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "PROC", tmp_path)
+    assert free_memory(torch.device("cpu")) == math.inf
+
+
 def test_halving_terminates():
-    memory, steps = Memory(), 0
-    while memory.halve(batch=64):
+    limits, steps = Memory(), 0
+    while limits.halve(batch=64):
         steps += 1
-    assert memory.batch == 1
+    assert limits.batch == 1
     assert steps < 30

@@ -1,16 +1,20 @@
 """Tries the analysis on a few batches before the fit, to find errors and to forecast its cost."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Timer
 from torch.utils.data import DataLoader
 
 from lightning_pareto.data.loaders import size_of_batches
-from lightning_pareto.display.terminal import gibibytes, wrapped
+from lightning_pareto.display.terminal import gibibytes, significant, wrapped
 from lightning_pareto.influence.cost import Cost
+from lightning_pareto.influence.layers import NOT, select_layers
 from lightning_pareto.influence.sharding import LostProcessError, OtherProcessError
 from lightning_pareto.integration.analysis.run import AnalysisOptions, cost_of
 from lightning_pareto.integration.trainer.data_source import DataSource
+from lightning_pareto.integration.trainer.namespaces import is_a
 from lightning_pareto.integration.trainer.processes import rank_zero_warn, shard_of
 
 LONG = 60.0
@@ -60,35 +64,45 @@ def rehearse(
         return
     if trainer.is_global_zero:
         say("\n".join(wrapped(f"Analysis after the fit: {cost}.")))
-    _warn_of_cost(cost, _epochs_of_fit(trainer, data), _last_layer(module))
+    _warn_of_cost(cost, _epochs_of_fit(trainer, data, cost), _fewer_layers(module, options.influence.layers))
 
 
-def _epochs_of_fit(trainer: pl.Trainer, data: DataSource) -> float:
-    """Length of the fit in epochs over the whole training set."""
+def _epochs_of_fit(trainer: pl.Trainer, data: DataSource, cost: Cost) -> float:
+    """Length of the fit in epochs over the whole training set, at most; infinite without a limit."""
     size: int = len(data.train(trainer).dataset)  # type: ignore[arg-type]
     fitted = trainer.train_dataloader
     batch = size_of_batches(fitted if isinstance(fitted, DataLoader) else data.train(trainer))
     seen = trainer.accumulate_grad_batches * batch * trainer.world_size
-    return trainer.estimated_stepping_batches * seen / size
+    steps = trainer.estimated_stepping_batches  # -1 for a loader without a length
+    return min(steps * seen / size if steps >= 0 else math.inf, _epochs_until_timeout(trainer, cost))
 
 
-def _last_layer(module: pl.LightningModule) -> str:
-    """A shell pattern of the last layer's parameters."""
-    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-    layer, _, parameter = names[-1].rpartition(".")
-    return f"{layer}.*" if layer else parameter
+def _epochs_until_timeout(trainer: pl.Trainer, cost: Cost) -> float:
+    """How many epochs ``max_time`` leaves, at the speed of the timed ones."""
+    timers = [each for each in trainer.callbacks if is_a(each, Timer)]  # type: ignore[attr-defined]
+    seconds = [left for timer in timers if (left := timer.time_remaining()) is not None]
+    return min(seconds) * cost.epochs / cost.seconds if seconds and cost.epochs and cost.seconds else math.inf
 
 
-def _warn_of_cost(cost: Cost, fit: float, layers: str) -> None:
+def _fewer_layers(module: pl.LightningModule, layers: Sequence[str] | None) -> list[str]:
+    """Patterns that cover fewer parameters: all but a layer that has most of them, or the last layer alone."""
+    covered = select_layers(module, layers)
+    largest, last = max(covered, key=lambda layer: layer.size), covered[-1]
+    if largest is last or 2 * largest.size < sum(layer.size for layer in covered):
+        return [f"{last.name}.*"] if last.name and len(last.names) > 1 else [*last.names]
+    return [*(layers or ()), *(NOT + name for name in largest.names)]
+
+
+def _warn_of_cost(cost: Cost, fit: float, layers: list[str]) -> None:
     if not cost.fits:
         rank_zero_warn(
-            f"the analysis after the fit needs {gibibytes(cost.memory)} for directions, but only "
-            f"{gibibytes(cost.free)} are free. Bound it: ParetoCallback(max_memory={max(cost.free / 4, 0.1):.1g}), "
-            f"which takes more passes. Or lower folds, or cover fewer parameters, layers=['{layers}']"
+            f"the analysis after the fit needs {cost.size}, but only {gibibytes(cost.free)} are free. Bound it: "
+            f"ParetoCallback(max_memory={significant(max(cost.free / 4, 0.1), 1)}), which takes more passes. Or lower "
+            f"folds, not below 3, or cover fewer parameters, layers={layers}"
         )
     elif cost.epochs is not None and cost.epochs > fit and (cost.seconds or 0.0) > LONG:
         rank_zero_warn(
-            f"the analysis after the fit takes as long as {cost.epochs:.2g} epochs of training, longer than the fit "
-            f"({fit:.2g}). Halve the directions with ParetoCallback(folds=4), or cover fewer parameters, for instance "
-            f"layers=['{layers}']"
+            f"the analysis after the fit takes as long as {significant(cost.epochs)} epochs of training, longer than "
+            f"the fit ({significant(fit)} epochs). Cover fewer parameters, for instance layers={layers}, or lower "
+            "folds, not below 3: ParetoCallback(folds=4)"
         )

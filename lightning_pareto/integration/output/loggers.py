@@ -115,4 +115,6 @@ def _markdown(cells: Sequence[str]) -> str:
 def _text(cell: Cell) -> str:
     if cell is None:
         return ""
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    if isinstance(cell, float):
+        return f"{cell:.4g}" if abs(cell) < 10_000 else f"{cell:.0f}"
+    return str(cell)

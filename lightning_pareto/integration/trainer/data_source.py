@@ -40,8 +40,14 @@ class DataSource:
 
         Raises:
             TypeError: if its samples have no index.
-            ValueError: if the callback's own loader has another number of samples than the trainer's.
+            ValueError: if there is none, or the callback's own loader has another number of samples than the trainer's.
         """
+        if self._train(trainer) is None:
+            raise ValueError(
+                "there is no training set, and influence is that of its samples. Pass train_dataloaders to "
+                "trainer.fit(), or define train_dataloader() in the DataModule or LightningModule. limit_train_batches "
+                "must not be 0"
+            )
         own = check_map_style(self._train(trainer), "the train dataloader")
         fitted = getattr(trainer.train_dataloader, "dataset", None)
         size = len(own.dataset)  # type: ignore[arg-type]

@@ -1,9 +1,14 @@
 """The analysis is tried before the fit: problems are found before the first step, and its cost is known."""
 
+import re
 import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback, Timer
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_pareto import ParetoCallback
@@ -91,16 +96,26 @@ def test_cost_is_printed_before_the_fit(tmp_path, capsys):
     with pytest.raises(KeyError):
         trainer(tmp_path, ParetoCallback()).fit(Stops(), datamodule=Data(batch_size=10))
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Analysis after the fit: 32 directions of 116 parameters in" in printed
-    assert "epochs of training" in printed
+    assert re.search(r"Analysis after the fit: as long as \S+ epochs of training \(.* 116 parameters per", printed)
+
+
+def test_duration_that_is_not_known_is_said_to_be_unknown(tmp_path, capsys):
+    trainer(tmp_path, ParetoCallback(), max_epochs=1).fit(Plain(), datamodule=Data(batch_size=64))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "How long it takes is unknown: the training set has fewer than 20 batches per process" in printed
+
+
+LONG = Cost(4, 8, 116, 1.0, 8.0, epochs=412.0, seconds=90.0)
+LARGE = Cost(4, 8, 10**9, 100.0, 48.0)
 
 
 @pytest.mark.parametrize(
     ("cost", "text"),
     [
-        (Cost(32, 116, 1.0, 8.0, epochs=3.0, seconds=90.0), r"as long as 3 epochs.*layers=\['network\.3\.\*'\]"),
-        (Cost(32, 10**9, 100.0, 8.0), r"needs 100 GiB for directions, but only 8 GiB are free.*max_memory=2"),
+        (LONG, r"as long as 410 epochs.*than the fit \(2.1 epochs\).*layers=\['network\.3\.\*'\]"),
+        (LARGE, r"needs 100 GiB for a gradient of 1 billion .* but only 48 GiB are free.*max_memory=10\)"),
     ],
+    ids=["long", "large"],
 )
 def test_analysis_that_costs_too_much_gets_a_warning_with_the_remedy(tmp_path, monkeypatch, cost, text):
     monkeypatch.setattr(rehearsal, "cost_of", lambda *_: cost)
@@ -110,8 +125,65 @@ def test_analysis_that_costs_too_much_gets_a_warning_with_the_remedy(tmp_path, m
 
 @pytest.mark.parametrize(("epochs", "seconds"), [(1.9, 90.0), (30.0, 1.0)])
 def test_analysis_shorter_than_the_fit_or_than_a_minute_gets_none(tmp_path, monkeypatch, epochs, seconds):
-    monkeypatch.setattr(rehearsal, "cost_of", lambda *_: Cost(32, 116, 1.0, 8.0, epochs=epochs, seconds=seconds))
+    monkeypatch.setattr(rehearsal, "cost_of", lambda *_: replace(LONG, epochs=epochs, seconds=seconds))
     trainer(tmp_path, ParetoCallback(verbose=False), max_epochs=2).fit(Plain(), datamodule=Data())
+
+
+class Wide(Plain):
+    """Most of its parameters are in the first layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(2, 99), nn.ReLU(), nn.Linear(99, 9), nn.ReLU(), nn.Linear(9, 4))
+
+
+@pytest.mark.parametrize(
+    ("layers", "advice"),
+    [
+        (None, ["!network.2.weight", "!network.2.bias"]),
+        (["*.weight"], ["*.weight", "!network.2.weight"]),
+        (["*.0.*", "*.4.*"], ["!network.0.weight", "!network.0.bias"]),
+    ],
+    ids=str,
+)
+def test_advice_leaves_out_the_layer_with_most_parameters(tmp_path, monkeypatch, layers, advice):
+    monkeypatch.setattr(rehearsal, "cost_of", lambda *_: LONG)
+    advice = advice if layers is None or advice[0] in layers else [*layers, *advice]
+    with pytest.warns(UserWarning, match=re.escape(f"layers={advice}")):
+        trainer(tmp_path, ParetoCallback(verbose=False, layers=layers)).fit(Wide(), datamodule=Data())
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ({"max_epochs": 3}, 3.0),
+        ({"max_epochs": -1, "max_steps": 6}, 0.25),
+        ({"max_epochs": 3, "limit_train_batches": 12}, 1.5),
+        ({"max_epochs": 4, "accumulate_grad_batches": 2}, 4.0),
+        ({"max_epochs": -1}, float("inf")),
+        ({"max_epochs": -1, "max_time": {"minutes": 3}}, 2 * 412.0),
+        ({"max_epochs": 3, "max_time": {"minutes": 3}}, 3.0),
+    ],
+    ids=str,
+)
+def test_length_of_the_fit(tmp_path, monkeypatch, options, epochs):
+    class Measures(Callback):
+        def on_train_start(self, trainer, pl_module):
+            found.append(rehearsal._epochs_of_fit(trainer, ParetoCallback().data, LONG))
+            trainer.should_stop = True
+
+    found = []
+    monkeypatch.setattr(Timer, "time_elapsed", lambda *_: 0.0)
+    trainer(tmp_path, Measures(), **options).fit(Plain(), datamodule=Data(batch_size=10))
+    assert found == [pytest.approx(epochs)]
+
+
+def test_length_of_a_fit_on_a_stream_is_not_known(tmp_path):
+    source = ParetoCallback(train_dataloader=Data().train_dataloader()).data
+    fit = SimpleNamespace(
+        train_dataloader=None, estimated_stepping_batches=-1, accumulate_grad_batches=1, world_size=1, callbacks=[]
+    )
+    assert rehearsal._epochs_of_fit(fit, source, LONG) == float("inf")
 
 
 def test_failure_that_training_may_mend_does_not_end_the_fit(tmp_path, monkeypatch):

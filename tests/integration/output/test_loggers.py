@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 
 from lightning_pareto import ParetoCallback
-from lightning_pareto.integration.output.loggers import show_with
+from lightning_pareto.integration.output.loggers import Exhibits, show_with
 from tests.integration._models import Data, Plain, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(filesystem tracking|file store):FutureWarning")
@@ -38,6 +39,16 @@ def gains(verdict):
 
 def read_table(text):
     return {row["class"]: float(row["held-out gain"]) for row in csv.DictReader(text.splitlines())}
+
+
+def test_numbers_of_samples_have_no_exponent_in_tensorboard():
+    texts = []
+    logger = TensorBoardLogger("unused")
+    logger._experiment = SimpleNamespace(add_text=lambda name, text, step: texts.append(text))
+    rows = [["cat", 0.123456, 12345.0]]
+    exhibits = Exhibits(figures={}, headings=["class", "gain", "samples"], rows=rows, report=None, step=0)
+    show_with(logger)(logger, exhibits)
+    assert texts[0].splitlines()[2] == "| cat | 0.1235 | 12345 |"
 
 
 def test_csv_logger_gets_files_next_to_its_metrics(tmp_path):
