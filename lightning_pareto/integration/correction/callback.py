@@ -53,7 +53,7 @@ class CourseCorrection(ValidationCallback[OutcomeRecorder]):
 
     The callback moves itself to the front of the callbacks. It costs a copy of weights and optimizer state in host
     memory on every process, and two copies during a correction. Each correction costs one epoch plus the influence
-    (three to four more).
+    (for small convolutional networks, three to ten more).
 
     It needs one training loader with a map-style dataset and a validation at the end of each epoch, and refuses
     anything else before the fit starts. Attributes of the module that are neither parameters nor in its ``state_dict``

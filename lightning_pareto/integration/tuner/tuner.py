@@ -74,8 +74,8 @@ class ParetoTuner:
             new optimizer, or the weighted ``"epoch"`` itself. By default from scratch after a screening, else the
             epoch.
         max_epochs_spent: largest number of epochs of all trials together, including the first fit. By default six whole
-            fits, one of them for the trials of one epoch, and nine with ``include_validation``. Influence costs three
-            to four more epochs for each measure.
+            fits, one of them for the trials of one epoch, and nine with ``include_validation``. Influence costs four
+            to ten more epochs for each measure, and tens for MLPs.
         budgets: shares of the training mass that a screening tries. Each trial prints its own.
         measures: measures of the influence from which a screening makes weights.
         max_weight: largest weight of the paper's LP.
