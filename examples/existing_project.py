@@ -60,7 +60,7 @@ def main(folder: str) -> None:
     trainer.fit(Classifier(), datamodule=Plane())
     print(f"first fit: worst class {trainer.callback_metrics['val_accuracy_worst']:.1%}")  # <-
 
-    if pareto.verdict.improvable and not pareto.verdict.underfitted:  # <-
+    if pareto.verdict.answer == "yes":  # <-
         pl.seed_everything(0, verbose=False)
         weights = reweight(pareto.influence, return_mass="multiplicative")  # <-
         weights.save(Path(folder) / "weights.safetensors")  # <-

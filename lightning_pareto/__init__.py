@@ -8,6 +8,7 @@ Data flow from batches to a better fit, in the order in which the modules depend
 - ``pareto``: headroom, its held-out test, trade-offs, and the verdict.
 - ``reweighting``, ``sampling``: sample weights from influence, and the sampler that draws with them.
 - ``evaluation``: outcomes of a fit on validation data, paired tests between fits, results of a search.
+- ``candidates``: ways to improve a fitted model without another fit.
 - ``report``: figures, sample tables and the HTML report.
 - ``integration``: everything that knows Lightning: the callbacks, the reweighted DataModule and the tuner.
 - ``command_line``: the same on the results of a fit, from a shell.
@@ -17,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_pareto.candidates import Candidate, Evidence, HeadRefit, InTurn, WeightedSteps
     from lightning_pareto.evaluation import ClasswiseChange, ClasswiseComparison, Outcome, ParetoResult
     from lightning_pareto.influence import (
         BatchError,
@@ -72,6 +74,7 @@ else:
         "reweighting",
         "sampling",
         "evaluation",
+        "candidates",
         "report",
         "report.figures",
         "integration",
@@ -92,12 +95,16 @@ __all__ = [
     "Analysis",
     "ArtifactError",
     "BatchError",
+    "Candidate",
     "ClassificationTask",
     "ClasswiseChange",
     "ClasswiseComparison",
     "Correction",
     "CourseCorrection",
     "CurvatureError",
+    "Evidence",
+    "HeadRefit",
+    "InTurn",
     "InfeasibleError",
     "InfluenceMatrix",
     "LinearProgramError",
@@ -114,6 +121,7 @@ __all__ = [
     "Shard",
     "StagesError",
     "WeightedDataset",
+    "WeightedSteps",
     "analyse",
     "average_influence",
     "check_pareto",

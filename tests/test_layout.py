@@ -27,6 +27,7 @@ ORDER = [
     "reweighting",
     "sampling",
     "evaluation",
+    "candidates",
     "report",
     "integration",
     "command_line",

@@ -11,8 +11,7 @@ from lightning_pareto.pareto.columns import all_values
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.pareto.verdict import check_pareto
 
-CODES = {"yes": 0, "not proven": 10, "no": 11}
-UNDERFITTED = 12
+CODES = {"yes": 0, "not proven": 10, "no": 11, "underfitted": 12}
 
 
 def run(options: Any) -> int:
@@ -32,7 +31,7 @@ def run(options: Any) -> int:
 
 def exit_code(verdict: ParetoVerdict) -> int:
     """The exit code that says what the verdict is."""
-    return UNDERFITTED if verdict.improvable and verdict.underfitted else CODES[verdict.answer]
+    return CODES[verdict.answer]
 
 
 def as_mapping(verdict: ParetoVerdict) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from lightning_pareto.command_line.inputs import FILES, chosen, find, limits
 from lightning_pareto.command_line.output import as_json, say
 from lightning_pareto.display.terminal import printable, printable_line, text_table, wrapped
 from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.pareto.wording import NO_FOLDS
 from lightning_pareto.reweighting.reweight import UNPROVEN, reweight
-from lightning_pareto.reweighting.weights import SampleWeights
+from lightning_pareto.reweighting.weights import PREDICTED, SampleWeights
 
 
 def run(options: Any) -> int:
@@ -63,14 +64,13 @@ def summary(weights: SampleWeights, path: Path) -> str:
         ),
         "",
         *text_table(columns),
-        *wrapped(
-            "The predicted gain is the first-order drop of the validation measure. On networks it is far too large: "
-            "trust its sign and the order of the categories."
-        ),
+        *wrapped(PREDICTED),
         "",
         f"Written: {printable_line(str(path))}",
     ]
     answer = weights.metadata["verdict"]
+    if answer is None:
+        return "\n".join([*lines, *wrapped(NO_FOLDS)])
     if answer in UNPROVEN:
         return "\n".join([*lines, *wrapped(f"The verdict is {answer!r}: {UNPROVEN[answer]}.")])
     return "\n".join([*lines, f"Next: ReweightedDataModule(datamodule, {str(path)!r})"])

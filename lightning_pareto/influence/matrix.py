@@ -150,8 +150,8 @@ class InfluenceMatrix:
     def predicted_gain(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """First-order drop of the measure on each category under sample weights, (K,).
 
-        It is accurate for a small step towards the weights. For a whole second fit it predicts at best the order of the
-        categories.
+        It is accurate for a small step towards the weights. A whole second fit keeps far less of it, and little of
+        its order.
 
         Args:
             weights: one weight per training sample, (N,); 1 means no change.

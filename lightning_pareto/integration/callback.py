@@ -28,12 +28,15 @@ from lightning_pareto.integration.output.last_fit import LastFit
 from lightning_pareto.integration.output.log_verdict import log_verdict, show_verdict
 from lightning_pareto.integration.output.results_folder import ResultsFolder, prepare_results_folder
 from lightning_pareto.integration.trainer.data_source import DataSource
+from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.integration.validation.callback import ValidationCallback
 from lightning_pareto.integration.validation.classwise_log import ClasswiseLog
 from lightning_pareto.integration.validation.metrics import ClasswiseMetrics, Metrics
 from lightning_pareto.pareto.admissible import DEFAULT_BUDGET
 from lightning_pareto.pareto.demand import Targets, chosen_categories, per_category
+from lightning_pareto.pareto.significance import LEAST_FOLDS
 from lightning_pareto.pareto.verdict import DEFAULT_LEVEL, ParetoVerdict
+from lightning_pareto.pareto.wording import NO_FOLDS
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, RECORD_FILE, VERDICT_FILE, contains_results
 
 KEPT = "pareto_classwise"
@@ -311,6 +314,8 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
 
     def _prepare(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.results_folder = prepare_results_folder(trainer, module, self.dirpath, (INFLUENCE_FILE, VERDICT_FILE))
+        if self.options.influence.folds < LEAST_FOLDS:
+            rank_zero_warn(f"folds={self.options.influence.folds}: {NO_FOLDS}")
         self._category_names = checks.check_data(trainer, module, self.data, self.options.influence.layers)
         if self._category_names is not None:
             chosen_categories(self._category_names, self.question.targets)

@@ -15,10 +15,10 @@ from lightning_pareto.pareto.columns import COLUMNS, all_values
 from lightning_pareto.pareto.headroom import exchange_rates
 from lightning_pareto.pareto.hyperplane import Regions
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES, LEAST_SAMPLES
-from lightning_pareto.pareto.wording import TEXT, UNDERFITTED, describe, headline
+from lightning_pareto.pareto.wording import NO_FOLDS, TEXT, UNDERFITTED, describe, headline
 from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
-Answer = Literal["yes", "no", "not proven"]
+Answer = Literal["yes", "no", "not proven", "underfitted"]
 
 LEAST_DRIFT = 0.15
 """Mean drift over the categories above which a model counts as underfitted, if no category drifts down.
@@ -123,7 +123,10 @@ class ParetoVerdict:
 
     @property
     def improvable(self) -> bool:
-        """Whether the test is significant and the least held-out gain of a target is more than negligible."""
+        """Whether the test is significant and the least held-out gain of a target is more than negligible.
+
+        It is also True for an underfitted model, for which this says little. Act on ``answer == "yes"``.
+        """
         return bool(self.p_value <= self.level and np.nanmin(self.held_out_gain[self.targets]) > self.min_gain)
 
     @property
@@ -138,9 +141,13 @@ class ParetoVerdict:
 
     @property
     def answer(self) -> Answer:
-        """``"yes"``; ``"no"`` if even the optimistic in-sample headroom is negligible; otherwise ``"not proven"``."""
+        """The verdict in a word or two.
+
+        ``"yes"`` if it is :attr:`improvable`, but ``"underfitted"`` if it is that, too. ``"no"`` if even the optimistic
+        in-sample headroom is negligible. Otherwise ``"not proven"``.
+        """
         if self.improvable:
-            return "yes"
+            return "underfitted" if self.underfitted else "yes"
         return "no" if self.headroom <= self.min_gain else "not proven"
 
     @property
@@ -203,7 +210,8 @@ class ParetoVerdict:
         return describe(self)
 
     def _repr_html_(self) -> str:
-        notes = [f"Headroom {self.headroom:.3f} in sample; held out, p = {self.p_value:.2g} at level {self.level:g}."]
+        test = NO_FOLDS if np.isnan(self.p_value) else f"Held out, p = {self.p_value:.2g} at level {self.level:g}."
+        notes = [f"Headroom {self.headroom:.3f} in sample. {test}"]
         columns = {"category": self.category_names, **chosen_cells(COLUMNS, TEXT, self)}
         return html_table(headline(self), columns, [*notes, UNDERFITTED] if self.underfitted else notes)
 

@@ -24,7 +24,10 @@ TEXT = ("held_out_gain", "standard_error", "alone", "prices")
 MOST_REASONS = 6
 """Categories listed as standing in the way of a proof."""
 
-NO_FOLDS = f"Without {LEAST_FOLDS} validation folds nothing is proven: estimate_influence(..., folds=8)."
+NO_FOLDS = (
+    f"With fewer than {LEAST_FOLDS} validation folds, held-out gains and their errors are unknown, and nothing is "
+    "proven. Use folds=8, the default."
+)
 
 TOO_FEW_SAMPLES = f"Fewer than {ENOUGH_SAMPLES} validation samples in total prove nothing."
 
@@ -45,7 +48,7 @@ def describe(verdict: ParetoVerdict, next_step: bool = True) -> str:
         "This is a first-order statement about this model. It says whether there is something to gain. Only a second "
         "fit shows how much of it is kept, and by which categories.",
     ]
-    if next_step and verdict.improvable and not verdict.underfitted:
+    if next_step and verdict.answer == "yes":
         targets = "" if asks_for_all(verdict) else ", targets=[...]"
         paragraphs.append(f"Next: weights = reweight(influence{targets}), then fit again with these weights.")
     head = headline(verdict)
@@ -57,14 +60,9 @@ def asks_for_all(verdict: ParetoVerdict) -> bool:
     return bool((verdict.targets | ~verdict.present).all())
 
 
-def short_answer(verdict: ParetoVerdict) -> str:
-    """The answer in a word or two. For a model that is underfitted, *yes* says little."""
-    return "underfitted" if verdict.improvable and verdict.underfitted else verdict.answer
-
-
 def headline(verdict: ParetoVerdict) -> str:
     """The first line of a verdict."""
-    return f"Pareto improvement possible: {short_answer(verdict).upper()}"
+    return f"Pareto improvement possible: {verdict.answer.upper()}"
 
 
 def target_names(verdict: ParetoVerdict) -> str:

@@ -15,7 +15,6 @@ from lightning_pareto.pareto.headroom import floors_out_of_reach, headroom
 from lightning_pareto.pareto.sifting import FloorsError
 from lightning_pareto.pareto.significance import LEAST_FOLDS
 from lightning_pareto.pareto.verdict import check_pareto
-from lightning_pareto.pareto.wording import short_answer
 from lightning_pareto.reweighting.mass_preserving import GiveBack, MassPreservingProgram, give_back
 from lightning_pareto.reweighting.paper import PaperProgram
 from lightning_pareto.reweighting.weights import SampleWeights, weights_from
@@ -66,7 +65,7 @@ def reweight(
 
     If the model was fitted with weights, the new ones start from these, and replace them in the next fit. The budget
     bounds what is moved in all rounds together, so a second round of the same budget changes little. A warning says so
-    if the verdict on the influence is not *yes*.
+    if the verdict on the influence is not *yes*. With fewer than three folds there is no verdict, and no warning.
 
     ``"paper"`` is the LP of PARETO-LP-GA with thresholds α and weights up to ``max_weight``. It moves mass between
     classes, and its predictions hold for small steps only.
@@ -117,8 +116,7 @@ def _answer(influence: InfluenceMatrix, budget: float, targets: Targets) -> str 
     """The verdict's answer, None without folds. A warning says if it is not *yes*."""
     if influence.fold_scores is None or len(influence.fold_scores) < LEAST_FOLDS:
         return None
-    verdict = check_pareto(influence, budget=budget, targets=targets)
-    answer = short_answer(verdict)
+    answer = check_pareto(influence, budget=budget, targets=targets).answer
     if answer != "yes":
         warn(f"the verdict is {answer!r}: {UNPROVEN[answer]}")
     return answer

@@ -18,6 +18,13 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.admissible import AdmissibleSet
 from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
 
+PREDICTED = (
+    "The predicted gain is the first-order drop of the validation measure for a small step. A second fit keeps far "
+    "less of it, and little of its order: over 8 small networks, the rank correlation of predicted and measured gains "
+    "was 0.29. Only a second fit shows which categories gain."
+)
+"""How far to trust predicted gains."""
+
 MAX_SUM = 2.0**52
 """Largest sum of weights for which float64 counts draws exactly."""
 
@@ -29,7 +36,7 @@ class SampleWeights:
     Args:
         values: weights ≥ 0, one per dataset index, (N,). A weight of 1 leaves a sample as it is.
         predicted_gain: first-order drop of the validation measure on each category, (K,). NaN where unknown. It holds
-            for a small step towards the weights, not for a complete fit.
+            for a small step towards the weights. A complete fit keeps far less of it, and little of its order.
         category_names: names of the K categories. Numbers by default.
         metadata: how the weights were computed, JSON-serialisable.
 
@@ -114,6 +121,8 @@ class SampleWeights:
             f"moved, effective size {self.effective_size:.0f}."
         ]
         gains = [number(gain, "{:+.3g}") for gain in np.asarray(self.predicted_gain)]
+        if np.isfinite(np.asarray(self.predicted_gain)).any():
+            notes.append(PREDICTED)
         return html_table("Sample weights", {"category": self.category_names, "predicted gain": gains}, notes)
 
     def to_pandas(self) -> Any:

@@ -16,8 +16,10 @@ import lightning_pareto
 from lightning_pareto import InfluenceMatrix, ParetoVerdict, SampleWeights, check_pareto, reweight
 from lightning_pareto.command_line import main
 from lightning_pareto.command_line.inputs import find
+from lightning_pareto.pareto.wording import NO_FOLDS
 from lightning_pareto.report.html.run import results_folder_of
 from lightning_pareto.reweighting.reweight import UNPROVEN
+from lightning_pareto.reweighting.weights import PREDICTED
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, VERDICT_FILE, WEIGHTS_FILE
 
 ROOT = Path(__file__).parents[2]
@@ -86,18 +88,18 @@ def no_room():
         (matrix(), 0, "yes"),
         (InfluenceMatrix(matrix().scores, matrix().labels, NAMES), 10, "not proven"),
         (no_room(), 11, "no"),
-        (matrix(drift=1.0), 12, "yes"),
+        (matrix(drift=1.0), 12, "underfitted"),
     ],
     ids=["yes", "not proven", "no", "underfitted"],
 )
 def test_exit_code_states_the_verdict(influence, code, answer, tmp_path, capsys):
     path = influence.save(tmp_path / "influence.safetensors")
     text = printed(capsys, "check", path, code=code)
-    headline = "UNDERFITTED" if code == 12 else answer.upper()
-    assert f"Pareto improvement possible: {headline}\n" in text
+    assert f"Pareto improvement possible: {answer.upper()}\n" in text
     assert ("UNDERFITTED" in text) == (code == 12)
     found = strict(printed(capsys, "check", tmp_path, "--json", "--exit-zero"))
     assert found["answer"] == answer
+    assert found["improvable"] == (answer in ("yes", "underfitted"))
     assert f"{code} " in printed(capsys, "check", "--help"), "the table of codes is in the help"
 
 
@@ -175,6 +177,17 @@ def test_reweight_says_that_nothing_is_proven(tmp_path, capsys):
     assert "Next" not in text
     assert text.endswith("The verdict is 'not proven': " + UNPROVEN["not proven"] + ".")
     assert strict(printed(capsys, "reweight", path, "--json"))["options"]["verdict"] == "not proven"
+
+
+def test_reweight_says_that_there_is_no_verdict_without_folds(tmp_path, capsys):
+    path = InfluenceMatrix(matrix().scores, matrix().labels, NAMES).save(tmp_path / "influence.safetensors")
+    text = " ".join(printed(capsys, "reweight", path).split())
+    assert "Next" not in text
+    assert text.endswith(NO_FOLDS)
+
+
+def test_reweight_says_how_far_to_trust_predicted_gains(run_folder, capsys):
+    assert PREDICTED in " ".join(printed(capsys, "reweight", run_folder).split())
 
 
 def table(text):

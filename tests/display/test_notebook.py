@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lightning_pareto import ClasswiseComparison, suspected_samples
+from lightning_pareto import ClasswiseComparison, InfluenceMatrix, SampleWeights, check_pareto, suspected_samples
+from lightning_pareto.pareto.wording import NO_FOLDS
+from lightning_pareto.reweighting.weights import PREDICTED
 from tests.report._results import everything
 
 EVIL = "<script>alert('x')</script> & \"co\""
@@ -75,6 +77,17 @@ def test_numbers_are_those_of_the_results():
     texts = Reader(result._repr_html_()).texts
     assert texts[texts.index("class 0") + 1] == f"{100 * result.before[0]:.1f}"
     assert result.reason in texts
+
+
+def test_verdict_without_folds_says_so_instead_of_a_p_value():
+    page = check_pareto(InfluenceMatrix(np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2))._repr_html_()
+    assert NO_FOLDS in page
+    assert "nan" not in page
+
+
+def test_weights_say_how_far_to_trust_predicted_gains():
+    assert PREDICTED in Reader(results_by_kind(3)["SampleWeights"]._repr_html_()).texts
+    assert PREDICTED not in SampleWeights(np.ones(3))._repr_html_()
 
 
 def test_data_frames_hold_every_number():

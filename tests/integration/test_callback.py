@@ -40,6 +40,16 @@ def test_influence_and_verdict_are_in_memory_and_on_disk_after_a_fit(tmp_path, c
     assert str(ParetoVerdict.load(tmp_path / "pareto" / "verdict.safetensors")) == str(callback.verdict)
 
 
+def test_too_few_folds_for_a_proof_are_reported_before_the_first_step(tmp_path):
+    class Stops(Plain):
+        def training_step(self, batch, batch_idx):
+            raise KeyError("a step was made")
+
+    text = "folds=2: With fewer than 3 validation folds, held-out gains and their errors are unknown"
+    with pytest.warns(UserWarning, match=text), pytest.raises(KeyError):
+        trainer(tmp_path, ParetoCallback(folds=2, verbose=False)).fit(Stops(), datamodule=Data())
+
+
 def test_influence_equals_that_of_estimate_influence(tmp_path):
     callback, model, data = ParetoCallback(verbose=False), Plain(), Data()
     trainer(tmp_path, callback).fit(model, datamodule=data)

@@ -89,8 +89,8 @@ def cost_of(
     Raises:
         Exception: what the analysis would raise about data and model, on every process.
     """
-    with _unnoticed(trainer):
-        return forecast(module, **_arguments(trainer, module, data, options, category_names))
+    with unnoticed(trainer):
+        return forecast(module, **arguments_of(trainer, module, data, options, category_names))
 
 
 def influence_of(
@@ -122,7 +122,7 @@ def influence_of(
     Raises:
         Exception: whatever the estimate raises, on every process.
     """
-    arguments = _arguments(trainer, module, data, options, category_names)
+    arguments = arguments_of(trainer, module, data, options, category_names)
     shard = shard_of(trainer, module)
     tell = say if say is not None and trainer.is_global_zero else lambda _: None
     if stages_kept(folder):
@@ -144,19 +144,19 @@ def influence_of(
         name = "last weights" if used is None else Path(used).name
         return replace(influence, metadata={**influence.metadata, **(metadata or {}), "checkpoint": name})
 
-    with _unnoticed(trainer):
+    with unnoticed(trainer):
         paths = checkpoints(trainer, options.checkpoint, earlier)
         return average_influence([influence_at(number, path) for number, path in enumerate(paths)])
 
 
 @contextlib.contextmanager
-def _unnoticed(trainer: pl.Trainer) -> Iterator[None]:
+def unnoticed(trainer: pl.Trainer) -> Iterator[None]:
     """Leave no trace in random states, use batches as in validation, and warn on rank zero only."""
     with warnings_on_rank_zero(trainer), isolate_rng(), validating(trainer):
         yield
 
 
-def _arguments(
+def arguments_of(
     trainer: pl.Trainer,
     module: pl.LightningModule,
     data: DataSource,

@@ -33,6 +33,7 @@ def log_verdict(trainer: pl.Trainer, verdict: ParetoVerdict) -> list[Any]:
     """Log the verdict's numbers to ``callback_metrics`` and every logger; returns the loggers that failed."""
     values = {
         "pareto/improvable": float(verdict.improvable),
+        "pareto/underfitted": float(verdict.underfitted),
         "pareto/headroom": verdict.headroom,
         "pareto/p_value": verdict.p_value,
         **{

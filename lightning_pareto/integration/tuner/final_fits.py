@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_pareto.integration.tuner.judge import Tried
 from lightning_pareto.integration.tuner.options import TuningOptions
+from lightning_pareto.integration.tuner.remedies import Remedy
 from lightning_pareto.integration.tuner.search import Finalist, Situation
 from lightning_pareto.integration.tuner.starting_model import FIRST_FIT, StartingModel
 from lightning_pareto.integration.tuner.trial import Trial
@@ -37,6 +39,9 @@ class FinalFits:
     def tried(self, finalist: Finalist) -> Tried:
         """The fits of a finalist. They may also train on the validation samples that the weights know."""
         fits = enumerate(finalist.fits, 1)
+        if finalist.candidate is not None:
+            remedies = (self._remedied(f"half {number}, {finalist.name}", finalist, *fit) for number, fit in fits)
+            return Tried(finalist, tuple(remedies))
         return Tried(finalist, tuple(self._tried(f"{number}, {finalist.name}", *fit) for number, fit in fits))
 
     def joined(self) -> Tried:
@@ -44,11 +49,24 @@ class FinalFits:
         halves = self._situation.halves
         return self.tried(Finalist("without weights", tuple((None, half.unseen) for half in halves)))
 
-    def last(self, epochs: int, weights: SampleWeights | None) -> TrialResult:
-        """A fit with these weights on the training data and on all validation data."""
+    def last(self, epochs: int, finalist: Finalist) -> TrialResult:
+        """The same with all validation data. A fit takes this number of epochs."""
         everything = np.ones(len(self._start.at.category), dtype=bool)
-        trial = self._with_validation("last fit, validation data included", weights, everything)
+        if finalist.candidate is not None:
+            return self._remedied(f"all validation data, {finalist.name}", finalist, finalist.from_all, ~everything)
+        trial = self._with_validation("last fit, validation data included", finalist.from_all, everything)
         return self._trials.run(replace(trial, stops_after=epochs))
+
+    def _remedied(
+        self, name: str, finalist: Finalist, weights: SampleWeights | None, unseen: npt.NDArray[np.bool_]
+    ) -> TrialResult:
+        """The given model after a candidate's change."""
+        assert finalist.candidate is not None
+        assert weights is not None
+        at = self._start.at
+        remedy = Remedy(finalist.candidate, ~unseen, at.category, len(at.category_names), weights)
+        given = self._start.given.checkpoint
+        return self._trials.run(Trial(name, "checkpoint", 0, checkpoint=given, keeps=True, remedy=remedy))
 
     def _tried(self, name: str, weights: SampleWeights | None, unseen: np.ndarray) -> TrialResult:
         if not self._joins:

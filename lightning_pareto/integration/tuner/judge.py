@@ -87,8 +87,9 @@ class Judge:
     The ordinary fit replaces the given model only if it is better in the mean and no category falls beyond chance.
     Levels for gains are divided by the number of finalists and by the looks that chose them, but not by the trials of
     one epoch that ranked them. Those are other models. In a simulation of ten candidates they biased the gain by less
-    than a tenth of a point. If the verdict is *yes*, less is enough, see :data:`CONFIRMING`. Harm is tested in both
-    fits of a finalist together, and in the returned one on its own samples.
+    than a tenth of a point. If the verdict is *yes*, less is enough, see :data:`CONFIRMING`. For the first candidate
+    without a fit that level is not divided, since it is the step that the verdict is about. Harm is tested in
+    both fits of a finalist together, and in the returned one on its own samples.
 
     If validation data are also trained on, then so they are in all finalists. Those have to beat the fits with
     validation data and without weights, which in turn must not fall in the mean and must do no harm. The weights are
@@ -118,6 +119,7 @@ class Judge:
         *,
         trials: Iterable[TrialResult],
         joined: Tried | None = None,
+        planned: int = 0,
     ) -> tuple[ParetoResult, Tried | None]:
         """Choose the model to return.
 
@@ -127,6 +129,7 @@ class Judge:
             tried: reweighted fits of the same budget.
             trials: all trials, to report.
             joined: fits without weights on the training data and either half of the validation data.
+            planned: how many finalists there may be in the end, if more are to follow.
 
         Returns:
             The result, and the fits whose model is returned; None for an ordinary model.
@@ -136,7 +139,8 @@ class Judge:
         ordinaries, summaries = (incumbent, given), [result.summary for result in trials]
         serves = joined is not None and joined.against(incumbent).macro >= 0
         more = joined if serves and joined is not None and joined.is_harmless(ordinaries, self.level) else None
-        better = [one for one in tried if self._gains(one, incumbent, more, len(tried))]
+        count = max(planned, len(tried))
+        better = [one for number, one in enumerate(tried) if self._gains(one, incumbent, more, number, count)]
         harmless = [one for one in better if one.is_harmless(ordinaries, self.level)]
         if harmless:
             chosen = _preferred(harmless, incumbent)
@@ -155,12 +159,13 @@ class Judge:
         result = _result(given, incumbent, None, compared=change, reason=reason, summaries=summaries)
         return (result if refused is None else _with_refused(result, refused.against(incumbent))), None
 
-    def _gains(self, one: Tried, incumbent: TrialResult, joined: Tried | None, count: int) -> bool:
-        """Whether one of ``count`` finalists gains more than is possible without weights."""
+    def _gains(self, one: Tried, incumbent: TrialResult, joined: Tried | None, number: int, count: int) -> bool:
+        """Whether the finalist of this number among ``count`` gains more than is possible without weights."""
         looks = one.finalist.looks * count
+        confirming = 1 if number == 0 and one.finalist.candidate is not None else looks
         if joined is None:
             change = one.against(incumbent)
-            return change.rises(self.level, looks) or (self.improvable and change.p_gain * looks <= CONFIRMING)
+            return change.rises(self.level, looks) or (self.improvable and change.p_gain * confirming <= CONFIRMING)
         change, weakest = one.beyond(joined), int(np.nanargmin(incumbent.outcome.accuracy))
         helps_the_weakest = change.macro >= 0 and bool(change.p_rise[weakest] * looks <= CONFIRMING)
         return change.rises(self.level, looks) or helps_the_weakest or (self.improvable and change.macro > 0)
@@ -175,7 +180,8 @@ class Judge:
     ) -> ParetoResult:
         change, number = one.against(incumbent), one.harmless_fit((incumbent, given), self.level)
         assert number is not None
-        reason = f"{_measured(change)}{self._rising(change)}. No category falls beyond chance."
+        by = "" if one.finalist.candidate is None else f"{one.finalist.name[0].upper()}{one.finalist.name[1:]}: "
+        reason = f"{by}{_measured(change)}{self._rising(change)}. No category falls beyond chance."
         if one.finalist.fits[number][0] is None:
             reason = f"With half of the validation data and no weights, {reason[0].lower()}{reason[1:]}"
         if joined is not None:
@@ -235,10 +241,14 @@ def _result(
     summaries: list[TrialSummary],
 ) -> ParetoResult:
     change, weights, model = ClasswiseChange(given.outcome, incumbent.outcome), None, incumbent
+    better = False
     if accepted is not None:
         one, number = accepted
         change, model = one.against(given), one.results[number]
         weights = one.finalist.fits[number][0]
+        better = weights is not None
+        if one.finalist.candidate is not None:
+            weights = None
     return ParetoResult(
         category_names=given.outcome.category_names,
         before=change.before.accuracy,
@@ -248,7 +258,7 @@ def _result(
         refused=np.full(len(given.outcome.category_names), np.nan),
         gain=compared.macro,
         gain_error=compared.macro_error,
-        accepted=weights is not None,
+        accepted=better,
         reason=reason,
         weights=weights,
         ckpt_path=str(model.checkpoint),
@@ -288,7 +298,7 @@ def with_validation(
         result,
         reason=f"{result.reason} The returned model was then fitted with all of the validation data, so nothing is "
         "left that could measure it. These figures are of fits with one half, each measured on the other.",
-        weights=one.finalist.from_all,
+        weights=one.finalist.from_all if one.finalist.candidate is None else None,
         best_epoch=epochs,
         ckpt_path=str(last.checkpoint),
         epochs_spent=sum(trial.epochs for trial in summaries),

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from lightning_pareto.arguments import checked_count, checked_number
+from lightning_pareto.candidates import HeadRefit, InTurn, WeightedSteps
+from lightning_pareto.candidates.evidence import Candidate, Propose, as_candidates
 from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.pareto.admissible import check_budget
 from lightning_pareto.pareto.demand import Targets
@@ -15,6 +17,9 @@ Refit = Literal["scratch", "continue", "epoch"]
 
 FINALISTS = 2
 """Number of kinds of weights that get complete fits."""
+
+CANDIDATES: tuple[Candidate, ...] = (WeightedSteps(), HeadRefit(), InTurn(WeightedSteps(), HeadRefit()))
+"""What a search tries before it spends another fit."""
 
 LEAST_TRIALS = 2
 """Trials of one epoch for each finalist. With fewer epochs there are fewer finalists."""
@@ -51,6 +56,7 @@ class TuningOptions:
     population: int = 8
     level: float = 0.05
     include_validation: bool = False
+    candidates: Sequence[Candidate | Propose] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,6 +82,8 @@ class TuningOptions:
             raise ValueError(f"seed must be a whole number in [0, 2**32), found {self.seed}")
         if self.max_epochs_spent is not None:
             checked_count(self.max_epochs_spent, "max_epochs_spent must be a number of epochs, at least 1", least=1)
+        if self.candidates is not None:
+            as_candidates(self.candidates)
         if self.include_validation and self.last_fit != "scratch":
             raise ValueError('include_validation makes one more fit from scratch: use refit="scratch"')
 
@@ -83,6 +91,13 @@ class TuningOptions:
     def last_fit(self) -> Refit:
         """Which fits are compared at the end."""
         return self.refit or ("scratch" if self.search == "screening" and self.mode == "direct" else "epoch")
+
+    @property
+    def cheap(self) -> tuple[Candidate, ...]:
+        """The candidates to try before weights. By default none where an epoch is compared, as the paper does."""
+        if self.candidates is not None:
+            return as_candidates(self.candidates)
+        return CANDIDATES if self.search == "screening" and self.mode == "direct" else ()
 
     def divide(self, length: int, starts_from_checkpoint: bool) -> Epochs:
         """Divide the epochs, before any is spent.

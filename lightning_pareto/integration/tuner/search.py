@@ -1,12 +1,13 @@
 """Searches for weights that make a better second fit, by trials of one epoch from one checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from lightning_pareto.candidates.evidence import Candidate
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
@@ -78,12 +79,14 @@ class Finalist:
             fit without weights also trains on the other samples of the validation set.
         looks: among how many weights these were chosen by their accuracy on those samples.
         from_all: weights made in the same way from all of the validation set; None if there are none.
+        candidate: what is done to the fitted model with the weights, instead of a fit; None for a fit.
     """
 
     name: str
     fits: tuple[tuple[SampleWeights | None, npt.NDArray[np.bool_]], ...]
     looks: int = 1
     from_all: SampleWeights | None = None
+    candidate: Candidate | None = None
 
 
 def find_weights(options: TuningOptions, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:
@@ -100,6 +103,17 @@ def find_weights(options: TuningOptions, situation: Situation, trials: Trials, e
     present = int(situation.halves[0].influences[options.measures[0]].present.sum())
     thresholds = GeneticSearch(present, options.population, options.seed)
     return search_thresholds(thresholds, options, situation, trials, epochs)
+
+
+def without_fits(options: TuningOptions, situation: Situation) -> list[Finalist]:
+    """The candidates that start from the fitted model, with the most promising weights from either half."""
+    makers = [ProposalSolver(half.influences, situation.targets, half.accuracy) for half in situation.halves]
+    if not all(maker.covers_targets for maker in makers):
+        return []
+    first = proposals(options.measures, options.budgets, situation.chosen, with_tilt=False)[0]
+    everything = ProposalSolver(situation.both.influences, situation.targets, situation.both.accuracy)
+    alike = _on_each_half(first, makers, everything, situation)
+    return [replace(alike, name=candidate.name, candidate=candidate) for candidate in options.cheap]
 
 
 def screen(options: TuningOptions, situation: Situation, trials: Trials, epochs: int) -> list[Finalist]:

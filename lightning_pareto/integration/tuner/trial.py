@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lightning_pareto.influence.fingerprint import fingerprint_of
 from lightning_pareto.influence.measures import MeasureName
+from lightning_pareto.integration.tuner.remedies import Remedy
 from lightning_pareto.reweighting.weights import SampleWeights
 
 Start = Literal["initial", "weights", "checkpoint"]
@@ -30,6 +31,7 @@ class Trial:
             from a checkpoint.
         analyse: measure for which influence is estimated at the start; None for no influence.
         joins: which validation samples are also trained on, (n,) bool. The others alone measure the fit. None for none.
+        remedy: what to do with the model at the start; None for nothing.
         stops_after: end a complete fit after this many epochs of its schedule; 0 for all of them.
     """
 
@@ -41,6 +43,7 @@ class Trial:
     keeps: bool = False
     analyse: MeasureName | None = None
     joins: npt.NDArray[np.bool_] | None = None
+    remedy: Remedy | None = None
     stops_after: int = 0
 
     @property
@@ -58,5 +61,6 @@ class Trial:
         weights = None if self.weights is None else fingerprint_of(self.weights.values)
         start = None if self.checkpoint is None else (str(self.checkpoint), self.checkpoint.stat().st_size)
         joins = None if self.joins is None else fingerprint_of(self.joins)
-        how = [self.start, self.epochs, start, weights, self.keeps, self.analyse, joins, self.stops_after]
+        remedy = None if self.remedy is None else self.remedy.key
+        how = [self.start, self.epochs, start, weights, self.keeps, self.analyse, joins, self.stops_after, remedy]
         return json.dumps([identity, *how])

@@ -20,6 +20,7 @@ from lightning_pareto.integration.analysis.run import influence_of
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.trainer.namespaces import counterpart
 from lightning_pareto.integration.trainer.processes import rank_zero_warn, shard_of
+from lightning_pareto.integration.tuner.remedies import apply
 from lightning_pareto.integration.tuner.starting_checkpoint import epochs_seen
 from lightning_pareto.integration.tuner.trial import Trial
 from lightning_pareto.integration.tuner.trial_result import TrialResult
@@ -114,6 +115,8 @@ class TrialRecorder(pl.Callback):
             check_sampler(trainer.train_dataloader)
         if self._trial.analyse is not None:
             self._estimate_influence(trainer, pl_module)
+        if self._trial.remedy is not None:
+            apply(trainer, pl_module, self._data, self._callback.options, self._trial.remedy)
         if self._epochs == 0:
             trainer.should_stop = True
 

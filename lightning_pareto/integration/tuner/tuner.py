@@ -1,5 +1,6 @@
 """Searches for weights that make a better model, and returns nothing worse than an ordinary fit."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lightning_pareto.candidates.evidence import Candidate, Propose
 from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.measures import MeasureName
@@ -16,11 +18,11 @@ from lightning_pareto.integration.datamodule import ReweightedDataModule
 from lightning_pareto.integration.output.results_folder import why_not_writable
 from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
 from lightning_pareto.integration.tuner.final_fits import FinalFits
-from lightning_pareto.integration.tuner.judge import Judge, epochs_for, with_validation
+from lightning_pareto.integration.tuner.judge import Judge, Tried, epochs_for, with_validation
 from lightning_pareto.integration.tuner.messages import TrialLog, next_step
 from lightning_pareto.integration.tuner.options import Epochs, Mode, Refit, SearchName, TuningOptions
 from lightning_pareto.integration.tuner.project import Project
-from lightning_pareto.integration.tuner.search import Finalist, find_weights
+from lightning_pareto.integration.tuner.search import find_weights, without_fits
 from lightning_pareto.integration.tuner.search_folder import TRIALS, finish
 from lightning_pareto.integration.tuner.starting_model import find_starting_model, situation_of
 from lightning_pareto.integration.tuner.trainer_factory import TrainerFactory
@@ -87,6 +89,10 @@ class ParetoTuner:
             them, with weights made from all of them. This was better wherever it was measured, but nothing is left that
             could measure the last model itself. A learning rate schedule that watches a validation metric sees training
             data in that last fit. A warning says so before the first fit.
+        candidates: what to do with the first model before another fit is spent, see :class:`Candidate`. Each is made
+            from one half of the validation set and measured on the other, both ways round. If one is accepted, no more
+            fits are made. By default, a direct screening tries ``WeightedSteps()``, ``HeadRefit()`` and both in turn. A
+            function that takes an :class:`Evidence` and returns new values of parameters serves as well.
         callback: how batches are read and influence is estimated; ``ParetoCallback()`` by default. Its ``budget`` is
             that of the verdict.
         dirpath: folder of all trials, which every process must see. By default ``pareto_tuner`` in the Trainer's
@@ -125,6 +131,7 @@ class ParetoTuner:
         population: int = 8,
         level: float = 0.05,
         include_validation: bool = False,
+        candidates: Sequence[Candidate | Propose] | None = None,
         callback: ParetoCallback | None = None,
         dirpath: str | Path | None = None,
         fingerprint: str = "",
@@ -144,6 +151,7 @@ class ParetoTuner:
             population=population,
             level=level,
             include_validation=include_validation,
+            candidates=candidates,
             seed=seed,
         )
         if not callable(trainer_factory):
@@ -225,17 +233,29 @@ class ParetoTuner:
         log.say(f"\n{describe(verdict, next_step=False)}\n")
         situation = situation_of(trials, options, start, self._callback)
         fits = FinalFits(trials, options, start, situation)
-        ordinary, found = fits.ordinary(), list[Finalist]()
-        if situation.targets.any() and (situation.chosen or verdict.answer != "no"):
+        ordinary, tried = fits.ordinary(), list[Tried]()
+        joined = fits.joined() if options.include_validation else None
+        planned, everything = len(options.cheap) + epochs.finalists, trials.finished.values()
+        choose = functools.partial(
+            Judge(level=options.level, improvable=verdict.improvable).choose,
+            start.given,
+            ordinary,
+            trials=everything,
+            joined=joined,
+            planned=planned,
+        )
+        if situation.targets.any():
+            tried += [fits.tried(finalist) for finalist in without_fits(options, situation)]
+        result, chosen = choose(tried)
+        still_open = chosen is None or chosen is joined
+        if still_open and situation.targets.any() and (situation.chosen or verdict.answer != "no"):
             left = epochs.limit - epochs.last_fits - trials.epochs_spent
             found = find_weights(options, situation, trials, left)[: epochs.finalists]
-        tried = [fits.tried(finalist) for finalist in found]
-        joined = fits.joined() if options.include_validation else None
-        judge, everything = Judge(level=options.level, improvable=verdict.improvable), trials.finished.values()
-        result, chosen = judge.choose(start.given, ordinary, tried, trials=everything, joined=joined)
+            tried += [fits.tried(finalist) for finalist in found]
+            result, chosen = choose(tried)
         if options.include_validation and chosen is not None:
             length = epochs_for([ordinary, *chosen.results])
-            last = fits.last(length, chosen.finalist.from_all)
+            last = fits.last(length, chosen.finalist)
             result = with_validation(result, chosen, length, last, everything)
         return result, verdict
 

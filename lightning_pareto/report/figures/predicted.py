@@ -25,8 +25,8 @@ def plot_predicted(
 ) -> "tuple[Figure, Axes]":
     """Draw the measured gain of each class over the predicted gain.
 
-    On the dashed line both agree. For a complete second fit, first-order predictions get at best the order of the
-    classes right. So read the rank correlation above the figure, not the distance from the line.
+    On the dashed line both agree. First-order predictions are far too large for a complete second fit, and often get
+    the order of the classes wrong, too. The rank correlation above the figure says how well they do.
 
     Args:
         predicted: predicted gain of each class, (K,), for instance ``weights.predicted_gain``. NaN where unknown.

@@ -11,7 +11,6 @@ from lightning_pareto.display.terminal import printable
 from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
-from lightning_pareto.pareto.wording import short_answer
 from lightning_pareto.report.html import tables, words
 from lightning_pareto.report.html.charts import charts
 from lightning_pareto.report.html.run import Run, read_run, results_folder_of
@@ -98,7 +97,7 @@ def _page(run: Run, title: str) -> str:
         style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
-        badge="" if run.verdict is None else short_answer(run.verdict),
+        badge="" if run.verdict is None else run.verdict.answer,
         lines=[
             *([] if run.verdict is None else [words.verdict_line(run.verdict)]),
             *([] if run.result is None else [words.result_line(run.result)]),

@@ -15,7 +15,6 @@ from lightning_pareto.pareto.wording import (
     TOO_FEW_SAMPLES,
     asks_for_all,
     obstacles,
-    short_answer,
     target_names,
 )
 from lightning_pareto.report.html.run import Run
@@ -48,7 +47,7 @@ def verdict_line(verdict: ParetoVerdict) -> str:
         "yes": f"Yes: held-out validation data show that {who} can still gain from reweighting the training data.",
         "no": f"No: within the budget, no reweighting of the training data helps {who} at once, not even in sample.",
         "not proven": f"Not proven: held-out validation data do not show that {who} can still gain.",
-    }[short_answer(verdict)]
+    }[verdict.answer]
 
 
 def result_line(result: ParetoResult) -> str:

@@ -77,7 +77,7 @@ def test_fits_with_validation_data_alone_have_no_weights():
 
 def test_last_fit_trains_on_everything_for_the_given_epochs():
     trials = Trials(measured(1.0, 1.0, 1.0))
-    fits_of(trials, include_validation=True).last(7, WEIGHTS)
+    fits_of(trials, include_validation=True).last(7, Finalist("weights", (), from_all=WEIGHTS))
     (trial,) = trials.made
     assert (trial.stops_after, trial.complete, trial.unmeasured) == (7, False, True)
     np.testing.assert_array_equal(trial.weights.values, [*WEIGHTS.values, *np.ones(60)])

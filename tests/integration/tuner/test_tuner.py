@@ -56,7 +56,8 @@ def module(kind=Plain):
 
 
 def tuner_in(tmp_path, *callbacks, **options):
-    options = {"dirpath": tmp_path / "search", "verbose": False, "callback": ParetoCallback(verbose=False)} | options
+    quiet = {"dirpath": tmp_path / "search", "verbose": False, "callback": ParetoCallback(verbose=False)}
+    options = {**quiet, "candidates": (), **options}
     return ParetoTuner(lambda: trainer(tmp_path / "user", *callbacks, max_epochs=EPOCHS), **options)
 
 
@@ -332,8 +333,8 @@ def test_validation_data_can_join_the_fits(tmp_path, monkeypatch, noise):
     assert result.epochs_spent <= 9 * EPOCHS
     names = [trial.name for trial in result.trials]
     assert names.count("refit with half 1, without weights") == names.count("refit with half 2, without weights") == 1
-    ((epochs, weights),) = given
-    assert (epochs, weights) == (result.best_epoch, result.weights)
+    ((epochs, finalist),) = given
+    assert (epochs, finalist.from_all) == (result.best_epoch, result.weights)
     last = result.trials[-1]
     assert last.name == "last fit, validation data included"
     assert last.epochs == result.best_epoch

@@ -225,6 +225,7 @@ def test_underfitted_model_should_train_longer():
     verdict = check_pareto(influence(3, drift=0.2))
     assert verdict.improvable
     assert verdict.underfitted
+    assert verdict.answer == "underfitted"
     tree = parse(render_report(verdict))
     assert tree.one("h1").text.startswith("Yes, but the model is underfitted")
     assert tree.one("h1").text.endswith("Train longer first.")

@@ -1,0 +1,163 @@
+"""What a candidate may know, and what it has to return."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from lightning_pareto.influence.gradients import Forward
+from lightning_pareto.influence.passes import GradientPass
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evidence:
+    """A fitted model, its training data, and the part of the validation data that a candidate may learn from.
+
+    Attributes:
+        module: the fitted module, on its device and in evaluation mode. A candidate may change its parameters, which
+            are restored afterwards.
+        train: a pass over the training samples.
+        validation: a pass over the n known validation samples.
+        category: category of each known sample, (n,), in [0, K).
+        categories: their number, K.
+        weights: weights of the training samples that raise the categories of the known samples, (N,), mean 1.
+        seed: for anything random.
+    """
+
+    module: nn.Module
+    train: GradientPass
+    validation: GradientPass
+    category: Tensor
+    categories: int
+    weights: Tensor
+    seed: int = 0
+
+    def of_known(self, stage: str, read: Callable[[Forward], Tensor]) -> Tensor:
+        """Run the module on the known samples, all processes together, and put together what ``read`` returns.
+
+        Args:
+            stage: name for progress bars and errors.
+            read: a function of the forward pass of B samples that returns (B, d).
+
+        Returns:
+            (n, d) in float64, on the CPU, the same on every process.
+        """
+        known = torch.tensor(self.validation.indices)
+        shard = self.validation.shard
+
+        def rows() -> Tensor:
+            found = torch.zeros(0, 0, dtype=torch.float64)
+            for indices, _, forward in self.validation(stage):
+                part = read(forward).detach().cpu().double()
+                if not len(found):
+                    found = torch.zeros(len(known), part.shape[1], dtype=torch.float64)
+                found[torch.searchsorted(known, indices)] = part
+            return found
+
+        mine = self.validation.run(stage, rows)
+        widths = torch.zeros(shard.count, dtype=torch.int64)
+        widths[shard.index] = mine.shape[1]
+        width = int(shard.sum(widths).max())
+        return shard.sum(mine if mine.shape[1] else torch.zeros(len(known), width, dtype=torch.float64))
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Logits, (n, C), and labels, (n,), of the known samples under the module's present parameters."""
+
+        def both(forward: Forward) -> Tensor:
+            return torch.cat([forward.logits.detach().double(), forward.targets[:, None].double()], dim=1)
+
+        table = self.of_known("candidate", both)
+        return table[:, :-1], table[:, -1].long()
+
+    def means(self, values: Tensor) -> Tensor:
+        """Means of a value of each known sample, (n,), over the categories that have some, (at most K,)."""
+        return category_means(values, self.category, self.categories)
+
+
+@runtime_checkable
+class Candidate(Protocol):
+    """A way to improve a fitted model.
+
+    Example:
+        >>> class Colder:
+        ...     name = "half the last bias"
+        ...
+        ...     def propose(self, evidence):
+        ...         name, bias = list(evidence.module.named_parameters())[-1]
+        ...         return {name: 0.5 * bias}
+        >>> isinstance(Colder(), Candidate)
+        True
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+        ...
+
+    def propose(self, evidence: Evidence) -> Mapping[str, Tensor]:
+        """New values of parameters or buffers by their qualified names; empty if nothing better was found.
+
+        With several processes, each of them calls it and must return the same.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Two candidates, the second of which starts from what the first has made.
+
+    Attributes:
+        first: the first candidate.
+        second: the second one.
+    """
+
+    first: Candidate
+    second: Candidate
+
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+        return f"{self.first.name}, then {self.second.name}"
+
+    def propose(self, evidence: Evidence) -> Mapping[str, Tensor]:
+        """See :meth:`Candidate.propose`."""
+        made = dict(self.first.propose(evidence))
+        evidence.module.load_state_dict(made, strict=False)
+        return made | dict(self.second.propose(evidence))
+
+
+Propose = Callable[[Evidence], Mapping[str, Tensor]]
+"""A function that serves as a candidate."""
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A candidate from a function of the user's."""
+
+    propose: Propose
+
+    @property
+    def name(self) -> str:
+        return getattr(self.propose, "__name__", type(self.propose).__name__).replace("_", " ")
+
+
+def as_candidates(given: Sequence[Candidate | Propose]) -> tuple[Candidate, ...]:
+    """The candidates, also those that are functions. A TypeError says what else was found."""
+    found: list[Candidate] = []
+    for each in given:
+        if not isinstance(each, Candidate) and not callable(each):
+            raise TypeError(
+                f"a candidate has a name and propose(evidence), or is a function of the evidence, found {each!r:.80}"
+            )
+        candidate: Candidate = each if isinstance(each, Candidate) else _Function(each)
+        found.append(candidate)
+    return tuple(found)
+
+
+def category_means(values: Tensor, category: Tensor, categories: int) -> Tensor:
+    """Means of values, (n,), over each category that occurs among ``category``, (n,)."""
+    count = torch.bincount(category, minlength=categories)
+    sums = torch.zeros(categories, dtype=values.dtype).index_add(0, category, values)
+    return sums[count > 0] / count[count > 0]
