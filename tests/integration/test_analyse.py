@@ -100,14 +100,14 @@ def test_data_are_checked_first(tmp_path):
         analyse(Plain(), Data(), trainer(tmp_path), targets=["nowhere"])
 
 
-@pytest.mark.distributed
-@pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 def test_loader_that_the_trainer_does_not_create_is_missed(tmp_path):
     with pytest.raises(ValueError, match=r"no training set.*limit_train_batches must not be 0"):
         analyse(Plain(), Data(), trainer(tmp_path, limit_train_batches=0), verbose=False)
 
 
+@pytest.mark.distributed
+@pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed support")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 def test_two_processes_find_the_same(tmp_path):
     one = analyse(seeded(), Data(), trainer(tmp_path), verbose=False)
     two = analyse(seeded(), Data(), trainer(tmp_path, strategy="ddp_fork", devices=2), verbose=False)
