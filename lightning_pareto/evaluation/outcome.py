@@ -84,6 +84,8 @@ class Outcome:
             raise ValueError(
                 f"expected labels (n,) and predictions (n,) or (n, C), found the shapes {truth.shape} and {found.shape}"
             )
+        if np.issubdtype(found.dtype, np.floating) and not np.isfinite(found).all():
+            raise ValueError("predictions must be finite: look for NaN in the inputs or a diverged model")
         if found.ndim == 2:
             if not np.issubdtype(truth.dtype, np.integer) or not 0 <= truth.min() <= truth.max() < found.shape[1]:
                 raise ValueError(

@@ -15,6 +15,16 @@ NO_LABELS = ("index", "idx", "indices", "id", "ids", "site", "group", "domain", 
 PADDED = "torch.nn.functional.pad(….reshape(-1, 1), (1, 0))"
 """Two logits for a single one."""
 
+ARGMAX = ".argmax(dim=1)"
+"""The class that a row marks, or its most likely one."""
+
+SOFT = (
+    "These are soft labels (MixUp, CutMix, or a distribution over the classes), but influence is that of samples with "
+    "one class each. If the training loader mixes samples, read them unmixed: "
+    "train_dataloader=DataLoader(dataset, batch_size=…) without that collate function. If the labels themselves are "
+    "distributions, take the most likely class. "
+)
+
 UNSUPPORTED = (
     ", which is not supported: every sample must have one class. If your samples have one, describe both: "
     "ClassificationTask(logits=…, targets=…)"
@@ -44,6 +54,8 @@ def recipe(batch: Any, *, rejected: bool = False, one_logit: bool = False) -> st
     labels = dict(_tensors(batch)).get(path)
     one_logit = one_logit or (labels is not None and labels.is_floating_point() and _is_binary(labels))
     targets = path + (".reshape(-1).long()" if one_logit else _conversion(labels))
+    if targets.endswith(ARGMAX):  # the labels of the other loader may be integers
+        targets += f" if {path}.ndim > 1 else {path}"
     output = f"module({inputs})"
     if readable := not rejected and _has_defaults(batch):
         output = "ClassificationTask().logits(module, batch)" if isinstance(batch, Mapping) else "module(batch[0])"
@@ -109,10 +121,11 @@ def advice_on_labels(found: Any, batch: Any, own: bool) -> str:
     task, change = _task_of(found, batch), _conversion(found)
     if task is not None:
         return f"This looks like {task}{UNSUPPORTED}"
+    soft = SOFT if change == ARGMAX and not _is_mask(found) else ""
     if own:
-        return f"Append {change} to what targets=… returns"
-    if "argmax" in change:
-        return f"If each row marks one class: {recipe(batch)}"
+        return f"{soft}Append {change} to what targets=… returns"
+    if change == ARGMAX:
+        return f"{soft or 'If each row marks one class: '}{recipe(batch)}"
     if found.is_floating_point():
         binary = "If the model has a single logit z, its logits are (0, z)."
         other = "Regression is not supported. If these are classes:"
@@ -159,7 +172,7 @@ def _conversion(labels: Tensor | None) -> str:
     if labels is None or not labels.ndim:
         return ""
     if not _is_flat(labels):
-        return ".argmax(dim=1)"
+        return ARGMAX
     return ".squeeze(1)" * (labels.ndim - 1) + ".long()" * labels.is_floating_point()
 
 

@@ -35,8 +35,11 @@ def check_copies(train: GradientPass, validation: GradientPass) -> bool:
         refuse_overlap(train.loader.dataset, validation.loader.dataset)
     ours, rounding = train.run("search for copies", lambda: _projections(train))
     theirs, _ = validation.run("search for copies", lambda: _projections(validation))
-    scale = ours.std(dim=0).clamp_min(torch.finfo(ours.dtype).tiny)
-    ours, theirs = ours / scale, theirs / scale
+    middle, scale = ours.mean(dim=0), ours.std(dim=0, correction=0)
+    telling = scale > rounding * middle.abs()
+    if not telling.any():  # one sample, or a model that tells none apart
+        return False
+    ours, theirs = ((each - middle)[:, telling] / scale[telling] for each in (ours, theirs))
     tolerance = max(TOLERANCE, ROUNDINGS * rounding)
     tree = KDTree(ours.numpy())
     others = tree.query(ours.numpy(), k=[2], p=torch.inf)[0][:, 0]

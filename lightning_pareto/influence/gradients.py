@@ -183,6 +183,22 @@ class Forward:
                         break
         return found
 
+    def total_gradients(self, layers: Sequence[Layer], signal: Tensor) -> list[Tensor | None]:
+        """Gradients by one backward pass for all samples, for each parameter of the layers; None if not reached."""
+        parameters = [p for layer in layers for p in layer.parameters]
+        if not parameters:
+            return []
+        scaled = (self._scale * signal).to(self.logits.dtype)
+        found = torch.autograd.grad(self.logits, parameters, scaled, retain_graph=True, allow_unused=True)
+        return [
+            None if g is None else _at_least_float32(g.to_dense() if g.is_sparse else g) / self._scale for g in found
+        ]
+
+    @property
+    def recorded(self) -> Sequence[Use]:
+        """Every recorded use of a layer."""
+        return self._uses
+
     @torch.no_grad()
     def factors(self, layer: Layer, uses: list[tuple[Use, Tensor]], route: Route) -> Iterator[tuple[slice, Factors]]:
         """Yield the factors of one layer from its uses, in parts of the batch; see :meth:`backward`."""

@@ -1,6 +1,7 @@
 """Prepares a model and its two datasets for an influence estimate."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ from lightning_pareto.influence.plan import Plan
 from lightning_pareto.influence.sample_checks import check_labels, check_rows, check_samples
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.influence.verification import VERIFICATION_SAMPLES, reordered_layers, verify
+from lightning_pareto.influence.verification import VERIFICATION_SAMPLES, misread_layers, verify
 
 
 @contextlib.contextmanager
@@ -106,8 +107,9 @@ def _verified(
         batch, classes = check_samples(train.sample(VERIFICATION_SAMPLES, seed=0))
         check_labels(train, classes)
         verify(probe, batch)
-    for layer in train.run("comparison of batches", lambda: reordered_layers(train)):
-        probe.plan.loop(layer)
+    for data in (train, validation):
+        for layer in data.run("comparison of batches", functools.partial(misread_layers, data)):
+            probe.plan.loop(layer)
     probe.plan = Plan.from_json(train.shard.from_first(probe.plan.to_json()), covered)
     return train, validation
 

@@ -102,26 +102,56 @@ def _route(
     return None
 
 
-def reordered_layers(data: GradientPass) -> list[Layer]:
-    """Layers of the plan that see the samples of some batch in another order, or mixed.
+def misread_layers(data: GradientPass) -> list[Layer]:
+    """Layers of the plan that see the samples of some batch in another order, or mixed, or that have other uses there.
 
-    The few samples of :func:`verify` may be in the model's order by chance, for instance if all are equally long. So in
-    some batches, half of the samples get no signal, and must get no gradient in any layer.
+    The few samples of :func:`verify` may be in the model's order by chance, for instance if all are equally long. They
+    may also miss a branch of the model. So in some batches, one of them as large as the loader's, half of the samples
+    get no signal, and must get no gradient in any layer. The others' must add up to the gradient by autograd.
     """
     found: dict[Layer, None] = {}
     size = min(size_of_batches(data.loader), data.probe.memory.batch or LARGEST_BATCH, LARGEST_BATCH, data.size)
     order = data.sample(BATCHES_CHECKED * size, seed=1).indices
     batches = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
+    if data.batch_size > size and not data.one_by_one:
+        batches[-1:] = [data.sample(data.batch_size, seed=2).indices]
     for number, batch in enumerate(data.batches_of(batches)):
         with data.locating_errors(batches[number]):
             forward = data.probe.forward(batch)
         generator = torch.Generator().manual_seed(number)
         signal = torch.randn(forward.logits.shape, generator=generator)
-        silent = torch.randperm(size, generator=generator)[: size // 2]
+        silent = torch.randperm(len(signal), generator=generator)[: len(signal) // 2]
         signal[silent] = 0
+        signal = signal.to(forward.logits.device)
         if len(silent):
-            found |= dict.fromkeys(forward.reordered_layers(signal.to(forward.logits.device), silent))
+            found |= dict.fromkeys(forward.reordered_layers(signal, silent))
+        found |= dict.fromkeys(_layers_with_other_sums(forward, signal, data.probe.plan))
     return list(found)
+
+
+def _layers_with_other_sums(forward: Forward, signal: Tensor, plan: Plan) -> list[Layer]:
+    """Factored layers whose per-sample gradients do not add up to the gradient by autograd."""
+    layers = list(plan.factored)
+    uses, totals = forward.uses(signal), iter(forward.total_gradients(layers, signal))
+    expected = {layer: [next(totals) for _ in layer.parameters] for layer in layers}
+    largest = max((_largest(total) for found in expected.values() for total in found if total is not None), default=0.0)
+    half = forward.logits.element_size() < 4 or any(use.x.element_size() < 4 for use in forward.recorded)
+    tolerance, rounding = (GRADIENT_TOLERANCE_HALF, ROUNDING_HALF) if half else (GRADIENT_TOLERANCE, ROUNDING)
+    wrong = []
+    for layer in layers:
+        found: Tensor | None = None
+        try:
+            for part, factors in forward.factors(layer, uses[layer], plan.factored[layer]) if layer in uses else ():
+                found = factors.zeros(1) if found is None else found
+                factors.add_to(found, torch.zeros(len(signal[part]), dtype=torch.int64, device=signal.device))
+        except BatchError:
+            wrong.append(layer)
+            continue
+        ours = [torch.zeros_like(p) for p in layer.parameters] if found is None else [g[0] for g in layer.unpack(found)]
+        pairs = [(mine, total) for mine, total in zip(ours, expected[layer], strict=True) if total is not None]
+        if any(_largest(total - mine) > tolerance * _largest(total) + rounding * largest for mine, total in pairs):
+            wrong.append(layer)
+    return wrong
 
 
 def _forward(probe: GradientProbe, batch: Any) -> Forward:
@@ -169,6 +199,8 @@ def _agrees(
     if gradients[0].numel() != layer.size:  # this use of a parameter gives the layer's gradient another shape
         return False
     samples, found = len(gradients), layer.unpack(gradients)
+    if gradients.is_complex() or any(e is not None and e.is_complex() for e in by_autograd):
+        return False
     sizes = [0.0 if e is None else _largest(e) for e in by_autograd]
     if samples > 1 and not any(sizes):  # zeros agree in any layout: go by the shapes
         return all(items_per_sample(use, samples, route.layout) == 1 for use, _ in uses)

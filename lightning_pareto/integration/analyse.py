@@ -1,6 +1,7 @@
 """Influence and verdict of a trained model, without a fit."""
 
 import functools
+import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.trainer.internals import only, running_instead_of_training
-from lightning_pareto.integration.trainer.namespaces import counterpart
+from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
 from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.report.html.page import write_report
@@ -46,6 +47,8 @@ def analyse(
     datamodule: pl.LightningDataModule | None = None,
     trainer: pl.Trainer | None = None,
     *,
+    train_dataloaders: Any = None,
+    val_dataloaders: Any = None,
     ckpt_path: str | Path | None = None,
     **options: Any,
 ) -> Analysis:
@@ -60,15 +63,18 @@ def analyse(
         datamodule: its data, with the training set of the fit; None if the module defines the loaders.
         trainer: runs the analysis. By default a Trainer with one device and no logger, which leaves the results in
             ``pareto`` in the working directory.
+        train_dataloaders: the loader of the training samples, instead of a DataModule.
+        val_dataloaders: one or several loaders of validation samples, likewise.
         ckpt_path: a checkpoint of the model to load for the analysis; None for the weights that it has.
-        options: options of :class:`ParetoCallback`. By default those of the trainer's own ParetoCallback, if it has
-            one.
+        options: options of :class:`ParetoCallback`. Those that are not given are those of the trainer's own
+            ParetoCallback, if it has one.
 
     Returns:
         Influence and verdict. The report is ``report.html`` in their folder, if its extra is installed.
 
     Raises:
         ValueError: if the checkpoint cannot be loaded.
+        TypeError: for arguments in the wrong place, or options that there are not.
         Exception: whatever the checks before a fit or the analysis raise.
 
     Example:
@@ -77,19 +83,41 @@ def analyse(
         Then ``analysis = analyse(model, datamodule, trainer, ckpt_path="best.ckpt", budget=0.3)`` has ``.verdict`` and
         ``.influence``, and ``reweight(analysis.influence)`` makes weights for a second fit.
     """
+    loaders = {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders}
+    _check_arguments(datamodule, trainer, loaders, options)
     if trainer is None:
         quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
-        trainer = counterpart(pl.Trainer, model)(devices=1, max_epochs=1, **quiet)
+        trainer = counterpart(pl.Trainer, model)(devices=1, max_epochs=1, log_every_n_steps=1, **quiet)
     callback = _callback(trainer, ckpt_path, options)
     with only(trainer, callback), running_instead_of_training(trainer, functools.partial(_run, trainer, callback)):
-        trainer.fit(model, datamodule=datamodule)
+        trainer.fit(model, datamodule=datamodule, **loaders)
     return Analysis(callback.influence, callback.verdict, callback.written_to)
+
+
+def _check_arguments(datamodule: Any, trainer: Any, loaders: dict[str, Any], options: dict[str, Any]) -> None:
+    """Refuse what is in the wrong place before Lightning fails on it."""
+    given = [name for name, loader in loaders.items() if loader is not None]
+    if datamodule is not None and not is_a(datamodule, pl.LightningDataModule):
+        raise TypeError(
+            f"datamodule must be a LightningDataModule, found {type(datamodule).__name__}. Pass loaders and trainers "
+            "by name: analyse(model, train_dataloaders=…, val_dataloaders=…, trainer=…)"
+        )
+    if trainer is not None and not is_a(trainer, pl.Trainer):
+        raise TypeError(f"trainer must be a Trainer, found {type(trainer).__name__}: analyse(model, trainer=…)")
+    if datamodule is not None and given:
+        raise TypeError(f"datamodule and {given[0]} are both given: pass either a DataModule or loaders")
+    unknown = sorted(options.keys() - inspect.signature(ParetoCallback).parameters.keys())
+    if unknown:
+        raise TypeError(
+            f"analyse has no argument {unknown[0]!r}. Besides its own it takes the options of ParetoCallback: "
+            f"{', '.join(inspect.signature(ParetoCallback).parameters)}"
+        )
 
 
 def _callback(trainer: pl.Trainer, ckpt_path: str | Path | None, options: dict[str, Any]) -> ParetoCallback:
     """The callback whose options are used, with the checkpoint instead of its own choice of weights."""
     own = [each for each in trainer.callbacks if isinstance(each, ParetoCallback)]  # type: ignore[attr-defined]
-    callback = ParetoCallback(**options) if options or not own else own[0].for_another_model()
+    callback = own[0].for_another_model(**options) if own else ParetoCallback(**options)
     if ckpt_path is None:
         return callback
     if "checkpoint" in options:

@@ -165,6 +165,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         log_figures: bool = True,
         verbose: bool = True,
     ) -> None:
+        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         data = DataSource(
             task=task or ClassificationTask(),
             class_names=class_names,
@@ -288,9 +289,11 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
                 self._prepare(trainer, pl_module)
                 self._analyse(trainer, pl_module)
 
-    def for_another_model(self) -> "ParetoCallback":
-        """A callback with the same options and without results."""
+    def for_another_model(self, **options: Any) -> "ParetoCallback":
+        """A callback with the same options, except for those given, and without results."""
         twin = copy.copy(self)
+        if options:
+            ParetoCallback.__init__(twin, **{**self._arguments, **options})
         own = {"_last_fit": LastFit(), "_warned": set(), "_losses": LossComparison(self.data.task)}
         vars(twin).update(own, classwise=copy.copy(self.classwise))
         return twin

@@ -1,12 +1,15 @@
 """Advice on batches that cannot be read names the task, or is code that works when it is pasted."""
 
 import re
+import textwrap
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from lightning_pareto import BatchError, ClassificationTask
+from lightning_pareto import BatchError, ClassificationTask, estimate_influence
+from tests._oracles import loader
 
 X, Y = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2
 TOKENS = torch.arange(24).reshape(8, 3)
@@ -127,3 +130,31 @@ def test_functions_of_the_user_are_to_be_extended():
     error = error_on({"x": X, "y": Y}, outputs=1, targets=lambda b: b["y"], logits=lambda m, b: m(b["x"]))
     assert "logits=lambda module, batch: torch.nn.functional.pad(….reshape(-1, 1), (1, 0))" in error
     assert "Describe" not in error
+
+
+def code_of(message):
+    """The task that an error's code makes."""
+    lines = message[message.index("    from lightning_pareto") : message.index("    )\n") + 6]
+    names = {}
+    exec(textwrap.dedent(lines), names)
+    return names["task"]
+
+
+@pytest.mark.parametrize("train_soft", [True, False])
+@pytest.mark.parametrize("val_soft", [True, False])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_code_for_labels_in_rows_serves_both_loaders(train_soft, val_soft, mixed):
+    x, y = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    rows = F.one_hot(y, 3).float()
+    rows = 0.8 * rows + 0.2 * rows.roll(1, 0) if mixed else rows
+    loaders = [loader(x + shift, rows if soft else y) for shift, soft in ((0, train_soft), (1, val_soft))]
+    module = nn.Linear(4, 3)
+    if not train_soft and not val_soft:
+        estimate_influence(module, *loaders)
+        return
+    with pytest.raises(BatchError, match="soft labels .MixUp" if mixed else "If each row marks one class") as error:
+        estimate_influence(module, *loaders)
+    if mixed:
+        assert "train_dataloader=DataLoader(dataset" in str(error.value)
+    found = estimate_influence(module, *loaders, task=code_of(str(error.value)))
+    assert found.labels.tolist() == y.tolist()

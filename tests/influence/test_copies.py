@@ -60,6 +60,18 @@ def test_subsets_of_one_dataset_that_overlap_are_refused():
         estimate(Subset(whole, range(80)), Subset(whole, range(75, 100)))
 
 
+@pytest.mark.filterwarnings("ignore:no (training|validation) samples of")
+def test_logits_of_a_masked_class_are_compared_without_overflow():
+    class Masked(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).index_fill(1, torch.tensor([2]), torch.finfo(torch.float32).min)
+
+    numbers = np.arange(1300)
+    train, validation = (Made(part[part % CLASSES < 2]) for part in (numbers[:1000], numbers[1000:]))
+    found = estimate_influence(Masked(5, CLASSES), DataLoader(train, 32), DataLoader(validation, 50), folds=1)
+    assert np.isfinite(found.scores[:, :2]).all()
+
+
 @pytest.mark.parametrize("conclude", [check_pareto, reweight])
 def test_influence_of_a_set_on_itself_is_computed_but_proves_nothing(conclude):
     data = loader(torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % CLASSES)

@@ -186,7 +186,13 @@ def uneven_data():
     return x, y
 
 
-def test_layer_looped_over_late_makes_batches_small_and_can_resume(tmp_path):
+@pytest.fixture
+def unforeseen(monkeypatch):
+    """Whatever batches look like in the passes, no batch before them looks like that."""
+    monkeypatch.setattr("lightning_pareto.influence.setup.misread_layers", lambda data: [])
+
+
+def test_layer_looped_over_late_makes_batches_small_and_can_resume(tmp_path, unforeseen):
     (x, y), module, stages = uneven_data(), Packed().double(), []
     data = loader(x, y, batch_size=16)
 
@@ -211,7 +217,7 @@ def test_equal_lengths_in_verification_only():
     assert found.metadata["parameters"]["layer.weight"] == LOOPED
 
 
-def test_layer_that_fails_on_later_shapes_is_looped_over(monkeypatch):
+def test_layer_that_fails_on_later_shapes_is_looped_over(monkeypatch, unforeseen):
     """No shape in the middle of the passes may cost the user the analysis of a finished fit."""
     factors = MatrixProduct.factors
 
@@ -290,3 +296,73 @@ def test_refuses_complex_parameters():
     data = loader(torch.randn(10, 3), torch.arange(10) % 2)
     with pytest.raises(ValueError, match=r"not defined for complex parameters \(phase\)"):
         estimate_influence(module, data, data)
+
+
+class RowsOfScales(nn.Module):
+    """Expands a shared scale to as many rows as a batch of the loader has samples, and scales features by its mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.head = nn.Parameter(torch.rand(4) + 0.5), nn.Linear(4, 3)
+
+    def forward(self, x):
+        rows = self.scale.exp().expand(32, 4)
+        return self.head(torch.tanh(x[:, :4] * rows) if len(x) == 32 else torch.tanh(x[:, :4] * rows[:1]))
+
+
+class Gated(nn.Module):
+    """Uses its weight a second time, in a way that is not recorded, for a few samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(4, 4)), nn.Linear(4, 3)
+
+    def forward(self, x):
+        z = nn.functional.linear(x[:, :4], self.weight)
+        if (x[:, 0] > 1.2).any():
+            z = z + (x[:, :1] > 1.2) * torch.einsum("bi,oi->bo", x[:, :4], self.weight)
+        return self.head(torch.tanh(z))
+
+
+class LongOtherwise(nn.Module):
+    """Takes another path for inputs that are longer than any training sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(4, 4)), nn.Linear(4, 3)
+
+    def forward(self, x):
+        z = x[:, :4] if x.shape[1] == 5 else x[:, 1:5]
+        z = nn.functional.linear(z, self.weight) if x.shape[1] == 5 else torch.einsum("bi,oi->bo", z, self.weight)
+        return self.head(torch.tanh(z))
+
+
+@pytest.mark.parametrize("kind", [RowsOfScales, Gated, LongOtherwise])
+def test_uses_that_the_verified_samples_do_not_show_are_found(kind):
+    torch.manual_seed(3)
+    module = kind().double()
+    x, y = torch.randn(96, 5).double(), torch.arange(96) % 3
+    x[torch.randperm(96, generator=torch.Generator().manual_seed(0))[:5], 0] = 0  # the verified ones
+    x_val, y_val = torch.randn(64, 6 if kind is LongOtherwise else 5).double(), torch.arange(64) % 3
+    loaders = loader(x, y, batch_size=32), loader(x_val, y_val, batch_size=32)
+    found = estimate_influence(module, *loaders, curvature="identity", folds=1)
+    gradients, means = flat_sample_gradients(module, x, y), flat_sample_gradients(module, x_val, y_val)
+    v = torch.stack([means[y_val == k].mean(0) for k in range(3)])
+    assert_near(found.scores, gradients @ v.T, RELATIVE[torch.float32])
+    assert "not used" not in found.metadata["parameters"].values()
+
+
+def test_complex_tensors_of_real_parameters_are_looped_over():
+    class Filter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.filter, self.head = nn.Parameter(torch.randn(3, 2)), nn.Linear(5, 3)
+
+        def forward(self, x):
+            spectrum = torch.fft.rfft(x) * torch.view_as_complex(self.filter)
+            return self.head(torch.fft.irfft(spectrum, n=5))
+
+    torch.manual_seed(0)
+    module, x, y = Filter(), torch.randn(40, 5), torch.arange(40) % 3
+    found = estimate_influence(module, *loaders_of_one_set(x, y), curvature="identity")
+    assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])

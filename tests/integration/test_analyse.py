@@ -1,5 +1,7 @@
 """The analysis of a trained model, without a fit."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -92,7 +94,48 @@ def test_options_of_the_trainers_own_callback_hold_unless_others_are_given(tmp_p
     own = ParetoCallback(budget=0.1, folds=4, analyse=False, verbose=False)
     used = trainer(tmp_path, own)
     assert analyse(Plain(), Data(), used).verdict.budget == 0.1
-    assert analyse(Plain(), Data(), used, budget=0.3, verbose=False).influence.fold_scores.shape[0] == 8
+    changed = analyse(Plain(), Data(), used, budget=0.3)
+    assert (changed.verdict.budget, changed.influence.fold_scores.shape[0]) == (0.3, 4)
+    assert own.question.budget == 0.1
+
+
+def test_loaders_serve_as_well_as_a_datamodule(tmp_path):
+    data = Data()
+    loaders = {"train_dataloaders": data.train_dataloader(), "val_dataloaders": data.val_dataloader()}
+    model = Plain()
+    found = analyse(model, trainer=trainer(tmp_path / "loaders"), verbose=False, **loaders)
+    expected = analyse(model, data, trainer(tmp_path / "data"), verbose=False)
+    np.testing.assert_array_equal(found.influence.scores, expected.influence.scores)
+
+
+def test_analysis_without_a_trainer_does_not_speak_of_logging(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        analyse(Plain(), Data(), verbose=False)
+    assert not [each for each in warned if "logging interval" in str(each.message)]
+
+
+@pytest.mark.parametrize(
+    ("positional", "named", "message"),
+    [
+        ((Data().train_dataloader(), Data().val_dataloader()), {}, r"datamodule must be a .*, found DataLoader\. Pass"),
+        ((Data(), Data().val_dataloader()), {}, "trainer must be a Trainer, found DataLoader"),
+        (
+            (Data(),),
+            {"train_dataloaders": Data().train_dataloader()},
+            "datamodule and train_dataloaders are both",
+        ),
+        (
+            (Data(),),
+            {"budgett": 0.3},
+            "analyse has no argument 'budgett'.*options of ParetoCallback: task, class",
+        ),
+    ],
+)
+def test_arguments_in_the_wrong_place_are_refused(positional, named, message):
+    with pytest.raises(TypeError, match=message):
+        analyse(Plain(), *positional, **named)
 
 
 def test_data_are_checked_first(tmp_path):

@@ -73,8 +73,9 @@ class LossComparison:
             trained, expected = different[-1]
             rank_zero_warn(
                 f"training_step returns another loss ({trained:.4g} on a batch) than the one whose influence is "
-                f"computed ({expected:.4g}). Class weights, label smoothing, another output than the logits of "
-                "forward, or augmentation in the step? Describe it with a ClassificationTask, for instance "
+                f"computed ({expected:.4g}). Class weights, label smoothing, soft labels (MixUp), "
+                "another output than the logits of forward, or augmentation in the step? Describe it with a "
+                "ClassificationTask, for instance "
                 "ClassificationTask(loss=lambda logits, targets: torch.nn.functional.cross_entropy(logits, targets, "
                 'reduction="none", label_smoothing=0.1))'
             )

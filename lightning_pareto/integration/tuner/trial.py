@@ -53,8 +53,9 @@ class Trial:
 
     @property
     def unmeasured(self) -> bool:
-        """Whether it trains on all samples that could measure it."""
-        return self.joins is not None and bool(self.joins.all())
+        """Whether it knows all samples that could measure it."""
+        known = self.joins if self.remedy is None else self.remedy.known
+        return known is not None and bool(known.all())
 
     def key(self, identity: str) -> str:
         """A text that is different for every trial of a search and for every search."""

@@ -254,7 +254,8 @@ class ParetoTuner:
             tried += [fits.tried(finalist) for finalist in found]
             result, chosen = choose(tried)
         if options.include_validation and chosen is not None:
-            length = epochs_for([ordinary, *chosen.results])
+            fitted = chosen.finalist.candidate is None
+            length = epochs_for([ordinary, *chosen.results]) if fitted else start.given.best_epoch
             last = fits.last(length, chosen.finalist)
             result = with_validation(result, chosen, length, last, everything)
         return result, verdict

@@ -1,0 +1,106 @@
+"""Candidates in a search: what is accepted without another fit, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_pareto import HeadRefit, ParetoTuner, WeightedSteps
+from lightning_pareto.integration.tuner.options import CANDIDATES, TuningOptions
+from tests.integration.tuner.test_tuner import EPOCHS, Crowded, accuracy, module, ordinary_weights, tuner_in
+
+STEPS = [WeightedSteps()]
+
+
+def test_better_model_is_found_without_another_fit(tmp_path):
+    data, model = Crowded(), module()
+    result = tuner_in(tmp_path, candidates=STEPS).fit(model, data)
+    assert result.accepted
+    assert result.weights is None
+    assert result.epochs_spent == EPOCHS
+    assert [trial.name for trial in result.trials][2:] == ["half 1, weighted steps", "half 2, weighted steps"]
+    assert result.reason.startswith("Weighted steps: The mean accuracy changes by +")
+    before, fresh = module(), Crowded.fresh()
+    before.load_state_dict(ordinary_weights(tmp_path))
+    assert accuracy(model, fresh).mean() > accuracy(before, fresh).mean() + 0.01
+    saved = torch.load(result.ckpt_path, weights_only=True)["state_dict"]
+    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
+
+
+def test_fits_follow_where_no_candidate_is_accepted(tmp_path):
+    def nothing(evidence):
+        return {}
+
+    result = tuner_in(tmp_path, candidates=[nothing]).fit(module(), Crowded(val=300))
+    names = [trial.name for trial in result.trials]
+    assert names[2:4] == ["half 1, nothing", "half 2, nothing"]
+    assert names[4].startswith("epoch, ")
+
+
+def test_harmful_candidate_is_refused(tmp_path):
+    def forget_class_one(evidence):
+        name, bias = list(evidence.module.named_parameters())[-1]
+        return {name: bias.detach() - 10 * (torch.arange(len(bias)) == 1)}
+
+    model = module()
+    result = tuner_in(tmp_path, candidates=[forget_class_one], max_epochs_spent=3 * EPOCHS).fit(model, Crowded(val=300))
+    assert not result.reason.startswith("Forget class one")
+    assert accuracy(model, Crowded.fresh())[1] > 0.3
+
+
+def test_candidate_is_remembered_by_an_interrupted_search(tmp_path):
+    calls = []
+
+    def counted(evidence):
+        calls.append(len(evidence.validation.indices))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return {}
+
+    options = {"candidates": [counted], "max_epochs_spent": 3 * EPOCHS}
+    with pytest.raises(BaseException, match=r"|ended early"):
+        tuner_in(tmp_path, **options).fit(module(), Crowded(val=300))
+    tuner_in(tmp_path, **options).fit(module(), Crowded(val=300))
+    assert len(calls) == 3, "the first half is not repeated"
+
+
+def test_values_that_fit_no_parameter_are_refused(tmp_path):
+    def elsewhere(evidence):
+        return {"head.weight_of_another_model": torch.zeros(3)}
+
+    with pytest.raises(ValueError, match=r"'elsewhere' proposes values for \['head.weight_of_another_model'\]"):
+        tuner_in(tmp_path, candidates=[elsewhere]).fit(module(), Crowded(val=300))
+
+
+def test_each_half_is_made_from_the_other(tmp_path):
+    known = []
+
+    def watch(evidence):
+        known.append(set(evidence.validation.indices))
+        assert len(evidence.category) == len(evidence.validation.indices)
+        assert float(evidence.weights.mean()) == pytest.approx(1)
+        return {}
+
+    tuner_in(tmp_path, candidates=[watch], max_epochs_spent=3 * EPOCHS).fit(module(), Crowded(val=300))
+    assert not known[0] & known[1]
+    assert known[0] | known[1] == set(range(300))
+
+
+def test_model_with_all_validation_data_is_made_by_the_accepted_candidate(tmp_path):
+    data, model = Crowded(), module()
+    result = tuner_in(tmp_path, candidates=STEPS, include_validation=True).fit(model, data)
+    assert result.reason.startswith("Weighted steps")
+    last = result.trials[-1]
+    assert (last.name, last.epochs) == ("all validation data, weighted steps", 0)
+    assert np.isnan([last.macro, last.worst]).all(), "nothing is left to measure it"
+    assert np.isfinite(result.after).all()
+
+
+def test_defaults_are_for_a_direct_screening():
+    assert TuningOptions().cheap == CANDIDATES
+    assert TuningOptions(search="genetic").cheap == TuningOptions(mode="course_correction").cheap == ()
+    assert TuningOptions(search="genetic", candidates=[HeadRefit()]).cheap == (HeadRefit(),)
+
+
+def test_anything_else_is_refused():
+    with pytest.raises(TypeError, match="a candidate has a name"):
+        ParetoTuner(lambda: None, candidates=["steps"])
