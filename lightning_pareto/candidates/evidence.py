@@ -24,6 +24,13 @@ class Evidence:
         categories: their number, K.
         weights: weights of the training samples that raise the categories of the known samples, (N,), mean 1.
         seed: for anything random.
+
+    Example:
+        >>> def smaller_bias(evidence):  # a candidate of your own
+        ...     name, bias = list(evidence.module.named_parameters())[-1]
+        ...     return {name: 0.9 * bias.detach()}
+
+        With ``ParetoTuner(…, candidates=[smaller_bias])`` it takes part in a search.
     """
 
     module: nn.Module
@@ -111,6 +118,11 @@ class InTurn:
     Attributes:
         first: the first candidate.
         second: the second one.
+
+    Example:
+        >>> from lightning_pareto import HeadRefit, WeightedSteps
+        >>> InTurn(WeightedSteps(), HeadRefit()).name
+        'weighted steps, then last layer refitted'
     """
 
     first: Candidate

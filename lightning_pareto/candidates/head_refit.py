@@ -42,6 +42,10 @@ class HeadRefit:
     Before all that, the fitted layer is scaled to the temperature that fits the known samples best, which changes no
     prediction. Otherwise an overconfident model would gain most by becoming less so.
 
+    Example:
+        >>> HeadRefit().name
+        'last layer refitted'
+
     Source: last-layer retraining on held-out data (Kirichenko et al. 2023, arXiv:2204.02937); the penalty for harm is
     this package's own.
     """

@@ -38,6 +38,15 @@ class WeightedSteps:
         steps: largest number of steps.
         damping: λ of each layer, as a share of the mean eigenvalue of its block of H.
         curvature_samples: fit the curvature to this many random training samples; None for all.
+
+    Raises:
+        ValueError: for options out of range.
+
+    Example:
+        >>> WeightedSteps(steps=2)
+        WeightedSteps(steps=2, damping=0.1, curvature_samples=10000)
+
+        ``ParetoTuner(…, candidates=[WeightedSteps(steps=2)])`` tries them before another fit.
     """
 
     steps: int = 4

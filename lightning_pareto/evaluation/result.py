@@ -46,15 +46,15 @@ class ParetoResult:
         after: validation accuracy of the returned model in each category, (K,).
         support: validation samples of each category behind these accuracies, (K,).
         p_values: one-sided exact p-value of H0 "this category does not fall" from before to after, (K,).
-        refused: if no reweighted model was accepted, accuracy that the best of them would have had, (K,): ``after``
+        refused: if no other model was accepted, accuracy that the best of them would have had, (K,): ``after``
             plus its change on the samples that its weights have not seen. NaN if there was none.
         gain: change of the mean accuracy from the best ordinary model to the best reweighted one, or to the fits with
             validation data but without weights if one of those is returned.
         gain_error: standard error of the gain for the sampling of validation data.
-        accepted: whether a reweighted model is better than every ordinary one beyond chance, and worse on no category
-            beyond chance. Otherwise the best ordinary model is returned.
+        accepted: whether a model made by a candidate or with weights is better than every ordinary one beyond
+            chance, and worse on no category beyond chance. Otherwise the best ordinary model is returned.
         reason: why it was accepted, or why not.
-        weights: sample weights of the returned model; None if it is an ordinary one.
+        weights: sample weights that the returned model was fitted with; None if it was fitted without.
         ckpt_path: checkpoint of the returned model.
         best_epoch: number of epochs trained when validation chose it.
         epochs_spent: epochs trained in all trials.
@@ -90,8 +90,8 @@ class ParetoResult:
 
     @property
     def headline(self) -> str:
-        """Whether a reweighted model was accepted."""
-        return f"Reweighted model {'accepted' if self.accepted else 'not accepted'}"
+        """Whether a better model was accepted."""
+        return f"Better model {'accepted' if self.accepted else 'not accepted'}"
 
     @property
     def shown_columns(self) -> list[str]:
@@ -184,7 +184,7 @@ COLUMNS: Columns[ParetoResult] = {
     "refused": Column(
         "refused",
         "{:.1f}",
-        "Refused: accuracy in % that the best reweighted model, which was refused, would have had.",
+        "Refused: accuracy in % that the best of the other models, which was refused, would have had.",
         lambda r: 100 * r.refused,
     ),
 }

@@ -34,12 +34,12 @@ def test_text_shows_the_cells_of_the_columns(accepted):
 
 def test_text_says_what_was_decided_and_what_it_rests_on(accepted):
     text = " ".join(str(accepted).split())
-    assert text.startswith("Reweighted model accepted: The mean accuracy changes by +3.1 ± 1.2 points")
+    assert text.startswith("Better model accepted: The mean accuracy changes by +3.1 ± 1.2 points")
     assert "on validation samples that the weights have not seen" in text
     assert "counts as beyond chance if it is so for all categories together (Holm)" in text
     assert "31 epochs spent in 4 trials." in text
     assert text.endswith("Model: /runs/best.ckpt")
-    assert str(replace(accepted, accepted=False)).startswith("Reweighted model not accepted:\n")
+    assert str(replace(accepted, accepted=False)).startswith("Better model not accepted:\n")
 
 
 def test_what_a_refused_model_would_have_reached_has_a_column_of_its_own():

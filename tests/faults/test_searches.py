@@ -45,6 +45,7 @@ def search(folder, *callbacks, **options):
     tuner = ParetoTuner(
         lambda: trainer(folder / "user", *callbacks, max_epochs=2, **options),
         dirpath=folder / "search",
+        candidates=(),
         callback=ParetoCallback(verbose=False),
         budgets=[0.3],
         max_epochs_spent=8,

@@ -79,7 +79,7 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Does no harm: a reweighted model has to beat the best ordinary one beyond chance, and to harm no category.
+    """Does no harm: a model has to beat the best ordinary one beyond chance, and to harm no category.
 
     It beats it if the mean over the categories rises beyond chance, or if some category does and the mean does not
     fall.
@@ -185,7 +185,9 @@ class Judge:
         if one.finalist.fits[number][0] is None:
             reason = f"With half of the validation data and no weights, {reason[0].lower()}{reason[1:]}"
         if joined is not None:
-            reason += f" The weights contribute {_points(one.beyond(joined))}, the validation data the rest."
+            more = _points(one.beyond(joined))
+            rest = f"The weights contribute {more}, the validation data the rest."
+            reason += f" {rest if not by else f'Fits with validation data and without weights are {more} behind.'}"
         return _result(given, incumbent, (one, number), compared=change, reason=reason, summaries=summaries)
 
     def _objection(self, best: Tried, ordinaries: Sequence[TrialResult]) -> str:

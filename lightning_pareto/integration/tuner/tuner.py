@@ -34,17 +34,18 @@ from lightning_pareto.storage.run_folders import RESULT_FILE
 
 
 class ParetoTuner:
-    """Searches for sample weights that make a better model, and never returns a model that is measurably worse.
+    """Searches for a better model, and never returns one that is measurably worse.
 
-    It makes an ordinary fit (or takes a checkpoint of one) and estimates influence at its best epoch by validation. It
-    tries weights in trials of one epoch, gives the best few of them complete fits, and compares those with the ordinary
-    fit.
+    It makes an ordinary fit (or takes a checkpoint of one) and estimates influence at its best epoch by validation.
+    First it tries candidates that need no other fit: a few steps on the weighted training loss, and a refitted last
+    layer. Only if none is accepted, it tries weights in trials of one epoch, gives the best few of them complete fits,
+    and compares those with the ordinary fit.
 
     Weights fit the validation samples that they are made from. Measured on those, a second fit on Fashion-MNIST gained
-    2.5 points where it gained 1 on test images. So weights are made from one half of the validation set and models are
-    compared on the other, both ways round.
+    2.5 points where it gained 1 on test images. So weights and candidates are made from one half of the validation set
+    and models are compared on the other, both ways round.
 
-    A reweighted model is accepted only if no category falls beyond chance, and if it is better beyond chance for the
+    A model is accepted only if no category falls beyond chance, and if it is better beyond chance for the
     number of fits looked at. *Better* means: in the mean accuracy over the categories (by one standard error if the
     verdict is *yes* already), or in some category while the mean does not fall. Otherwise the ordinary model is
     returned.
@@ -76,7 +77,8 @@ class ParetoTuner:
             new optimizer, or the weighted ``"epoch"`` itself. By default from scratch after a screening, else the
             epoch.
         max_epochs_spent: largest number of epochs of all trials together, including the first fit. By default six whole
-            fits, one of them for the trials of one epoch, and nine with ``include_validation``. Influence costs four
+            fits, one of them for the trials of one epoch, and nine with ``include_validation``. Often a candidate is
+            accepted after the first one. Influence costs four
             to ten more epochs for each measure, and tens for MLPs.
         budgets: shares of the training mass that a screening tries. Each trial prints its own.
         measures: measures of the influence from which a screening makes weights.

@@ -107,7 +107,9 @@ def test_falling_category_refuses_a_model_and_is_named():
     assert "'dog' would fall beyond chance" in found.reason
     np.testing.assert_allclose(found.refused, [199 / 200, 130 / 200])
     assert {"99.5", "65.0"} <= {line.split()[-1] for line in str(found).splitlines() if line.startswith(("cat", "dog"))}
-    assert "Refused: accuracy in % that the best reweighted model, which was refused," in str(found).replace("\n", " ")
+    assert "Refused: accuracy in % that the best of the other models, which was refused," in str(found).replace(
+        "\n", " "
+    )
     assert found.ckpt_path == "given"
     np.testing.assert_array_equal(found.before, found.after)
 
