@@ -30,6 +30,15 @@ influence/recorder.py: influence/test_gradients.py
     value in self._data or (value.requires_grad and not  →  (value.requires_grad and not
 influence/verification.py: influence/test_gradients.py
     if all(len(uses.get(layer, [])) == len(before[layer])  →  if any(True
+influence/verification.py: influence/test_routing.py
+    found |= dict.fromkeys(_layers_with_other_sums(  →  0 and dict.fromkeys(_layers_with_other_sums(
+candidates/weighted_steps.py: candidates/test_candidates.py
+    signal = signal * weights[indices, None].to(signal)  →  pass
+    if score > best:  →  if True:
+candidates/head_refit.py: candidates/test_candidates.py
+    losses.mean() + HARM * harm  →  losses.mean() + 0 * harm
+integration/tuner/remedies.py: integration/tuner/test_candidates.py
+    chosen=known)  →  chosen=list(range(len(remedy.known))))
 pareto/headroom.py: pareto/test_targets.py pareto/test_tradeoff.py
     program.solve(n * demand.floors)  →  program.solve(demand.floors)
     max(found.value / n, least)  →  max(found.value / n, 0.0)
@@ -93,7 +102,7 @@ influence/operations.py: influence/test_gradients.py
 influence/gradients.py: influence/test_gradients.py influence/test_routing.py influence/test_rows.py
     submodule.training = training  →  pass
     if len(arranged) == 1 else None  # several  →  if True else None  # several
-    if not route.keeps_samples_apart(use, batch):  →  if False:
+    if not route.keeps_samples_apart(use, batch) or (route.derived  →  if (route.derived
     > SILENCE * float(rows.max())  →  > 1e9 * float(rows.max())
 influence/factors.py: influence/test_factors.py influence/test_curvature.py
     restored = matrices @ self.inputs.transpose(-1, -2)  →  restored = matrices @ self.inputs
@@ -165,7 +174,7 @@ integration/tuner/search.py: integration/tuner/test_search.py
     situation.judged(situation.reference), situation.judged(outcome)  →  situation.reference, outcome
 integration/tuner/judge.py: integration/tuner/test_judge.py
     summaries = (incumbent, given),  →  summaries = (incumbent,),
-    change.p_gain * looks <= CONFIRMING)  →  change.p_gain <= CONFIRMING)
+    confirming = 1 if number == 0 and one.finalist.candidate is not None else looks  →  confirming = 1
     [one for one in better if one.is_harmless(ordinaries, self.level)]  →  better
     if not any(change.lost(level).any() for change in changes):  →  if True:
 integration/correction/rules.py: integration/correction/test_rules.py
@@ -180,6 +189,9 @@ influence/advice.py: influence/test_advice.py
     whole and not index  →  whole
 data/overlap.py: data/test_overlap.py
     indices + first  →  indices
+    if found <= natural or fisher_exact(table, "greater").pvalue > LEVEL:  →  if not found:
+influence/copies.py: influence/test_copies.py
+    refuse_copies(others <= tolerance,  →  refuse_copies(others < 0,
 data/loaders.py: integration/analysis/test_checks.py
     if ends and set(first) == set(second) else None  →  if ends else None
 integration/analysis/resumption.py: integration/analysis/test_resumption.py

@@ -73,6 +73,7 @@ class ClasswiseChange:
             the mean.
         tolerance: accuracy in [0, 1) that each category may lose, (K,). Give one number, K numbers, or some by name. A
             category with a tolerance falls beyond chance if its fall exceeds that by more than chance (Tango's test).
+            The mean over the categories has none.
 
     Raises:
         ValueError: if the models were not measured on the same samples, or for a level or tolerance out of range.
@@ -92,8 +93,10 @@ class ClasswiseChange:
     tolerance: Tolerance = 0.0
 
     def __post_init__(self) -> None:
-        same = np.array_equal(self.before.category, self.after.category)
-        if not same or self.before.category_names != self.after.category_names:
+        names = [outcome.category_names for outcome in (self.before, self.after)]
+        if names[0] != names[1]:
+            raise ValueError(f"the two models have different categories: {list(names[0])} and {list(names[1])}")
+        if not np.array_equal(self.before.category, self.after.category):
             raise ValueError(OTHER_SAMPLES)
         checked_number(self.level, "level must be between 0 and 1", lambda value: 0 < value < 1)
         given, count = self.tolerance, len(self.category_names)

@@ -51,7 +51,8 @@ def compare_models(
         model: the LightningModule into which checkpoints are loaded. By default, the other model if it is one.
         trainer: predicts. By default a Trainer with one device and no logger. On several processes, each takes a share.
         level: level of the tests.
-        tolerance: accuracy in [0, 1) that each class may lose: one number, K numbers, or some by name.
+        tolerance: accuracy in [0, 1) that each class may lose: one number, K numbers, or some by name. The mean
+            over the classes has none.
         task: how a batch is read; see :class:`ClassificationTask`.
         class_names: names of the classes, by default those of the dataset.
         categories: how validation samples are grouped; by default by label. See :class:`ParetoCallback`.

@@ -63,3 +63,9 @@ def test_pooling_takes_each_model_on_its_own_samples():
 def test_arrays_that_do_not_fit_together_are_refused(category, correct, probability, message):
     with pytest.raises(ValueError, match=message):
         Outcome(np.array(category), np.array(correct), np.array(probability), ("cat", "dog", "cow"))
+
+
+@pytest.mark.parametrize("predictions", [[[np.nan, 0.5], [0.1, 0.9]], [[np.inf, 0.0], [1.0, 2.0]], [np.nan, 1.0]])
+def test_predictions_that_are_not_finite_are_refused(predictions):
+    with pytest.raises(ValueError, match="predictions must be finite"):
+        Outcome.of([0, 1], predictions, ["cat", "dog"])
