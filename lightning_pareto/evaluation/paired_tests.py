@@ -26,7 +26,7 @@ def margin_test(lost: Counts, won: Counts, support: Counts, margin: Float | floa
     """One-sided p-value of H0 "the accuracy falls by at most ``margin``", by Tango's score test. 1 without samples.
 
     It is asymptotic. In the worst case it is wrong twice as often as its level of 0.025 says, and three times as often
-    at 0.0003, as a correction for many categories asks for (200 samples). For a margin of 0, :func:`sign_test` is exact.
+    at 0.0003, which a correction for many categories asks for (200 samples). A margin of 0 takes :func:`sign_test`.
 
     Args:
         lost: samples that only the first model has right, any shape.
