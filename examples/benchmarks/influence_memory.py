@@ -32,16 +32,17 @@ FOLDS = 3
 
 
 class GeneratedSamples(Dataset[tuple[Tensor, int]]):
-    """Generates each sample when it is read."""
+    """Generates each sample when it is read. Two sets with different first numbers share none."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, first: int = 0) -> None:
+        self.size, self.first = size, first
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.full((1, 8, 8), (index * 0.618) % 1.0), index % CLASSES
+        generator = torch.Generator().manual_seed(self.first + index)
+        return torch.rand(1, 8, 8, generator=generator), index % CLASSES
 
 
 def resident() -> int:
@@ -78,7 +79,7 @@ def measure(size: int) -> None:
     torch.set_num_threads(1)
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, CLASSES))
     small, train = (DataLoader(GeneratedSamples(n), batch_size=500) for n in (600, size))
-    val = DataLoader(GeneratedSamples(600), batch_size=100)
+    val = DataLoader(GeneratedSamples(600, first=10**6), batch_size=100)
     estimate_influence(model, small, val, folds=FOLDS)  # loads everything that is loaded lazily
     before = resident()
     with PeakMemory() as memory:
