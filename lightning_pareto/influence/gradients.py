@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from lightning_pareto.influence.factors import DenseFactors, Factors
@@ -63,6 +64,20 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             submodule.training = training
 
 
+@contextlib.contextmanager
+def _without_checkpointing() -> Iterator[None]:
+    """Keep the activations that the backward pass would compute again, without a recorder and so by other operations.
+
+    The recorder keeps the layers' inputs anyway. All of torch's checkpointing that is not reentrant goes by this hook.
+    """
+    hook = torch.utils.checkpoint._checkpoint_hook
+    torch.utils.checkpoint._checkpoint_hook = lambda _frame: nullcontext()  # type: ignore[assignment,misc,return-value]
+    try:
+        yield
+    finally:
+        torch.utils.checkpoint._checkpoint_hook = hook  # type: ignore[misc]
+
+
 class GradientProbe:
     """Runs a module on batches and computes per-sample gradients of its layers.
 
@@ -102,7 +117,7 @@ class GradientProbe:
         targets = self.task.read_targets(batch)
         recorder = Recorder(batch, len(targets), self.plan.direct, self.plan.derived, self.plan.expansion)
         # compiled modules run eagerly, because the recorder cannot see into a compiled graph
-        with self.context(), torch.compiler.set_stance("force_eager"), recorder:
+        with self.context(), torch.compiler.set_stance("force_eager"), _without_checkpointing(), recorder:
             logits = self.task.read_logits(self._module, batch, targets)
         if not logits.requires_grad:
             raise BatchError(

@@ -176,23 +176,48 @@ def test_refuses_a_module_with_nothing_to_cover():
         select_layers(Pooled(nn.Linear(2, 2), 2), ["hed.*", "layer.*"])
 
 
+class Checkpointed(nn.Module):
+    """Computes the activations of a part again in the backward pass."""
+
+    def __init__(self, layer, use_reentrant=False):
+        super().__init__()
+        self.layer, self.head, self.use_reentrant = layer, nn.Linear(4, CLASSES), use_reentrant
+
+    def forward(self, x):
+        x = x.clone().requires_grad_()
+        z = torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=self.use_reentrant)
+        return self.head(torch.tanh(z).mean(1))
+
+
+class WithPositions(nn.Embedding):
+    """Adds an embedding of the positions."""
+
+    def forward(self, x):
+        return x + torch.sigmoid(super().forward(torch.arange(x.shape[1])))
+
+
 def test_refuses_reentrant_checkpointing():
-    class Checkpointed(nn.Module):
-        def __init__(self, use_reentrant):
-            super().__init__()
-            self.layer, self.head, self.use_reentrant = nn.Linear(3, 3), nn.Linear(3, CLASSES), use_reentrant
-
-        def forward(self, x):
-            x = x.clone().requires_grad_()
-            return self.head(torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=self.use_reentrant))
-
-    x, y = torch.randn(5, 3), torch.randint(CLASSES, (5,))
     with pytest.raises(ValueError, match="Pass use_reentrant=False"):
-        probe_gradients(Checkpointed(True), x, y)
-    module = Checkpointed(False)
-    found, expected = probe_gradients(module, x, y), sample_gradient_loop(module, x, y)
+        probe_gradients(Checkpointed(nn.Linear(4, 4), True), torch.randn(5, 3, 4), torch.randint(CLASSES, (5,)))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.Linear(4, 4),
+        lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+        lambda: WithPositions(3, 4),
+        lambda: OnePlusWeight(4),
+    ],
+)
+def test_checkpointed_layers_are_recorded(layer):
+    torch.manual_seed(0)
+    module, x, y = Checkpointed(layer()).double().eval(), torch.randn(5, 3, 4).double(), torch.randint(CLASSES, (5,))
+    probe = verified_probe(module, x, y)
+    assert not probe.plan.looped
+    found, expected = probe_gradients(module, x, y, probe), sample_gradient_loop(module, x, y)
     for name, gradient in found.items():
-        assert_near(gradient, expected[name], RELATIVE[torch.float32])
+        assert_near(gradient, expected[name], RELATIVE[torch.float64])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
