@@ -129,8 +129,7 @@ def _embedding(
     sparse: bool = False,
 ) -> Tensor:
     """Look up rows of a table, once per sample if the batch shares the lookup (for instance of its positions)."""
-    shared = recorder.expands_vectors if input.ndim == 1 else len(input) == 1
-    if recorder.expands and recorder.samples > 1 and shared:
+    if recorder.expands_lookup(input):
         input = (input[0] if input.ndim > 1 else input).expand(recorder.samples, -1)  # noqa: A001
     output = F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     padding = None if padding_idx is None else padding_idx % len(weight)

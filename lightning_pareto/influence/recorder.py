@@ -51,8 +51,9 @@ class Recorder(TorchFunctionMode):
 
     Some tensors are shared by the whole batch, so their gradient is already summed over the samples. A parameter that
     is added, multiplied or expanded is recorded at the output instead, where the samples are apart. A table that is
-    looked up once for all samples, as for positions, is looked up once per sample instead. That changes shapes inside
-    the model, so compare the logits with those of a pass with ``expansion="nothing"``.
+    looked up once for all samples, as for positions, is looked up once per sample instead, unless the indices come from
+    the data. That changes shapes inside the model, so compare the logits with those of a pass with
+    ``expansion="nothing"``.
 
     Models also compute tensors from parameters before the data meet them: normalised weights, ``1 + w``, tables of
     relative positions. The uses of such *derived* tensors are recorded for the layers in ``derived``. Each of those has
@@ -69,13 +70,13 @@ class Recorder(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.samples = samples
-        self.expands, self.expands_vectors = expansion != "nothing", expansion == "all"
+        self._expands, self._expands_vectors = expansion != "nothing", expansion == "all"
         self.uses: list[Use] = []
         self._owner = {parameter: layer for layer in layers for parameter in layer.parameters}
         self._views: dict[Tensor, nn.Parameter] = {}
         self._derived: dict[Tensor, Collection[Layer]] = {p: [layer] for layer in derived for p in layer.parameters}
         self._data: set[Tensor] = set()  # those that need no gradient
-        if derived:
+        if derived or self._expands:
             apply_to_collection(batch, Tensor, self._data.add)
 
     def __torch_function__(
@@ -111,6 +112,11 @@ class Recorder(TorchFunctionMode):
             sources = dict.fromkeys(layer for value in tensors for layer in self._derived.get(value, ()))
             self._derived |= dict.fromkeys(_tensors((output,)), sources)
         return output
+
+    def expands_lookup(self, indices: Tensor) -> bool:
+        """Whether a lookup of these indices is taken to be shared by the batch, and is expanded per sample."""
+        shared = self._expands_vectors if indices.ndim == 1 else len(indices) == 1
+        return self._expands and shared and indices not in self._data
 
     def is_watched(self, value: Any) -> bool:
         """Whether a value is a parameter of a layer, a view of one, or derived from one."""

@@ -64,6 +64,23 @@ class ColumnAndPositions(nn.Module):
         return self.head(torch.cat([positions.mean(1), self.column(x[:, 0].abs().long().clamp(max=3))], dim=1))
 
 
+class TokensAndSometimesOneMore(nn.Module):
+    """Looks up tokens and positions in tables, and in a few batches one more token per sample in one of the tables."""
+
+    def __init__(self, again):
+        super().__init__()
+        self.token, self.position, self.head = nn.Embedding(9, 4), nn.Embedding(5, 4), nn.Linear(4, 3)
+        self.again = again
+
+    def forward(self, x):
+        x = x.long()
+        z = (torch.tanh(self.token(x)) * self.position(torch.arange(5))).mean(1)
+        rare = x[:, :1] == 8
+        if rare.any():
+            z = torch.where(rare, self.again(z, self.token(x[:, 1])), z)
+        return self.head(torch.tanh(z))
+
+
 class SeparateAttention(nn.Module):
     """Attention with separate projections. The true gradient of the keys' bias is zero, up to rounding."""
 
@@ -146,6 +163,19 @@ def test_one_index_per_sample_and_one_per_position(batch_size):
     found = estimate_influence(module, *loaders_of_one_set(x, y, batch_size=batch_size), curvature="identity")
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
     assert "column.weight" in fast_parameters(found)
+
+
+@pytest.mark.parametrize(
+    "again", [lambda z, e: z * e, lambda z, e: (z * e).reshape(-1, *z.shape).mean(0)], ids=["in place", "averaged"]
+)
+def test_table_looked_up_by_the_data_in_another_way_in_some_batches(again):
+    """The last batch has one sample, and must not make the table of positions slow."""
+    torch.manual_seed(0)
+    module, x, y = TokensAndSometimesOneMore(again).double(), torch.randint(8, (65, 5)), torch.arange(65) % 3
+    x[50, 0] = 8  # not one of the verified samples
+    found = estimate_influence(module, *loaders_of_one_set(x.double(), y, batch_size=16), curvature="identity")
+    assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
+    assert len(fast_parameters(found)) == 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
