@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -85,10 +86,12 @@ class Recorder(TorchFunctionMode):
         """Call the function, and record it if it uses one of the layers."""
         kwargs = kwargs or {}
         tensors = list(_tensors((*args, *kwargs.values())))
-        if self._derived and any(map(self._comes_from_parameters, tensors)) and not any(map(self._is_data, tensors)):
-            return self._derive(func, args, kwargs, tensors)
         wrapper = RECORDED.get(func)
-        if wrapper is not None and any(map(self.is_watched, tensors)):
+        if wrapper is not None and not any(map(self.is_watched, tensors)):
+            wrapper = None
+        if self._derived and any(map(self._comes_from_parameters, tensors)) and not any(map(self._is_data, tensors)):
+            return self._derive(func, wrapper, args, kwargs, tensors)
+        if wrapper is not None:
             return wrapper(self, *args, **kwargs)
         output = func(*args, **kwargs)
         if any(value in self._data for value in tensors):
@@ -103,13 +106,19 @@ class Recorder(TorchFunctionMode):
         return value in self._data or (value.requires_grad and not self._comes_from_parameters(value))
 
     def _derive(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tensors: Sequence[Tensor]
+        self,
+        func: Callable[..., Any],
+        wrapper: Callable[..., Any] | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: Sequence[Tensor],
     ) -> Any:
-        """Call a function of parameters alone. Its outputs are derived, unless it repeats them for each sample."""
+        """Call a function of parameters alone. Its outputs are derived unless it uses another layer or repeats them."""
         known = len(self.uses)
-        output = RECORDED[func](self, *args, **kwargs) if func in REPEATS else func(*args, **kwargs)
+        sources = dict.fromkeys(layer for value in tensors for layer in self._derived.get(value, ()))
+        call = partial(wrapper, self) if wrapper is not None and (func in REPEATS or not sources) else func
+        output = call(*args, **kwargs)
         if len(self.uses) == known:
-            sources = dict.fromkeys(layer for value in tensors for layer in self._derived.get(value, ()))
             self._derived |= dict.fromkeys(_tensors((output,)), sources)
         return output
 

@@ -187,6 +187,27 @@ def test_gradient_of_pure_rounding_does_not_make_its_layer_slow(dtype):
     assert len(fast_parameters(found)) == 10
 
 
+class BesideDerived(nn.Module):
+    """Uses a table of positions and a view of a scale, beside a weight that is transformed before use."""
+
+    def __init__(self):
+        super().__init__()
+        self.position, self.scale = nn.Embedding(5, 3), nn.Parameter(torch.randn(3))
+        self.weight, self.head = nn.Parameter(torch.randn(3, 3)), nn.Linear(3, 3)
+
+    def forward(self, x):
+        z = torch.tanh(x * self.scale.view(1, 1, 3)) + self.position(torch.arange(5))
+        return self.head(torch.tanh(nn.functional.linear(z, self.weight.exp())).mean(1))
+
+
+def test_uses_without_data_stay_fast_beside_derived_tensors():
+    torch.manual_seed(0)
+    module, x, y = BesideDerived().double(), torch.randn(60, 5, 3).double(), torch.arange(60) % 3
+    found = estimate_influence(module, *loaders_of_one_set(x, y, batch_size=16), curvature="identity")
+    assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
+    assert len(fast_parameters(found)) == 5
+
+
 class CountedPositions(nn.Module):
     """Divides by the number of positions. This would be the number of samples if the table were expanded."""
 
