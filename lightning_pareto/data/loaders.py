@@ -1,7 +1,6 @@
 """Checks, copies and single batches of the user's DataLoader."""
 
 import copy
-import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,8 @@ from torch.utils.data import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+
+from lightning_pareto.display.warning import warn
 
 
 def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
@@ -44,8 +45,14 @@ def check_map_style(loader: Any, name: str) -> "DataLoader[Any]":
         )
     if len(dataset) == 0:
         raise ValueError(f"{name} has an empty dataset: check the split or the filter that produced it")
-    refuse_part(loader, loader.sampler, name)
+    refuse_part(loader, sampler_of(loader), name)
     return loader
+
+
+def sampler_of(loader: "DataLoader[Any]") -> Any:
+    """What chooses the loader's samples: its sampler, that of its BatchSampler, or the user's own batch sampler."""
+    batches = loader.batch_sampler
+    return batches.sampler if type(batches) is BatchSampler else loader.sampler if batches is None else batches
 
 
 def refuse_part(loader: "DataLoader[Any]", sampler: Any, name: str, drawn: Collection[int] | None = None) -> None:
@@ -59,7 +66,7 @@ def refuse_part(loader: "DataLoader[Any]", sampler: Any, name: str, drawn: Colle
     """
     indices = sampler.indices if isinstance(sampler, SubsetRandomSampler) else sampler
     if drawn is None and isinstance(indices, (list, tuple, range, np.ndarray)):
-        drawn = set(map(int, indices))
+        drawn = {int(index) for each in indices for index in np.ravel(each)}  # numbers or batches of them
     size: int = len(loader.dataset)  # type: ignore[arg-type]
     if drawn is not None and len(drawn) < size:
         raise TypeError(
@@ -69,21 +76,37 @@ def refuse_part(loader: "DataLoader[Any]", sampler: Any, name: str, drawn: Colle
         )
 
 
-def samples_chosen(sampler: Any, dataset: Any) -> set[int] | None:
-    """Indices of the samples that a sampler of the user's own always draws.
+def samples_chosen(sampler: Any, dataset: Any, name: str) -> set[int] | None:
+    """Indices of the samples that a sampler or batch sampler of the user's own always draws.
 
     It reads a copy twice, so the sampler itself stays as it is. Global random states have to be restored by the caller.
-    Returns None if they change from read to read, or may change with the epoch or the process.
+    Returns None if they change from read to read, may change with the epoch or the process, or leave out less than a
+    batch, as with ``drop_last``. A warning that calls the loader by ``name`` says if the sampler cannot be read.
     """
-    if any(hasattr(sampler, name) for name in ("set_epoch", "num_replicas", "rank", "world_size")):
+    dealing = ("set_epoch", "epoch", "num_replicas", "rank", "world_size")
+    if any(hasattr(each, attribute) for each in (sampler, getattr(sampler, "sampler", None)) for attribute in dealing):
         return None
+    most, largest = 2 * len(dataset), 1
+    reads: list[set[int]] = []
     try:
         twin = copy.deepcopy(sampler, {id(dataset): dataset})
-        first, second = (list(map(int, itertools.islice(twin, 2 * len(dataset)))) for _ in range(2))
-    except Exception:  # a sampler may do anything, and this is only a check
+        for _ in range(2):
+            drawn: list[int] = []
+            for item in twin:
+                batch = [int(item)] if np.ndim(item) == 0 else list(map(int, item))
+                drawn.extend(batch)
+                largest = max(largest, len(batch))
+                if len(drawn) >= most:  # perhaps without end
+                    return None
+            reads.append(set(drawn))
+    except Exception as error:  # a sampler may do anything, and this is only a check
+        warn(
+            f"the {type(sampler).__name__} of {name} cannot be read before the fit ({error}), so nobody knows whether "
+            "it draws all samples. Influence and weights belong to all samples of a dataset"
+        )
         return None
-    ends = len(first) < 2 * len(dataset)
-    return set(first) if ends and set(first) == set(second) else None
+    left = len(dataset) - len(reads[0])
+    return reads[0] if reads[0] == reads[1] and not 0 < left < largest else None
 
 
 def read_batches(loader: "DataLoader[Any]", batches: Iterable[Sequence[int]], collate: Any = None) -> Iterator[Any]:

@@ -35,6 +35,9 @@ _AVERAGING = tuple(  # WeightAveraging came with Lightning 2.6
     getattr(callbacks, name) for name in ("StochasticWeightAveraging", "WeightAveraging") if hasattr(callbacks, name)
 )
 
+_KNOWN = ("torch", "lightning", "lightning_pareto", "pytorch_lightning")
+"""Packages whose samplers need no reading ahead."""
+
 
 def check_strategy(trainer: pl.Trainer, callback: str = "ParetoCallback", otherwise: str = "") -> None:
     """Refuse a strategy under which no process holds the whole model.
@@ -168,13 +171,13 @@ def _compare_loaders(trainer: pl.Trainer, data: DataSource, own: "DataLoader[Any
 
 
 def _check_samplers(train: "DataLoader[Any]", validation: "DataLoader[Any]") -> None:
-    """Refuse samplers that always draw the same part: known ones, and the user's own for validation."""
-    refuse_part(train, own_sampler(train), "the train dataloader")
-    sampler, name = own_sampler(validation), "the validation dataloader"
-    refuse_part(validation, sampler, name)
-    if type(sampler).__module__.split(".")[0] not in ("torch", "lightning", "lightning_pareto", "pytorch_lightning"):
-        with isolate_rng():
-            refuse_part(validation, sampler, name, samples_chosen(sampler, validation.dataset))
+    """Refuse samplers and batch samplers that always draw the same part: known ones, and the user's own."""
+    for loader, name in ((train, "the train dataloader"), (validation, "the validation dataloader")):
+        sampler = own_sampler(loader)
+        refuse_part(loader, sampler, name)
+        if type(sampler).__module__.split(".")[0] not in _KNOWN:
+            with isolate_rng():
+                refuse_part(loader, sampler, name, samples_chosen(sampler, loader.dataset, name))
 
 
 def _check_categories(found: Tensor, names: Sequence[str] | None) -> None:

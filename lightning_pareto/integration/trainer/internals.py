@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
 from torch.utils.data import DataLoader
 
+from lightning_pareto.data.loaders import sampler_of
 from lightning_pareto.integration.trainer.namespaces import is_a
 
 
@@ -56,7 +57,8 @@ def remember_dataset(loader: "DataLoader[Any]", old: Any, new: Any) -> None:
 
 def own_sampler(loader: "DataLoader[Any]") -> Any:
     """The user's sampler, without what Lightning wraps around it for several processes."""
-    return getattr(getattr(loader.sampler, "dataset", None), "_sampler", loader.sampler)
+    sampler = sampler_of(loader)
+    return getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,16 @@ from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 from lightning_pareto import BatchError, ClassificationTask, ParetoCallback, estimate_influence
 from lightning_pareto.data.loaders import samples_chosen
@@ -339,11 +348,41 @@ class Shuffling(Chosen):
 
 @pytest.mark.parametrize("sampler", [Dealt(50, random=False), Endless(50, random=False), Chosen(50, random=True)])
 def test_sampler_that_may_draw_others_is_not_judged(sampler):
-    assert samples_chosen(sampler, range(120)) is None
+    assert samples_chosen(sampler, range(120), "the loader") is None
 
 
 def test_sampler_stays_as_it_is():
-    assert samples_chosen(Chosen(50, random=False), range(120)) == set(range(50))
+    assert samples_chosen(Chosen(50, random=False), range(120), "the loader") == set(range(50))
     sampler = Shuffling()
-    assert samples_chosen(sampler, range(120)) == set(range(120))
+    assert samples_chosen(sampler, range(120), "the loader") == set(range(120))
     assert sampler.order == list(range(120))
+
+
+class Batches(Chosen):
+    """Draws whole batches of 16, as a batch sampler of one's own does."""
+
+    def __iter__(self):
+        return iter(torch.tensor(list(super().__iter__())).split(16))
+
+
+@pytest.mark.parametrize(
+    "batches", [BatchSampler(SubsetRandomSampler(range(50)), 16, False), Batches(50, False), [[1, 2], [0, 3]]]
+)
+@pytest.mark.parametrize("loader", ["train", "val"])
+def test_batch_sampler_that_draws_a_part_is_refused(tmp_path, batches, loader):
+    data = Data(*(TensorDataset(*(each[:120] for each in dataset.tensors)) for dataset in datasets()))
+    setattr(data, f"{loader}_dataloader", lambda: DataLoader(getattr(data, loader), batch_sampler=batches))
+    with pytest.raises(TypeError, match=r"dataloader draws \d+ of 120 samples by its sampler, a .*Subset"):
+        trainer(tmp_path, ParetoCallback()).fit(Plain(), datamodule=data)
+
+
+def test_batch_sampler_that_leaves_out_a_last_batch_or_draws_all_is_accepted():
+    assert samples_chosen(Batches(112, random=False), range(120), "the loader") is None
+    assert samples_chosen(Batches(120, random=False), range(120), "the loader") == set(range(120))
+
+
+def test_sampler_that_cannot_be_read_ahead_is_told():
+    sampler = Chosen(50, random=False)
+    sampler.generator = (index for index in range(50))  # cannot be copied
+    with pytest.warns(UserWarning, match="the Chosen of the loader cannot be read before the fit"):
+        assert samples_chosen(sampler, range(120), "the loader") is None
