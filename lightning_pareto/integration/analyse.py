@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.callback import ParetoCallback
-from lightning_pareto.integration.trainer.internals import only, running_instead_of_training
+from lightning_pareto.integration.trainer.internals import keeping_gradients, only, running_instead_of_training
 from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
 from lightning_pareto.integration.trainer.processes import rank_zero_warn
 from lightning_pareto.pareto.verdict import ParetoVerdict
@@ -89,7 +89,8 @@ def analyse(
         quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
         trainer = counterpart(pl.Trainer, model)(devices=1, max_epochs=1, log_every_n_steps=1, **quiet)
     callback = _callback(trainer, ckpt_path, options)
-    with only(trainer, callback), running_instead_of_training(trainer, functools.partial(_run, trainer, callback)):
+    work = functools.partial(_run, trainer, callback)
+    with keeping_gradients(model), only(trainer, callback), running_instead_of_training(trainer, work):
         trainer.fit(model, datamodule=datamodule, **loaders)
     return Analysis(callback.influence, callback.verdict, callback.written_to)
 

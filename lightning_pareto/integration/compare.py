@@ -14,7 +14,7 @@ from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.analysis.checkpoints import weights_of
 from lightning_pareto.integration.trainer.data_source import DataSource
-from lightning_pareto.integration.trainer.internals import only, running_instead_of_validation
+from lightning_pareto.integration.trainer.internals import keeping_gradients, only, running_instead_of_validation
 from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
 from lightning_pareto.integration.trainer.processes import shard_of
 from lightning_pareto.integration.validation.outcomes import measure_outcome
@@ -129,7 +129,7 @@ def _predicted(
     with tempfile.TemporaryDirectory() as folder:
         path, here = Path(folder, f"outcome{FILE_SUFFIX}"), list[Outcome]()
         work = functools.partial(_measure, trainer, checkpoint, source, path, here)
-        with only(trainer), running_instead_of_validation(trainer, work):
+        with keeping_gradients(module), only(trainer), running_instead_of_validation(trainer, work):
             trainer.validate(module, verbose=False, **source_of_data)
         return here[0] if here else Outcome.load(path)  # spawned processes leave only the file
 

@@ -140,8 +140,11 @@ def test_same_gradients_in_parts_of_the_batch():
 def test_leaves_grad_and_modes_and_hooks_unchanged():
     module = nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.BatchNorm1d(4).eval(), nn.Linear(4, CLASSES))
     modes = [m.training for m in module.modules()]
-    probe_gradients(module, torch.randn(5, 3), torch.randint(CLASSES, (5,)))
-    assert all(p.grad is None for p in module.parameters())
+    module[0].weight.grad = torch.ones(4, 3)
+    data = loader(torch.randn(15, 3), torch.arange(15) % CLASSES)
+    estimate_influence(module, data, data, folds=1)
+    assert torch.equal(module[0].weight.grad, torch.ones(4, 3))
+    assert all(p.grad is None for p in module.parameters() if p is not module[0].weight)
     assert [m.training for m in module.modules()] == modes
     assert not any(m._forward_hooks for m in module.modules())
 

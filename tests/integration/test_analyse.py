@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
-from lightning_pareto import InfluenceMatrix, ParetoCallback, analyse, estimate_influence
+from lightning_pareto import InfluenceMatrix, ParetoCallback, analyse, compare_models, estimate_influence
 from lightning_pareto.command_line import main
 from tests._asserts import assert_near
 from tests._tolerances import TWO_PROCESSES
@@ -46,6 +46,16 @@ def test_analysis_equals_that_of_the_callback_after_the_fit(tmp_path):
     assert found.folder == tmp_path / "pareto_1"
     assert InfluenceMatrix.load(found.folder / "influence.safetensors").category_names == data.train.classes
     assert (found.folder / "report.html").is_file()
+
+
+def test_gradients_of_the_model_stay(tmp_path):
+    """Lightning clears them, also before a validation."""
+    model, data = seeded(), Data()
+    model.network[0].weight.grad = torch.ones(16, 2)
+    analyse(model, data, trainer(tmp_path), verbose=False)
+    compare_models(model, model, data, trainer=trainer(tmp_path))
+    assert torch.equal(model.network[0].weight.grad, torch.ones(16, 2))
+    assert model.network[0].bias.grad is None
 
 
 def test_nothing_is_trained_and_no_other_callback_takes_part(tmp_path):

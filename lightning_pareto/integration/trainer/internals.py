@@ -74,6 +74,17 @@ def only(trainer: pl.Trainer, *callbacks: pl.Callback) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def keeping_gradients(module: Any) -> Iterator[None]:
+    """Restore ``.grad`` of the module's parameters, which Lightning clears before every stage, validation included."""
+    kept = [(parameter, parameter.grad) for parameter in getattr(module, "parameters", list)()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in kept:
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+
+
+@contextlib.contextmanager
 def running_instead_of_training(trainer: pl.Trainer, work: Callable[[], None]) -> Iterator[None]:
     """Let ``trainer.fit`` do some work instead of the training, once model, data and processes are set up."""
     sanity, trainer.num_sanity_val_steps = trainer.num_sanity_val_steps, 0
