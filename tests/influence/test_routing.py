@@ -302,7 +302,7 @@ def padded(batch):
     return nn.utils.rnn.pad_sequence(x, batch_first=True), torch.stack(y)
 
 
-def test_token_counts_that_divide_evenly_by_chance():
+def test_token_counts_that_divide_evenly_by_chance(unforeseen):
     """Every batch has three tokens per sample on average, and the verification has four for every sample."""
     torch.manual_seed(0)
     module, x, y = Packed().double(), torch.randn(60, 5, 3).double(), torch.arange(60) % 3
