@@ -21,7 +21,7 @@ from lightning_pareto import ParetoCallback, ParetoTuner
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--search", default="screening", choices=["screening", "genetic"])
+    parser.add_argument("--search", default="mass_preserving", choices=["mass_preserving", "genetic"])
     parser.add_argument("--include-validation", action="store_true", help="also train on validation data at the end")
     parser.add_argument("--epochs", type=int, default=15, help="epochs of every complete fit")
     parser.add_argument("--seed", type=int, default=0)

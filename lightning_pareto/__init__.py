@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_pareto.candidates import Candidate, Evidence, HeadRefit, InTurn, WeightedSteps
+    from lightning_pareto.candidates import Candidate, ClassBalanced, Evidence, HeadRefit, InTurn, WeightedSteps
     from lightning_pareto.evaluation import ClasswiseChange, ClasswiseComparison, Outcome, ParetoResult
     from lightning_pareto.influence import (
         BatchError,
@@ -96,6 +96,7 @@ __all__ = [
     "ArtifactError",
     "BatchError",
     "Candidate",
+    "ClassBalanced",
     "ClassificationTask",
     "ClasswiseChange",
     "ClasswiseComparison",

@@ -173,7 +173,7 @@ def run_search(case: Case, split: Split, seed: int, mode: Any, epochs: int) -> d
         )
         result = tuner.fit(model, Images(split.train, split.val, case.batch_size))
     accuracy = {trial.name.split(",")[0]: pair for trial, pair in zip(result.trials, records, strict=True)}
-    before, ordinary = accuracy["influence on the loss"], accuracy["ordinary epoch"]
+    before, ordinary = accuracy["influence"], accuracy["ordinary epoch"]
     targets = before[0] < before[0].mean() if mode == "direct" else ordinary[0] < before[0]
     return {
         "targets": targets.tolist(),

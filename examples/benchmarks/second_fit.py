@@ -9,7 +9,7 @@ Every fit starts from the same initial weights under the same seed, has the same
 best epoch by validation. Figures are accuracies on test samples that no decision used. These rivals are compared with
 an ordinary fit:
 
-* "best of six": six ordinary fits, the best by validation. This is what the epochs of the search could buy otherwise.
+* "best of six": six ordinary fits, the best by validation.
 * "train ∪ val": an ordinary fit on training and validation data, for the number of epochs that validation chose.
 * Class-balanced sampling, focal loss, and GroupDRO over the classes.
 * Leaving out the samples with the highest loss, or with the lowest total influence (EK-FAC at the best epoch).

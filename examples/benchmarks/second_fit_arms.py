@@ -24,8 +24,8 @@ from second_fit_cases import Case
 
 ORDINARY, JOINED, SIX = "ordinary", "train ∪ val", "best of six"
 PARETO, BOTH, PAPER = "ParetoTuner", "ParetoTuner + val", "PARETO-LP-GA"
-SEARCH = 6  # cost of a search in complete fits
-FITS = {SIX: SEARCH, PARETO: SEARCH, PAPER: SEARCH, BOTH: SEARCH + 3}  # cost of an arm; 1 if it is not listed
+SEARCH = 6
+FITS = {SIX: SEARCH}  # complete fits of an arm; 1 if it is not listed. Searches count their epochs themselves
 
 
 class Focal(Classifier):
@@ -148,7 +148,7 @@ def group_dro(seed: Seed) -> Arm:
     return seed.fit(GroupDro)[0], {}
 
 
-def search_arm(name: str, **options: Any) -> Callable[[Seed], Arm]:
+def search_arm(**options: Any) -> Callable[[Seed], Arm]:
     """An arm that runs a search."""
 
     def arm(seed: Seed) -> Arm:
@@ -160,7 +160,6 @@ def search_arm(name: str, **options: Any) -> Callable[[Seed], Arm]:
                 dirpath=folder,
                 seed=seed.seed,
                 callback=callback,
-                max_epochs_spent=FITS[name] * job.epochs,
                 verbose=False,
                 **options,
             )
@@ -181,9 +180,9 @@ ARMS: dict[str, Callable[[Seed], Arm]] = {
     ORDINARY: ordinary,
     SIX: best_of_six,
     JOINED: joined,
-    PARETO: search_arm(PARETO),
-    BOTH: search_arm(BOTH, include_validation=True),
-    PAPER: search_arm(PAPER, search="genetic"),
+    PARETO: search_arm(),
+    BOTH: search_arm(include_validation=True),
+    PAPER: search_arm(search="genetic"),
     "class-balanced": balanced,
     "without high loss": without_high_loss,
     "without low influence": without_low_influence,

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_pareto.influence.gradients import Forward
+from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.passes import GradientPass
+
+Proposed = Mapping[str, Tensor] | Tensor
+"""New values of parameters or buffers by their qualified names, or weights of the training samples, (N,), for a fit."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,6 +26,7 @@ class Evidence:
         validation: a pass over the n known validation samples.
         category: category of each known sample, (n,), in [0, K).
         categories: their number, K.
+        influence: influence of the training samples on the known samples. It also has the training labels, (N,).
         weights: weights of the training samples that raise the categories of the known samples, (N,), mean 1.
         seed: for anything random.
 
@@ -30,7 +35,11 @@ class Evidence:
         ...     name, bias = list(evidence.module.named_parameters())[-1]
         ...     return {name: 0.9 * bias.detach()}
 
-        With ``ParetoTuner(…, candidates=[smaller_bias])`` it takes part in a search.
+        >>> def without_the_most_harmful(evidence):
+        ...     total = torch.from_numpy(evidence.influence.total())
+        ...     return (total > total.quantile(0.1)).double()  # weights for another fit
+
+        With ``ParetoTuner(…, candidates=[smaller_bias, without_the_most_harmful])`` they take part in a search.
     """
 
     module: nn.Module
@@ -38,6 +47,7 @@ class Evidence:
     validation: GradientPass
     category: Tensor
     categories: int
+    influence: InfluenceMatrix
     weights: Tensor
     seed: int = 0
 
@@ -103,10 +113,11 @@ class Candidate(Protocol):
         """What it is called in results."""
         ...
 
-    def propose(self, evidence: Evidence) -> Mapping[str, Tensor]:
-        """New values of parameters or buffers by their qualified names; empty if nothing better was found.
+    def propose(self, evidence: Evidence) -> Proposed:
+        """Values that the fitted model gets, by name, or weights of the training samples, (N,), for another fit.
 
-        With several processes, each of them calls it and must return the same.
+        An empty mapping if nothing better was found. With several processes, each of them calls it and must return the
+        same.
         """
         ...
 
@@ -133,14 +144,21 @@ class InTurn:
         """What it is called in results."""
         return f"{self.first.name}, then {self.second.name}"
 
-    def propose(self, evidence: Evidence) -> Mapping[str, Tensor]:
-        """See :meth:`Candidate.propose`."""
-        made = dict(self.first.propose(evidence))
+    def propose(self, evidence: Evidence) -> Proposed:
+        """See :meth:`Candidate.propose`. Both must change the fitted model."""
+        made = _values(self.first, evidence)
         evidence.module.load_state_dict(made, strict=False)
-        return made | dict(self.second.propose(evidence))
+        return made | _values(self.second, evidence)
 
 
-Propose = Callable[[Evidence], Mapping[str, Tensor]]
+def _values(candidate: Candidate, evidence: Evidence) -> dict[str, Tensor]:
+    found = candidate.propose(evidence)
+    if isinstance(found, Tensor):
+        raise TypeError(f"{candidate.name!r} proposes weights for a fit, so nothing can follow it or come before it")
+    return dict(found)
+
+
+Propose = Callable[[Evidence], Proposed]
 """A function that serves as a candidate."""
 
 

@@ -56,7 +56,7 @@ class HeadRefit:
         return "last layer refitted"
 
     def propose(self, evidence: Evidence) -> Mapping[str, Tensor]:
-        """See :meth:`Candidate.propose`. It proposes nothing if the logits do not come from a linear layer."""
+        """See :meth:`Candidate.propose`. It proposes nothing unless the logits come from a trainable linear layer."""
         prefix, head = _last_layer(evidence)
         if head is None:
             return {}
@@ -85,7 +85,7 @@ def _last_layer(evidence: Evidence) -> tuple[str, nn.Linear | None]:
         return layer.register_forward_hook(lambda _, __, output: outputs.append((name, layer, output)))
 
     layers = [(name, layer) for name, layer in evidence.module.named_modules() if isinstance(layer, nn.Linear)]
-    hooks = [watch(name, layer) for name, layer in layers if isinstance(layer.weight, nn.Parameter)]
+    hooks = [watch(name, layer) for name, layer in layers if _is_trainable(layer.weight)]
     try:
         first = evidence.validation.indices[:2]
         logits = evidence.validation.forward_of(first).logits.detach()
@@ -96,6 +96,10 @@ def _last_layer(evidence: Evidence) -> tuple[str, nn.Linear | None]:
         if output.shape == logits.shape and _same_prediction(output.detach(), logits):
             return f"{name}." if name else "", layer
     return "", None
+
+
+def _is_trainable(weight: Tensor) -> bool:
+    return isinstance(weight, nn.Parameter) and weight.requires_grad
 
 
 def _same_prediction(output: Tensor, logits: Tensor) -> bool:

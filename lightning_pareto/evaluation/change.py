@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy import stats
 from lightning_pareto.arguments import checked_number
 from lightning_pareto.display.columns import chosen_cells, values_of
 from lightning_pareto.display.notebook import data_frame, html_table
+from lightning_pareto.display.terminal import listed, printable
 from lightning_pareto.evaluation.change_wording import COLUMNS, headline, text
 from lightning_pareto.evaluation.outcome import OTHER_SAMPLES, Outcome
 from lightning_pareto.evaluation.paired_tests import (
@@ -54,6 +56,32 @@ def fallen(before: Outcome, after: Outcome, *, level: float, threshold: float = 
     return found & (before.accuracy - after.accuracy > threshold)
 
 
+def tolerance_of(given: Tolerance, names: Sequence[str] | None = None) -> Float:
+    """Accuracy that each of K named categories may lose, (K,). A ValueError says how to mend what is given.
+
+    As long as the names are unknown, only the numbers are checked.
+    """
+    values = given
+    if isinstance(given, Mapping):
+        by_name = {str(name): value for name, value in given.items()}
+        unknown = [name for name in by_name if names is not None and name not in names]
+        if unknown:
+            raise ValueError(f"tolerance names {listed(unknown)}, but the categories are {listed(list(names or ()))}")
+        values = [by_name.get(name, 0.0) for name in (by_name if names is None else names)]
+    try:
+        tolerance = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):  # words, or lists of several lengths
+        tolerance = np.array(np.nan)
+    fits = tolerance.ndim < 2 if names is None else tolerance.shape in ((), (len(names),))
+    if not fits or not ((tolerance >= 0) & (tolerance < 1)).all():
+        each = "each category" if names is None else f"each of {len(names)} categories"
+        raise ValueError(
+            f"tolerance must be a number in [0, 1), or one for {each}, found {printable(str(given), 200)}. "
+            "Divide points by 100"
+        )
+    return tolerance if names is None else np.broadcast_to(tolerance, len(names))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ClasswiseChange:
     """The change from one model to another on the same validation samples, category by category.
@@ -63,6 +91,10 @@ class ClasswiseChange:
     and the lowest accuracy are compared with those of fair coins in place of each sample on which the models differ.
     Intervals have a coverage of 95 % each.
 
+    A tolerance is what you pay for a gain elsewhere. A category with one falls beyond chance if it loses more than that
+    beyond chance (:func:`margin_test`). The mean may lose the mean of the tolerances. With a tolerance, the fall of the
+    mean is tested by the normal distribution, with the standard error of :attr:`macro_interval`.
+
     Do not trust the p-values of a model that was chosen among many on these samples, unless you multiply them by how
     many there were. Do not trust them either if a model was trained, stopped or calibrated on these samples.
 
@@ -71,9 +103,7 @@ class ClasswiseChange:
         after: the model in question.
         level: level of the tests for harm together, and of those for gains: half of it for the categories, half for
             the mean.
-        tolerance: accuracy in [0, 1) that each category may lose, (K,). Give one number, K numbers, or some by name. A
-            category with a tolerance falls beyond chance if its fall exceeds that by more than chance (Tango's test).
-            The mean over the categories has none.
+        tolerance: accuracy in [0, 1) that each category may lose, (K,). Give one number, K numbers, or some by name.
 
     Raises:
         ValueError: if the models were not measured on the same samples, or for a level or tolerance out of range.
@@ -95,23 +125,16 @@ class ClasswiseChange:
     def __post_init__(self) -> None:
         names = [outcome.category_names for outcome in (self.before, self.after)]
         if names[0] != names[1]:
-            raise ValueError(f"the two models have different categories: {list(names[0])} and {list(names[1])}")
+            first = next(k for k, pair in enumerate(zip_longest(*names)) if pair[0] != pair[1])
+            found = " and ".join(str(list(each[first : first + 3])) for each in names)
+            raise ValueError(
+                f"the two models have different categories: {found} from number {first} on. Give both the same names "
+                "in the same order"
+            )
         if not np.array_equal(self.before.category, self.after.category):
             raise ValueError(OTHER_SAMPLES)
         checked_number(self.level, "level must be between 0 and 1", lambda value: 0 < value < 1)
-        given, count = self.tolerance, len(self.category_names)
-        if isinstance(given, Mapping):
-            unknown = [name for name in given if name not in self.category_names]
-            if unknown:
-                raise ValueError(f"tolerance names {unknown}, but the categories are {list(self.category_names)}")
-            given = [given.get(name, 0.0) for name in self.category_names]
-        tolerance = np.asarray(given, dtype=np.float64)
-        if tolerance.shape not in ((), (count,)) or not ((tolerance >= 0) & (tolerance < 1)).all():
-            raise ValueError(
-                f"tolerance must be a number in [0, 1), or one for each of {count} categories, found {given}. "
-                "Divide points by 100"
-            )
-        object.__setattr__(self, "tolerance", np.broadcast_to(tolerance, count))
+        object.__setattr__(self, "tolerance", tolerance_of(self.tolerance, self.category_names))
 
     @property
     def category_names(self) -> tuple[str, ...]:
@@ -144,18 +167,27 @@ class ClasswiseChange:
         return self.after.macro - self.before.macro
 
     @property
+    def macro_tolerance(self) -> float:
+        """What the mean over the categories may lose: the mean of their tolerances."""
+        return float(np.asarray(self.tolerance)[self.before.support > 0].mean())
+
+    @property
     def macro_error(self) -> float:
         """Standard error of :attr:`macro` for the sampling of validation data, paired."""
-        difference = self.after.correct.astype(float) - self.before.correct
-        parts = [difference[self.after.category == k] for k in np.flatnonzero(self.after.support)]
-        variances = [d.var(ddof=1) / len(d) if len(d) > 1 else 1.0 for d in parts]
-        return float(np.sqrt(sum(variances)) / len(parts))
+        won, lost, _, support = self._counts
+        change, differ = (won - lost) / support, (won + lost) / support
+        variances = (differ - change**2 * (support > 1)) / np.maximum(support - 1, 1)
+        return float(np.sqrt(variances.sum()) / len(support))
 
     @property
     def macro_interval(self) -> tuple[float, float]:
-        """Interval of :attr:`macro`, by the normal distribution."""
-        half = float(stats.norm.isf((1 - COVERAGE) / 2)) * self.macro_error
-        return self.macro - half, self.macro + half
+        """Interval of :attr:`macro`, by the normal distribution.
+
+        The standard error is that of two more differing samples in the smallest category. It is therefore never zero,
+        and the interval holds the true change also if the models hardly differ.
+        """
+        half = float(stats.norm.isf((1 - COVERAGE) / 2)) * self._cautious_error
+        return max(self.macro - half, -1.0), min(self.macro + half, 1.0)
 
     @property
     def worst(self) -> float:
@@ -164,7 +196,7 @@ class ClasswiseChange:
 
     @functools.cached_property
     def worst_interval(self) -> tuple[float, float]:
-        """Interval of :attr:`worst`, by the bootstrap."""
+        """Interval of :attr:`worst`, by the bootstrap. It is rough, see :func:`lowest_interval`."""
         return lowest_interval(*self._counts, COVERAGE)
 
     @property
@@ -178,7 +210,12 @@ class ClasswiseChange:
 
     @property
     def p_mean_loss(self) -> float:
-        """One-sided p-value of H0 "the mean over the categories does not fall", see :attr:`p_gain`."""
+        """One-sided p-value of H0 "the mean falls by no more than :attr:`macro_tolerance`".
+
+        Without a tolerance, see :attr:`p_gain`.
+        """
+        if self.macro_tolerance > 0:
+            return float(stats.norm.cdf((self.macro + self.macro_tolerance) / self._cautious_error))
         return self._p_mean[1]
 
     @functools.cached_property
@@ -188,9 +225,11 @@ class ClasswiseChange:
 
     @functools.cached_property
     def p_loss(self) -> Float:
-        """One-sided p-value of H0 "this category falls by no more than its tolerance", (K,). Exact for none."""
-        within = margin_test(self._lost, self._won, self.before.support, np.asarray(self.tolerance))
-        return np.where(np.asarray(self.tolerance) > 0, within, sign_test(self._lost, self._won))
+        """One-sided p-value of H0 "this category falls by no more than its tolerance", (K,)."""
+        p_values, margin = sign_test(self._lost, self._won), np.asarray(self.tolerance)
+        some = margin > 0
+        p_values[some] = margin_test(self._lost[some], self._won[some], self.before.support[some], margin[some])
+        return p_values
 
     @functools.cached_property
     def p_rise(self) -> Float:
@@ -208,18 +247,26 @@ class ClasswiseChange:
     def rises(self, level: float, looks: int = 1) -> bool:
         """Whether the mean rises beyond chance, or some category does while the mean does not fall.
 
+        With a tolerance, the mean may fall by as much as that.
+
         Args:
             level: level of both tests together, half of it for each.
             looks: among how many models this one was chosen on these samples (Bonferroni).
         """
         each = level / looks / 2
-        return self.p_gain <= each or (self.macro >= 0 and bool(self.risen(each).any()))
+        return self.p_gain <= each or (self.macro >= -self.macro_tolerance and bool(self.risen(each).any()))
 
     def _found(self, p_values: Float, level: float | None) -> npt.NDArray[np.bool_]:
         tested = self.before.support > 0
         found = np.zeros(len(tested), dtype=bool)
         found[tested] = holm(p_values[tested], self.level / 2 if level is None else level)
         return found
+
+    @property
+    def _cautious_error(self) -> float:
+        """:attr:`macro_error` with two more differing samples in the smallest category."""
+        support = self._counts[3]
+        return float(np.hypot(self.macro_error, np.sqrt(2) / (len(support) * support.min())))
 
     @functools.cached_property
     def _won(self) -> npt.NDArray[np.int64]:
@@ -267,6 +314,7 @@ class ClasswiseChange:
         values = {
             "category": self.category_names,
             **values_of(COLUMNS, self),
+            "tolerance": 100 * np.asarray(self.tolerance),
             "lost": self.lost(),
             "risen": self.risen(),
         }
@@ -277,6 +325,7 @@ class ClasswiseChange:
             "mean": {
                 "change": 100 * self.macro,
                 **_ends(self.macro_interval),
+                "tolerance": 100 * self.macro_tolerance,
                 "p_rise": self.p_gain,
                 "p_fall": self.p_mean_loss,
             },

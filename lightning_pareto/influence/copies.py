@@ -8,9 +8,13 @@ from torch import Tensor
 
 from lightning_pareto.data.overlap import drawn, refuse_copies, refuse_overlap
 from lightning_pareto.influence.passes import GradientPass
+from lightning_pareto.influence.sample_checks import check_padding, elements_per_sample
 
 DIMENSIONS = 4
 """How many projections of the logits are compared."""
+
+COMPARED_ALONE = 4
+"""How many samples of the batch with the largest samples are also read alone."""
 
 TOLERANCE, ROUNDINGS = 2e-5, 4
 """Logits of one sample in two batches differ by this share of their standard deviation, or by some roundings."""
@@ -53,10 +57,16 @@ def _projections(data: GradientPass) -> tuple[Tensor, float]:
     chosen = sorted(drawn(data.size).tolist())
     found = torch.zeros(data.size, DIMENSIONS, dtype=torch.float64)
     rounding = torch.zeros(1, dtype=torch.float64)
-    for indices, _, forward in replace(data, chosen=chosen)("search for copies"):
+    most, widest = 0.0, None
+    for indices, batch, forward in replace(data, chosen=chosen, differentiable=False)("search for copies"):
         logits = forward.logits.detach()
         rounding[0] = torch.finfo(logits.dtype).eps
         generator = torch.Generator().manual_seed(0)
         directions = torch.randn(logits.shape[1], DIMENSIONS, dtype=torch.float64, generator=generator)
         found[indices] = logits.double().cpu() @ directions
+        size = elements_per_sample(batch)
+        if size > most and len(indices) > 1:
+            most, widest = size, (indices[:COMPARED_ALONE].tolist(), logits[:COMPARED_ALONE].clone())
+    if widest is not None:
+        check_padding(data, *widest)
     return data.shard.sum(found)[chosen], float(data.shard.sum(rounding)) / data.shard.count

@@ -1,5 +1,6 @@
 """Checks that samples do not change between reads, and that loss and model treat each sample on its own."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -93,13 +94,33 @@ def check_samples(few: GradientPass) -> tuple[Any, int]:
         )
     elif not few.one_by_one:
         singly = torch.cat([few.probe.forward(single).logits.detach() for single in alone])
-        if float((together - singly).abs().max()) > LOGIT_TOLERANCE * float(together.abs().max()):
-            warn(
-                "the model's output for a sample changes with the other samples in its batch (unmasked padding? "
-                "BatchNorm without running statistics?). Influence is defined per sample, and is accurate only if "
-                "samples barely affect each other"
-            )
+        _compare_logits(together, singly)
     return batch, together.shape[1]
+
+
+def check_padding(data: GradientPass, indices: Sequence[int], together: Tensor) -> None:
+    """Warn if the logits of some samples in a batch, (B, C), are others than those of the same samples alone.
+
+    The batch should be the one with the largest samples: with unmasked padding, a single long text changes the others.
+    """
+    if not data.one_by_one:
+        batches = data.batches_of([[index] for index in indices])
+        _compare_logits(together, torch.cat([data.probe.forward(batch).logits.detach() for batch in batches]))
+
+
+def _compare_logits(together: Tensor, alone: Tensor) -> None:
+    if float((together - alone).abs().max()) > LOGIT_TOLERANCE * float(together.abs().max()):
+        warn(
+            "the model's output for a sample changes with the other samples in its batch (unmasked padding? "
+            "BatchNorm without running statistics?). Influence is defined per sample, and is accurate only if "
+            "samples barely affect each other"
+        )
+
+
+def elements_per_sample(batch: Any) -> float:
+    """Number of tensor elements in a batch for each of its samples."""
+    tensors = [part for part in _tensors(batch) if part.ndim]
+    return sum(part.numel() for part in tensors) / max(map(len, tensors), default=1)
 
 
 def _check_loader(few: GradientPass, batch: Any) -> None:

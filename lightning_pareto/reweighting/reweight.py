@@ -107,7 +107,7 @@ def reweight(
         values = _solve_paper(influence, targets, thresholds, max_weight)
         answer = _answer(influence, budget, targets)
         return weights_from(influence, values, method=method, max_weight=max_weight, verdict=answer)
-    values = _solve_mass_preserving(influence, targets, thresholds, budget, return_mass)
+    values = solve_mass_preserving(influence, targets, budget, thresholds, return_mass)
     answer = _answer(influence, budget, targets)
     return weights_from(influence, values, method=method, budget=budget, return_mass=return_mass, verdict=answer)
 
@@ -122,9 +122,14 @@ def _answer(influence: InfluenceMatrix, budget: float, targets: Targets) -> str 
     return answer
 
 
-def _solve_mass_preserving(
-    influence: InfluenceMatrix, targets: Targets, thresholds: Limits, budget: float, return_mass: GiveBack
+def solve_mass_preserving(
+    influence: InfluenceMatrix,
+    targets: Targets,
+    budget: float,
+    thresholds: Limits = None,
+    return_mass: GiveBack = "additive",
 ) -> Float:
+    """Weights that keep the mass of every class, (N,), see :func:`reweight`."""
     present, names = influence.present, influence.category_names
     scores, scale = influence.scores[:, present], influence.scale[present]
     admissible = AdmissibleSet(influence.labels, budget, influence.weights)

@@ -72,3 +72,11 @@ class WeightedDataset(Dataset[Any]):
             f"samples must be dicts, tuples or lists to carry a weight, found {type(sample).__name__}. Return "
             '{"x": x, "y": y} or (x, y) from the dataset'
         )
+
+
+def weights_in_batch(dataset: Any, batch: Any) -> Tensor | None:
+    """The weights in a batch of a :class:`WeightedDataset`, (B,); None for any other dataset or batch."""
+    if not isinstance(dataset, WeightedDataset):
+        return None
+    found = batch.get(dataset.key) if isinstance(batch, Mapping) else batch[-1]
+    return found if isinstance(found, Tensor) and found.ndim == 1 else None

@@ -15,7 +15,7 @@ RUN_FOLDER = "pareto"
 """Folder of a fit's results in its log directory. If it holds an earlier fit, ``pareto_1`` is used, and so on."""
 
 FINISHED_FOLDER = "finished"
-"""Folder of a finished search's trials. Each trial ``influence_on_*`` holds the first influence on one measure."""
+"""Folder of a finished search's trials. The trial ``influence_*`` holds the influence."""
 
 RESULT_FILES = (INFLUENCE_FILE, VERDICT_FILE, RESULT_FILE, RECORD_FILE, WEIGHTS_FILE)
 """Files written by a fit or a search, and the weights computed from them."""
@@ -67,6 +67,5 @@ def _runs_below(folder: Path) -> list[Path]:
 
 
 def influence_of_search(folder: Path) -> Path | None:
-    """File of the influence on a finished search's first measure, which its verdict was computed from."""
-    found = folder.glob(f"{FINISHED_FOLDER}/influence_on_*/{INFLUENCE_FILE}")
-    return min(found, key=lambda path: path.stat().st_mtime, default=None)
+    """File of the influence that a finished search's verdict was computed from."""
+    return next(folder.glob(f"{FINISHED_FOLDER}/influence_*/{INFLUENCE_FILE}"), None)

@@ -3,9 +3,10 @@
 import contextlib
 from dataclasses import replace
 
+import numpy as np
 import torch
 
-from lightning_pareto import Evidence, Shard
+from lightning_pareto import Evidence, InfluenceMatrix, Shard
 from lightning_pareto.influence.options import Execution
 from lightning_pareto.influence.setup import set_up
 from lightning_pareto.influence.task import ClassificationTask
@@ -42,5 +43,8 @@ def evidence_of(module, train, validation, *, known=None, weights=None, shard=No
             validation=replace(validation_pass, chosen=list(known)),
             category=validation[1][list(known)],
             categories=CLASSES,
+            influence=InfluenceMatrix(
+                np.zeros((len(train[1]), CLASSES), dtype=np.float32), train[1].numpy(), tuple("abc")
+            ),
             weights=torch.ones(len(train[1]), dtype=torch.float64) if weights is None else weights,
         )

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_pareto import Candidate, HeadRefit, InTurn, Shard, WeightedSteps
+from lightning_pareto import Candidate, ClassBalanced, HeadRefit, InTurn, Shard, WeightedSteps
 from lightning_pareto.candidates.evidence import as_candidates
 from lightning_pareto.candidates.weighted_steps import weighted_gradient
 from tests._asserts import assert_near
@@ -161,6 +161,13 @@ def test_the_last_layer_is_the_one_that_makes_the_logits(end, names):
         assert set(HeadRefit().propose(evidence)) == names
 
 
+def test_frozen_last_layer_is_left_alone():
+    module, train, validation, _, _ = noisy()
+    module[2].requires_grad_(False)
+    with evidence_of(module, train, validation) as evidence:
+        assert HeadRefit().propose(evidence) == {}
+
+
 def test_candidates_in_turn_start_from_one_another():
     module, train, validation, _, weights = noisy()
     with evidence_of(module, train, validation, weights=weights) as evidence:
@@ -189,6 +196,28 @@ def test_only_known_samples_are_read():
             proposals.append(HeadRefit().propose(evidence))
     for name, value in proposals[0].items():
         assert torch.equal(value, proposals[1][name])
+
+
+def test_classes_are_balanced_unless_they_are_even():
+    x, y, _ = mixture(300, 0)
+    uneven = (y != 2) | (torch.arange(300) % 2 == 0)
+    with evidence_of(network(), (x[uneven], y[uneven]), mixture(30, 1)[::2]) as evidence:
+        weights = ClassBalanced().propose(evidence)
+        half = ClassBalanced(power=0.5).propose(evidence)
+        assert ClassBalanced(least=2.1).propose(evidence) == {}
+    mass = torch.zeros(CLASSES, dtype=torch.float64).index_add(0, y[uneven], weights)
+    assert_near(mass / mass[0], torch.ones(CLASSES, dtype=torch.float64), RELATIVE[torch.float64])
+    assert_near(half / half[0], (weights / weights[0]).sqrt(), RELATIVE[torch.float64])
+
+
+def test_weights_for_a_fit_are_no_part_of_candidates_in_turn():
+    x, y, _ = mixture(300, 0)
+    uneven = (y != 2) | (torch.arange(300) % 2 == 0)
+    with (
+        evidence_of(network(), (x[uneven], y[uneven]), mixture(30, 1)[::2]) as evidence,
+        pytest.raises(TypeError, match="'classes balanced' proposes weights for a fit"),
+    ):
+        InTurn(ClassBalanced(), HeadRefit()).propose(evidence)
 
 
 def test_functions_are_candidates():

@@ -9,10 +9,10 @@ from lightning.pytorch.callbacks import Callback
 
 from lightning_pareto import InfluenceMatrix, ParetoCallback, ParetoResult, ParetoTuner
 from lightning_pareto.influence import scoring
+from lightning_pareto.integration.tuner import search as tuner_search
 from lightning_pareto.integration.tuner import search_folder as folders
 from lightning_pareto.integration.tuner import trial_recorder as recorder
 from lightning_pareto.integration.tuner.trial_result import TrialResult
-from lightning_pareto.reweighting.proposals import ProposalSolver
 from tests.faults._struck import before, ended, striking
 from tests.integration._models import Data, Plain, datasets, trainer
 
@@ -47,7 +47,6 @@ def search(folder, *callbacks, **options):
         dirpath=folder / "search",
         candidates=(),
         callback=ParetoCallback(verbose=False),
-        budgets=[0.3],
         max_epochs_spent=8,
         verbose=False,
     )
@@ -62,7 +61,7 @@ def undisturbed(tmp_path_factory):
 
 POINTS = {
     "scoring": lambda how: setattr(scoring, "score", striking(how)),
-    "linear program": lambda how: setattr(ProposalSolver, "distinct", striking(how)),
+    "linear program": lambda how: setattr(tuner_search, "solve_mass_preserving", striking(how)),
     "writing of a trial": lambda how: setattr(TrialResult, "save", before(TrialResult.save, striking(how, count=2))),
     "writing of the result": lambda how: setattr(ParetoResult, "save", striking(how)),
     "end, before the trials are put away": lambda how: setattr(

@@ -1,24 +1,41 @@
 """Chooses the model that a search returns: one that does no harm."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from lightning_pareto.display.terminal import listed
-from lightning_pareto.evaluation.change import ClasswiseChange
+from lightning_pareto.evaluation.change import ClasswiseChange, Tolerance
 from lightning_pareto.evaluation.outcome import Outcome, pooled
 from lightning_pareto.evaluation.result import ParetoResult, TrialSummary
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 
 CONFIRMING = 0.16
-"""Level of the test of the mean if the verdict is *yes*: one standard error, for one finalist.
+"""Level of the test of the mean if the verdict is *yes*: one standard error.
 
 In that case the verdict has already bounded the false alarms at its own level. The fits only have to show that the gain
 survives more than a small step.
 """
+
+
+@dataclass(frozen=True, eq=False)
+class HarmTest:
+    """Which categories fall beyond chance, and by more than is tolerated.
+
+    Attributes:
+        level: family-wise level over the categories.
+        tolerance: accuracy that categories may lose.
+    """
+
+    level: float
+    tolerance: Tolerance = 0.0
+
+    def __call__(self, before: Outcome, after: Outcome) -> npt.NDArray[np.bool_]:
+        """Which do, (K,) bool."""
+        return ClasswiseChange(before, after, tolerance=self.tolerance).lost(self.level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,28 +70,29 @@ class Tried:
         """The change from other fits that were measured on at least these samples."""
         return ClasswiseChange(other.outcome.on(self.measured_on[other.measured_on]), self.outcome)
 
-    def harmed(self, others: Sequence[TrialResult], level: float) -> npt.NDArray[np.bool_]:
+    def harmed(self, others: Sequence[TrialResult], falls: HarmTest) -> npt.NDArray[np.bool_]:
         """Which categories fall beyond chance against any of some ordinary models, (K,)."""
-        found: npt.NDArray[np.bool_] = np.any([self.against(other).lost(level) for other in others], axis=0)
+        outcomes = [other.outcome.on(self.measured_on) for other in others]
+        found: npt.NDArray[np.bool_] = np.any([falls(outcome, self.outcome) for outcome in outcomes], axis=0)
         return found
 
-    def harmless_fit(self, others: Sequence[TrialResult], level: float) -> int | None:
+    def harmless_fit(self, others: Sequence[TrialResult], falls: HarmTest) -> int | None:
         """Number of the fit to return: of those that harm nothing on their own samples, the one that gains most.
 
         Args:
             others: ordinary models, the one to beat first.
-            level: level of the test for harm.
+            falls: the test for harm.
         """
         gains = {}
         for number, (result, (_, unseen)) in enumerate(zip(self.results, self.finalist.fits, strict=True)):
-            changes = [ClasswiseChange(other.outcome.on(unseen), result.outcome.on(unseen)) for other in others]
-            if not any(change.lost(level).any() for change in changes):
-                gains[number] = changes[0].macro
+            outcome, before = result.outcome.on(unseen), [other.outcome.on(unseen) for other in others]
+            if not any(falls(ordinary, outcome).any() for ordinary in before):
+                gains[number] = outcome.macro - before[0].macro
         return max(gains, key=lambda number: gains[number]) if gains else None
 
-    def is_harmless(self, others: Sequence[TrialResult], level: float) -> bool:
+    def is_harmless(self, others: Sequence[TrialResult], falls: HarmTest) -> bool:
         """Whether no category falls, in all fits together and in one of them."""
-        return self.harmless_fit(others, level) is not None and not self.harmed(others, level).any()
+        return self.harmless_fit(others, falls) is not None and not self.harmed(others, falls).any()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +103,10 @@ class Judge:
     fall.
 
     The ordinary fit replaces the given model only if it is better in the mean and no category falls beyond chance.
-    Levels for gains are divided by the number of finalists and by the looks that chose them, but not by the trials of
-    one epoch that ranked them. Those are other models. In a simulation of ten candidates they biased the gain by less
-    than a tenth of a point. If the verdict is *yes*, less is enough, see :data:`CONFIRMING`. For the first candidate
-    without a fit that level is not divided, since it is the step that the verdict is about. Harm is tested in
-    both fits of a finalist together, and in the returned one on its own samples.
+    Levels for gains are divided by the number of finalists and by the looks that chose them. If the verdict is *yes*,
+    less is enough, see :data:`CONFIRMING`. That level is not divided for larger steps of the kind that the verdict is
+    about: the first candidate, and the fit with weights that keep the masses of the classes. Harm is tested in both
+    fits of a finalist together, and in the returned one on its own samples.
 
     If validation data are also trained on, then so they are in all finalists. Those have to beat the fits with
     validation data and without weights, which in turn must not fall in the mean and must do no harm. The weights are
@@ -106,10 +123,17 @@ class Judge:
     Attributes:
         level: level of the tests.
         improvable: whether the verdict is *yes*.
+        tolerance: accuracy that categories may lose.
     """
 
     level: float
     improvable: bool
+    tolerance: Tolerance = 0.0
+
+    @property
+    def falls(self) -> HarmTest:
+        """The test for harm."""
+        return HarmTest(self.level, self.tolerance)
 
     def choose(
         self,
@@ -134,14 +158,14 @@ class Judge:
         Returns:
             The result, and the fits whose model is returned; None for an ordinary model.
         """
-        step = ClasswiseChange(given.outcome, ordinary.outcome)
-        incumbent = ordinary if step.macro > 0 and not step.lost(self.level).any() else given
+        improved = ordinary.outcome.macro > given.outcome.macro
+        incumbent = ordinary if improved and not self.falls(given.outcome, ordinary.outcome).any() else given
         ordinaries, summaries = (incumbent, given), [result.summary for result in trials]
         serves = joined is not None and joined.against(incumbent).macro >= 0
-        more = joined if serves and joined is not None and joined.is_harmless(ordinaries, self.level) else None
+        more = joined if serves and joined is not None and joined.is_harmless(ordinaries, self.falls) else None
         count = max(planned, len(tried))
-        better = [one for number, one in enumerate(tried) if self._gains(one, incumbent, more, number, count)]
-        harmless = [one for one in better if one.is_harmless(ordinaries, self.level)]
+        better = [one for one in tried if self._gains(one, incumbent, more, count)]
+        harmless = [one for one in better if one.is_harmless(ordinaries, self.falls)]
         if harmless:
             chosen = _preferred(harmless, incumbent)
             return self._accept(chosen, given, incumbent, more, summaries), chosen
@@ -159,10 +183,10 @@ class Judge:
         result = _result(given, incumbent, None, compared=change, reason=reason, summaries=summaries)
         return (result if refused is None else _with_refused(result, refused.against(incumbent))), None
 
-    def _gains(self, one: Tried, incumbent: TrialResult, joined: Tried | None, number: int, count: int) -> bool:
-        """Whether the finalist of this number among ``count`` gains more than is possible without weights."""
+    def _gains(self, one: Tried, incumbent: TrialResult, joined: Tried | None, count: int) -> bool:
+        """Whether one of ``count`` finalists gains more than is possible without weights."""
         looks = one.finalist.looks * count
-        confirming = 1 if number == 0 and one.finalist.candidate is not None else looks
+        confirming = 1 if one.finalist.confirms else looks
         if joined is None:
             change = one.against(incumbent)
             return change.rises(self.level, looks) or (self.improvable and change.p_gain * confirming <= CONFIRMING)
@@ -178,10 +202,10 @@ class Judge:
         joined: Tried | None,
         summaries: list[TrialSummary],
     ) -> ParetoResult:
-        change, number = one.against(incumbent), one.harmless_fit((incumbent, given), self.level)
+        change, number = one.against(incumbent), one.harmless_fit((incumbent, given), self.falls)
         assert number is not None
         by = "" if one.finalist.candidate is None else f"{one.finalist.name[0].upper()}{one.finalist.name[1:]}: "
-        reason = f"{by}{_measured(change)}{self._rising(change)}. No category falls beyond chance."
+        reason = f"{by}{_measured(change)}{self._rising(change)}. No category falls{self._beyond}."
         if one.finalist.fits[number][0] is None:
             reason = f"With half of the validation data and no weights, {reason[0].lower()}{reason[1:]}"
         if joined is not None:
@@ -191,14 +215,19 @@ class Judge:
         return _result(given, incumbent, (one, number), compared=change, reason=reason, summaries=summaries)
 
     def _objection(self, best: Tried, ordinaries: Sequence[TrialResult]) -> str:
-        harmed = best.harmed(ordinaries, self.level)
+        harmed = best.harmed(ordinaries, self.falls)
         lost = [repr(name) for name, yes in zip(ordinaries[0].outcome.category_names, harmed, strict=True) if yes]
         if lost:
-            return f"but {listed(lost, 5)} would fall beyond chance"
-        if best.harmless_fit(ordinaries, self.level) is None:
-            return "but in each of the models some category would fall beyond chance"
+            return f"but {listed(lost, 5)} would fall{self._beyond}"
+        if best.harmless_fit(ordinaries, self.falls) is None:
+            return f"but in each of the models some category would fall{self._beyond}"
         gains = best.against(ordinaries[0]).macro > 0
         return "which is too little to be sure of" if gains else "which is no gain"
+
+    @property
+    def _beyond(self) -> str:
+        tolerant = np.any(self.tolerance) if not isinstance(self.tolerance, Mapping) else any(self.tolerance.values())
+        return " by more than tolerated, beyond chance" if tolerant else " beyond chance"
 
     def _rising(self, change: ClasswiseChange) -> str:
         risen = zip(change.after.category_names, change.risen(self.level), strict=True)

@@ -1,28 +1,30 @@
 """The options of a search for a better second fit, and their cost in epochs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from lightning_pareto.arguments import checked_count, checked_number
 from lightning_pareto.candidates import HeadRefit, InTurn, WeightedSteps
 from lightning_pareto.candidates.evidence import Candidate, Propose, as_candidates
-from lightning_pareto.influence.measures import MeasureName
+from lightning_pareto.evaluation.change import Tolerance, tolerance_of
 from lightning_pareto.pareto.admissible import check_budget
 from lightning_pareto.pareto.demand import Targets
 
 Mode = Literal["direct", "course_correction"]
-SearchName = Literal["screening", "genetic"]
+SearchName = Literal["mass_preserving", "genetic"]
 Refit = Literal["scratch", "continue", "epoch"]
-
-FINALISTS = 2
-"""Number of kinds of weights that get complete fits."""
 
 CANDIDATES: tuple[Candidate, ...] = (WeightedSteps(), HeadRefit(), InTurn(WeightedSteps(), HeadRefit()))
 """What a search tries before it spends another fit."""
 
-LEAST_TRIALS = 2
-"""Trials of one epoch for each finalist. With fewer epochs there are fewer finalists."""
+KINDS = 2
+"""Number of kinds of weights that may get fits: with the masses of the classes, and with more for weak classes."""
+
+GENETIC = 4
+"""Epochs that a genetic search spends on trials by default, in ordinary fits."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,17 @@ class Epochs:
 
     Attributes:
         limit: epochs of all trials together.
-        finalists: number of kinds of weights that get fits that may be returned.
-        last_fits: epochs of these fits.
+        fits: epochs of the fits that judge one kind of weights.
+        last_fit: epochs of a fit that trains on all validation data.
     """
 
     limit: int
-    finalists: int
-    last_fits: int
+    fits: int
+    last_fit: int
+
+    def left(self, spent: int) -> int:
+        """Epochs that may be spent before weights are judged, after so many were spent; < 0 for no such fits."""
+        return self.limit - spent - self.fits - self.last_fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +52,15 @@ class TuningOptions:
 
     mode: Mode = "direct"
     targets: Targets = None
-    search: SearchName = "screening"
+    search: SearchName = "mass_preserving"
     refit: Refit | None = None
     max_epochs_spent: int | None = None
-    budgets: Sequence[float] = (0.3, 0.2, 0.4, 0.1)
-    measures: Sequence[MeasureName] = ("loss",)
+    budget: float = 0.3
     max_weight: float = 2.0
     epsilon: float = 0.0
     population: int = 8
     level: float = 0.05
+    tolerance: Tolerance = 0.0
     include_validation: bool = False
     candidates: Sequence[Candidate | Propose] | None = None
     seed: int = 0
@@ -64,16 +70,9 @@ class TuningOptions:
         _check_one_of("search", self.search, SearchName)
         if self.refit is not None:
             _check_one_of("refit", self.refit, Refit)
-        for name in ("budgets", "measures"):
-            given = getattr(self, name)
-            if not isinstance(given, Sequence) or isinstance(given, str) or not given:
-                raise ValueError(
-                    f"{name} must be a list with at least one entry, found {given!r}: measures=['loss'], budgets=[0.3]"
-                )
-        for budget in self.budgets:
-            check_budget(budget)
-        for measure in self.measures:
-            _check_one_of("measures", measure, MeasureName)
+        check_budget(self.budget)
+        if not isinstance(self.tolerance, Mapping):
+            tolerance_of(self.tolerance, [""] * np.size(self.tolerance))
         checked_number(self.level, "level must be in (0, 1)", lambda x: 0 < x < 1)
         checked_number(self.max_weight, "max_weight must be at least 1", lambda x: x >= 1)
         checked_number(self.epsilon, "epsilon must be at least 0", lambda x: x >= 0)
@@ -90,14 +89,14 @@ class TuningOptions:
     @property
     def last_fit(self) -> Refit:
         """Which fits are compared at the end."""
-        return self.refit or ("scratch" if self.search == "screening" and self.mode == "direct" else "epoch")
+        return self.refit or ("scratch" if self.search == "mass_preserving" and self.mode == "direct" else "epoch")
 
     @property
     def cheap(self) -> tuple[Candidate, ...]:
         """The candidates to try before weights. By default none where an epoch is compared, as the paper does."""
         if self.candidates is not None:
             return as_candidates(self.candidates)
-        return CANDIDATES if self.search == "screening" and self.mode == "direct" else ()
+        return CANDIDATES if self.search == "mass_preserving" and self.mode == "direct" else ()
 
     def divide(self, length: int, starts_from_checkpoint: bool) -> Epochs:
         """Divide the epochs, before any is spent.
@@ -113,17 +112,20 @@ class TuningOptions:
         first = 0 if starts_from_checkpoint else length
         if self.last_fit != "scratch" or starts_from_checkpoint:  # else the first fit is the ordinary one
             first += last
-        first += 3 * length * self.include_validation  # without weights: with either half of it, and the last fit
-        fits, most = (2, FINALISTS) if self.search == "screening" else (1, 1)
-        enough = first + (2 * FINALISTS + 1) * length
+        first += 2 * length * self.include_validation  # without weights: with either half of it
+        genetic = self.search == "genetic"
+        fits = last * (1 if genetic else 2)
+        last_fit = length * self.include_validation
+        others = sum(not isinstance(candidate, (WeightedSteps, HeadRefit, InTurn)) for candidate in self.cheap)
+        enough = first + fits * (others + (1 if genetic else KINDS)) + GENETIC * length * genetic + last_fit
         limit = enough if self.max_epochs_spent is None else self.max_epochs_spent
-        if limit - first < fits * last:
+        epochs = Epochs(limit, fits, last_fit)
+        if epochs.left(first) < genetic:
             raise ValueError(
                 f"max_epochs_spent={limit} does not suffice for an ordinary fit and reweighted ones. Use at least "
-                f"{first + fits * last}, better {enough}"
+                f"{first + fits + last_fit + genetic}, better {enough}"
             )
-        finalists = min(most, max(1, (limit - first) // (fits * last + LEAST_TRIALS)))
-        return Epochs(limit, finalists, finalists * fits * last + 3 * length * self.include_validation)
+        return epochs
 
 
 def _check_one_of(name: str, value: Any, choices: Any) -> None:

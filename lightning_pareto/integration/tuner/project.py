@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from lightning_pareto.evaluation.change import Tolerance
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.pareto.demand import Targets
 
@@ -24,6 +25,7 @@ class Project:
         callback: how batches are read, and the options of the analysis.
         seed: seed of every trial, so that trials differ in nothing but what is tried.
         targets: categories that must exist, checked before the first trial trains.
+        tolerance: accuracy that categories may lose. Their names must exist likewise.
         include_validation: whether the last trial will train on all validation data.
         fingerprint: distinguishes searches that differ only in code or data.
     """
@@ -34,6 +36,7 @@ class Project:
     callback: ParetoCallback
     seed: int = 0
     targets: Targets = None
+    tolerance: Tolerance = 0.0
     include_validation: bool = False
     fingerprint: str = ""
 

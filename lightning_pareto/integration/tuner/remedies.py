@@ -1,6 +1,7 @@
 """Applies a candidate to the model of a trial, without a fit."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import lightning.pytorch as pl
@@ -10,6 +11,7 @@ import torch
 
 from lightning_pareto.candidates.evidence import Candidate, Evidence
 from lightning_pareto.influence.fingerprint import fingerprint_of
+from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.passes import PlanChangedError
 from lightning_pareto.influence.setup import set_up
 from lightning_pareto.integration.analysis.run import AnalysisOptions, arguments_of, unnoticed
@@ -26,14 +28,14 @@ class Remedy:
         candidate: what to do with the model.
         known: validation samples that it may learn from, (n,) bool.
         category: category of every validation sample, (n,).
-        categories: number of categories.
+        influence: influence of the training samples on the known samples.
         weights: weights of the training samples, made from the known samples.
     """
 
     candidate: Candidate
     known: npt.NDArray[np.bool_]
     category: npt.NDArray[np.int64]
-    categories: int
+    influence: InfluenceMatrix
     weights: SampleWeights
 
     @property
@@ -44,17 +46,21 @@ class Remedy:
 
 def apply(
     trainer: pl.Trainer, module: pl.LightningModule, data: DataSource, options: AnalysisOptions, remedy: Remedy
-) -> None:
+) -> npt.NDArray[np.float64] | None:
     """Give the module the parameters that a candidate proposes, on all processes.
 
+    Returns:
+        The weights that it proposes for a fit, (N,), with mean 1; None if it proposes parameters.
+
     Raises:
-        ValueError: if it proposes a parameter that the module does not have, or values of another shape.
+        TypeError: if it returns anything else.
+        ValueError: if it proposes a parameter that the module does not have, values of another shape, or weights that
+            no fit can use.
     """
     arguments = arguments_of(trainer, module, data, options, None)
     reading, loaders = arguments["reading"], (arguments["train_dataloader"], arguments["val_dataloader"])
     fitted = copy.deepcopy(module.state_dict())
     known = np.flatnonzero(remedy.known).tolist()
-    found = None
     with unnoticed(trainer), progress_of(trainer) as progress:
         execution = replace(arguments["execution"], progress=progress)
         with set_up(
@@ -65,17 +71,26 @@ def apply(
                 train=passes[0],
                 validation=replace(passes[1], chosen=known),
                 category=torch.from_numpy(remedy.category[remedy.known]),
-                categories=remedy.categories,
+                categories=len(remedy.influence.category_names),
+                influence=remedy.influence,
                 weights=torch.from_numpy(remedy.weights.values),
                 seed=options.influence.seed,
             )
-            while found is None:
+            while True:
                 try:
                     found = remedy.candidate.propose(evidence)
+                    break
                 except PlanChangedError:  # now it loops over a layer, so earlier results do not fit
                     pass
                 finally:
                     module.load_state_dict(fitted, strict=False)
+    if isinstance(found, torch.Tensor):
+        return _checked_weights(remedy, found.detach().cpu().double().numpy())
+    if not isinstance(found, Mapping):
+        raise TypeError(
+            f"{remedy.candidate.name!r} returns {type(found).__name__}. Return new values by name, {{}} if nothing is "
+            "better, or a tensor of weights for a fit"
+        )
     wrong = [name for name, value in found.items() if name not in fitted or value.shape != fitted[name].shape]
     if wrong:
         raise ValueError(
@@ -83,3 +98,15 @@ def apply(
             f"{type(module).__name__}, or have another shape there"
         )
     module.load_state_dict(dict(found), strict=False)
+    return None
+
+
+def _checked_weights(remedy: Remedy, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    size = len(remedy.weights.values)
+    if weights.shape != (size,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise ValueError(
+            f"{remedy.candidate.name!r} proposes a tensor of shape {tuple(weights.shape)}. Weights for a fit are "
+            f"{size} finite numbers >= 0, one per training sample, and not all zero"
+        )
+    scaled: npt.NDArray[np.float64] = weights / weights.mean()
+    return scaled

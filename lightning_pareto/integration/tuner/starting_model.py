@@ -1,6 +1,5 @@
 """The model that a search starts from, influence on it, and where the search goes from there."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.categories import deal_folds
 from lightning_pareto.influence.matrix import InfluenceMatrix
-from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.influence.options import InfluenceOptions
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.tuner.options import TuningOptions
@@ -32,18 +30,13 @@ class StartingModel:
         given: its result, at its best epoch.
         following: the checkpoint from which trials of one epoch start.
         at: outcome of the model where influence was estimated.
-        influences: one matrix for each measure.
+        influence: on that outcome.
     """
 
     given: TrialResult
     following: Path
     at: Outcome
-    influences: Mapping[MeasureName, InfluenceMatrix]
-
-    @property
-    def influence(self) -> InfluenceMatrix:
-        """The influence on the first measure."""
-        return next(iter(self.influences.values()))
+    influence: InfluenceMatrix
 
 
 def find_starting_model(trials: Trials, options: TuningOptions, checkpoint: Path | None) -> StartingModel:
@@ -62,19 +55,17 @@ def find_starting_model(trials: Trials, options: TuningOptions, checkpoint: Path
     else:
         best = following = checkpoint
     check_can_continue(following)
-    at = best if options.search == "screening" and options.mode == "direct" else following
-    looks = {m: Trial(f"influence on the {m}", "checkpoint", 0, at, analyse=m) for m in options.measures}
-    results = {measure: trials.run(look) for measure, look in looks.items()}
-    outcome = results[options.measures[0]]
-    given = first if checkpoint is None else outcome
-    influences = {measure: trials.influence(look) for measure, look in looks.items()}
-    return StartingModel(replace(given, checkpoint=best), following, outcome.outcome, influences)
+    at = best if options.search == "mass_preserving" and options.mode == "direct" else following
+    look = Trial("influence", "checkpoint", 0, at, analyse=True)
+    result = trials.run(look)
+    given = first if checkpoint is None else result
+    return StartingModel(replace(given, checkpoint=best), following, result.outcome, trials.influence(look))
 
 
 def situation_of(trials: Trials, options: TuningOptions, start: StartingModel, callback: ParetoCallback) -> Situation:
     """Choose what a trial has to beat and which categories have to gain."""
     classes, before = callback.data.categories is None, start.at
-    both = Half(start.influences, np.zeros(len(before.category), dtype=bool), before.accuracy if classes else None)
+    both = Half(start.influence, np.zeros(len(before.category), dtype=bool), before.accuracy if classes else None)
     situation = Situation(
         halves=halves_of(start, callback.options.influence, classes=classes),
         both=both,
@@ -91,7 +82,7 @@ def situation_of(trials: Trials, options: TuningOptions, start: StartingModel, c
         targets = chosen_categories(start.influence.category_names, options.targets)
     elif options.mode == "course_correction":
         targets = situation.reference.accuracy < before.accuracy - options.epsilon
-    elif options.search == "screening":
+    elif options.search == "mass_preserving":
         targets = situation.targets
     else:
         targets = before.accuracy < np.nanmean(before.accuracy)
@@ -111,7 +102,7 @@ def halves_of(start: StartingModel, options: InfluenceOptions, *, classes: bool)
     seen = [np.isin(fold, part) for part in parts]
     return tuple(
         Half(
-            {measure: influence.of_folds(part) for measure, influence in start.influences.items()},
+            start.influence.of_folds(part),
             ~own,
             start.at.on(own).accuracy if classes else None,
         )

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_pareto.influence.fingerprint import fingerprint_of
-from lightning_pareto.influence.measures import MeasureName
 from lightning_pareto.integration.tuner.remedies import Remedy
 from lightning_pareto.reweighting.weights import SampleWeights
 
@@ -29,7 +28,7 @@ class Trial:
         weights: weights of the training samples; None for an ordinary fit.
         keeps: whether to keep checkpoints: of the two best epochs by validation, or of the end of a trial that starts
             from a checkpoint.
-        analyse: measure for which influence is estimated at the start; None for no influence.
+        analyse: whether influence is estimated at the start.
         joins: which validation samples are also trained on, (n,) bool. The others alone measure the fit. None for none.
         remedy: what to do with the model at the start; None for nothing.
         stops_after: end a complete fit after this many epochs of its schedule; 0 for all of them.
@@ -41,7 +40,7 @@ class Trial:
     checkpoint: Path | None = None
     weights: SampleWeights | None = None
     keeps: bool = False
-    analyse: MeasureName | None = None
+    analyse: bool = False
     joins: npt.NDArray[np.bool_] | None = None
     remedy: Remedy | None = None
     stops_after: int = 0

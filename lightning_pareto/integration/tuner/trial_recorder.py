@@ -8,9 +8,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import numpy.typing as npt
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_pareto.data.labels import fingerprint_of_labels
+from lightning_pareto.evaluation.change import Tolerance, tolerance_of
 from lightning_pareto.influence.fingerprint import fingerprint_of
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.analysis.checkpoints import weights_of
@@ -37,11 +39,13 @@ class Expectations:
     Attributes:
         data: fingerprint of the data of earlier trials; empty before the first.
         targets: categories that must exist, if the training data are those of an ordinary fit.
+        tolerance: accuracy that categories may lose. Their names must exist likewise.
         include_validation: whether a later fit of the search will train on all validation data.
     """
 
     data: str = ""
     targets: Targets = None
+    tolerance: Tolerance = 0.0
     include_validation: bool = False
 
 
@@ -79,6 +83,7 @@ class TrialRecorder(pl.Callback):
         self._expectations = expectations
         self._stop_after = trial.stops_after
         self._fingerprint = ""
+        self._proposed: npt.NDArray[np.float64] | None = None
         self.influence: InfluenceMatrix | None = None
         self.result: TrialResult | None = None
         self._process = os.getpid()
@@ -109,14 +114,16 @@ class TrialRecorder(pl.Callback):
         self._category_names = check_data(trainer, pl_module, self._data, None, joined=self._trial.joins is not None)
         if self._category_names is not None and self._trial.joins is None:
             chosen_categories(self._category_names, self._expectations.targets)
+            tolerance_of(self._expectations.tolerance, self._category_names)
         self._check_same_data(trainer)
         if self._expectations.include_validation and not self._expectations.data:
             warn_of_plateaus(trainer)
             check_sampler(trainer.train_dataloader)
-        if self._trial.analyse is not None:
+        if self._trial.analyse:
             self._estimate_influence(trainer, pl_module)
         if self._trial.remedy is not None:
-            apply(trainer, pl_module, self._data, self._callback.options, self._trial.remedy)
+            remedy = self._trial.remedy
+            self._proposed = apply(trainer, pl_module, self._data, self._callback.options, remedy)
         if self._epochs == 0:
             trainer.should_stop = True
 
@@ -151,6 +158,7 @@ class TrialRecorder(pl.Callback):
             checkpoint=Path(best) if best else end,
             next_checkpoint=next((Path(path) for path in kept if _epoch_of(path) < trained), None),
             data=self._fingerprint,
+            proposed=self._proposed,
         )
         if trainer.is_global_zero and (
             self.influence is not None  # a result on disk implies that the whole trial is on disk
@@ -160,14 +168,12 @@ class TrialRecorder(pl.Callback):
         trainer.strategy.barrier()
 
     def _estimate_influence(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert self._trial.analyse is not None
         callback = self._callback
-        measured = replace(callback.options.influence, measure=self._trial.analyse)
         influence = influence_of(
             trainer,
             module,
             self._data,
-            replace(callback.options, influence=measured, checkpoint="last"),
+            replace(callback.options, checkpoint="last"),
             category_names=self._category_names,
             folder=self._folder,
             metadata=callback.question.metadata,

@@ -26,6 +26,7 @@ class TrialResult:
         checkpoint: checkpoint of the best epoch, if it was kept.
         next_checkpoint: checkpoint of the best epoch other than the last. One more epoch fits into its schedule.
         data: fingerprint of the data that it was trained and measured on.
+        proposed: weights that a candidate proposes for a fit, (N,), instead of another model; None if there are none.
     """
 
     name: str
@@ -36,6 +37,7 @@ class TrialResult:
     checkpoint: Path | None = None
     next_checkpoint: Path | None = None
     data: str = ""
+    proposed: Float | None = None
 
     @property
     def summary(self) -> TrialSummary:
@@ -46,6 +48,8 @@ class TrialResult:
     def save(self, folder: Path, key: str) -> None:
         """Write the result to a trial's folder, whole or not at all."""
         arrays = {**self.outcome.arrays, "history": np.asarray(self.history, dtype=np.float64)}
+        if self.proposed is not None:
+            arrays["proposed"] = self.proposed
         metadata = {
             "key": key,
             "name": self.name,
@@ -80,6 +84,7 @@ class TrialResult:
                 checkpoint=checkpoint,
                 next_checkpoint=next_checkpoint,
                 data=str(metadata["data"]),
+                proposed=arrays.get("proposed"),
             )
 
 

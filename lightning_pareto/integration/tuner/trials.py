@@ -120,7 +120,10 @@ class Trials:
         trainer, callback = self.factory(), self.project.callback
         best = best_epochs(folder, trainer, monitor_of(callback)) if trial.keeps and trial.complete else None
         expected = Expectations(
-            data=self._data, targets=self.project.targets, include_validation=self.project.include_validation
+            data=self._data,
+            targets=self.project.targets,
+            tolerance=self.project.tolerance,
+            include_validation=self.project.include_validation,
         )
         recorder = TrialRecorder(trial, key, folder, callback=callback, best=best, expectations=expected)
         classwise = ParetoCallback(

@@ -16,8 +16,8 @@ def test_better_model_is_found_without_another_fit(tmp_path):
     result = tuner_in(tmp_path, candidates=STEPS).fit(model, data)
     assert result.accepted
     assert result.weights is None
-    assert result.epochs_spent == EPOCHS
-    assert [trial.name for trial in result.trials][2:] == ["half 1, weighted steps", "half 2, weighted steps"]
+    assert [trial.name for trial in result.trials][2:4] == ["half 1, weighted steps", "half 2, weighted steps"]
+    assert result.epochs_spent == 3 * EPOCHS, "weights are fitted, too, and harm a class"
     assert result.reason.startswith("Weighted steps: The mean accuracy changes by +")
     before, fresh = module(), Crowded.fresh()
     before.load_state_dict(ordinary_weights(tmp_path))
@@ -33,7 +33,7 @@ def test_fits_follow_where_no_candidate_is_accepted(tmp_path):
     result = tuner_in(tmp_path, candidates=[nothing]).fit(module(), Crowded(val=300))
     names = [trial.name for trial in result.trials]
     assert names[2:4] == ["half 1, nothing", "half 2, nothing"]
-    assert names[4].startswith("epoch, ")
+    assert names[4] == "refit 1, budget 0.3"
 
 
 def test_harmful_candidate_is_refused(tmp_path):
@@ -61,6 +61,53 @@ def test_candidate_is_remembered_by_an_interrupted_search(tmp_path):
         tuner_in(tmp_path, **options).fit(module(), Crowded(val=300))
     tuner_in(tmp_path, **options).fit(module(), Crowded(val=300))
     assert len(calls) == 3, "the first half is not repeated"
+
+
+def test_weights_that_a_candidate_proposes_are_fitted_and_judged(tmp_path):
+    data, given = Crowded(), []
+
+    def less_of_wrong_labels(evidence):
+        given.append(evidence.influence)
+        return torch.from_numpy(1 - 0.4 * data.swapped)
+
+    model = module()
+    result = tuner_in(tmp_path, candidates=[less_of_wrong_labels]).fit(model, data)
+    assert result.accepted
+    expected = 1 - 0.4 * data.swapped
+    np.testing.assert_allclose(result.weights.values, expected / expected.mean())
+    assert [trial.name for trial in result.trials][2:6] == [
+        "half 1, less of wrong labels",
+        "half 2, less of wrong labels",
+        "refit 1, less of wrong labels",
+        "refit 1, budget 0.3",
+    ], "one fit is enough for weights that know no validation data"
+    before = module()
+    before.load_state_dict(ordinary_weights(tmp_path))
+    assert accuracy(model, Crowded.fresh()).mean() > accuracy(before, Crowded.fresh()).mean() + 0.01
+    for influence, half in zip(given, (0, 1), strict=True):
+        assert influence.metadata["of_folds"] == list(range(half, 8, 2))
+
+
+def test_weights_from_each_half_are_judged_on_the_other(tmp_path):
+    def drop_the_most_harmful(evidence):
+        total = torch.from_numpy(evidence.influence.total())
+        return (total > total.quantile(0.2)).double()
+
+    result = tuner_in(tmp_path, candidates=[drop_the_most_harmful], include_validation=True).fit(module(), Crowded())
+    names = [trial.name for trial in result.trials if "harmful" in trial.name]
+    assert names[:3] == [f"{part}, drop the most harmful" for part in ("half 1", "half 2", "all validation data")]
+    assert "refit with half 1, drop the most harmful" in names
+
+
+def test_candidate_that_returns_nothing_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"'<lambda>' returns NoneType. Return new values by name, \{\}"):
+        tuner_in(tmp_path, candidates=[lambda evidence: None]).fit(module(), Crowded(val=300))
+
+
+@pytest.mark.parametrize("weights", [torch.ones(3), -torch.ones(400), torch.zeros(400), torch.full((400,), torch.nan)])
+def test_weights_that_no_fit_can_use_are_refused(tmp_path, weights):
+    with pytest.raises(ValueError, match=r"'<lambda>' proposes a tensor .* 400 finite numbers >= 0"):
+        tuner_in(tmp_path, candidates=[lambda evidence: weights]).fit(module(), Crowded(val=300))
 
 
 def test_values_that_fit_no_parameter_are_refused(tmp_path):
@@ -95,7 +142,7 @@ def test_model_with_all_validation_data_is_made_by_the_accepted_candidate(tmp_pa
     assert np.isfinite(result.after).all()
 
 
-def test_defaults_are_for_a_direct_screening():
+def test_defaults_are_for_a_direct_search_of_mass_preserving_weights():
     assert TuningOptions().cheap == CANDIDATES
     assert TuningOptions(search="genetic").cheap == TuningOptions(mode="course_correction").cheap == ()
     assert TuningOptions(search="genetic", candidates=[HeadRefit()]).cheap == (HeadRefit(),)

@@ -15,15 +15,16 @@ from tests.integration.tuner.test_starting_model import Trials, matrix_of, measu
 
 UNSEEN = np.arange(60) % 3 == 0
 WEIGHTS = SampleWeights(np.linspace(0, 2, 6))
+BEFORE = TrialResult("ordinary", measured(0.8, 0.6, 0.9), 1, 1, np.zeros(1))
 
 
 def fits_of(trials, **options):
     at = measured(0.8, 0.6, 0.9)
     given = TrialResult("given", at, 1, 1, np.zeros(1), Path("best.ckpt"))
-    start = StartingModel(given, Path("next.ckpt"), at, {"loss": matrix_of(6)})
+    start = StartingModel(given, Path("next.ckpt"), at, matrix_of(6))
     situation = Situation(
-        halves=tuple(Half(start.influences, mask) for mask in (UNSEEN, ~UNSEEN)),
-        both=Half(start.influences, np.zeros(60, dtype=bool)),
+        halves=tuple(Half(start.influence, mask) for mask in (UNSEEN, ~UNSEEN)),
+        both=Half(start.influence, np.zeros(60, dtype=bool)),
         checkpoint=start.following,
         reference=at,
         targets=np.ones(3, dtype=bool),
@@ -44,7 +45,7 @@ def test_ordinary_and_weighted_fits_differ_only_in_the_weights(refit, start, che
     trials = Trials(measured(1.0, 1.0, 1.0))
     fits = fits_of(trials, refit=refit)
     fits.ordinary()
-    fits.tried(Finalist("weights", ((WEIGHTS, UNSEEN), (WEIGHTS, ~UNSEEN))))
+    fits.tried(Finalist("weights", ((WEIGHTS, UNSEEN), (WEIGHTS, ~UNSEEN))), BEFORE)
     ordinary, first, second = trials.made
     assert [trial.weights for trial in trials.made] == [None, WEIGHTS, WEIGHTS]
     assert ordinary.name == ("ordinary epoch" if refit == "epoch" else "ordinary fit")
@@ -54,10 +55,18 @@ def test_ordinary_and_weighted_fits_differ_only_in_the_weights(refit, start, che
         assert trial.joins is None
 
 
+@pytest.mark.parametrize(("after", "made"), [((0.8, 0.6, 0.9), 2), ((0.8, 0.5, 0.9), 1), ((1.0, 1.0, 0.1), 1)])
+def test_no_second_fit_follows_a_first_that_falls_behind_or_does_harm(after, made):
+    trials = Trials(measured(*after))
+    found = fits_of(trials).tried(Finalist("weights", ((WEIGHTS, UNSEEN), (WEIGHTS, ~UNSEEN))), BEFORE)
+    assert len(trials.made) == len(found.results) == len(found.finalist.fits) == made
+
+
 def test_refit_trains_on_samples_that_its_weights_know_and_is_measured_on_the_others():
     at = measured(0.8, 0.6, 0.9)
     trials = Trials(measured(1.0, 1.0, 1.0).on(UNSEEN))
-    (result,) = fits_of(trials, include_validation=True).tried(Finalist("weights", ((WEIGHTS, UNSEEN),))).results
+    fits = fits_of(trials, include_validation=True)
+    (result,) = fits.tried(Finalist("weights", ((WEIGHTS, UNSEEN),)), None).results
     np.testing.assert_array_equal(trials.made[0].joins, ~UNSEEN)
     np.testing.assert_array_equal(trials.made[0].weights.values, [*WEIGHTS.values, *np.ones(40)])
     np.testing.assert_array_equal(result.outcome.correct, np.where(UNSEEN, True, at.correct))

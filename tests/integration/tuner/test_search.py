@@ -1,16 +1,23 @@
-"""Which weights a search finds by its trials."""
+"""Which weights a search finds."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lightning_pareto import InfluenceMatrix
+from lightning_pareto import HeadRefit, InfluenceMatrix, WeightedSteps, reweight
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.integration.tuner.options import TuningOptions
-from lightning_pareto.integration.tuner.search import Half, Situation, screen, search_thresholds
-from lightning_pareto.reweighting.proposals import ProposalSolver, proposals
+from lightning_pareto.integration.tuner.search import (
+    TILT,
+    Half,
+    Situation,
+    candidates_for,
+    mass_preserving,
+    search_thresholds,
+)
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(60) % 2
@@ -19,81 +26,60 @@ OF_BOTH = InfluenceMatrix(RNG.normal(size=(60, 2)), LABELS)
 UNSEEN = np.arange(100) % 2 == 0
 
 
-class Trials:
-    """Gives the labels of unseen samples the probability that a test assigns to the weights."""
-
-    epochs_spent = 0
-
-    def __init__(self, merit):
-        self.merit = merit
-        self.names = []
-
-    def run(self, trial):
-        self.names.append(trial.name)
-        merit = self.merit(trial)
-        probability = np.where(UNSEEN, merit, 1 - merit)  # seen samples say the opposite
-        return SimpleNamespace(outcome=Outcome(np.arange(100) // 50, probability > 0.5, probability, ("a", "b")))
-
-
-def found(merit, epochs=20, tilt=True, targets=(True, True)):
-    accuracy = np.array([0.9, 0.5]) if tilt else None
-    halves = tuple(Half({"loss": INFLUENCE}, mask, accuracy) for mask in (UNSEEN, ~UNSEEN))
+def situation(influence=INFLUENCE, accuracy=(0.9, 0.5), targets=(True, True)):
+    accuracy = None if accuracy is None else np.array(accuracy)
     nobody = Outcome(np.arange(100) // 50, np.zeros(100, dtype=bool), np.zeros(100), ("a", "b"))
-    both = Half({"loss": OF_BOTH}, np.zeros(100, dtype=bool), accuracy)
-    situation = Situation(
-        halves=halves,
-        both=both,
+    return Situation(
+        halves=tuple(Half(influence, mask, accuracy) for mask in (UNSEEN, ~UNSEEN)),
+        both=Half(OF_BOTH, np.zeros(100, dtype=bool), accuracy),
         checkpoint=Path("start.ckpt"),
         reference=nobody,
         targets=np.array(targets),
         chosen=not all(targets),
     )
-    trials = Trials(merit)
-    return screen(TuningOptions(budgets=(0.3, 0.1)), situation, trials, epochs), trials
 
 
-def test_best_on_unseen_samples_comes_first():
-    finalists, _ = found(lambda trial: 0.9 if "budget 0.1, floors 0.6, mult" in trial.name else 0.1, tilt=False)
-    assert finalists[0].name == "loss, budget 0.1, floors 0.6, multiplicative"
+def test_weights_are_those_of_reweight():
+    (finalist,) = mass_preserving(TuningOptions(), situation(accuracy=None))
+    (one, unseen_by_one), (two, unseen_by_two) = finalist.fits
+    np.testing.assert_allclose(one.values, reweight(INFLUENCE, budget=0.3).values, atol=1e-7)
+    np.testing.assert_array_equal(one.values, two.values)  # the same influence on both here
+    np.testing.assert_array_equal(unseen_by_one, ~unseen_by_two)
+    np.testing.assert_allclose(finalist.from_all.values, reweight(OF_BOTH, budget=0.3).values, atol=1e-7)
+    assert finalist.name == "budget 0.3"
+    assert finalist.confirms
 
 
-def test_only_chosen_targets_count():
-    def merit(trial):
-        of_first = 0.9 if "budget 0.1, floors 0, add" in trial.name else 0.5
-        return np.where(np.arange(100) < 50, of_first, 1 - of_first - 0.05)
-
-    finalists, _ = found(merit, tilt=False, targets=(True, False))
-    assert finalists[0].name == "loss, budget 0.1, floors 0, additive"
+def test_only_chosen_targets_are_raised():
+    (finalist,) = mass_preserving(TuningOptions(budget=0.2), situation(targets=(True, False)))
+    expected = reweight(INFLUENCE, budget=0.2, targets=[0])
+    np.testing.assert_allclose(finalist.fits[0][0].values, expected.values, atol=1e-7)
 
 
-def test_best_that_keeps_the_class_masses_and_best_that_does_not_come_first():
-    finalists, _ = found(lambda trial: 0.9 if "classes by error" in trial.name else 0.1)
-    assert "classes by error" not in finalists[0].name
-    assert "classes by error" in finalists[1].name
-    assert "classes by error" in finalists[2].name
+def test_weak_classes_get_more_mass_in_the_second_kind_of_weights():
+    """Their mass follows a power of their errors. A class of unknown accuracy gets the mean error."""
+    influence = InfluenceMatrix(RNG.normal(size=(60, 3)), np.arange(60) % 3)
+    within, tilted = mass_preserving(TuningOptions(), situation(influence, (0.98, 0.62, np.nan), (True, True, True)))
+    factors = np.array([0.04, 0.4, 0.22]) ** TILT
+    (weights, _), (plain, _) = tilted.fits[0], within.fits[0]
+    masses = [weights.values[influence.labels == k].mean() for k in range(3)]
+    np.testing.assert_allclose(masses, factors / factors.mean())
+    np.testing.assert_allclose(weights.values * factors.mean(), plain.values * factors[influence.labels])
+    assert tilted.name == "budget 0.3, classes by error^0.25"
+    assert (within.confirms, tilted.confirms) == (True, False)
 
 
-def test_no_more_epochs_are_spent_than_allowed():
-    finalists, trials = found(lambda trial: 0.5, epochs=3)
-    assert len(trials.names) == len(finalists) == 3
-    finalists, trials = found(lambda trial: 0.5, epochs=0)
-    assert (len(trials.names), len(finalists)) == (0, 1)  # the most promising, untried
+def test_nothing_is_proposed_if_nothing_can_move():
+    """All samples of a class are alike, so weights within a class change nothing."""
+    alike = InfluenceMatrix(np.array([[1.0, 2.0], [2.0, 1.0]])[LABELS], LABELS)
+    assert mass_preserving(TuningOptions(), situation(alike, accuracy=None)) == []
 
 
-def test_each_half_gets_weights_made_in_the_same_way():
-    finalists, _ = found(lambda trial: 0.5)
-    for finalist in finalists:
-        (one, unseen_by_one), (two, unseen_by_two) = finalist.fits
-        np.testing.assert_array_equal(one.values, two.values)  # the same influence on both here
-        np.testing.assert_array_equal(unseen_by_one, ~unseen_by_two)
-
-
-def test_last_fit_gets_weights_made_in_the_same_way_from_all_validation_data():
-    finalists, _ = found(lambda trial: 0.5, tilt=False)
-    maker = ProposalSolver({"loss": OF_BOTH}, np.ones(2, dtype=bool))
-    ways = {str(way): way for way in proposals(["loss"], (0.3, 0.1), with_targets=False, with_tilt=False)}
-    for finalist in finalists:
-        np.testing.assert_array_equal(finalist.from_all.values, maker.weights(ways[finalist.name]).values)
+def test_candidates_come_with_weights_of_each_half():
+    first, second = candidates_for(TuningOptions(candidates=[HeadRefit(), WeightedSteps()]), situation())
+    assert (first.candidate, second.candidate) == (HeadRefit(), WeightedSteps())
+    assert (first.confirms, second.confirms) == (True, False)
+    np.testing.assert_allclose(first.fits[1][0].values, reweight(INFLUENCE, budget=0.3).values, atol=1e-7)
 
 
 class Scripted:
@@ -139,19 +125,12 @@ THRESHOLDS = ([0.0, 0.0], [0.9, 0.9], [0.5, 0.5], [0.2, 0.7])
 
 def paper_search(*outcomes, epochs=20):
     """A search for weights that raise the first category, from ten hits on each."""
-    halves = tuple(Half({"loss": OPPOSED}, mask) for mask in (UNSEEN, ~UNSEEN))
-    both = Half({"loss": OPPOSED}, np.zeros(100, dtype=bool))
-    reference = measured([10, 10], seen=False)
-    situation = Situation(
-        halves=halves,
-        both=both,
-        checkpoint=Path("start.ckpt"),
-        reference=reference,
-        targets=np.array([True, False]),
-        chosen=True,
+    start = replace(
+        situation(OPPOSED, None, (True, False)),
+        reference=measured([10, 10], seen=False),
     )
     script, trials = Scripted(*THRESHOLDS), Epochs(*outcomes)
-    return search_thresholds(script, TuningOptions(), situation, trials, epochs), script, trials
+    return search_thresholds(script, TuningOptions(), start, trials, epochs), script, trials
 
 
 def test_fitness_is_the_fall_of_the_others_if_the_targets_rise_on_unseen_samples():

@@ -32,7 +32,7 @@ def test_each_half_judges_only_samples_that_its_weights_do_not_know():
     scores = np.ones((FOLDS, 6, 2)) * 10.0 ** np.arange(FOLDS)[:, None, None]
     matrix = InfluenceMatrix(scores.mean(axis=0), np.arange(6) % 2, fold_scores=scores, fold_support=support)
     at = Outcome(category, rng.uniform(size=90) < 0.5, rng.uniform(size=90), ("0", "1"))
-    start = StartingModel(TrialResult("given", at, 1, 1, np.zeros(1)), Path("x.ckpt"), at, {"loss": matrix})
+    start = StartingModel(TrialResult("given", at, 1, 1, np.zeros(1)), Path("x.ckpt"), at, matrix)
     halves = halves_of(start, InfluenceOptions(folds=FOLDS, seed=SEED), classes=True)
     for parity, half in enumerate(halves):
         known = fold % 2 == parity
@@ -40,7 +40,7 @@ def test_each_half_judges_only_samples_that_its_weights_do_not_know():
         np.testing.assert_array_equal(half.accuracy, at.on(known).accuracy)
         for k in range(2):
             expected = np.mean(10.0 ** fold[known & (category == k)])
-            np.testing.assert_allclose(half.influences["loss"].scores[:, k], expected, rtol=1e-6)
+            np.testing.assert_allclose(half.influence.scores[:, k], expected, rtol=1e-6)
     assert halves_of(start, InfluenceOptions(folds=FOLDS, seed=SEED), classes=False)[0].accuracy is None
 
 
@@ -81,7 +81,7 @@ CALLBACK = ParetoCallback(folds=FOLDS, seed=SEED)
     [
         ({"mode": "course_correction", "epsilon": 0.12}, [False, True, False]),
         ({"mode": "course_correction", "epsilon": 0.0}, [True, True, False]),
-        ({"mode": "direct", "search": "screening"}, [True, True, True]),
+        ({"mode": "direct", "search": "mass_preserving"}, [True, True, True]),
         ({"mode": "direct", "search": "genetic"}, [False, True, False]),
         ({"mode": "direct", "search": "genetic", "targets": [2]}, [False, False, True]),
     ],
@@ -92,7 +92,7 @@ def test_targets_of_each_mode(options, targets, absent):
     options = TuningOptions(**options)
     at = measured(0.8, 0.6, 0.9)
     given = TrialResult("given", at, 1, 1, np.zeros(1))
-    start = StartingModel(given, Path("x.ckpt"), at, {"loss": matrix_of(6, absent)})
+    start = StartingModel(given, Path("x.ckpt"), at, matrix_of(6, absent))
     trials = Trials(measured(0.7, 0.4, 0.9))
     found = situation_of(trials, options, start, CALLBACK)
     assert found.targets.tolist() == [yes and k != absent for k, yes in enumerate(targets)]
@@ -123,9 +123,8 @@ def test_given_checkpoint_replaces_the_first_fit(monkeypatch):
     checked = []
     monkeypatch.setattr(starting_model, "check_can_continue", checked.append)
     trials = Trials(measured(0.8, 0.6, 0.9))
-    found = find_starting_model(trials, TuningOptions(measures=["loss", "soft_error"]), Path("given.ckpt"))
-    assert [trial.name for trial in trials.made] == ["influence on the loss", "influence on the soft_error"]
-    assert [trial.checkpoint for trial in trials.made] == [Path("given.ckpt")] * 2
+    found = find_starting_model(trials, TuningOptions(), Path("given.ckpt"))
+    assert [(trial.name, trial.analyse, trial.checkpoint) for trial in trials.made] == [
+        ("influence", True, Path("given.ckpt"))
+    ]
     assert checked == [Path("given.ckpt")] == [found.given.checkpoint] == [found.following]
-    assert list(found.influences) == ["loss", "soft_error"]
-    assert found.influence is found.influences["loss"]

@@ -364,8 +364,8 @@ class TestOnDisk:
         matrix, verdict, _, found = everything(3)
         found.save(tmp_path / "result.safetensors")
         verdict.save(tmp_path / "verdict.safetensors")
-        matrix.save(tmp_path / "finished" / "influence_on_the_loss_ab" / "influence.safetensors")
-        previews(matrix).save(tmp_path / "finished" / "influence_on_the_loss_ab" / "samples.safetensors")
+        matrix.save(tmp_path / "finished" / "influence_ab" / "influence.safetensors")
+        previews(matrix).save(tmp_path / "finished" / "influence_ab" / "samples.safetensors")
         tree = parse(write_report(tmp_path).read_text("utf-8"))
         assert len(list(tree.all("img"))) > 12
         assert len(list(tree.all("svg"))) == 6
