@@ -56,6 +56,8 @@ class Outcome:
             )
         if not np.issubdtype(self.category.dtype, np.integer):
             raise ValueError(f"categories must be integers, found {self.category.dtype}")
+        if self.correct.dtype != bool:
+            raise ValueError(f"correct must be bool, found {self.correct.dtype}: correct = predictions == labels")
         if len(self.category) and not 0 <= self.category.min() <= self.category.max() < count:
             raise ValueError(f"categories must lie in [0, {count}), one name for each")
 
@@ -77,7 +79,7 @@ class Outcome:
             categories: category of each sample, (n,), in [0, K); None for its label.
 
         Raises:
-            ValueError: if the shapes disagree, or a label has no probability or no name.
+            ValueError: if the shapes disagree, labels are not integers, or a label has no probability or no name.
         """
         truth, found = np.asarray(labels), np.asarray(predictions)
         if truth.ndim != 1 or found.ndim not in (1, 2) or len(found) != len(truth) or not len(truth):
@@ -86,8 +88,14 @@ class Outcome:
             )
         if np.issubdtype(found.dtype, np.floating) and not np.isfinite(found).all():
             raise ValueError("predictions must be finite: look for NaN in the inputs or a diverged model")
+        for name, values in (("labels", truth), ("predictions", found)):
+            if values.ndim == 1 and not np.issubdtype(values.dtype, np.integer):
+                raise ValueError(
+                    f"{name} (n,) must be integers, found {values.dtype}: {name}.astype(int) for whole numbers, "
+                    f"[category_names.index(name) for name in {name}] for names"
+                )
         if found.ndim == 2:
-            if not np.issubdtype(truth.dtype, np.integer) or not 0 <= truth.min() <= truth.max() < found.shape[1]:
+            if not 0 <= truth.min() <= truth.max() < found.shape[1]:
                 raise ValueError(
                     f"labels must be integers in [0, {found.shape[1]}), one for each column of predictions"
                 )

@@ -54,7 +54,7 @@ def save_artifact(
     limit = MAX_HEADER_BYTES // 2  # the header is JSON too, and escapes the quotes in this text once more
     if len(described) > limit:
         raise ValueError(f"metadata must have at most {limit} bytes, found {len(described)}. Store them elsewhere")
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("=")) for name, array in arrays.items()}
     header = {"kind": kind, "format_version": str(FORMAT_VERSION), "metadata": described}
     payload = save(arrays, metadata={**header, "digest": _digest(arrays, header)})
     write_atomically(path, payload)

@@ -53,6 +53,7 @@ def test_pooling_takes_each_model_on_its_own_samples():
 @pytest.mark.parametrize(
     ("category", "correct", "probability", "message"),
     [
+        ([0, 1], [1, 0], [0.5, 0.5], r"must be bool, found int64: correct = predictions == labels"),
         ([0, 1], [True], [0.5, 0.5], r"must be \(n,\), found \(2,\), \(1,\) and \(2,\)"),
         ([[0]], [[True]], [[0.5]], r"must be \(n,\), found \(1, 1\)"),
         ([0.0, 1.0], [True, True], [0.5, 0.5], "categories must be integers, found float64"),

@@ -214,6 +214,13 @@ def test_metadata_that_can_be_written_can_be_read(tmp_path):
     assert json.loads(json.dumps(about)) == load_artifact(path, "kind")[1]
 
 
+@pytest.mark.parametrize("kind", [">i8", ">i4", ">f8", "<f4"])
+def test_arrays_in_any_byte_order_and_with_gaps_can_be_read(tmp_path, kind):
+    array = np.arange(12).astype(kind).reshape(3, 4)[:, ::-2]
+    save_artifact(tmp_path / "a", "result", {"array": array}, {})
+    np.testing.assert_array_equal(load_artifact(tmp_path / "a", "result")[0]["array"], array)
+
+
 def test_leftovers_of_a_killed_writer_are_ignored_and_removed(tmp_path):
     path = SampleWeights([1.0]).save(tmp_path / "weights")
     old, new, other = (tmp_path / name for name in (".weights.old1", ".weights.new1", ".influence.old1"))
