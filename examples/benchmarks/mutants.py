@@ -73,13 +73,16 @@ evaluation/paired_tests.py: evaluation/test_paired_tests.py
     stats.binom.sf(for_it - 1,  →  stats.binom.sf(for_it,
 evaluation/change.py: evaluation/test_change.py
     level / looks / 2  →  level / 2
+    self.macro + self.macro_tolerance) /  →  self.macro) /
+    np.hypot(self.macro_error, np.sqrt(2)  →  np.hypot(self.macro_error, 0
     holm(p_values[tested], level)  →  p_values[tested] <= level
     self.level / 2 if level is None else level  →  2 * self.level if level is None else level
 evaluation/tosses.py: evaluation/test_change.py
     mean <= observed + ROUNDING  →  mean < -observed
-    2 * observed - float(high)  →  observed
+    observed - float(high)  →  observed - float(low)
 evaluation/paired_tests.py: evaluation/test_change.py
-    -np.asarray(margin, dtype=np.float64)  →  np.asarray(margin, dtype=np.float64)
+    np.asarray(-margin))  →  np.asarray(margin))
+    lost - won + others - 1  →  lost - won + others
     above, middle, low)  →  above, low, middle)
 evaluation/outcome.py: evaluation/test_change.py
     found = special.softmax(found, axis=1)  →  pass

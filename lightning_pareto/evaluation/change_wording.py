@@ -33,13 +33,15 @@ COLUMNS: "Columns[ClasswiseChange]" = {
 
 def headline(change: "ClasswiseChange") -> str:
     """The answer in one sentence."""
-    fall = _sentence(change, change.lost(), "fall", change.p_mean_loss)
-    gain = _sentence(change, change.risen(), "rise", change.p_gain)
+    beyond = f"{_more(change)}, beyond chance".removeprefix(",")
+    fall = _sentence(change, change.lost(), "fall", change.p_mean_loss) + beyond
+    gain = _sentence(change, change.risen(), "rise", change.p_gain) + " beyond chance"
+    changes = f"rises beyond chance, or falls{beyond}" if change.macro_tolerance else "changes beyond chance"
     return {
-        "better": f"Better: {gain}, and no category falls beyond chance.",
+        "better": f"Better: {gain}, and no category falls{beyond}.",
         "harmful": f"Harmful: {fall}.",
         "trade-off": f"A trade-off: {gain}, but {fall}.",
-        "no difference": "No difference shown: neither a category nor the mean changes beyond chance.",
+        "no difference": f"No difference shown: neither a category nor the mean {changes}.",
     }[change.answer]
 
 
@@ -60,19 +62,23 @@ def text(change: "ClasswiseChange") -> str:
         columns[column.heading] = [*(cells[k] for k in order), *last]
     marks = np.where(change.lost(), "▼", np.where(change.risen(), "▲", ""))
     columns[""] = [*marks[order], "", ""]
-    beyond = " of more than the tolerance" if np.asarray(change.tolerance).any() else ""
+    more = _more(change)
     notes = [
-        f"Accuracy in %, with {COVERAGE:.0%} intervals of the change in points. ▼ and ▲ mark falls{beyond} and "
+        f"Accuracy in %, with {COVERAGE:.0%} intervals of the change in points. ▼ and ▲ mark falls{more} and "
         f"rises beyond chance, for all categories together (Holm, level {change.level / 2:g}).",
-        f"The mean rises with p = {change.p_gain:.2g} and falls with p = {change.p_mean_loss:.2g} (level "
-        f"{change.level / 2:g}). The lowest accuracy rises with p = {change.p_worst_rise:.2g}, and takes no part in "
-        "the answer.",
+        f"The mean rises with p = {change.p_gain:.2g} and falls{more} with p = {change.p_mean_loss:.2g} (level "
+        f"{change.level / 2:g}). The lowest accuracy rises with p = {change.p_worst_rise:.2g}. Its interval is "
+        "rough, and it takes no part in the answer.",
     ]
     return "\n".join([*wrapped(printable_line(headline(change))), "", *text_table(columns), "", *wrapped(*notes)])
+
+
+def _more(change: "ClasswiseChange") -> str:
+    return " by more than tolerated" if change.macro_tolerance else ""
 
 
 def _sentence(change: "ClasswiseChange", found: npt.NDArray[np.bool_], verb: str, p_mean: float) -> str:
     """Which categories, and perhaps the mean, fall or rise beyond chance."""
     names = list(compress(change.category_names, found))
     parts = [*([listed(names, 4)] if names else []), *(["the mean"] if p_mean <= change.level / 2 else [])]
-    return f"{' and '.join(parts)} {verb}{'s' if len(parts) == 1 and len(names) < 2 else ''} beyond chance"
+    return f"{' and '.join(parts)} {verb}{'s' if len(parts) == 1 and len(names) < 2 else ''}"

@@ -5,6 +5,7 @@ one, right in ``both``, and the ``support``.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,16 +40,23 @@ def lowest_p_value(won: Counts, lost: Counts, both: Counts, support: Counts) -> 
 
 
 def lowest_interval(won: Counts, lost: Counts, both: Counts, support: Counts, coverage: float) -> tuple[float, float]:
-    """Interval of the change of the lowest accuracy, by redrawing each category's samples (the basic bootstrap)."""
-    shares = np.stack([won, lost, both, support - won - lost - both], axis=1) / support[:, None]
-    generator, observed = np.random.default_rng(0), float(_lowest(won, lost, both, support))
+    """Interval of the change of the lowest accuracy, by redrawing each category's samples (the basic bootstrap).
+
+    One more sample won and one more lost are among those to draw from, so that the interval does not collapse where the
+    models agree. It is too short where many categories are about equally low in one model only: the lowest of their
+    measured accuracies is biased. With 10 such categories it held the true change in 60 to 70 % of the draws.
+    """
+    counts = np.stack([won + 1, lost + 1, both, support - won - lost - both], axis=1)
+    shares = counts / (support[:, None] + 2)
+    centre = float(_lowest(shares[:, 0], shares[:, 1], shares[:, 2], 1))
+    generator, observed = np.random.default_rng(0), float(_lowest(won, lost, both, support)) + centre
     drawn = (generator.multinomial(support, shares) for _ in range(REDRAWN))
     found = [float(_lowest(each[:, 0], each[:, 1], each[:, 2], support)) for each in drawn]
     low, high = np.quantile(found, [(1 - coverage) / 2, (1 + coverage) / 2])
-    return 2 * observed - float(high), 2 * observed - float(low)
+    return max(observed - float(high), -1.0), min(observed - float(low), 1.0)
 
 
-def _lowest(won: Counts, lost: Counts, both: Counts, support: Counts) -> npt.NDArray[np.float64]:
+def _lowest(won: Any, lost: Any, both: Any, support: Any) -> npt.NDArray[np.float64]:
     """Change of the lowest accuracy, over the last axis."""
     change: npt.NDArray[np.float64] = ((both + won) / support).min(axis=-1) - ((both + lost) / support).min(axis=-1)
     return change

@@ -100,12 +100,75 @@ def test_tolerated_fall_is_no_harm():
     assert ClasswiseChange(before, after, tolerance={"dog": 0.5}).lost()[0]
 
 
-def test_tests_with_a_tolerance_keep_their_level():
-    """Falls that are exactly tolerated are found in a twentieth of the draws, and greater ones nearly always."""
-    draws = np.random.default_rng(0).multinomial(200, [0.08, 0.03, 0.89], size=4000)
-    p = margin_test(draws[:, 0], draws[:, 1], np.full(4000, 200), 0.05)
-    assert 0.03 < np.mean(p <= 0.05) < 0.07
-    assert np.mean(margin_test(4 * draws[:, 0], draws[:, 1], np.full(4000, 200), 0.05) <= 0.05) > 0.99
+def test_mean_may_lose_the_mean_of_the_tolerances():
+    """Each of three categories loses 10 of 200 samples, and 5 points are tolerated."""
+    before, after = by_category(*[[1] * 200] * 3), by_category(*[[0] * 10 + [1] * 190] * 3)
+    assert ClasswiseChange(before, after).answer == "harmful"
+    for tolerance in (0.05, 0.06, {"cat": 0.06, "dog": 0.06, "cow": 0.06}):
+        change = ClasswiseChange(before, after, tolerance=tolerance)
+        assert change.p_mean_loss >= 0.499, "the mean falls by less than tolerated"
+        assert change.answer == "no difference"
+        assert "falls by more than tolerated, beyond chance" in change.headline
+    one = ClasswiseChange(before, after, tolerance={"cat": 0.03})
+    assert one.macro_tolerance == pytest.approx(0.01)
+    assert one.as_dict()["mean"]["tolerance"] == pytest.approx(1)
+    assert one.p_mean_loss < 0.025
+    assert "the mean fall by more than tolerated, beyond chance" in one.headline
+
+
+def test_category_may_rise_at_a_tolerated_loss_of_the_mean():
+    """Of 200 samples each, cat wins 12, and dog and cow lose 8."""
+    before = by_category([1] * 100 + [0] * 100, [1] * 200, [1] * 200)
+    after = by_category([1] * 112 + [0] * 88, *[[1] * 192 + [0] * 8] * 2)
+    assert ClasswiseChange(before, after).answer == "harmful"
+    assert ClasswiseChange(before, after, tolerance={"dog": 0.06, "cow": 0.06}).answer == "better"
+
+
+def test_test_of_a_tolerated_mean_keeps_its_level():
+    rng, found = np.random.default_rng(3), []
+    for _ in range(1000):
+        lost, won = rng.binomial(100, [0.1, 0.05, 0.03]), rng.binomial(20, 0.05, 3)
+        parts = [np.repeat([0, 1, 2], [a, 100 - a - b, b]) for a, b in zip(lost, won, strict=True)]
+        before, after = (by_category(*(part != missed for part in parts)) for missed in (2, 0))
+        found.append(ClasswiseChange(before, after, tolerance=0.05).p_mean_loss <= 0.05)
+    assert np.mean(found) < 0.065
+
+
+@pytest.mark.parametrize("margin", [0.01, 0.05])
+@pytest.mark.parametrize("size", [50, 200])
+def test_tests_with_a_tolerance_keep_their_level(margin, size):
+    """Falls that are exactly tolerated are found as seldom as the level says, over all pairs of counts."""
+    lost, won = (each.ravel() for each in np.indices((size + 1, size + 1)))
+    lost, won = lost[lost + won <= size], won[lost + won <= size]
+    likely = (lost <= 0.35 * size) & (won <= 0.35 * size)
+    lost, won = lost[likely], won[likely]
+    p = margin_test(lost, won, np.full(len(lost), size), margin)
+    for share in (0.0, 0.003, 0.02, 0.1):
+        counts = np.stack([lost, won, size - lost - won], axis=1)
+        chance = stats.multinomial.pmf(counts, size, [share + margin, share, 1 - 2 * share - margin])
+        for level in (0.05, 0.025, 0.0025, 0.0003):
+            assert chance[p <= level].sum() <= 1.01 * level
+    assert chance[p <= 0.05].sum() > 0.03, "it has power"
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (4, 0), (0, 3), (5, 2), (9, 3)])
+def test_margin_test_is_the_chance_of_all_pairs_of_counts(lost, won):
+    """At the shares that make the counts most likely, found on a grid."""
+    size, margin = 12, 0.1
+    share = np.linspace(1e-9, (1 - margin) / 2 - 1e-9, 20_001)
+    counts = np.array([lost, won, size - lost - won])
+    likely = np.argmax(
+        stats.multinomial.logpmf(counts, size, np.stack([share + margin, share, 1 - 2 * share - margin], 1))
+    )
+    pairs = [(a, b) for a in range(size + 1) for b in range(size + 1 - a) if a - b >= lost - won]
+    table = [[a, b, size - a - b] for a, b in pairs]
+    at = share[likely]
+    expected = stats.multinomial.pmf(table, size, [at + margin, at, 1 - 2 * at - margin]).sum()
+    assert margin_test(lost, won, size, margin) == pytest.approx(expected, rel=1e-3)
+
+
+def test_margin_test_without_samples_finds_nothing():
+    assert margin_test(np.array([0]), np.array([0]), np.array([0]), 0.02).tolist() == [1.0]
 
 
 @pytest.mark.parametrize("shares", [(0.05, 0.05), (0.1, 0.02), (0.02, 0.1), (0.3, 0.1)])
@@ -123,6 +186,32 @@ def test_interval_without_any_change_is_that_of_wilson():
     ends = score_interval(np.array([0, 0]), np.array([0, 0]), np.array([30, 0]), 0.95)
     np.testing.assert_allclose(ends[:, 0], [-z2 / (30 + z2), z2 / (30 + z2)], rtol=1e-6)
     assert np.isnan(ends[:, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "differ"), [(3, 40, 0.02), (10, 10, 0.02), (10, 100, 0.002), (100, 1, 0.1)]
+)
+def test_interval_of_the_mean_holds_the_true_change(classes, size, differ):
+    """Also where the models hardly differ, or a category has one sample."""
+    rng, names, held = np.random.default_rng(0), tuple(map(str, range(classes))), []
+    for _ in range(400):
+        before = np.ones((classes, size), dtype=bool)
+        after = rng.random((classes, size)) >= differ
+        low, high = ClasswiseChange(by_category(*before, names=names), by_category(*after, names=names)).macro_interval
+        held.append(low <= -differ <= high)
+        assert -1 <= low < high <= 1
+    assert np.mean(held) >= 0.93
+
+
+def test_intervals_of_the_mean_and_of_the_lowest_never_collapse_or_leave_the_scale():
+    """The rule of three: 300 samples on which nothing differs allow changes of a point."""
+    same = by_category(*[[1] * 100] * 3)
+    for ends in (ClasswiseChange(same, same).macro_interval, ClasswiseChange(same, same).worst_interval):
+        assert ends[0] < -0.009
+        assert ends[1] > 0.009
+    change = ClasswiseChange(by_category([1], [1], [1]), by_category([0], [0], [0]))
+    assert change.macro_interval[0] == -1
+    assert change.worst_interval[0] == -1
 
 
 def test_answers():
@@ -184,7 +273,10 @@ def test_predictions_of_ones_own():
         ([0, 1], [0, 1, 1], "found the shapes"),
         ([[0], [1]], [0, 1], "found the shapes"),
         ([0, 2], [[0.5, 0.5], [0.1, 0.9]], r"integers in \[0, 2\)"),
-        ([0.0, 1.0], [[0.5, 0.5], [0.1, 0.9]], r"integers in \[0, 2\)"),
+        ([0.0, 1.0], [[0.5, 0.5], [0.1, 0.9]], r"labels.astype\(int\)"),
+        (["cat", "dog"], [0, 1], r"\[category_names.index\(name\) for name in labels\]"),
+        ([0, 1], ["cat", "dog"], r"\[category_names.index\(name\) for name in predictions\]"),
+        ([0, 1], [0.1, 0.9], "predictions .n,. must be integers, found float64"),
         ([0, 3], [0, 1], "one name for each"),
     ],
 )
@@ -197,7 +289,7 @@ def test_text_says_that_the_lowest_accuracy_takes_no_part():
     """Its interval may exclude zero although nothing changes beyond chance."""
     text = " ".join(str(ClasswiseChange(*random_pair(0))).split())
     assert "No difference shown: neither a category nor the mean changes beyond chance." in text
-    assert "and takes no part in the answer" in text
+    assert "and it takes no part in the answer" in text
 
 
 def test_mean_must_not_fall_where_a_category_rises():
@@ -225,6 +317,30 @@ def test_other_samples_are_refused_with_the_likely_cause():
         ClasswiseChange(outcome([1, 0]), outcome([1, 0], [0, 1]))
     with pytest.raises(ValueError, match=r"different categories: \['cat', 'dog', 'cow'\] and \['a', 'b', 'c'\]"):
         ClasswiseChange(outcome([1, 0]), outcome([1, 0], names=("a", "b", "c")))
+    many = [str(k) for k in range(300)]
+    with pytest.raises(ValueError, match=r"\['299'\] and \['other'\] from number 299 on"):
+        ClasswiseChange(outcome([1, 0], names=tuple(many)), outcome([1, 0], names=(*many[:-1], "other")))
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "error"),
+    [
+        ("much", "found much. Divide points by 100"),
+        ([0.1, [0.2]], "must be a number"),
+        ({"cat": "x"}, "must be a number"),
+        ({"cat": float("nan")}, "must be a number"),
+        ([0.1, 0.2], "each of 3 categories"),
+        ({"c\x1bat": 0.1}, r"names c\?at, but the categories are cat, dog, cow"),
+    ],
+)
+def test_tolerances_that_do_not_fit_are_refused(tolerance, error):
+    with pytest.raises(ValueError, match=error):
+        ClasswiseChange(outcome([1, 0]), outcome([1, 0]), tolerance=tolerance)
+
+
+def test_categories_without_names_have_tolerances_by_number():
+    found = [outcome([1, 0], names=("0", "1")) for _ in range(2)]
+    assert ClasswiseChange(*found, tolerance={1: 0.1}).tolerance.tolist() == [0.0, 0.1]
 
 
 def test_same_samples_are_compared_by_a_sign_test():
