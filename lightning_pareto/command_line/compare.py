@@ -53,10 +53,20 @@ def _tolerance(given: list[str] | None) -> float | dict[str, float]:
     """One number of points for all classes, or ``NAME=POINTS`` for some, as a share."""
     try:
         if given and all("=" in each for each in given):
-            return {name: float(points) / 100 for name, _, points in (each.rpartition("=") for each in given)}
+            by_name = {name: _share(points) for name, _, points in (each.rpartition("=") for each in given)}
+            if len(by_name) == len(given):
+                return by_name
         (one,) = given or ["0"]
-        return float(one) / 100
+        return _share(one)
     except ValueError as error:
         raise ValueError(
-            f"--tolerance takes one number of points, or CLASS=POINTS for some classes, found {given}"
+            "--tolerance takes one number of points in [0, 100), or CLASS=POINTS for some classes, each once, found "
+            f"{given}"
         ) from error
+
+
+def _share(points: str) -> float:
+    share = float(points) / 100
+    if not 0 <= share < 1:
+        raise ValueError
+    return share

@@ -8,7 +8,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from lightning_pareto.evaluation.change import ClasswiseChange, Tolerance
+from lightning_pareto.arguments import checked_number
+from lightning_pareto.evaluation.change import ClasswiseChange, Tolerance, tolerance_of
 from lightning_pareto.evaluation.outcome import FILE_SUFFIX, Outcome
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.task import ClassificationTask
@@ -43,8 +44,8 @@ def compare_models(
     that have chosen neither of them.
 
     Args:
-        before: the model to compare with: a LightningModule, a checkpoint file, an :class:`Outcome`, or a file that
-            ``Outcome.save`` has written (``.safetensors``).
+        before: the model to compare with: a LightningModule, a checkpoint or a saved ``state_dict()``, an
+            :class:`Outcome`, or a file that ``Outcome.save`` has written (``.safetensors``).
         after: the model in question, likewise.
         val_dataloader: the validation samples, as a DataLoader or as a LightningDataModule that has them. Not needed
             for two outcomes.
@@ -52,7 +53,7 @@ def compare_models(
         trainer: predicts. By default a Trainer with one device and no logger. On several processes, each takes a share.
         level: level of the tests.
         tolerance: accuracy in [0, 1) that each class may lose: one number, K numbers, or some by name. The mean
-            over the classes has none.
+            may lose their mean, that of all K classes.
         task: how a batch is read; see :class:`ClassificationTask`.
         class_names: names of the classes, by default those of the dataset.
         categories: how validation samples are grouped; by default by label. See :class:`ParetoCallback`.
@@ -76,6 +77,7 @@ def compare_models(
 
         Models are compared by ``compare_models(model, "second.ckpt", datamodule)``.
     """
+    checked_number(level, "level must be between 0 and 1", lambda value: 0 < value < 1)
     source = DataSource(
         task=task or ClassificationTask(),
         class_names=class_names,
@@ -84,15 +86,21 @@ def compare_models(
         owner="compare_models",
     )
     modules = [each for each in (model, before, after) if is_a(each, pl.LightningModule)]
-    measure = functools.partial(_outcome, module=modules[0] if modules else None, data=val_dataloader)
-    first, second = (measure(each, trainer=trainer, source=source) for each in (before, after))
-    return ClasswiseChange(first, second, level=level, tolerance=tolerance)
+    found = [_found(each, modules[0] if modules else None, val_dataloader) for each in (before, after)]
+    named = class_names if categories is None else category_names
+    for each in found:  # before a long prediction
+        tolerance_of(tolerance, each.category_names if isinstance(each, Outcome) else named)
+    outcomes: list[Outcome] = []
+    for each in found:
+        outcomes.append(each if isinstance(each, Outcome) else _predicted(*each, val_dataloader, trainer, source))
+        tolerance_of(tolerance, outcomes[0].category_names)
+    return ClasswiseChange(outcomes[0], outcomes[1], level=level, tolerance=tolerance)
 
 
-def _outcome(
-    which: Any, *, module: pl.LightningModule | None, data: Any, trainer: pl.Trainer | None, source: DataSource
-) -> Outcome:
-    """The outcome of one of the models."""
+def _found(
+    which: Any, module: pl.LightningModule | None, data: Any
+) -> Outcome | tuple[pl.LightningModule | None, str | None]:
+    """The outcome, if there is one, or the model to predict with and its checkpoint."""
     if isinstance(which, Outcome):
         return which
     checkpoint = None
@@ -113,7 +121,7 @@ def _outcome(
         )
     if data is None:
         raise TypeError("pass the validation samples to predict: compare_models(before, after, val_dataloader)")
-    return _predicted(module, checkpoint, data, trainer, source)
+    return module, checkpoint
 
 
 def _predicted(

@@ -20,6 +20,10 @@ class Wide(Plain):
         self.network = torch.nn.Linear(2, 5)
 
 
+class Lenient(Plain):
+    strict_loading = False
+
+
 @pytest.fixture
 def trained(tmp_path):
     """A model, its checkpoint before the fit and the one after it."""
@@ -83,6 +87,41 @@ def test_wrong_arguments_are_refused(before, options, kind, error):
         compare_models(before, after, **options)
 
 
+@pytest.mark.parametrize(
+    ("after", "options", "kind", "error"),
+    [
+        (Plain(), {"tolerance": 5}, ValueError, "Divide points by 100"),
+        (Plain(), {"tolerance": {"cow": 0.1}, "class_names": ["a", "b", "c"]}, ValueError, "tolerance names cow"),
+        (Outcome.of([0, 1], [0, 1], ["a", "b"]), {"tolerance": {"cow": 0.1}}, ValueError, "tolerance names cow"),
+        (Plain(), {"level": 5}, ValueError, "level must be"),
+        ("no.ckpt", {}, ValueError, "which is no file"),
+        (3, {}, TypeError, "expected a LightningModule, a checkpoint"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_prediction(monkeypatch, after, options, kind, error):
+    monkeypatch.setattr("lightning_pareto.integration.compare._predicted", lambda *_: pytest.fail("it predicts"))
+    with pytest.raises(kind, match=error):
+        compare_models(Plain(), after, Data(), **options)
+
+
+def test_names_of_a_tolerance_are_checked_after_the_first_prediction(monkeypatch):
+    outcomes = iter([Outcome.of([0, 1], [0, 1], ["a", "b"])])
+    monkeypatch.setattr("lightning_pareto.integration.compare._predicted", lambda *_: next(outcomes))
+    with pytest.raises(ValueError, match="tolerance names cow, but the categories are a, b"):
+        compare_models(Plain(), Plain(), Data(), tolerance={"cow": 0.1})
+
+
+def test_saved_state_dict_serves_as_a_checkpoint(trained, tmp_path):
+    model, first, _ = trained
+    torch.save(model.state_dict(), tmp_path / "sd.pt")
+    change = compare_models(first, tmp_path / "sd.pt", Data(), model=Plain())
+    np.testing.assert_array_equal(change.after.correct, predictions(model))
+    for other in ({"model": model.state_dict()}, [1.0]):
+        torch.save(other, tmp_path / "other.pt")
+        with pytest.raises(ValueError, match=r"other\.pt cannot be loaded \(\w+: .*a state_dict\(\) of this module"):
+            compare_models(first, tmp_path / "other.pt", Data(), model=Lenient())
+
+
 def test_checkpoint_of_another_model_is_refused(trained):
     _, first, _ = trained
     with pytest.raises(ValueError, match="cannot be loaded"):
@@ -106,6 +145,12 @@ def test_command_compares_predictions(tmp_path, capsys):
     assert [each["lost"] for each in found["categories"]] == [False, False]
     assert main(["compare", *files, "--tolerance", "much"]) == 2
     assert "one number of points" in capsys.readouterr().err
+    for wrong in (["dog=1", "dog=50"], ["dog=1", "--tolerance", "dog=50"], ["200"], ["cat=-1"], ["1", "dog=2"]):
+        assert main(["compare", *files, "--tolerance", *wrong]) == 2
+        assert "in [0, 100), or CLASS=POINTS for some classes, each once" in capsys.readouterr().err
+    assert main(["compare", *files[::-1], "--tolerance", "dog=70", "--tolerance", "cat=1"]) == 0
+    assert main(["compare", *files, "--tolerance", "cow=1"]) == 2
+    assert "tolerance names cow, but the categories are cat, dog" in capsys.readouterr().err
     assert main(["compare", "a.ckpt", "b.ckpt"]) == 2
     assert "--config config.yaml" in capsys.readouterr().err
     assert main(["compare", "a.safetensors", "b.safetensors"]) == 2

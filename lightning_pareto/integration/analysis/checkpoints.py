@@ -98,7 +98,8 @@ def weights_of(
 
     Args:
         module: the trained module.
-        checkpoint: a Lightning checkpoint, the same on all processes; None to leave the module as it is.
+        checkpoint: a Lightning checkpoint or a saved ``state_dict()``, the same on all processes; None to leave the
+            module as it is.
         shard: this process. Every process has to call it.
         required: raise a ValueError if any process cannot read the file.
 
@@ -124,8 +125,9 @@ def _load(module: pl.LightningModule, checkpoint: str, shard: Shard, required: b
     """Load the checkpoint and return it; None if any process failed, which may then hold a mixture of weights."""
     reason: Exception | None = None
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        module.load_state_dict(state, strict=module.strict_loading)
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = saved.get("state_dict", saved)  # without one, the file itself may be a state_dict
+        module.load_state_dict(state, strict=module.strict_loading or state is saved)
     except Exception as error:  # a file can be broken in any way, and the last weights serve as well
         reason = error
     if shard.all(reason is None):
@@ -133,7 +135,7 @@ def _load(module: pl.LightningModule, checkpoint: str, shard: Shard, required: b
     if isinstance(reason, UnpicklingError):
         advice = "It holds objects that cannot be loaded safely: leave them out, save_hyperparameters(ignore=[…])"
     else:
-        advice = "It must be a local file with this module's weights on every machine"
+        advice = "It must be a checkpoint or a state_dict() of this module, as a local file on every machine"
     found = "another process could not read it"
     if reason is not None:  # torch uses bold letters and lines of its own
         found = f"{type(reason).__name__}: {printable(' '.join(str(reason).split()), 120)}"
