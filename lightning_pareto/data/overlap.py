@@ -178,9 +178,16 @@ def _columns(dataset: Any) -> Iterator[Any]:
 
 
 def _picked(column: Any, indices: list[int]) -> Sequence[Any]:
-    if isinstance(column, (np.ndarray, torch.Tensor)) and math.prod(column.shape[1:]) <= NUMBERS_COMPARED:
-        return list(_numbers(column[indices], math.inf))  # faster, but copies the rows
-    return [column[i] for i in indices]
+    """The entries of these samples; of arrays in one piece, all those numbers at once that are compared."""
+    if isinstance(column, np.ndarray):
+        whole = column.flags.c_contiguous and not column.dtype.hasobject
+    else:
+        whole = isinstance(column, torch.Tensor) and column.is_contiguous()
+    size = math.prod(column.shape[1:]) if whole else 0
+    if not size:
+        return [column[i] for i in indices]
+    rows = column.reshape(len(column), size)[:, :: math.ceil(size / NUMBERS_COMPARED)]
+    return list(_numbers(rows[indices], math.inf))
 
 
 def _digests(items: Sequence[Any]) -> list[int] | None:

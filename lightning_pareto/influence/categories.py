@@ -1,7 +1,7 @@
 """Categories of the validation samples, and their split into folds for cross-fitting."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -106,7 +106,7 @@ def _categories(validation: GradientPass, measure: Measure, categories: Categori
     """This process's categories, (M,) with zeros for other processes' samples, and the number of logits."""
     found = torch.zeros(validation.size, dtype=torch.int64)
     classes = 0
-    for indices, batch, forward in validation("validation scan"):
+    for indices, batch, forward in replace(validation, differentiable=False)("validation scan"):
         with validation.locating_errors(indices):
             logit_gradient(measure, forward.logits, forward.targets)
         if classes == 0 and _are_probabilities(forward.logits):

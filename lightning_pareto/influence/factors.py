@@ -184,8 +184,11 @@ class DenseFactors(Factors):
         return rotated.view(gradients.shape).square_().sum(dim=0)
 
     def add_to(self, sums: Tensor, cell: Tensor) -> None:
-        """See :class:`Factors`."""
-        sums.index_add_(0, cell, self.gradients(self.scratch))
+        """See :class:`Factors`; a single cell takes one matrix product instead of the gradients."""
+        if len(sums) == 1:
+            sums += self._columns(self.g, "g") @ self._columns(self.a, "a").transpose(1, 2)
+        else:
+            sums.index_add_(0, cell, self.gradients(self.scratch))
 
     def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
         """See :class:`Factors`."""

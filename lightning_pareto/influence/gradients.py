@@ -50,7 +50,7 @@ def _mixed_on_failure(layer: Layer, x: Tensor, batch: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put every submodule into evaluation mode, and restore each one's own mode on exit.
+    """Put every submodule into evaluation mode, and restore each one's own mode, and all buffers, on exit.
 
     The user's ``train`` and ``eval`` are not called. Some adapters fold their weights into others there.
     """
@@ -58,10 +58,28 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     for submodule in modes:
         submodule.training = False
     try:
-        yield
+        with unchanged_buffers(module):
+            yield
     finally:
         for submodule, training in modes.items():
             submodule.training = training
+
+
+@contextlib.contextmanager
+def unchanged_buffers(module: nn.Module) -> Iterator[None]:
+    """Restore all buffers on exit. Observers and running means may change them in every forward pass, in any mode."""
+    kept = [(each, n, buffer) for each in module.modules() for n, buffer in each.named_buffers(recurse=False)]
+    values = [buffer.detach().clone() for _, _, buffer in kept]
+    try:
+        yield
+    finally:
+        for (owner, name, buffer), value in zip(kept, values, strict=True):
+            if getattr(owner, name, buffer) is not buffer:
+                setattr(owner, name, buffer)
+            if buffer.shape != value.shape:
+                buffer.data = value
+            with torch.no_grad():
+                buffer.copy_(value)
 
 
 @contextlib.contextmanager
@@ -112,19 +130,21 @@ class GradientProbe:
         """Context in which the module is in evaluation mode."""
         return evaluation_mode(self._module)
 
-    def forward(self, batch: Any) -> "Forward":
-        """Run the module on one batch and keep what per-sample gradients need."""
+    def forward(self, batch: Any, differentiable: bool = True) -> "Forward":
+        """Run the module on one batch and keep what per-sample gradients need, or the logits only."""
         targets = self.task.read_targets(batch)
-        recorder = Recorder(batch, len(targets), self.plan.direct, self.plan.derived, self.plan.expansion)
+        plan = self.plan if differentiable else Plan({})
+        recorder = Recorder(batch, len(targets), plan.direct, plan.derived, plan.expansion)
         # compiled modules run eagerly, because the recorder cannot see into a compiled graph
-        with self.context(), torch.compiler.set_stance("force_eager"), _without_checkpointing(), recorder:
+        eagerly = torch.compiler.set_stance("force_eager")
+        with torch.set_grad_enabled(differentiable), self.context(), eagerly, _without_checkpointing(), recorder:
             logits = self.task.read_logits(self._module, batch, targets)
-        if not logits.requires_grad:
+        if differentiable and not logits.requires_grad:
             raise BatchError(
                 "the logits do not depend on any trainable parameter that autograd can follow. Look for detach(), "
                 "torch.no_grad(), numpy or rounding in forward, and for parameters that forward freezes"
             )
-        return Forward(logits, targets, recorder.uses, self.plan, self.memory)
+        return Forward(logits, targets, recorder.uses, plan, self.memory)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,45 +189,45 @@ class Forward:
 
     def uses(self, signal: Tensor, omit: Collection[Layer] = ()) -> Uses:
         """Every use of each factored layer that the signal reaches, with the gradient of its output."""
+        return self.uses_and_totals(signal, (), omit)[0]
+
+    def uses_and_totals(
+        self, signal: Tensor, layers: Sequence[Layer], omit: Collection[Layer] = ()
+    ) -> tuple[Uses, list[Tensor | None]]:
+        """The same, and the gradients of all samples together by autograd, in one backward pass.
+
+        There is one for each parameter of the layers; None if the signal does not reach it.
+        """
         wanted = [use for use in self._uses if use.layer not in omit]
-        if not wanted:
-            return {}
-        edges = [use.edge for use in wanted]
-        gradients = torch.autograd.grad(
-            self.logits, edges, (self._scale * signal).to(self.logits.dtype), retain_graph=True, allow_unused=True
-        )
+        places: list[Any] = [*(use.edge for use in wanted), *(p for layer in layers for p in layer.parameters)]
+        if not places:
+            return {}, []
+        scaled = (self._scale * signal).to(self.logits.dtype)
+        gradients = torch.autograd.grad(self.logits, places, scaled, retain_graph=True, allow_unused=True)
         found: Uses = {}
-        for use, gradient in zip(wanted, gradients, strict=True):
+        for use, gradient in zip(wanted, gradients, strict=False):
             if gradient is not None:
                 found.setdefault(use.layer, []).append((use, gradient))
-        return found
+        return found, [None if g is None else self._unscaled(g) for g in gradients[len(wanted) :]]
 
-    def reordered_layers(self, signal: Tensor, silent: Tensor) -> list[Layer]:
+    def _unscaled(self, gradient: Tensor) -> Tensor:
+        return _at_least_float32(gradient.to_dense() if gradient.is_sparse else gradient) / self._scale
+
+    def reordered_layers(self, uses: Uses, silent: Tensor) -> list[Layer]:
         """Factored layers in which some of the ``silent`` samples get a gradient, although their signal is zero.
 
         They see the samples in another order than the batch, or mixed.
         """
         found, batch = [], len(self.targets)
-        for layer, uses in self.uses(signal).items():
+        for layer, uses_of_layer in uses.items():
             route = self._plan.factored[layer]
-            for use, gradient in uses:
+            for use, gradient in uses_of_layer:
                 if route.keeps_samples_apart(use, batch):
                     rows = _arranged(gradient, len(use.leading_shape), batch, route.layout).flatten(1).abs().amax(dim=1)
                     if float(rows[silent].max()) > SILENCE * float(rows.max()):
                         found.append(layer)
                         break
         return found
-
-    def total_gradients(self, layers: Sequence[Layer], signal: Tensor) -> list[Tensor | None]:
-        """Gradients by one backward pass for all samples, for each parameter of the layers; None if not reached."""
-        parameters = [p for layer in layers for p in layer.parameters]
-        if not parameters:
-            return []
-        scaled = (self._scale * signal).to(self.logits.dtype)
-        found = torch.autograd.grad(self.logits, parameters, scaled, retain_graph=True, allow_unused=True)
-        return [
-            None if g is None else _at_least_float32(g.to_dense() if g.is_sparse else g) / self._scale for g in found
-        ]
 
     @property
     def recorded(self) -> Sequence[Use]:
@@ -264,7 +284,7 @@ class Forward:
             found = torch.autograd.grad(self.logits, parameters, alone, retain_graph=True, allow_unused=True)
             for column, g in zip(columns, found, strict=True):
                 if g is not None:  # all samples share one graph, so None for one means None for all
-                    column.append(_at_least_float32(g.to_dense() if g.is_sparse else g) / self._scale)
+                    column.append(self._unscaled(g))
         return [torch.stack(column) if column else None for column in columns]
 
 

@@ -54,6 +54,7 @@ class GradientPass:
         name: name of the dataset in errors.
         known: labels of the samples that were read before, (N,), −1 for the others. Later reads must agree.
         one_by_one: read batches of one sample, whose order no collate function can change.
+        differentiable: whether the batches are run for gradients, or for the logits only, which is faster.
     """
 
     loader: "DataLoader[Any]"
@@ -66,6 +67,7 @@ class GradientPass:
     name: str = "training"
     known: npt.NDArray[np.int64] | None = None
     one_by_one: bool = False
+    differentiable: bool = True
 
     @property
     def indices(self) -> Sequence[int]:
@@ -128,7 +130,7 @@ class GradientPass:
         """Number of samples that are read together, as far as is known to fit into memory."""
         if self.one_by_one:
             return 1
-        looped = LOOPED_BATCH if any(self.probe.plan.looped.values()) else math.inf
+        looped = LOOPED_BATCH if self.differentiable and any(self.probe.plan.looped.values()) else math.inf
         return int(min(size_of_batches(self.loader), self.probe.memory.batch or math.inf, looped))
 
     def batch_of(self, indices: Sequence[int]) -> Any:
@@ -212,7 +214,7 @@ class GradientPass:
         for done, batch in enumerate(loader, start=1):
             batch = self.moved(batch)
             with self.locating_errors(indices[start:]):
-                forward = self.probe.forward(batch)
+                forward = self.probe.forward(batch, self.differentiable)
             count = len(forward.targets)
             _check_count(count, min(loader.batch_size or count, len(indices) - start))
             self.check_labels(indices[start : start + count], forward.targets)

@@ -4,6 +4,7 @@ A recorded use of a layer can mislead: the model may reorder the samples, put th
 second time in a way that is not recorded. So no layer is trusted until its gradients agree with those of autograd.
 """
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
@@ -122,18 +123,18 @@ def misread_layers(data: GradientPass) -> list[Layer]:
         signal = torch.randn(forward.logits.shape, generator=generator)
         silent = torch.randperm(len(signal), generator=generator)[: len(signal) // 2]
         signal[silent] = 0
-        signal = signal.to(forward.logits.device)
+        layers = list(data.probe.plan.factored)
+        uses, totals = forward.uses_and_totals(signal.to(forward.logits.device), layers)
         if len(silent):
-            found |= dict.fromkeys(forward.reordered_layers(signal, silent))
-        found |= dict.fromkeys(_layers_with_other_sums(forward, signal, data.probe.plan))
+            found |= dict.fromkeys(forward.reordered_layers(uses, silent))
+        found |= dict.fromkeys(_layers_with_other_sums(forward, uses, totals, data.probe.plan))
     return list(found)
 
 
-def _layers_with_other_sums(forward: Forward, signal: Tensor, plan: Plan) -> list[Layer]:
+def _layers_with_other_sums(forward: Forward, uses: Uses, totals: Sequence[Tensor | None], plan: Plan) -> list[Layer]:
     """Factored layers whose per-sample gradients do not add up to the gradient by autograd."""
-    layers = list(plan.factored)
-    uses, totals = forward.uses(signal), iter(forward.total_gradients(layers, signal))
-    expected = {layer: [next(totals) for _ in layer.parameters] for layer in layers}
+    layers, remaining = list(plan.factored), iter(totals)
+    expected = {layer: [next(remaining) for _ in layer.parameters] for layer in layers}
     largest = max((_largest(total) for found in expected.values() for total in found if total is not None), default=0.0)
     half = forward.logits.element_size() < 4 or any(use.x.element_size() < 4 for use in forward.recorded)
     tolerance, rounding = (GRADIENT_TOLERANCE_HALF, ROUNDING_HALF) if half else (GRADIENT_TOLERANCE, ROUNDING)
@@ -143,7 +144,7 @@ def _layers_with_other_sums(forward: Forward, signal: Tensor, plan: Plan) -> lis
         try:
             for part, factors in forward.factors(layer, uses[layer], plan.factored[layer]) if layer in uses else ():
                 found = factors.zeros(1) if found is None else found
-                factors.add_to(found, torch.zeros(len(signal[part]), dtype=torch.int64, device=signal.device))
+                factors.add_to(found, torch.zeros_like(forward.targets[part]))
         except BatchError:
             wrong.append(layer)
             continue

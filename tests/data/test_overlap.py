@@ -132,6 +132,15 @@ def test_copies_are_refused(kind):
     refuse_overlap(held(kind), held(kind, POINTS + 1))
 
 
+@pytest.mark.parametrize("form", [lambda x: x.mT.contiguous().mT, torch.Tensor.numpy, list])
+def test_large_arrays_are_compared_in_any_form(form):
+    points = torch.randn(N, 30, 20, generator=torch.Generator().manual_seed(1))
+    train = Held(data=points)
+    refuse_overlap(train, Held(data=form(points + 1)))
+    with pytest.raises(ValueError, match="about 100%"):
+        refuse_overlap(train, Held(data=form(points.clone())))
+
+
 def test_same_files_are_refused_and_same_names_elsewhere_are_not(tmp_path):
     for part in ("train", "val"):
         (tmp_path / part).mkdir()

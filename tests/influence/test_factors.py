@@ -50,9 +50,10 @@ def test_agrees_with_explicit_gradients(make, shape):
     sums = torch.ones(3, blocks, outputs, inputs).double()
     factors.add_weighted(sums, weights)
     assert_near(sums, 1 + torch.einsum("broi,bd->droi", gradients, weights), EXACT)
-    cells, cell = torch.zeros(2, blocks, outputs, inputs).double(), torch.arange(batch) % 2
-    factors.add_to(cells, cell)
-    assert_near(cells, torch.stack([gradients[cell == k].sum(0) for k in range(2)]), EXACT)
+    for count in (1, 2):
+        cells, cell = torch.ones(count, blocks, outputs, inputs).double(), torch.arange(batch) % count
+        factors.add_to(cells, cell)
+        assert_near(cells, 1 + torch.stack([gradients[cell == k].sum(0) for k in range(count)]), EXACT)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -227,6 +227,27 @@ def test_does_not_expand_shared_tensors_if_that_changes_the_output():
     assert_near(found.scores, expected(module, x, y), RELATIVE[torch.float32])
 
 
+def test_passes_for_logits_take_neither_gradients_nor_the_small_batches_of_a_loop():
+    class Watched(Packed):
+        def forward(self, x):
+            found.setdefault(stage, set()).add((torch.is_grad_enabled(), len(x)))
+            return super().forward(x)
+
+    def progress(name, done, total):
+        nonlocal stage
+        stage = name if done < total else "between"
+
+    torch.manual_seed(0)
+    found, stage = {}, "checks"
+    data = [
+        loader(torch.rand(n, 5, 3) * (torch.rand(n, 5, 1) < 0.7), torch.arange(n) % 3, batch_size=16) for n in (64, 48)
+    ]
+    influence = estimate_influence(Watched(), *data, curvature="identity", folds=3, progress=progress)
+    assert influence.metadata["parameters"]["layer.weight"] == LOOPED
+    assert found["validation scan"] == found["search for copies"] == {(False, 16)}
+    assert found["scores"] == {(True, 4)}
+
+
 def uneven_data():
     """Samples with equally many tokens where they are used for verification, and only there."""
     torch.manual_seed(0)
