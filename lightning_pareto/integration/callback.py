@@ -7,7 +7,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
+from lightning_pareto.data.unchanged import unchanged
 from lightning_pareto.display.terminal import printable_line
 from lightning_pareto.display.warning import once, warn
 from lightning_pareto.influence.categories import Categories
@@ -256,9 +258,10 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         self._trained = True
         self._earlier_checkpoints = checkpoints_of_earlier_fits(trainer)
         if self._wanted(trainer):
-            self._prepare(trainer, pl_module)
-            with once(self._warned):
-                rehearse(trainer, pl_module, self.data, self.options, self._category_names, self._say)
+            with unchanged(self.data.train(trainer).dataset, getattr(self.data.watched(trainer), "dataset", None)):
+                self._prepare(trainer, pl_module)
+                with once(self._warned):
+                    rehearse(trainer, pl_module, self.data, self.options, self._category_names, self._say)
             checks.warn_of_averaging(trainer, self, self.options.checkpoint)
 
     def on_train_batch_start(
@@ -268,12 +271,21 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         if batch_idx == 0 and self._wanted(trainer):
             self._losses.begin_batch(trainer, pl_module, batch)
 
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Compare the gradients of both."""
+        self._losses.before_backward(loss)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Compare them."""
+        """Compare the values where there are no gradients."""
         if batch_idx == 0:
             self._losses.end_batch(trainer, outputs)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        super().on_exception(trainer, pl_module, exception)
+        self._losses.stop()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute, keep, print and log the results. An error becomes a warning."""
@@ -307,6 +319,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         self._begin_fit(trainer)
         checks.check_strategy(trainer)
         self._prepare(trainer, module)
+        self._losses.compare_now(trainer, module, self.data)
         self._influence_and_verdict(trainer, module)
         return self.written_to
 

@@ -1,5 +1,7 @@
 """Copies of training samples in a validation set, among samples that are made when they are read."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -79,3 +81,46 @@ def test_influence_of_a_set_on_itself_is_computed_but_proves_nothing(conclude):
     assert np.isfinite(influence.scores).all()
     with pytest.raises(ValueError, match="influence of the training set on itself"):
         conclude(influence)
+
+
+class Texts(Dataset):
+    """Texts of equal length but for one in a hundred, which is longer."""
+
+    def __init__(self, size, seed):
+        generator = torch.Generator().manual_seed(seed)
+        lengths = [14 if index % 100 == 99 else 6 for index in range(size)]
+        self.texts = [torch.randint(1, 20, (length,), generator=generator) for length in lengths]
+
+    def __len__(self):
+        return len(self.texts)
+
+    def __getitem__(self, index):
+        return self.texts[index], index % CLASSES
+
+
+def padded(samples):
+    texts, labels = zip(*samples, strict=True)
+    return torch.nn.utils.rnn.pad_sequence(texts, batch_first=True), torch.tensor(labels)
+
+
+class MeanOfWords(nn.Module):
+    """Averages over words, or over padding as well."""
+
+    def __init__(self, masked):
+        super().__init__()
+        self.embedding, self.head, self.masked = nn.Embedding(20, 6), nn.Linear(6, CLASSES), masked
+
+    def forward(self, text):
+        words = (text > 0).float()[:, :, None] if self.masked else torch.ones(*text.shape, 1)
+        return self.head((self.embedding(text) * words).sum(1) / words.sum(1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("masked", [False, True])
+def test_padding_that_only_a_few_long_samples_cause_is_found(masked, seed):
+    torch.manual_seed(seed)
+    loaders = [DataLoader(Texts(300, 2 * seed + n), 32, collate_fn=padded) for n in range(2)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        estimate_influence(MeanOfWords(masked), *loaders, curvature="identity", folds=1)
+    assert any("unmasked padding" in str(each.message) for each in caught) == (not masked)

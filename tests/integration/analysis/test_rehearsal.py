@@ -5,11 +5,12 @@ import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from lightning_pareto import ParetoCallback
 from lightning_pareto.influence.cost import Cost
@@ -78,12 +79,53 @@ def test_model_that_mixes_samples_is_reported_before_the_first_step(tmp_path):
         trainer(tmp_path, ParetoCallback(verbose=False)).fit(Stops(), datamodule=Data())
 
 
-def test_fit_is_the_same_to_the_bit(tmp_path):
+class Observing(Plain):
+    """Changes buffers in every forward pass: in place, by another tensor, and by another shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2))
+        self.register_buffer("largest", torch.zeros(2))
+        self.register_buffer("seen", torch.zeros(0))
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.mean.mul_(0.9).add_(0.1 * x.mean(dim=0))
+            self.largest = torch.maximum(self.largest, x.amax(dim=0))
+            if not len(self.seen):
+                self.seen.resize_(1).zero_()
+            self.seen.add_(len(x))
+        return super().forward(x - self.mean / (1 + self.largest.abs()))
+
+
+class Augmented(Data):
+    """Its training samples get noise from a generator of their own, which grows with every read."""
+
+    class Noisy(Dataset):
+        def __init__(self, dataset):
+            self.dataset, self.generator, self.reads = dataset, np.random.default_rng(0), 0
+
+        def __len__(self):
+            return len(self.dataset)
+
+        def __getitem__(self, index):
+            x, y = self.dataset[index]
+            self.reads += 1
+            return x + 1e-4 * self.reads * torch.from_numpy(self.generator.normal(size=2)).float(), y
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.train = Subset(self.Noisy(self.train), range(len(self.train)))
+
+
+@pytest.mark.filterwarnings("ignore:the model's output for a sample", "ignore:the training dataset returns a different")
+@pytest.mark.parametrize(("kind", "data"), [(Plain, Data), (Observing, Data), (Plain, Augmented)])
+def test_fit_is_the_same_to_the_bit(tmp_path, kind, data):
     def fitted(*callbacks):
         torch.manual_seed(0)
-        model = Plain()
-        trainer(tmp_path, *callbacks).fit(model, datamodule=Data(batch_size=10))  # enough batches to be timed
-        return torch.cat([p.flatten() for p in model.parameters()])
+        model = kind()
+        trainer(tmp_path, *callbacks).fit(model, datamodule=data(batch_size=10))  # enough batches to be timed
+        return torch.cat([p.flatten() for p in (*model.parameters(), *model.buffers())])
 
     assert torch.equal(fitted(), fitted(ParetoCallback(verbose=False)))
 

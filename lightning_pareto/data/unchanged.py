@@ -1,0 +1,70 @@
+"""Reads samples without a trace in the dataset's own state."""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+DEEPEST, MOST_PARTS = 5, 100
+"""How deep objects are searched for others, and how long the lists are that are searched."""
+
+
+@contextlib.contextmanager
+def unchanged(*datasets: Any) -> Iterator[None]:
+    """Restore what reading samples has changed in datasets: their attributes, and the states of their own generators.
+
+    Objects within them are restored, too: wrapped datasets, transforms, their lists. The contents of arrays, tensors
+    and dictionaries are not, so a cache keeps what it holds.
+    """
+    restore: list[Callable[[], None]] = []
+    seen: dict[int, Any] = {}
+    for dataset in datasets:
+        _note(dataset, DEEPEST, seen, restore)
+    try:
+        yield
+    finally:
+        for each in restore:
+            each()
+
+
+def _note(value: Any, depth: int, seen: dict[int, Any], restore: list[Callable[[], None]]) -> None:
+    """Note how to restore an object and those within it."""
+    if id(value) in seen or depth < 0:
+        return
+    seen[id(value)] = value
+    again = _restorer(value)
+    if again is not None:
+        restore.append(again)
+    elif isinstance(value, (list, tuple)):
+        for part in value[:MOST_PARTS]:
+            _note(part, depth - 1, seen, restore)
+    elif isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, (torch.Tensor, torch.nn.Module)):
+        attributes = vars(value)
+        kept = dict(attributes)
+
+        def back() -> None:
+            attributes.clear()
+            attributes.update(kept)
+
+        restore.append(back)
+        for part in kept.values():
+            _note(part, depth - 1, seen, restore)
+
+
+def _restorer(value: Any) -> Callable[[], None] | None:
+    """Function that restores the present state of a generator; None if it is none."""
+    if isinstance(value, np.random.Generator):
+        state, bits = value.bit_generator.state, value.bit_generator
+        return lambda: setattr(bits, "state", state)
+    for kind, read, write in (
+        (np.random.RandomState, "get_state", "set_state"),
+        (random.Random, "getstate", "setstate"),
+        (torch.Generator, "get_state", "set_state"),
+    ):
+        if isinstance(value, kind):
+            kept = getattr(value, read)()
+            return lambda: getattr(value, write)(kept)
+    return None
