@@ -23,7 +23,7 @@ def seeded(lr=0.05):
 class Untrained(Plain):
     """Must neither be trained nor validated, and its optimizer takes no step."""
 
-    def training_step(self, batch, batch_idx):
+    def on_before_optimizer_step(self, optimizer):
         raise AssertionError("nothing is to be trained")
 
     def on_train_start(self):

@@ -1,29 +1,47 @@
-"""Compares the loss that ``training_step`` returns with the one of which influence is computed."""
+"""Compares the loss of ``training_step`` with the one of which influence is computed."""
 
+import contextlib
 import copy
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.hooks import RemovableHandle
 
+from lightning_pareto.data.loaders import read_batches, size_of_batches
+from lightning_pareto.influence.gradients import unchanged_buffers
+from lightning_pareto.influence.measures import logit_gradient
 from lightning_pareto.influence.task import ClassificationTask
+from lightning_pareto.integration.trainer.batches import transfer_of
+from lightning_pareto.integration.trainer.data_source import DataSource
+from lightning_pareto.integration.trainer.internals import is_compiled
 from lightning_pareto.integration.trainer.processes import rank_zero_warn
+from lightning_pareto.reweighting.weighted_dataset import weights_in_batch
 
-TOLERANCE = 0.01
-"""Relative difference of the losses of a batch that still counts as rounding, in half precision for instance."""
+TOLERANCE, GRADIENT_TOLERANCE = 0.01, 0.02
+"""Relative difference of the losses of a batch, or their gradients, that counts as rounding, as in half precision."""
 
 LAST = 3
 """How many comparisons count at the end, one an epoch. At the start, different losses may have similar values."""
 
 
 class LossComparison:
-    """Computes the task's loss of the first batch of every epoch, in training mode, as ``training_step`` is about to.
+    """Compares both losses on the first batch of every epoch, by their gradients with respect to the logits.
 
-    Buffers and random states are restored, so the fit is the same to the bit, and dropout draws what it will draw in
-    the step. A batch that the task cannot read is left out.
+    These must be proportional, with one factor for all samples, or with the weights of a :class:`WeightedDataset`.
+    Class weights and soft labels change them even where they leave the loss as it is. The graph of the step itself
+    is used, so the network takes no further backward pass.
+
+    If the logits are not in this graph, the values are compared. The task's loss is computed in training mode, as
+    ``training_step`` is about to. Buffers and random states are restored, so the fit is the same to the bit, and
+    dropout draws what it will draw in the step. A batch that the task cannot read is left out.
 
     Args:
         task: whose loss influence is computed of.
@@ -31,51 +49,196 @@ class LossComparison:
 
     def __init__(self, task: ClassificationTask) -> None:
         self._task = task
-        self._expected: tuple[float, float] | None = None  # mean and sum of the current batch
-        self._differences: list[tuple[float, float]] = []  # trained and expected
-        self._warned = False
+        self._handle: RemovableHandle | None = None
+        self.begin_fit()
 
     def begin_fit(self) -> None:
         """Forget the previous fit."""
-        self._expected, self._differences, self._warned = None, [], False
+        self.stop()
+        self._comparisons: list[str] = []  # what is different, empty for nothing
+        self._warned = self._warned_of_none = False
+
+    def stop(self) -> None:
+        """Remove the hook and forget the batch."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle, self._targets, self._weights = None, torch.empty(0), torch.empty(0)
+        self._values: tuple[float, ...] = ()  # of the task's loss: mean and sum
+        self._outputs: list[Tensor] = []  # logits in the step
+        self._differences: list[float] = []  # of gradients, one a backward pass
 
     def begin_batch(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
-        """Compute the loss of a batch before its step."""
-        buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+        """Compute the loss of a batch before its step, and listen for the step's logits."""
+        self.stop()
+        outputs: list[tuple[nn.Module, Tensor]] = []
         try:
-            with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
-                targets = self._task.read_targets(copy.copy(batch))
-                losses = self._task.loss(self._task.read_logits(module, copy.copy(batch), targets).float(), targets)
-            self._expected = float(losses.mean()), float(losses.sum())
+            self._targets = self._task.read_targets(copy.copy(batch))
+            listening = _listening(outputs, module, len(self._targets))
+            context = trainer.precision_plugin.forward_context()
+            with isolate_rng(), torch.no_grad(), unchanged_buffers(module), context, listening:
+                logits = self._task.read_logits(module, copy.copy(batch), self._targets)
+                losses = self._task.loss(logits.float(), self._targets)
+            found = weights_in_batch(getattr(trainer.train_dataloader, "dataset", None), batch)
+            self._weights = torch.ones_like(losses) if found is None else found.to(losses)
+            self._values = float((self._weights * losses).mean()), float((self._weights * losses).sum())
+            source = next((each for each, output in outputs if output is logits), None)  # the innermost
         except Exception:  # training batches may differ in any way from those that the task reads
-            self._expected = None
-        with torch.no_grad():
-            for buffer, before in buffers:  # forward may have put others in their places, as caches do
-                buffer.copy_(before)
+            source = None
+        if source is not None:
+            self._handle = register_module_forward_hook(lambda each, _, output: self._keep(each is source, output))
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Compare the gradients of a loss whose backward pass is about to begin."""
+        with contextlib.suppress(Exception):  # the loss may be anything
+            self._differences += self._difference(loss)
 
     def end_batch(self, trainer: pl.Trainer, outputs: Any) -> None:
-        """Compare with the loss of the step, if it returned one."""
+        """Finish the comparison, with the value of the loss that the step returned if there are no gradients."""
         found = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        expected, self._expected = self._expected, None
-        if expected is None or not isinstance(found, torch.Tensor) or found.numel() != 1:
+        differences, values = self._differences, self._values
+        self.stop()
+        if not values:
             return
-        trained = float(found) * trainer.accumulate_grad_batches  # Lightning has divided it
-        self._differences.append((trained, min(expected, key=lambda value: abs(value - trained))))
-        if len(self._differences) == 1:
+        if differences:
+            least = min(differences)
+            different = f"its gradients with respect to the logits differ by {least:.0%}" * (least > GRADIENT_TOLERANCE)
+        elif isinstance(found, Tensor) and found.numel() == 1:
+            trained = float(found) * trainer.accumulate_grad_batches  # Lightning has divided it
+            expected = min(values, key=lambda value: abs(value - trained))
+            same = math.isclose(trained, expected, rel_tol=TOLERANCE, abs_tol=1e-3)
+            different = "" if same else f"{trained:.4g} instead of {expected:.4g} on a batch"
+        else:
+            if not trainer.lightning_module.automatic_optimization:  # otherwise None skips a step
+                self._warn_of_none("training_step returns no loss and does not call manual_backward")
+            return
+        self._comparisons.append(different)
+        if len(self._comparisons) == 1:
             self.warn()
+
+    def compare_now(self, trainer: pl.Trainer, module: pl.LightningModule, data: DataSource) -> None:
+        """Compare on a training batch without a fit, by calling ``training_step`` of a copy with the same parameters.
+
+        The copy logs nothing. A warning says if the losses cannot be compared.
+        """
+        if not module.automatic_optimization:
+            self._warn_of_none("training_step optimises by itself and is not called without a fit")
+            return
+        try:
+            with isolate_rng(), torch.enable_grad(), _silent_twin(trainer, module) as twin:
+                fitted = trainer.train_dataloader
+                loader = fitted if isinstance(fitted, DataLoader) else data.train(trainer)
+                size, few = len(loader.dataset), size_of_batches(loader)  # type: ignore[arg-type]
+                batches = read_batches(loader, [range(0, size, max(1, size // few))[:few]])
+                batch = transfer_of(trainer, module)(next(batches))
+                self.begin_batch(trainer, twin, batch)
+                arguments = (batch, 0)[: len(inspect.signature(twin.training_step).parameters)]
+                with trainer.precision_plugin.forward_context():
+                    output: Any = twin.training_step(*arguments)
+                loss = output["loss"] if isinstance(output, Mapping) else output
+                self.before_backward(loss)
+                self.end_batch(trainer, loss.detach() / trainer.accumulate_grad_batches)
+            reason = "the task cannot read a training batch"
+        except Exception as error:  # training_step may need what only a fit offers
+            self.stop()
+            reason = f"training_step failed without a fit ({error})"
+        if not self._comparisons:
+            self._warn_of_none(reason)
 
     def warn(self) -> None:
         """Warn, once a fit, if the losses differ in half of the last comparisons or more."""
-        last = self._differences[-LAST:]
-        different = [pair for pair in last if not math.isclose(*pair, rel_tol=TOLERANCE, abs_tol=1e-3)]
+        last = self._comparisons[-LAST:]
+        different = [each for each in last if each]
         if last and 2 * len(different) >= len(last) and not self._warned:
             self._warned = True
-            trained, expected = different[-1]
             rank_zero_warn(
-                f"training_step returns another loss ({trained:.4g} on a batch) than the one whose influence is "
-                f"computed ({expected:.4g}). Class weights, label smoothing, soft labels (MixUp), "
+                f"training_step has another loss than the one whose influence is computed: {different[-1]}. "
+                "Class weights, label smoothing, soft labels (MixUp), weights that the step ignores, "
                 "another output than the logits of forward, or augmentation in the step? Describe it with a "
                 "ClassificationTask, for instance "
                 "ClassificationTask(loss=lambda logits, targets: torch.nn.functional.cross_entropy(logits, targets, "
                 'reduction="none", label_smoothing=0.1))'
             )
+
+    def _warn_of_none(self, reason: str) -> None:
+        if not self._warned_of_none:
+            self._warned_of_none = True
+            rank_zero_warn(
+                f"{reason}, so its loss was not compared with the one whose influence is computed. If they differ, "
+                "describe the trained loss with ClassificationTask(loss=…)"
+            )
+
+    def _keep(self, wanted: bool, output: Any) -> None:
+        if wanted and isinstance(output, Tensor) and output.requires_grad and output.shape[:1] == self._targets.shape:
+            self._outputs.append(output)
+
+    def _difference(self, loss: Tensor) -> list[float]:
+        """Largest relative difference of the gradients with respect to the logits, in a list; empty for none."""
+        if not self._outputs or not _allows_two_passes(loss, {output.grad_fn for output in self._outputs}):
+            return []
+        gradients = torch.autograd.grad(loss, self._outputs, retain_graph=True, allow_unused=True)
+        differences = []
+        for found, output in zip(gradients, self._outputs, strict=True):
+            if found is not None and found.any():
+                expected = self._weights[:, None] * logit_gradient(self._task.loss, output, self._targets)
+                trained, unit = (_before_log_softmax(each.float(), output) for each in (found, expected))
+                unit = nn.functional.normalize(unit, dim=0)
+                along = (trained @ unit).clamp(min=0) * unit
+                differences.append(float((trained - along).norm() / trained.norm()))
+        return [max(differences)] if differences and all(map(math.isfinite, differences)) else []
+
+
+@contextlib.contextmanager
+def _listening(outputs: list[tuple[nn.Module, Tensor]], module: pl.LightningModule, count: int) -> Iterator[None]:
+    """Collect the outputs of modules that may be logits, unless hooks would have the module compiled again."""
+    if is_compiled(module):
+        yield
+        return
+
+    def keep(each: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 2 and len(output) == count:
+            outputs.append((each, output))
+
+    handle = register_module_forward_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def _silent_twin(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[pl.LightningModule]:
+    """A copy in training mode that shares the parameters and the data, and logs nothing."""
+    kinds = (Dataset, DataLoader, pl.LightningDataModule)
+    shared = [trainer, *module.parameters(), *(each for each in vars(module).values() if isinstance(each, kinds))]
+    twin = copy.deepcopy(module, {id(each): each for each in shared}).train()
+    vars(twin).update(log=_nothing, log_dict=_nothing)
+    loggers, trainer.loggers = trainer.loggers, []
+    try:
+        yield twin
+    finally:
+        trainer.loggers = loggers
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Log nothing."""
+
+
+def _before_log_softmax(gradient: Tensor, logits: Tensor) -> Tensor:
+    """The gradient, (B · C,). For log-probabilities, that of the logits before, since others cannot be reached."""
+    logits = logits.detach().float()
+    if float(logits.logsumexp(dim=1).abs().max()) < TOLERANCE:
+        gradient = gradient - logits.exp() * gradient.sum(dim=1, keepdim=True)
+    return gradient.flatten()
+
+
+def _allows_two_passes(loss: Tensor, ends: set[Any]) -> bool:
+    """Whether the graph from the loss to its ends has no functions in Python, which may overwrite what they keep."""
+    seen, left = set(ends), [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return False
+        if node is not None and node not in seen:
+            seen.add(node)
+            left.extend(following for following, _ in node.next_functions)
+    return True

@@ -61,6 +61,12 @@ def own_sampler(loader: "DataLoader[Any]") -> Any:
     return getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
 
 
+def is_compiled(module: pl.LightningModule) -> bool:
+    """Whether ``torch.compile`` has compiled a module or a part of it."""
+    parts = any(hasattr(each, "_orig_mod") or each._compiled_call_impl is not None for each in module.modules())
+    return parts or getattr(module, "_compiler_ctx", None) is not None
+
+
 @contextlib.contextmanager
 def only(trainer: pl.Trainer, *callbacks: pl.Callback) -> Iterator[None]:
     """Leave out all callbacks but these and progress bars for a while."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_pareto import ClassificationTask, ParetoCallback
+from lightning_pareto import ClassificationTask, ParetoCallback, ReweightedDataModule, analyse
 from tests.integration._models import CLASSES, Data, Plain, trainer
 
 
@@ -27,12 +27,12 @@ class Noisy(Plain):
         return self.loss(self(x), y)
 
 
-def warned(tmp_path, model, task=None, **options):
+def warned(tmp_path, model, task=None, data=None, about="another loss than", **options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         callback = ParetoCallback(verbose=False, folds=3, curvature="identity", task=task)
-        trainer(tmp_path, callback, max_epochs=3, **options).fit(model, datamodule=Data())
-    return [str(w.message) for w in caught if "returns another loss" in str(w.message)]
+        trainer(tmp_path, callback, max_epochs=3, **options).fit(model, datamodule=data or Data())
+    return [str(w.message) for w in caught if about in str(w.message)]
 
 
 def weighted(logits, labels):
@@ -51,7 +51,11 @@ def squared(logits, labels):
     return F.mse_loss(logits, F.one_hot(labels, CLASSES).float())
 
 
-@pytest.mark.parametrize("loss", [weighted, smooth, squared])
+def mildly_weighted(logits, labels):
+    return F.cross_entropy(logits, labels, weight=torch.tensor([1.0, 1.0, 1.0, 1.3]))
+
+
+@pytest.mark.parametrize("loss", [weighted, smooth, squared, mildly_weighted])
 def test_another_loss_is_told(tmp_path, loss):
     assert len(warned(tmp_path, Noisy(loss))) == 1
 
@@ -71,9 +75,151 @@ def test_same_loss_is_not(tmp_path, options):
     assert not warned(tmp_path, Noisy(summed), **options), "a factor changes no order"
 
 
+def test_log_probabilities_with_their_own_loss_are_not(tmp_path):
+    class LogProbabilities(Noisy):
+        def forward(self, x):
+            return super().forward(x).log_softmax(dim=1)
+
+    assert not warned(tmp_path, LogProbabilities(F.nll_loss))
+    assert len(warned(tmp_path, LogProbabilities(smooth))) == 1
+
+
 def test_described_loss_is_not(tmp_path):
     task = ClassificationTask(loss=lambda logits, labels: smooth(logits, labels, reduction="none"))
     assert not warned(tmp_path, Noisy(smooth), task)
+
+
+class Zero(Plain):
+    """Has equal logits at first, with which a weighted mean equals a plain one."""
+
+    def __init__(self, loss):
+        super().__init__()
+        nn.init.zeros_(self.network[-1].weight)
+        nn.init.zeros_(self.network[-1].bias)
+        self.loss = loss
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self.network(batch[0]), batch[1])
+
+
+def test_class_weights_are_told_while_all_logits_are_equal(tmp_path):
+    assert len(warned(tmp_path, Zero(weighted), max_steps=1)) == 1
+
+
+def test_class_weights_that_the_task_has_are_not_told(tmp_path):
+    """``training_step`` divides by the sum of the weights, the same for all samples of a batch."""
+    weight = torch.tensor([1.0, 1.0, 1.0, 10.0])
+    task = ClassificationTask(loss=lambda logits, labels: F.cross_entropy(logits, labels, weight, reduction="none"))
+    assert not warned(tmp_path, Zero(weighted), task)
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_weights_in_the_loss_are_told_only_if_the_step_ignores_them(tmp_path, used):
+    class Weighs(Plain):
+        def training_step(self, batch, batch_idx):
+            x, y, weight = batch
+            return ((weight if used else 1) * F.cross_entropy(self(x), y, reduction="none")).mean()
+
+    task = ClassificationTask(logits=lambda module, batch: module(batch[0]), targets=lambda batch: batch[1])
+    data = ReweightedDataModule(Data(), torch.linspace(0.2, 1.8, 240).numpy(), apply="loss")
+    assert len(warned(tmp_path, Weighs(), task, data)) == (not used)
+
+
+class Manual(Plain):
+    """Optimises by itself."""
+
+    def __init__(self, loss, by_lightning):
+        super().__init__()
+        self.automatic_optimization = False
+        self.loss, self.by_lightning = loss, by_lightning
+
+    def training_step(self, batch, batch_idx):
+        optimizer, loss = self.optimizers(), self.loss(self(batch[0]), batch[1])
+        optimizer.zero_grad()
+        self.manual_backward(loss) if self.by_lightning else loss.backward()
+        optimizer.step()
+
+
+def test_loss_of_manual_optimisation_is_compared_or_it_is_said_that_it_is_not(tmp_path):
+    assert not warned(tmp_path, Manual(F.cross_entropy, True))
+    assert len(warned(tmp_path, Manual(smooth, True))) == 1
+    about = "does not call manual_backward, so its loss was not compared"
+    assert len(warned(tmp_path, Manual(smooth, False), about=about)) == 1
+
+
+class Overwriting(torch.autograd.Function):
+    """Cross-entropy that keeps its gradient and scales it in place, so that it allows one backward pass only."""
+
+    @staticmethod
+    def forward(ctx, logits, labels):
+        with torch.enable_grad():
+            leaf = logits.detach().requires_grad_()
+            loss = F.cross_entropy(leaf, labels)
+            ctx.save_for_backward(*torch.autograd.grad(loss, leaf))
+        return loss.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.saved_tensors[0].mul_(gradient), None
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, Overwriting.apply])
+def test_comparison_leaves_the_gradients_as_they_are(tmp_path, loss):
+    states = []
+    for callbacks in ([], [ParetoCallback(verbose=False)]):
+        torch.manual_seed(0)
+        model = Zero(loss)
+        fit = trainer(tmp_path, *callbacks, accumulate_grad_batches=2, num_sanity_val_steps=0)
+        fit.fit(model, datamodule=Data())
+        states.append(model.network[-1].weight.detach().clone())
+    assert torch.equal(*states)
+
+
+def test_no_hook_is_left_after_an_error(tmp_path):
+    class Fails(Plain):
+        def training_step(self, batch, batch_idx):
+            raise KeyError("the first step")
+
+    with pytest.raises(KeyError):
+        trainer(tmp_path, ParetoCallback(verbose=False)).fit(Fails(), datamodule=Data())
+    assert not torch.nn.modules.module._global_forward_hooks
+
+
+class Counts(Noisy):
+    """Logs, and counts its steps and samples."""
+
+    steps = 0
+
+    def __init__(self, loss=None):
+        super().__init__(loss)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        self.steps += 1
+        self.seen += len(batch[1])
+        self.log("loss", loss := super().training_step(batch, batch_idx))
+        return loss
+
+
+def test_analysis_without_a_fit_compares_losses_and_leaves_the_model_as_it_is(tmp_path):
+    model = Counts().eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    analyse(model, Data(), trainer(tmp_path), folds=3, curvature="identity", verbose=False)
+    with pytest.warns(UserWarning, match="another loss than"):
+        analyse(Counts(weighted), Data(), trainer(tmp_path), folds=3, curvature="identity", verbose=False)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not model.training
+    assert model.steps == 0
+
+
+def test_analysis_says_if_it_cannot_compare(tmp_path):
+    class Needs(Plain):
+        def training_step(self, batch, batch_idx):
+            return self.made_when_a_fit_starts
+
+    for model in (Needs(), Manual(smooth, True)):
+        with pytest.warns(UserWarning, match="so its loss was not compared"):
+            analyse(model, Data(), trainer(tmp_path), folds=3, curvature="identity", verbose=False)
 
 
 def test_fit_is_the_same_to_the_bit_as_without_the_callback(tmp_path):

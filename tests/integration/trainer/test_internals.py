@@ -4,11 +4,13 @@ import copy
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_pareto.integration.trainer.internals import (
     acts_on_validation_at_once,
+    is_compiled,
     logging_step,
     loop_state,
     remember_dataset,
@@ -171,3 +173,12 @@ def test_other_loaders_remember_no_dataset():
     remember_dataset(loader, loader.dataset, other)
     assert vars(loader)["__pl_saved_args"] == (other, 2)
     assert vars(loader)["__dataset"] is other
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.compile imports
+def test_compiled_modules_and_parts_are_known():
+    part = Plain()
+    part.network[0] = torch.compile(part.network[0])
+    in_place = Plain()
+    in_place.network.compile()
+    assert [is_compiled(module) for module in (Plain(), part, in_place, torch.compile(Plain()))] == [False, *[True] * 3]
