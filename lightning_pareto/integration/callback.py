@@ -8,7 +8,6 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
-from torch import Tensor
 
 from lightning_pareto.data.unchanged import unchanged
 from lightning_pareto.display.terminal import printable_line
@@ -276,21 +275,12 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         """Compare the gradients of both."""
         self._losses.before_backward(loss)
 
-    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Compare the gradients of both."""
-        self._losses.before_backward(loss)
-
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Compare the values where there are no gradients."""
         if batch_idx == 0:
             self._losses.end_batch(trainer, outputs)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind."""
-        super().on_exception(trainer, pl_module, exception)
-        self._losses.stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave no hook behind."""
