@@ -96,7 +96,11 @@ class FinalFits:
         assert weights is not None
         remedy = Remedy(finalist.candidate, ~half.unseen, self._start.at.category, half.influence, weights)
         given = self._start.given.checkpoint
-        return self._trials.run(Trial(name, "checkpoint", 0, checkpoint=given, keeps=True, remedy=remedy))
+        trial = Trial(name, "checkpoint", 0, checkpoint=given, keeps=True, remedy=remedy)
+        result = self._trials.run(trial)
+        if trial.unmeasured:
+            return result
+        return replace(result, outcome=result.outcome.placed(half.unseen, self._start.at))
 
     def _tried(self, name: str, weights: SampleWeights | None, unseen: np.ndarray) -> TrialResult:
         if not self._joins:

@@ -1,10 +1,8 @@
 """The options of a search for a better second fit, and their cost in epochs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
-
-import numpy as np
 
 from lightning_pareto.arguments import checked_count, checked_number
 from lightning_pareto.candidates import HeadRefit, InTurn, WeightedSteps
@@ -71,8 +69,7 @@ class TuningOptions:
         if self.refit is not None:
             _check_one_of("refit", self.refit, Refit)
         check_budget(self.budget)
-        if not isinstance(self.tolerance, Mapping):
-            tolerance_of(self.tolerance, [""] * np.size(self.tolerance))
+        tolerance_of(self.tolerance, None)
         checked_number(self.level, "level must be in (0, 1)", lambda x: 0 < x < 1)
         checked_number(self.max_weight, "max_weight must be at least 1", lambda x: x >= 1)
         checked_number(self.epsilon, "epsilon must be at least 0", lambda x: x >= 0)

@@ -146,6 +146,9 @@ class TrialRecorder(pl.Callback):
             if used != best:
                 raise RuntimeError(f"the checkpoint {best} cannot be loaded, for the reason in the warning above")
             outcome = measure_outcome(trainer, pl_module, self._data)
+        remedy = self._trial.remedy
+        if remedy is not None and not self._trial.unmeasured:
+            outcome = outcome.on(~remedy.known)
         end = self._folder / "end.ckpt" if self._trial.keeps and not self._trial.complete else None
         if end is not None:
             trainer.save_checkpoint(end)

@@ -99,6 +99,43 @@ def test_weights_from_each_half_are_judged_on_the_other(tmp_path):
     assert "refit with half 1, drop the most harmful" in names
 
 
+def test_trials_of_candidates_count_on_the_other_half_only(tmp_path):
+    data, accuracies = Crowded(val=300), []
+
+    def look(evidence):
+        logits, labels = evidence.read()
+        accuracies.append(evidence.means((logits.argmax(dim=1) == labels).double()).mean().item())
+        return {}
+
+    result = tuner_in(tmp_path, candidates=[look]).fit(module(), data)
+    first, second = (trial.macro for trial in result.trials if trial.name.startswith("half"))
+    assert (first, second) == pytest.approx((accuracies[1], accuracies[0]))
+
+
+def test_category_may_lose_what_is_tolerated(tmp_path):
+    """Weights without the wrong labels raise the mean by 13 points, but class 3 falls by 2."""
+    data = Crowded()
+    options = {
+        "candidates": [lambda evidence: torch.from_numpy(~data.swapped).double()],
+        "max_epochs_spent": 3 * EPOCHS,
+    }
+    refused = tuner_in(tmp_path / "strict", **options).fit(module(), data)
+    assert "'3' would fall beyond chance" in refused.reason
+    result = tuner_in(tmp_path / "tolerant", tolerance={"3": 0.03}, **options).fit(module(), data)
+    assert result.accepted
+    assert result.reason.endswith("No category falls by more than tolerated, beyond chance.")
+    assert -0.03 < (result.after - result.before)[-1] < 0
+
+
+def test_tolerance_of_an_unknown_category_is_refused_before_the_first_step(tmp_path):
+    class Untrained(type(module())):
+        def training_step(self, batch, batch_idx):
+            raise AssertionError("a step was made")
+
+    with pytest.raises(ValueError, match=r"tolerance names \['dog'\]"):
+        tuner_in(tmp_path, tolerance={"dog": 0.1}).fit(Untrained(), Crowded(val=300))
+
+
 def test_candidate_that_returns_nothing_is_refused(tmp_path):
     with pytest.raises(TypeError, match=r"'<lambda>' returns NoneType. Return new values by name, \{\}"):
         tuner_in(tmp_path, candidates=[lambda evidence: None]).fit(module(), Crowded(val=300))
