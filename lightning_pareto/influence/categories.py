@@ -32,6 +32,10 @@ class Cells:
     names: tuple[str, ...]
 
 
+def _ignore(_indices: Tensor, _batch: Any, _logits: Tensor) -> None:
+    """Watch nothing."""
+
+
 def scan(
     validation: GradientPass,
     measure: Measure,
@@ -40,15 +44,16 @@ def scan(
     category_names: Sequence[str] | None = None,
     folds: int,
     seed: int,
+    watch: Callable[[Tensor, Any, Tensor], None] = _ignore,
 ) -> Cells:
     """Read the category of every validation sample, and deal each category's samples out to the folds.
 
     This takes one forward pass. It also finds unreadable batches, labels and categories out of range, and non-finite
     losses, before the long passes begin. Without names the categories are numbered. K is then the number of logits, or
-    of categories found.
+    of categories found. ``watch`` is called with the indices, the batch and the logits of every batch.
     """
     given = None if category_names is None else checked_names(category_names, "category_names")
-    found, classes = validation.run("validation scan", lambda: _categories(validation, measure, categories))
+    found, classes = validation.run("validation scan", lambda: _categories(validation, measure, categories, watch))
     found = validation.shard.sum(found)
     if categories is None:
         names = tuple(map(str, range(classes))) if given is None else given
@@ -102,7 +107,12 @@ def names_of_categories(found: Tensor, given: Sequence[str] | None, most: int) -
     return tuple(map(str, range(count))) if given is None else checked_names(given, "category_names")
 
 
-def _categories(validation: GradientPass, measure: Measure, categories: Categories | None) -> tuple[Tensor, int]:
+def _categories(
+    validation: GradientPass,
+    measure: Measure,
+    categories: Categories | None,
+    watch: Callable[[Tensor, Any, Tensor], None],
+) -> tuple[Tensor, int]:
     """This process's categories, (M,) with zeros for other processes' samples, and the number of logits."""
     found = torch.zeros(validation.size, dtype=torch.int64)
     classes = 0
@@ -117,6 +127,7 @@ def _categories(validation: GradientPass, measure: Measure, categories: Categori
         read = forward.targets if categories is None else read_categories(categories, batch, forward.targets)
         found[indices] = read.cpu()
         classes = forward.logits.shape[1]
+        watch(indices, batch, forward.logits)
     return found, classes
 
 

@@ -20,7 +20,7 @@ from lightning_pareto.data.loaders import sampling_weights
 from lightning_pareto.display.terminal import listed
 from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.categories import Categories, Cells, scan, warn_about_absent
-from lightning_pareto.influence.copies import check_copies
+from lightning_pareto.influence.copies import Projections, check_copies
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_of_data, fingerprint_of_model
 from lightning_pareto.influence.matrix import InfluenceMatrix, average_folds, checked_weights
@@ -176,6 +176,7 @@ def estimate(
     with set_up(
         module, train_dataloader, val_dataloader, task=reading.task, layers=options.layers, execution=execution
     ) as (train, validation):
+        seen = Projections(validation)
         cells = scan(
             validation,
             get_measure(options.measure, reading.task.loss),
@@ -183,8 +184,9 @@ def estimate(
             category_names=reading.category_names,
             folds=options.folds,
             seed=options.seed,
+            watch=seen.add,
         )
-        itself = check_copies(train, validation)
+        itself = check_copies(train, validation, seen)
         weights = sampling_weights(train_dataloader.sampler) if reading.weights is None else reading.weights
         if weights is not None:
             weights = checked_weights(weights, train.size)

@@ -211,7 +211,8 @@ class Forward:
         return found, [None if g is None else self._unscaled(g) for g in gradients[len(wanted) :]]
 
     def _unscaled(self, gradient: Tensor) -> Tensor:
-        return _at_least_float32(gradient.to_dense() if gradient.is_sparse else gradient) / self._scale
+        gradient = _at_least_float32(gradient.to_dense() if gradient.is_sparse else gradient)
+        return gradient if self._scale == 1 else gradient / self._scale
 
     def reordered_layers(self, uses: Uses, silent: Tensor) -> list[Layer]:
         """Factored layers in which some of the ``silent`` samples get a gradient, although their signal is zero.

@@ -135,7 +135,8 @@ def _layers_with_other_sums(forward: Forward, uses: Uses, totals: Sequence[Tenso
     """Factored layers whose per-sample gradients do not add up to the gradient by autograd."""
     layers, remaining = list(plan.factored), iter(totals)
     expected = {layer: [next(remaining) for _ in layer.parameters] for layer in layers}
-    largest = max((_largest(total) for found in expected.values() for total in found if total is not None), default=0.0)
+    sizes = {layer: [0.0 if e is None else _largest(e) for e in found] for layer, found in expected.items()}
+    largest = max((size for found in sizes.values() for size in found), default=0.0)
     half = forward.logits.element_size() < 4 or any(use.x.element_size() < 4 for use in forward.recorded)
     tolerance, rounding = (GRADIENT_TOLERANCE_HALF, ROUNDING_HALF) if half else (GRADIENT_TOLERANCE, ROUNDING)
     wrong = []
@@ -149,8 +150,8 @@ def _layers_with_other_sums(forward: Forward, uses: Uses, totals: Sequence[Tenso
             wrong.append(layer)
             continue
         ours = [torch.zeros_like(p) for p in layer.parameters] if found is None else [g[0] for g in layer.unpack(found)]
-        pairs = [(mine, total) for mine, total in zip(ours, expected[layer], strict=True) if total is not None]
-        if any(_largest(total - mine) > tolerance * _largest(total) + rounding * largest for mine, total in pairs):
+        pairs = zip(ours, expected[layer], sizes[layer], strict=True)
+        if any(e is not None and _largest(g.sub_(e)) > tolerance * size + rounding * largest for g, e, size in pairs):
             wrong.append(layer)
     return wrong
 

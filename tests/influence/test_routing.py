@@ -236,9 +236,11 @@ def test_passes_for_logits_take_neither_gradients_nor_the_small_batches_of_a_loo
     def progress(name, done, total):
         nonlocal stage
         stage = name if done < total else "between"
+        if done == 0:
+            stages.append(name)
 
     torch.manual_seed(0)
-    found, stage = {}, "checks"
+    found, stages, stage = {}, [], "checks"
     data = [
         loader(torch.rand(n, 5, 3) * (torch.rand(n, 5, 1) < 0.7), torch.arange(n) % 3, batch_size=16) for n in (64, 48)
     ]
@@ -246,6 +248,7 @@ def test_passes_for_logits_take_neither_gradients_nor_the_small_batches_of_a_loo
     assert influence.metadata["parameters"]["layer.weight"] == LOOPED
     assert found["validation scan"] == found["search for copies"] == {(False, 16)}
     assert found["scores"] == {(True, 4)}
+    assert stages.count("search for copies") == 1  # of the training set; the other one is scanned anyway
 
 
 def uneven_data():
