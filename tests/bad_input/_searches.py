@@ -63,6 +63,7 @@ def garbage(folder):
 
 CASES = [
     Case("search with a list of budgets", tuner(budget=[0.2]), ValueError, r"found \[0.2\]", "budget must be a share"),
+    Case("search with a tolerance in points", tuner(tolerance=2), ValueError, "found 2", "Divide points by 100"),
     Case("search with a budget of NaN", tuner(budget=NAN), ValueError, "found nan", "budget must be a share"),
     Case("search in an unknown mode", tuner(mode="both"), ValueError, "found 'both'", "mode must be one of"),
     Case("search by magic", tuner(search="magic"), ValueError, "found 'magic'", "search must be one of"),
