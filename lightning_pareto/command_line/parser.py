@@ -86,6 +86,8 @@ class _Parser(ArgumentParser):
     """Raises errors instead of printing the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if "required" in message:
+            message += ". Give them first, before options that take several values"
         raise UsageError(message) from ex
 
 

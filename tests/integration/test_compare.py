@@ -122,6 +122,21 @@ def test_saved_state_dict_serves_as_a_checkpoint(trained, tmp_path):
             compare_models(first, tmp_path / "other.pt", Data(), model=Lenient())
 
 
+class Unsafe:
+    pass
+
+
+def test_file_that_is_no_checkpoint_is_told_from_one_with_objects(trained, tmp_path):
+    _, first, _ = trained
+    path = tmp_path / "other.ckpt"
+    path.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match="It must be a checkpoint"):
+        compare_models(first, path, Data(), model=Plain())
+    torch.save({"state_dict": {}, "hyper_parameters": Unsafe()}, path)
+    with pytest.raises(ValueError, match=r"Unsafe was not an allowed global.* leave them out"):
+        compare_models(first, path, Data(), model=Plain())
+
+
 def test_checkpoint_of_another_model_is_refused(trained):
     _, first, _ = trained
     with pytest.raises(ValueError, match="cannot be loaded"):
@@ -151,6 +166,8 @@ def test_command_compares_predictions(tmp_path, capsys):
     assert main(["compare", *files[::-1], "--tolerance", "dog=70", "--tolerance", "cat=1"]) == 0
     assert main(["compare", *files, "--tolerance", "cow=1"]) == 2
     assert "tolerance names cow, but the categories are cat, dog" in capsys.readouterr().err
+    assert main(["compare", "--tolerance", "1", *files]) == 2
+    assert "Give them first, before options that take several values" in capsys.readouterr().err
     assert main(["compare", "a.ckpt", "b.ckpt"]) == 2
     assert "--config config.yaml" in capsys.readouterr().err
     assert main(["compare", "a.safetensors", "b.safetensors"]) == 2

@@ -132,13 +132,14 @@ def _load(module: pl.LightningModule, checkpoint: str, shard: Shard, required: b
         reason = error
     if shard.all(reason is None):
         return checkpoint
-    if isinstance(reason, UnpicklingError):
+    text = " ".join(str(reason).split())
+    if isinstance(reason, UnpicklingError) and "Unsupported operand" not in text:  # which is no pickle at all
         advice = "It holds objects that cannot be loaded safely: leave them out, save_hyperparameters(ignore=[…])"
     else:
         advice = "It must be a checkpoint or a state_dict() of this module, as a local file on every machine"
     found = "another process could not read it"
     if reason is not None:  # torch uses bold letters and lines of its own
-        found = f"{type(reason).__name__}: {printable(' '.join(str(reason).split()), 120)}"
+        found = f"{type(reason).__name__}: {printable(text.rpartition('WeightsUnpickler error: ')[2], 120)}"
     if required:
         raise ValueError(f"the checkpoint {checkpoint} cannot be loaded ({found}). {advice}")
     warn(
