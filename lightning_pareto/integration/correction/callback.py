@@ -235,6 +235,7 @@ class CourseCorrection(ValidationCallback[OutcomeRecorder]):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the counters of an epoch that may be rerun."""
+        super().on_train_epoch_start(trainer, pl_module)
         self._rerun = self._after = None
         allowed = self._able and self.rules.allow(trainer.current_epoch, len(self.corrections))
         if allowed and self._before is not None and self.results_folder is not None:

@@ -27,6 +27,12 @@ def validation_dataloaders(trainer: pl.Trainer) -> Any:
     return trainer.val_dataloaders if combined is None else combined.iterables
 
 
+def mode_of_validation(trainer: pl.Trainer) -> str:
+    """The mode of the CombinedLoader of the validation; "sequential" for loaders that are read one after the other."""
+    loop = trainer.validate_loop if trainer.state.fn == "validate" else trainer.fit_loop.epoch_loop.val_loop
+    return str(getattr(loop._combined_loader, "_mode", "sequential"))
+
+
 def logging_step(trainer: pl.Trainer) -> int:
     """The step at which Lightning's own ``log`` would log during a fit."""
     step: int = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 import lightning.pytorch as pl
 
 from lightning_pareto.integration.trainer.data_source import DataSource
+from lightning_pareto.integration.trainer.internals import mode_of_validation
 from lightning_pareto.integration.trainer.padding import samples_before_padding
 from lightning_pareto.integration.validation.logits import Consumer, LogitsListener
 
@@ -38,10 +39,15 @@ class ValidationCallback(pl.Callback, ABC, Generic[C]):
         """Leave out the logging functions that Lightning attaches, and with them the module."""
         return {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse loaders whose validation cannot be watched, in case there was no sanity check."""
+        _refuse_combined(trainer)
+
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to collect."""
         self._consumer = self.consumer(trainer)
         if self._consumer is not None:
+            _refuse_combined(trainer)
             self._left = samples_before_padding(self.data.watched(trainer))
 
     def on_validation_batch_start(
@@ -80,3 +86,14 @@ class ValidationCallback(pl.Callback, ABC, Generic[C]):
         """Leave no hook on the module and no half of an epoch."""
         self._listener.stop()
         self._consumer = None
+
+
+def _refuse_combined(trainer: pl.Trainer) -> None:
+    """Raise a TypeError if batches of several validation loaders are combined into one."""
+    mode = mode_of_validation(trainer)
+    if mode != "sequential":
+        raise TypeError(
+            "validation loaders must be read one after the other, found a CombinedLoader in the mode "
+            f"{mode!r}, whose batches hold samples of all of them. Return the loaders as a list from val_dataloader(), "
+            'or a CombinedLoader(…, "sequential")'
+        )

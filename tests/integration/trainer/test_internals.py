@@ -34,6 +34,7 @@ NAMES = [
     "fit_loop.epoch_loop.manual_optimization.optim_step_progress",
     "fit_loop.epoch_loop.val_loop.batch_progress",
     "fit_loop.epoch_loop.val_loop.setup_data",
+    "fit_loop.epoch_loop.val_loop._combined_loader._mode",
     "validate_loop._combined_loader",
     "_logger_connector.epoch_end_reached",
     "callbacks",

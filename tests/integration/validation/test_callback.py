@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_pareto import ClassificationTask
+from lightning_pareto import ClassificationTask, ParetoCallback
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.validation.callback import ValidationCallback
 from lightning_pareto.integration.validation.logits import Consumer
@@ -98,10 +99,17 @@ class Linear(nn.Linear):
         super().__init__(2, CLASSES)
 
 
+def validating(module):
+    """Stands in for a trainer that validates."""
+    loop = SimpleNamespace(_combined_loader=None)
+    state = SimpleNamespace(fn="validate")
+    return SimpleNamespace(strategy=SimpleNamespace(model=module), validate_loop=loop, state=state)
+
+
 def collected(loader, batches, dataloader_idx=0, watched=0):
     """What a consumer gets of the batches of a loader."""
     module, callback = Linear(), Kept(loader, watched)
-    stand_in = SimpleNamespace(strategy=SimpleNamespace(model=module))
+    stand_in = validating(module)
     callback.on_validation_epoch_start(stand_in, module)
     for number, batch in enumerate(batches):
         callback.on_validation_batch_start(stand_in, module, batch, number, dataloader_idx)
@@ -137,10 +145,35 @@ def test_other_loaders_are_ignored():
 
 def test_error_leaves_no_hook():
     module, callback = Linear(), Kept(None)
-    callback.on_validation_epoch_start(None, module)
+    callback.on_validation_epoch_start(validating(module), module)
     callback.on_validation_batch_start(None, module, (torch.zeros(1, 2), torch.tensor([0])), 0)
     assert module._forward_hooks
     callback.on_exception(None, module, RuntimeError())
     assert not module._forward_hooks
     callback.on_validation_epoch_end(None, module)
     assert callback.got == []
+
+
+@pytest.mark.parametrize("checks", [0, 2])
+@pytest.mark.parametrize("dataloader_idx", [0, 1])
+def test_combined_batches_of_several_loaders_are_refused_before_the_fit(tmp_path, checks, dataloader_idx):
+    class Both(Data):
+        mode = "max_size"
+
+        def val_dataloader(self):
+            return CombinedLoader([DataLoader(self.val, 40), DataLoader(self.train, 40)], self.mode)
+
+    class Steps(Plain):
+        def training_step(self, batch, batch_idx):
+            assert data.mode == "sequential"
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            assert data.mode == "sequential"
+
+    data, callback = Both(), ParetoCallback(val_dataloader_idx=dataloader_idx, analyse=False)
+    fit = trainer(tmp_path, callback, max_epochs=1, num_sanity_val_steps=checks)
+    with pytest.raises(TypeError, match=r"one after the other, found .* 'max_size'"):
+        fit.fit(Steps(), datamodule=data)
+    data.mode = "sequential"
+    trainer(tmp_path, callback, max_epochs=1).fit(Steps(), datamodule=data)
