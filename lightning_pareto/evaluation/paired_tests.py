@@ -26,8 +26,8 @@ def margin_test(lost: Counts, won: Counts, support: Counts, margin: Float | floa
     """One-sided p-value of H0 "the accuracy falls by at most ``margin``". 1 without samples.
 
     It is the exact chance that samples lost exceed samples won by as many as observed. The shares of both are unknown:
-    they are the most likely ones that differ by ``margin``. For 20 to 200 samples, margins of 1 to 10 points and levels
-    of 0.025 to 0.0003, it is never wrong more often than its level says. A margin of 0 takes :func:`sign_test`.
+    they are the most likely ones that differ by ``margin``. For 20 to 1,000 samples, margins of 0.5 to 20 points and
+    levels of 0.025 to 0.0003, it is never wrong more often than its level says. A margin of 0 takes :func:`sign_test`.
 
     Args:
         lost: samples that only the first model has right, any shape.
