@@ -267,7 +267,9 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Compute the loss of an epoch's first batch, to compare it with that of the step."""
+        """Look for lost samples, and compute the loss of an epoch's first batch to compare it with that of the step."""
+        if trainer.current_epoch == 0 and self._wanted(trainer):
+            checks.check_size(trainer, self.data, batch)
         if batch_idx == 0 and self._wanted(trainer):
             self._losses.begin_batch(trainer, pl_module, batch)
 

@@ -1,5 +1,6 @@
 """Checks before the first training step: whatever would make the analysis fail or mislead."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from lightning.pytorch.strategies.xla import XLAStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_pareto.arguments import checked_names
 from lightning_pareto.data.labels import first_label_out_of_range
@@ -103,6 +104,28 @@ def check_data(
     if data.val_dataloader_idx == 0 and len(loaders) > 1:
         rank_zero_info(f"{data.owner} reads the first of {len(loaders)} validation dataloaders (val_dataloader_idx=0)")
     return names if data.categories is None else data.category_names
+
+
+def check_size(trainer: pl.Trainer, data: DataSource, batch: Any) -> None:
+    """Refuse a training batch with fewer labels than samples drawn, which would make the analysis fail after the fit.
+
+    Raises:
+        ValueError: if the loader of the analysis is that of the fit, and the batch is not the last one.
+    """
+    loader = trainer.train_dataloader
+    batches = loader.batch_sampler if isinstance(loader, DataLoader) else None
+    if data.train_dataloader is not None or type(batches) is not BatchSampler or trainer.is_last_batch:
+        return
+    try:
+        count = len(data.task.read_targets(copy.copy(batch)))
+    except Exception:  # hooks may make anything of a training batch
+        return
+    if count < batches.batch_size:
+        raise ValueError(
+            f"a training batch has {count} labels for {batches.batch_size} samples. Influence needs one label per "
+            "dataset index, so collate_fn must neither drop nor repeat samples. Leave bad samples out of the dataset: "
+            "Subset(dataset, good_indices)"
+        )
 
 
 def warn_of_averaging(trainer: pl.Trainer, callback: pl.Callback, checkpoint: Checkpoint) -> None:

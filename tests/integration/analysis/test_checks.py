@@ -20,6 +20,7 @@ from torch.utils.data import (
     Subset,
     SubsetRandomSampler,
     TensorDataset,
+    default_collate,
 )
 
 from lightning_pareto import BatchError, ClassificationTask, ParetoCallback, estimate_influence
@@ -386,3 +387,27 @@ def test_sampler_that_cannot_be_read_ahead_is_told():
     sampler.generator = (index for index in range(50))  # cannot be copied
     with pytest.warns(UserWarning, match="the Chosen of the loader cannot be read before the fit"):
         assert samples_chosen(sampler, range(120), "the loader") is None
+
+
+class Unreadable(TensorDataset):
+    """Has some samples that cannot be read."""
+
+    def __getitem__(self, index):
+        return None if index in (100, 205) else super().__getitem__(index)
+
+
+def test_collate_function_that_drops_samples_ends_the_fit_with_the_first_batch_that_shows_it(tmp_path):
+    def collate(samples):
+        return default_collate([each for each in samples if each is not None])
+
+    train, val = datasets()
+    steps = CountSteps()
+    fit = trainer(tmp_path, ParetoCallback(verbose=False), steps, max_epochs=3, num_sanity_val_steps=0)
+
+    class Drops(Data):
+        def train_dataloader(self):
+            return DataLoader(self.train, 32, collate_fn=collate)  # 240 samples: the last batch is half a batch
+
+    with pytest.raises(ValueError, match=r"has 31 labels for 32 samples.*must neither drop"):
+        fit.fit(Plain(), datamodule=Drops(Unreadable(*train.tensors), val))
+    assert steps.steps == 3
