@@ -128,7 +128,7 @@ def _compare(add: Callable[..., Any]) -> None:
     add("--config", **FILE, help=CONFIG)
     _classes(add)
     add("--level", type=float, default=0.05, help="level of the tests")
-    text = "accuracy points that classes may lose, one number or NAME=POINTS for some (default: 0)"
+    text = "points that classes may lose, one number or NAME=POINTS for some (default: 0); the mean may lose their mean"
     add("--tolerance", metavar="POINTS", type=str, nargs="+", action="extend", help=text)
     add("--must-gain", action="store_true", help="exit with 14 unless the mean or a class rises beyond chance")
     add("--exit-zero", action="store_true", help="exit with 0 whatever the change")
