@@ -17,6 +17,7 @@ from lightning_pareto.influence.fingerprint import fingerprint_of
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.analysis.checkpoints import weights_of
 from lightning_pareto.integration.analysis.checks import check_data, check_strategy
+from lightning_pareto.integration.analysis.loss_check import LossComparison
 from lightning_pareto.integration.analysis.previews import save_previews
 from lightning_pareto.integration.analysis.run import influence_of
 from lightning_pareto.integration.callback import ParetoCallback
@@ -172,6 +173,7 @@ class TrialRecorder(pl.Callback):
 
     def _estimate_influence(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         callback = self._callback
+        LossComparison(self._data.task).compare_now(trainer, module, self._data)
         influence = influence_of(
             trainer,
             module,

@@ -398,3 +398,15 @@ def test_trials_log_under_the_prefix_of_the_callback(tmp_path):
     result = Trials(project, tmp_path / "trials").run(first())
     assert len(result.history) == 2
     assert result.history.max() == pytest.approx(result.outcome.macro), "of the best epoch"
+
+
+def test_loss_of_the_step_is_compared_before_influence(tmp_path):
+    class Smoothed(Scheduled):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return nn.functional.cross_entropy(self(x), y, label_smoothing=0.3)
+
+    trials = trials_in(tmp_path, model=module(Smoothed))
+    fit = trials.run(first())
+    with pytest.warns(UserWarning, match="training_step has another loss than the one whose influence"):
+        trials.run(Trial("influence", "checkpoint", 0, fit.checkpoint, analyse=True))
