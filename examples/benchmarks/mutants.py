@@ -62,9 +62,9 @@ reweighting/mass_preserving.py: reweighting/test_reweight.py reweighting/test_pr
     None if budget is None else replace(self._admissible, budget=budget).capacity  →  None
 reweighting/paper.py: reweighting/test_reweight.py
     scaled[:, targets] @ scale[targets] /  →  scaled[:, targets].sum(axis=1) /
-reweighting/proposals.py: reweighting/test_proposals.py
-    key = proposal.measure, proposal.budget  →  key = proposal.measure, 0.0
-    np.nanmin(gain) > -NEGLIGIBLE and  →  True and
+integration/tuner/search.py: integration/tuner/test_search.py
+    (error + ERROR_OFFSET) ** tilt  →  (error + ERROR_OFFSET) ** 1
+    .mean() > SAME_WEIGHTS for w  →  .mean() >= 0 for w
 reweighting/weights.py: reweighting/test_reweight.py
     if self._fingerprint(what) is not None and found  →  if False and found
     np.maximum(1 - self.values, 0)  →  np.abs(1 - self.values)
@@ -140,7 +140,7 @@ influence/passes.py: influence/test_estimate.py influence/test_rows.py
     drop_last=False  →  drop_last=self.loader.drop_last
     _check_count(count, min(loader.batch_size or count, len(indices) - start))  →  pass
 influence/sample_checks.py: influence/test_estimate.py influence/test_rows.py
-    if float((together - singly).abs().max()) > LOGIT_TOLERANCE  →  if False and LOGIT_TOLERANCE
+    if float((together - alone).abs().max()) > LOGIT_TOLERANCE  →  if False and LOGIT_TOLERANCE
     and torch.equal(alone_labels.sort().values, labels.sort().values):  →  and False:
     and not _same(batch, found[0])):  →  and False):
 influence/verification.py: influence/test_rows.py
@@ -177,9 +177,11 @@ integration/tuner/search.py: integration/tuner/test_search.py
     situation.judged(situation.reference), situation.judged(outcome)  →  situation.reference, outcome
 integration/tuner/judge.py: integration/tuner/test_judge.py
     summaries = (incumbent, given),  →  summaries = (incumbent,),
-    confirming = 1 if number == 0 and one.finalist.candidate is not None else looks  →  confirming = 1
-    [one for one in better if one.is_harmless(ordinaries, self.level)]  →  better
-    if not any(change.lost(level).any() for change in changes):  →  if True:
+    confirming = 1 if one.finalist.confirms else looks  →  confirming = 1
+    [one for one in better if one.is_harmless(ordinaries, self.falls)]  →  better
+    if not any(falls(ordinary, outcome).any() for ordinary in before):  →  if True:
+integration/tuner/final_fits.py: integration/tuner/test_final_fits.py
+    if after.macro < before.macro or  →  if
 integration/correction/rules.py: integration/correction/test_rules.py
     .all() and not fallen(ordinary, rerun, level=self.level).any())  →  .all())
 integration/correction/weights.py: integration/correction/test_weights.py
@@ -196,7 +198,7 @@ data/overlap.py: data/test_overlap.py
 influence/copies.py: influence/test_copies.py
     refuse_copies(others <= tolerance,  →  refuse_copies(others < 0,
 data/loaders.py: integration/analysis/test_checks.py
-    if ends and set(first) == set(second) else None  →  if ends else None
+    return reads[0] if reads[0] == reads[1] and  →  return reads[0] if
 integration/analysis/resumption.py: integration/analysis/test_resumption.py
     (several or _step_of(newest) == trainer.global_step)  →  several
 integration/trainer/progress.py: faults/test_fits.py

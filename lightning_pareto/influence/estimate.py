@@ -22,7 +22,12 @@ from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.categories import Categories, Cells, scan, warn_about_absent
 from lightning_pareto.influence.copies import Projections, check_copies
 from lightning_pareto.influence.curvature import FisherName
-from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_of_data, fingerprint_of_model
+from lightning_pareto.influence.fingerprint import (
+    fingerprint_of,
+    fingerprint_of_contents,
+    fingerprint_of_data,
+    fingerprint_of_model,
+)
 from lightning_pareto.influence.matrix import InfluenceMatrix, average_folds, checked_weights
 from lightning_pareto.influence.measures import MeasureName, get_measure
 from lightning_pareto.influence.options import CurvatureName, Execution, InfluenceOptions, Reading
@@ -196,6 +201,7 @@ def estimate(
                 "train": fingerprint_of_data(train),
                 "labels": (stored := fingerprint_of_labels(train_dataloader.dataset)),
                 "items": None if stored else fingerprint_of_items(train_dataloader),
+                "contents": fingerprint_of_contents(train_dataloader),
                 "validation": fingerprint_of_data(validation),
             }
         limit, cell = execution.max_memory, fingerprint_of(cells.cell)

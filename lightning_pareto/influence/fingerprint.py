@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_pareto.data.labels import fingerprint_of_labels
+from lightning_pareto.data.loaders import read_batches
 from lightning_pareto.influence.passes import GradientPass
 
 HASHED_SAMPLES = 8
@@ -35,11 +37,22 @@ def fingerprint_of_data(data: GradientPass) -> str:
     order, the labels or the transform. It misses changes in the inputs of other samples. A dataset with random samples
     gets a new digest each time. The probe must be open.
     """
-    indices = np.linspace(0, data.size - 1, HASHED_SAMPLES).round().astype(int)
-    batch = data.batch_of(np.unique(indices).tolist())
+    batch = data.batch_of(_few(data.size))
     forward = data.probe.forward(batch)
     loss = data.probe.task.loss(forward.logits.detach().float(), forward.targets)
     return fingerprint_of([data.size, fingerprint_of_labels(data.loader.dataset), batch, forward.targets, loss])
+
+
+def fingerprint_of_contents(loader: "DataLoader[Any]") -> str | None:
+    """Digest of a few samples of a loader, as its collate function returns them; None if they change between reads."""
+    few = _few(len(loader.dataset))  # type: ignore[arg-type]
+    first, second = map(fingerprint_of, read_batches(loader, [few, few]))
+    return first if first == second else None
+
+
+def _few(size: int) -> list[int]:
+    few: list[int] = np.unique(np.linspace(0, size - 1, HASHED_SAMPLES).round().astype(int)).tolist()
+    return few
 
 
 def _add(digest: "hashlib.blake2b", value: Any) -> None:

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -21,6 +22,7 @@ from torch.utils.data import (
 )
 
 from lightning_pareto.data.loaders import check_map_style, sampling_weights, size_of_batches, with_sampler
+from lightning_pareto.data.unchanged import unchanged
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
 from lightning_pareto.integration.trainer.train_loaders import replace_loader, with_dataset
@@ -77,7 +79,7 @@ def reweighted_dataloader(dataloader: "DataLoader[Any]", weights: Weights, *, se
     """
     check_map_style(dataloader, "the train dataloader")
     weights = _read(weights)
-    weights.check_loader(dataloader)
+    _check_loader(weights, dataloader)
     if type(dataloader.batch_sampler) is not BatchSampler:
         raise TypeError(
             f"the train dataloader has a {type(dataloader.batch_sampler).__name__}, which would ignore the weights. "
@@ -219,7 +221,7 @@ class ReweightedDataModule(pl.LightningDataModule):
 
     def _weighted(self, loader: Any) -> "DataLoader[Any]":
         """The loader with a weight in every sample."""
-        self.weights.check_loader(check_map_style(loader, "the train dataloader"))
+        _check_loader(self.weights, check_map_style(loader, "the train dataloader"))
         return with_dataset(loader, WeightedDataset(loader.dataset, self.weights))
 
     def _resampled(self, loader: Any) -> "DataLoader[Any]":
@@ -277,6 +279,11 @@ def _position(trainer: pl.Trainer) -> tuple[int, int]:
         done: Any = batches.current
         return int(epoch.processed), int(done.processed)
     return int(epoch.processed) + int(begun), 0
+
+
+def _check_loader(weights: SampleWeights, loader: "DataLoader[Any]") -> None:
+    with isolate_rng(), unchanged(loader.dataset):
+        weights.check_loader(loader)
 
 
 def _read(weights: Weights) -> SampleWeights:

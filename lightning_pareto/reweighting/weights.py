@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 from lightning_pareto.data.labels import fingerprint_of_items, fingerprint_of_labels
 from lightning_pareto.display.columns import number
 from lightning_pareto.display.notebook import data_frame, html_table
+from lightning_pareto.display.warning import warn
+from lightning_pareto.influence.fingerprint import fingerprint_of_contents
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.admissible import AdmissibleSet
 from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
@@ -96,11 +98,19 @@ class SampleWeights:
     def check_loader(self, loader: "DataLoader[Any]") -> None:
         """Raise an error if these weights belong to another dataset than the loader's, see :meth:`check_dataset`.
 
-        If labels are not stored in one place, the labels of a few samples are read and compared.
+        If labels are not stored in one place, the labels of a few samples are read and compared. A warning says if a
+        few samples have other contents, which another transform explains as well as another order.
         """
         self.check_dataset(loader.dataset)
         if self._fingerprint("items") is not None:
             self._compare("items", fingerprint_of_items(loader))
+        contents = self._fingerprint("contents")
+        if contents is not None and fingerprint_of_contents(loader) not in (contents, None):
+            warn(
+                "the training samples have other contents than those that influence was computed on, though the labels "
+                "agree. With another transform, all is well. With other samples, or another order of the files in a "
+                "folder, the weights are those of other samples: compute influence again"
+            )
 
     def _fingerprint(self, what: str) -> str | None:
         found: str | None = self.metadata.get("fingerprints", {}).get(what)

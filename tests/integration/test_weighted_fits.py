@@ -1,6 +1,7 @@
 """Weights in fits of every kind: several loaders, limits, interruptions, processes, the loss."""
 
 import json
+import warnings
 
 import lightning.pytorch as pl
 import numpy as np
@@ -11,7 +12,14 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, TensorDataset, WeightedRandomSampler
 
-from lightning_pareto import ParetoCallback, ParetoSampler, ReweightedDataModule, reweight, reweighted_dataloader
+from lightning_pareto import (
+    ParetoCallback,
+    ParetoSampler,
+    ReweightedDataModule,
+    estimate_influence,
+    reweight,
+    reweighted_dataloader,
+)
 from lightning_pareto.data.synthetic import gaussian_classes
 from tests.distributed._two import read, two, write
 from tests.integration._models import Data, Dicts, Plain, datasets, trainer
@@ -333,3 +341,36 @@ def test_overfitting_works_on_two_processes(tmp_path):
 def test_unknown_ways_to_apply_weights_are_refused():
     with pytest.raises(ValueError, match="apply must be 'resampling' or 'loss', found 'gradient'"):
         ReweightedDataModule(Data(), HALF, apply="gradient")
+
+
+class Files(torch.utils.data.Dataset):
+    """Samples in this order, which may come from a folder. Their labels are not stored apart."""
+
+    def __init__(self, order, jitter=0.0):
+        self.order, self.jitter = order, jitter
+
+    def __len__(self):
+        return len(self.order)
+
+    def __getitem__(self, index):
+        x, y = datasets()[0][self.order[index]]
+        return x + self.jitter * torch.rand(2), int(y)
+
+
+@pytest.mark.parametrize(("jitter", "warned"), [(0.0, True), (1.0, False)])
+@pytest.mark.filterwarnings("ignore:the training dataset returns a different sample")
+def test_weights_for_samples_with_the_same_labels_in_another_order_are_warned_of(jitter, warned):
+    train, validation = datasets()
+    labels = train.tensors[1]
+    classes = [(labels == k).nonzero()[:, 0] for k in range(4)]
+    orders = [torch.cat(parts).tolist() for parts in (classes, [part.flip(0) for part in classes])]
+    torch.manual_seed(0)
+    influence = estimate_influence(
+        Plain(), DataLoader(Files(orders[0], jitter), 32), DataLoader(validation, 32), curvature="identity", folds=1
+    )
+    made = reweight(influence, budget=0.2)
+    for order, other in zip(orders, (False, True), strict=True):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            reweighted_dataloader(DataLoader(Files(order, jitter), 32), made)
+        assert any("have other contents" in str(each.message) for each in caught) == (warned and other)
