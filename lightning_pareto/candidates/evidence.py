@@ -1,7 +1,7 @@
 """What a candidate may know, and what it has to return."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -166,7 +166,7 @@ Propose = Callable[[Evidence], Proposed]
 class _Function:
     """A candidate from a function of the user's."""
 
-    propose: Propose
+    propose: Propose = field(repr=False)  # its address differs from run to run
 
     @property
     def name(self) -> str:

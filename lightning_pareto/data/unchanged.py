@@ -1,4 +1,4 @@
-"""Reads samples without a trace in the dataset's own state."""
+"""Reads samples without a trace in the dataset's own random generators."""
 
 import contextlib
 import random
@@ -9,15 +9,14 @@ import numpy as np
 import torch
 
 DEEPEST, MOST_PARTS = 5, 100
-"""How deep objects are searched for others, and how long the lists are that are searched."""
+"""How deep objects are searched for generators, and how long the lists are that are searched."""
 
 
 @contextlib.contextmanager
 def unchanged(*datasets: Any) -> Iterator[None]:
-    """Restore what reading samples has changed in datasets: their attributes, and the states of their own generators.
+    """Restore the states of the random generators that datasets hold, be it in a wrapped dataset or a transform.
 
-    Objects within them are restored, too: wrapped datasets, transforms, their lists. The contents of arrays, tensors
-    and dictionaries are not, so a cache keeps what it holds.
+    Nothing else is restored, since counters, caches and open files may belong together.
     """
     restore: list[Callable[[], None]] = []
     seen: dict[int, Any] = {}
@@ -31,7 +30,7 @@ def unchanged(*datasets: Any) -> Iterator[None]:
 
 
 def _note(value: Any, depth: int, seen: dict[int, Any], restore: list[Callable[[], None]]) -> None:
-    """Note how to restore an object and those within it."""
+    """Note how to restore the generators within an object."""
     if id(value) in seen or depth < 0:
         return
     seen[id(value)] = value
@@ -42,20 +41,12 @@ def _note(value: Any, depth: int, seen: dict[int, Any], restore: list[Callable[[
         for part in value[:MOST_PARTS]:
             _note(part, depth - 1, seen, restore)
     elif isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, (torch.Tensor, torch.nn.Module)):
-        attributes = vars(value)
-        kept = dict(attributes)
-
-        def back() -> None:
-            attributes.clear()
-            attributes.update(kept)
-
-        restore.append(back)
-        for part in kept.values():
+        for part in list(vars(value).values()):
             _note(part, depth - 1, seen, restore)
 
 
 def _restorer(value: Any) -> Callable[[], None] | None:
-    """Function that restores the present state of a generator; None if it is none."""
+    """Function that restores the present state of a generator; None if it is none, or has no state."""
     if isinstance(value, np.random.Generator):
         state, bits = value.bit_generator.state, value.bit_generator
         return lambda: setattr(bits, "state", state)
@@ -64,7 +55,7 @@ def _restorer(value: Any) -> Callable[[], None] | None:
         (random.Random, "getstate", "setstate"),
         (torch.Generator, "get_state", "set_state"),
     ):
-        if isinstance(value, kind):
+        if isinstance(value, kind) and not isinstance(value, random.SystemRandom):
             kept = getattr(value, read)()
             return lambda: getattr(value, write)(kept)
     return None

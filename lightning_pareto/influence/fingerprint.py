@@ -61,12 +61,16 @@ def _add(digest: "hashlib.blake2b", value: Any) -> None:
         for key, part in value.items():
             digest.update(str(key).encode())
             _add(digest, part)
+    elif isinstance(value, Tensor) and value.is_nested:
+        _add(digest, value.unbind())
+    elif isinstance(value, (set, frozenset)):
+        _add(digest, sorted(value, key=repr))
     elif isinstance(value, (tuple, list)):
         for part in value:
             _add(digest, part)
     elif isinstance(value, Tensor):
         digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        dense = (value.to_dense() if value.is_sparse else value).detach().cpu().contiguous()
+        dense = (value if value.layout is torch.strided else value.to_dense()).detach().cpu().contiguous()
         digest.update(dense.reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(value, (np.ndarray, np.generic)) and not np.asarray(value).dtype.hasobject:
         array = np.asarray(value)

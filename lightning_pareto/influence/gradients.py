@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_pareto.influence.factors import DenseFactors, Factors
 from lightning_pareto.influence.layers import Layer
@@ -68,7 +69,8 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def unchanged_buffers(module: nn.Module) -> Iterator[None]:
     """Restore all buffers on exit. Observers and running means may change them in every forward pass, in any mode."""
-    kept = [(each, n, buffer) for each in module.modules() for n, buffer in each.named_buffers(recurse=False)]
+    named = [(each, name, buffer) for each in module.modules() for name, buffer in each.named_buffers(recurse=False)]
+    kept = [found for found in named if not is_lazy(found[2])]
     values = [buffer.detach().clone() for _, _, buffer in kept]
     try:
         yield
@@ -78,8 +80,9 @@ def unchanged_buffers(module: nn.Module) -> Iterator[None]:
                 setattr(owner, name, buffer)
             if buffer.shape != value.shape:
                 buffer.data = value
-            with torch.no_grad():
-                buffer.copy_(value)
+            elif not torch.equal(buffer, value):
+                with torch.no_grad():
+                    buffer.copy_(value)
 
 
 @contextlib.contextmanager

@@ -227,6 +227,7 @@ def test_functions_are_candidates():
     (candidate,) = as_candidates([half_the_bias])
     assert isinstance(candidate, Candidate)
     assert candidate.name == "half the bias"
+    assert "0x" not in repr(candidate), "an interrupted search finds its trials again"
     with pytest.raises(TypeError, match=r"a candidate has a name and propose\(evidence\), or is a function"):
         as_candidates(["steps"])
 

@@ -243,3 +243,21 @@ def test_results_of_the_fit_stay_with_the_callback(tmp_path):
     other = analyse(seeded(lr=0.1), data, used)
     assert own.influence is before
     assert not np.array_equal(other.influence.scores, before.scores)
+
+
+def test_step_that_updates_a_teacher_leaves_it_as_it_was(tmp_path):
+    class Taught(Plain):
+        def __init__(self):
+            super().__init__()
+            self.teacher = torch.nn.Linear(2, 4).requires_grad_(False)
+
+        def training_step(self, batch, batch_idx):
+            with torch.no_grad():
+                self.teacher.weight.add_(1)
+            return super().training_step(batch, batch_idx)
+
+    torch.manual_seed(0)
+    model = Taught()
+    before = model.teacher.weight.clone()
+    analyse(model, Data(), trainer(tmp_path), verbose=False)
+    assert torch.equal(model.teacher.weight, before)

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.hooks import RemovableHandle
 
@@ -124,7 +125,12 @@ class LossComparison:
             self._warn_of_none("training_step optimises by itself and is not called without a fit")
             return
         try:
-            with isolate_rng(), torch.enable_grad(), _silent_twin(trainer, module) as twin:
+            with (
+                isolate_rng(),
+                torch.enable_grad(),
+                _unchanged_parameters(module),
+                _silent_twin(trainer, module) as twin,
+            ):
                 fitted = trainer.train_dataloader
                 loader = fitted if isinstance(fitted, DataLoader) else data.train(trainer)
                 size, few = len(loader.dataset), size_of_batches(loader)  # type: ignore[arg-type]
@@ -203,6 +209,19 @@ def _listening(outputs: list[tuple[nn.Module, Tensor]], module: pl.LightningModu
         yield
     finally:
         handle.remove()
+
+
+@contextlib.contextmanager
+def _unchanged_parameters(module: nn.Module) -> Iterator[None]:
+    """Restore the parameters. A step may update a teacher's."""
+    kept = [(parameter, parameter.detach().clone()) for parameter in module.parameters() if not is_lazy(parameter)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in kept:
+                if not torch.equal(parameter, value):
+                    parameter.copy_(value)
 
 
 @contextlib.contextmanager

@@ -44,6 +44,8 @@ class FinalFits:
             return Tried(finalist, tuple(results))
         halves, both = self._situation.halves, self._situation.both
         weights = [self._weights(result, half) for result, half in zip(results, halves, strict=True)]
+        assert weights[0] is not None
+        assert weights[1] is not None
         if not self._joins and np.array_equal(weights[0].values, weights[1].values):  # it knows no validation data
             return Finalist(finalist.name, ((weights[0], ~both.unseen),))
         fits = tuple((own, half.unseen) for own, half in zip(weights, halves, strict=True))
@@ -52,8 +54,9 @@ class FinalFits:
         return Finalist(finalist.name, fits, from_all=self._weights(self._made_of_all(finalist), both))
 
     @staticmethod
-    def _weights(result: TrialResult, half: Half) -> SampleWeights:
-        assert result.proposed is not None
+    def _weights(result: TrialResult, half: Half) -> SampleWeights | None:
+        if result.proposed is None:
+            return None
         return weights_from(half.influence, result.proposed, proposal=result.name)
 
     def tried(self, finalist: Finalist, rival: TrialResult | None) -> Tried:

@@ -87,6 +87,7 @@ class Observing(Plain):
         self.register_buffer("mean", torch.zeros(2))
         self.register_buffer("largest", torch.zeros(2))
         self.register_buffer("seen", torch.zeros(0))
+        self.register_buffer("scale", torch.ones(1).expand(2))
 
     def forward(self, x):
         with torch.no_grad():
@@ -95,23 +96,26 @@ class Observing(Plain):
             if not len(self.seen):
                 self.seen.resize_(1).zero_()
             self.seen.add_(len(x))
-        return super().forward(x - self.mean / (1 + self.largest.abs()))
+        return super().forward(self.scale * x - self.mean / (1 + self.largest.abs()))
 
 
 class Augmented(Data):
-    """Its training samples get noise from a generator of their own, which grows with every read."""
+    """Its training samples get noise from a generator of their own, and are kept in the order of their first reads."""
 
     class Noisy(Dataset):
         def __init__(self, dataset):
-            self.dataset, self.generator, self.reads = dataset, np.random.default_rng(0), 0
+            self.dataset, self.generator = dataset, np.random.default_rng(0)
+            self.rows, self.kept, self.used = {}, torch.zeros(len(dataset), 2), 0
 
         def __len__(self):
             return len(self.dataset)
 
         def __getitem__(self, index):
             x, y = self.dataset[index]
-            self.reads += 1
-            return x + 1e-4 * self.reads * torch.from_numpy(self.generator.normal(size=2)).float(), y
+            if index not in self.rows:
+                self.rows[index], self.kept[self.used] = self.used, x
+                self.used += 1
+            return self.kept[self.rows[index]] + torch.from_numpy(self.generator.normal(size=2)).float(), y
 
     def __init__(self, **options):
         super().__init__(**options)

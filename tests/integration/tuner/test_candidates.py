@@ -99,6 +99,15 @@ def test_weights_from_each_half_are_judged_on_the_other(tmp_path):
     assert "refit with half 1, drop the most harmful" in names
 
 
+def test_weights_may_be_missing_for_all_validation_data(tmp_path):
+    def sometimes(evidence):
+        return {} if len(evidence.category) == 300 else torch.arange(1.0, 401)
+
+    options = {"candidates": [sometimes], "include_validation": True}
+    result = tuner_in(tmp_path, **options).fit(module(), Crowded(val=300))
+    assert "refit with half 1, sometimes" in [trial.name for trial in result.trials]
+
+
 def test_trials_of_candidates_count_on_the_other_half_only(tmp_path):
     data, accuracies = Crowded(val=300), []
 
