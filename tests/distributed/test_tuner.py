@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lightning_pareto import ParetoCallback, ParetoResult, ParetoTuner
+from lightning_pareto import HeadRefit, ParetoCallback, ParetoResult, ParetoTuner
 from tests.distributed._two import launched, two
 from tests.integration._models import Data, Plain
 
@@ -55,9 +55,10 @@ def test_processes_share_the_remaining_half_of_the_validation_data(tmp_path):
 
 
 def test_spawned_processes_find_the_same_as_forked_ones(tmp_path):
-    """With few epochs, since each trial starts new interpreters."""
-    _, _, forked = search(tmp_path / "forked", "ddp_fork", max_epochs_spent=6)
-    model, tuner, spawned = search(tmp_path / "spawned", "ddp_spawn", max_epochs_spent=6)
+    """With few trials, since each starts new interpreters."""
+    few = {"max_epochs_spent": 6, "candidates": [HeadRefit()]}
+    _, _, forked = search(tmp_path / "forked", "ddp_fork", **few)
+    model, tuner, spawned = search(tmp_path / "spawned", "ddp_spawn", **few)
     np.testing.assert_array_equal(spawned.after, forked.after)
     assert [trial.name for trial in spawned.trials] == [trial.name for trial in forked.trials]
     assert tuner.verdict.headroom > 0

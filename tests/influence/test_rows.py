@@ -77,6 +77,14 @@ class Doubled(DataLoader):
         return ((2 * x, y) for x, y in super().__iter__())
 
 
+class Endless(DataLoader):
+    """Begins again at its end."""
+
+    def __iter__(self):
+        while True:
+            yield from super().__iter__()
+
+
 class Counted(DataLoader):
     """Does nothing that matters."""
 
@@ -85,7 +93,10 @@ class Counted(DataLoader):
         return super().__iter__()
 
 
-@pytest.mark.parametrize(("kind", "message"), [(Backwards, "has the label"), (Doubled, "is a Doubled that yields")])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Backwards, "has the label"), (Doubled, "is a Doubled that yields"), (Endless, "is a Endless that yields")],
+)
 def test_loader_class_that_yields_other_samples_is_refused(kind, message):
     with pytest.raises(ValueError, match=message):
         scores(kind(DATA, 20))
