@@ -8,7 +8,7 @@ Data flow from batches to a better fit, in the order in which the modules depend
 - ``pareto``: headroom, its held-out test, trade-offs, and the verdict.
 - ``reweighting``, ``sampling``: sample weights from influence, and the sampler that draws with them.
 - ``evaluation``: outcomes of a fit on validation data, paired tests between fits, results of a search.
-- ``candidates``: ways to improve a fitted model without another fit.
+- ``candidates``: ways to a better model, by other parameters or by weights for a fit.
 - ``report``: figures, sample tables and the HTML report.
 - ``integration``: everything that knows Lightning: the callbacks, the reweighted DataModule and the tuner.
 - ``command_line``: the same on the results of a fit, from a shell.

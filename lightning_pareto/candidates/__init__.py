@@ -1,4 +1,4 @@
-"""Ways to improve a fitted model without another fit, each to be judged on samples that it has not seen."""
+"""Ways to a better model, by other parameters or by weights for a fit, each judged on samples that it has not seen."""
 
 from lightning_pareto.candidates.class_balanced import ClassBalanced
 from lightning_pareto.candidates.evidence import Candidate, Evidence, InTurn

@@ -22,7 +22,7 @@ from lightning_pareto.influence.task import BatchError
 VERIFICATION_SAMPLES = 5
 """How many samples to compare on. It takes at least two to tell the layouts apart."""
 
-BATCHES_CHECKED, LARGEST_BATCH = 3, 16
+BATCHES_CHECKED, LARGEST_BATCH = 5, 16
 """How many batches, and of how many samples, must keep the samples in order."""
 
 LOGIT_TOLERANCE = 1e-3

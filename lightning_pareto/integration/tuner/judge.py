@@ -1,13 +1,13 @@
 """Chooses the model that a search returns: one that does no harm."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from lightning_pareto.display.terminal import listed
-from lightning_pareto.evaluation.change import ClasswiseChange, Tolerance
+from lightning_pareto.evaluation.change import ClasswiseChange, Tolerance, tolerance_of
 from lightning_pareto.evaluation.outcome import Outcome, pooled
 from lightning_pareto.evaluation.result import ParetoResult, TrialSummary
 from lightning_pareto.integration.tuner.search import Finalist
@@ -226,7 +226,7 @@ class Judge:
 
     @property
     def _beyond(self) -> str:
-        tolerant = np.any(self.tolerance) if not isinstance(self.tolerance, Mapping) else any(self.tolerance.values())
+        tolerant = tolerance_of(self.tolerance).any()
         return " by more than tolerated, beyond chance" if tolerant else " beyond chance"
 
     def _rising(self, change: ClasswiseChange) -> str:

@@ -69,7 +69,7 @@ class TuningOptions:
         if self.refit is not None:
             _check_one_of("refit", self.refit, Refit)
         check_budget(self.budget)
-        tolerance_of(self.tolerance, None)
+        tolerance_of(self.tolerance)
         checked_number(self.level, "level must be in (0, 1)", lambda x: 0 < x < 1)
         checked_number(self.max_weight, "max_weight must be at least 1", lambda x: x >= 1)
         checked_number(self.epsilon, "epsilon must be at least 0", lambda x: x >= 0)
