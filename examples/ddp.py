@@ -18,7 +18,7 @@ from main_job import Classifier, Images, quiet
 from torch import nn
 
 from lightning_pareto import ParetoCallback, ReweightedDataModule, reweight
-from lightning_pareto.data.synthetic import gaussian_classes
+from lightning_pareto.datasets import gaussian_classes
 
 
 def network() -> nn.Module:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto import ParetoCallback, ReweightedDataModule, reweight  # <-
-from lightning_pareto.data.synthetic import gaussian_classes
+from lightning_pareto.datasets import gaussian_classes
 
 
 class Classifier(pl.LightningModule):

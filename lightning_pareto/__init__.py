@@ -2,8 +2,8 @@
 
 Data flow from batches to a better fit, in the order in which the modules depend on each other:
 
-- ``arguments``, ``linprog``, ``display``, ``storage``, ``data``: checks of options, LPs with HiGHS, text tables,
-  artifacts on disk, labels of datasets.
+- ``arguments``, ``linprog``, ``display``, ``storage``, ``data``, ``datasets``: checks of options, LPs with HiGHS, text
+  tables, artifacts on disk, labels of the user's datasets, and synthetic data whose status is known.
 - ``influence``: per-sample gradients, curvature, and the influence of every training sample on every category, (N, K).
 - ``pareto``: headroom, its held-out test, trade-offs, and the verdict.
 - ``reweighting``, ``sampling``: sample weights from influence, and the sampler that draws with them.

@@ -22,6 +22,7 @@ ORDER = [
     "display",
     "storage",
     "data",
+    "datasets",
     "influence",
     "pareto",
     "reweighting",

@@ -38,7 +38,7 @@ from lightning_pareto import (
     check_pareto,
     reweight,
 )
-from lightning_pareto.data.synthetic import gaussian_classes
+from lightning_pareto.datasets import gaussian_classes
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 WARMUP = 2  # rounds after which everything is loaded that is loaded lazily

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_pareto import ParetoVerdict, check_pareto, estimate_influence, reweight
-from lightning_pareto.data.synthetic import gaussian_classes
+from lightning_pareto.datasets import gaussian_classes
 
 BUDGET = 0.2
 LEVEL = 0.05

@@ -1,1 +1,1 @@
-"""The user's data: labels, loaders, and synthetic data whose status is known."""
+"""The user's data: labels and loaders."""

@@ -130,7 +130,7 @@ def estimate_influence(
 
     Example:
         >>> from torch.utils.data import DataLoader
-        >>> from lightning_pareto.data.synthetic import gaussian_classes
+        >>> from lightning_pareto.datasets import gaussian_classes
         >>> train, val = gaussian_classes(200, noise=0.3, seed=0), gaussian_classes(100, seed=1)
         >>> loaders = DataLoader(train.dataset(), 50), DataLoader(val.dataset(), 50)
         >>> estimate_influence(nn.Linear(2, 4), *loaders, folds=3)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from lightning_pareto import BatchError, ClassificationTask, InfluenceMatrix, estimate_influence
-from lightning_pareto.data.synthetic import gaussian_classes
+from lightning_pareto.datasets import gaussian_classes
 from lightning_pareto.influence.curvature import CurvatureError
 from tests._asserts import assert_near
 from tests._oracles import class_losses, exact_influence, fit_logistic, loader

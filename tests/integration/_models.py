@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_pareto.data.synthetic import gaussian_classes
+from lightning_pareto.datasets import gaussian_classes
 
 CLASSES = 4
 

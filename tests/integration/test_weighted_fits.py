@@ -20,7 +20,7 @@ from lightning_pareto import (
     reweight,
     reweighted_dataloader,
 )
-from lightning_pareto.data.synthetic import gaussian_classes
+from lightning_pareto.datasets import gaussian_classes
 from tests.distributed._two import read, two, write
 from tests.integration._models import Data, Dicts, Plain, datasets, trainer
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lightning_pareto import InfluenceMatrix, ParetoVerdict, check_pareto, estimate_influence
-from lightning_pareto.data.synthetic import gaussian_classes
+from lightning_pareto.datasets import gaussian_classes
 from lightning_pareto.pareto.hyperplane import explained_variance_ratio, hyperplane_distance, regions
 from tests._oracles import class_losses, fit_logistic, loader
 

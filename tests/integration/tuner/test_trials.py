@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto import ParetoCallback, SampleWeights
-from lightning_pareto.data.synthetic import gaussian_classes
+from lightning_pareto.datasets import gaussian_classes
 from lightning_pareto.integration.tuner.project import Project
 from lightning_pareto.integration.tuner.trainer_factory import TrainerFactory
 from lightning_pareto.integration.tuner.trial import Trial

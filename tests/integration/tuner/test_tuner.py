@@ -22,7 +22,7 @@ from lightning_pareto import (
     ParetoVerdict,
     write_report,
 )
-from lightning_pareto.data.synthetic import gaussian_classes
+from lightning_pareto.datasets import gaussian_classes
 from lightning_pareto.integration.tuner import search
 from lightning_pareto.integration.tuner.final_fits import FinalFits
 from lightning_pareto.integration.tuner.messages import next_step
