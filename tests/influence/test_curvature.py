@@ -135,12 +135,12 @@ def test_conjugate_gradients_reach_the_dense_solution(case, monkeypatch):
     torch.manual_seed(0)
     module, shape = (FAST | SLOW)[case]()
     module.double().eval()
-    x = torch.randint(7, (40, shape)) if isinstance(shape, int) else torch.randn(40, *shape).double()
-    train = training_pass(module, x, torch.randint(CLASSES, (40,)))
+    x = torch.randint(7, (20, shape)) if isinstance(shape, int) else torch.randn(20, *shape).double()
+    train = training_pass(module, x, torch.randint(CLASSES, (20,)))
     with train.probe.open():
         verify(train.probe, train.batch_of(range(3)))
-        exact = fit_curvature("gauss_newton", train, damping=0.1, fisher=draw_fisher(40, "exact"), tolerance=1e-3)
-        iterative = fit_curvature("cg", train, damping=0.1, fisher=draw_fisher(40, "exact"), tolerance=1e-10)
+        exact = fit_curvature("gauss_newton", train, damping=0.1, fisher=draw_fisher(20, "exact"), tolerance=1e-3)
+        iterative = fit_curvature("cg", train, damping=0.1, fisher=draw_fisher(20, "exact"), tolerance=1e-10)
         right = {layer: torch.randn(3, *exact.shapes[layer]).double() for layer in exact.layers}
         expected, found, ekfac = (c.solve(right) for c in (exact, iterative, iterative.preconditioner))
     for layer, direction in expected.items():
