@@ -95,7 +95,7 @@ def test_missing_data_set_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
     monkeypatch.setattr(sys, "argv", ["fashion_mnist.py", "--data", str(tmp_path)])
     with pytest.raises(
-        SystemExit, match=rf"Fashion-MNIST not found in {tmp_path}.*apt-get install dataset-fashion-mnist"
+        SystemExit, match=rf"Fashion-MNIST not found in {tmp_path}(.|\n)*apt-get install dataset-fashion-mnist"
     ):
         runpy.run_path(str(ROOT / "examples" / "fashion_mnist.py"), run_name="__main__")
 
