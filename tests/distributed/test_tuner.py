@@ -1,11 +1,16 @@
 """A search on two processes: one decision, one folder."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from lightning_pareto import HeadRefit, ParetoCallback, ParetoResult, ParetoTuner
+from lightning_pareto.integration.tuner.project import Project
+from lightning_pareto.integration.tuner.starting_model import FIRST_FIT
+from lightning_pareto.integration.tuner.trials import Trials
 from tests.distributed._two import launched, two
 from tests.integration._models import Data, Plain
 
@@ -37,8 +42,13 @@ def assert_sound(result, model):
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
 
 
-def test_search_works_with_processes_that_end_with_each_fit(tmp_path):
-    model, tuner, result = search(tmp_path, "ddp_fork")
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    return search(tmp_path_factory.mktemp("forked"), "ddp_fork")
+
+
+def test_search_works_with_processes_that_end_with_each_fit(tmp_path, forked):
+    model, tuner, result = forked
     assert_sound(result, model)
     assert tuner.verdict.headroom > 0
     _, _, again = search(tmp_path / "again", "ddp_fork")
@@ -55,15 +65,21 @@ def test_processes_share_the_remaining_half_of_the_validation_data(tmp_path):
 
 
 def test_spawned_processes_find_the_same_as_forked_ones(tmp_path):
-    """With few trials, since each starts new interpreters."""
-    few = {"max_epochs_spent": 6, "candidates": ()}
-    _, _, forked = search(tmp_path / "forked", "ddp_fork", **few)
-    model, tuner, spawned = search(tmp_path / "spawned", "ddp_spawn", **few)
-    np.testing.assert_array_equal(spawned.after, forked.after)
-    assert [trial.name for trial in spawned.trials] == [trial.name for trial in forked.trials]
-    assert tuner.verdict.headroom > 0
-    saved = torch.load(spawned.ckpt_path, weights_only=True)["state_dict"]
-    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
+    """In a single trial, since each starts new interpreters."""
+    found = []
+    for strategy in ("ddp_fork", "ddp_spawn"):
+        torch.manual_seed(0)
+        project = Project(
+            trainer_factory=functools.partial(two, tmp_path / "user", strategy=strategy, max_epochs=2),
+            module=Plain(),
+            datamodule=Data(),
+            callback=ParetoCallback(verbose=False),
+        )
+        found.append(Trials(project, tmp_path / strategy).run(FIRST_FIT))
+    forked, spawned = found
+    np.testing.assert_array_equal(spawned.outcome.probability, forked.outcome.probability)
+    forked, spawned = (torch.load(each.checkpoint, weights_only=True)["state_dict"] for each in found)
+    assert all(torch.equal(spawned[name], value) for name, value in forked.items())
 
 
 SCRIPT = """
@@ -81,11 +97,10 @@ if __name__ == "__main__":
 """
 
 
-def test_processes_of_a_launched_script_decide_alike(tmp_path):
+def test_processes_of_a_launched_script_decide_alike(tmp_path, forked):
     launched(tmp_path, SCRIPT)
     decisions = [(tmp_path / f"decision{rank}.json").read_text() for rank in range(2)]
     assert decisions[0] == decisions[1]
     assert ParetoResult.load(tmp_path / "search" / "result.safetensors").epochs_spent == 10
-    _, _, forked = search(tmp_path / "forked", "ddp_fork")
     result = ParetoResult.load(tmp_path / "search" / "result.safetensors")
-    np.testing.assert_allclose([t.macro for t in result.trials], [t.macro for t in forked.trials], atol=0.02)
+    np.testing.assert_allclose([t.macro for t in result.trials], [t.macro for t in forked[2].trials], atol=0.02)

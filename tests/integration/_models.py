@@ -104,12 +104,13 @@ class Data(pl.LightningDataModule):
         default = datasets()
         self.train, self.val = train or default[0], val or default[1]
         self.options = {"batch_size": batch_size, **options}
+        self.val_batch = max(50, len(self.val) // 6)
 
     def train_dataloader(self):
         return DataLoader(self.train, shuffle=True, **self.options)
 
     def val_dataloader(self):
-        return DataLoader(self.val, batch_size=50)
+        return DataLoader(self.val, batch_size=self.val_batch)
 
 
 class Over(Callback):

@@ -3,10 +3,7 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -17,9 +14,12 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning_pareto import ParetoCallback
 from lightning_pareto.integration.analysis import run as analysis
 from lightning_pareto.integration.analysis.resumption import how_to_resume, remove_stages
+from tests._processes import done
 from tests.integration._models import Data, Plain, trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Checkpoint directory .* exists and is not empty", "ignore:.*multi-threaded, use of fork"
+)
 
 
 def fit(folder, *, ckpt_path=None, **options):
@@ -40,7 +40,7 @@ def killed(folder):
             os.kill(os.getpid(), signal.SIGKILL)
 
     analysis.estimate = with_progress(progress)
-    fit(Path(folder))
+    fit(folder)
 
 
 def with_progress(progress):
@@ -63,12 +63,9 @@ def stages_begun(monkeypatch):
     return begun
 
 
-@pytest.mark.slow
 def test_analysis_that_was_killed_resumes_with_the_same_numbers(tmp_path, monkeypatch):
     expected = fit(tmp_path / "whole")
-    code = f"from {__name__} import killed; killed({str(tmp_path / 'again')!r})"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done(killed, tmp_path / "again")[0] == -signal.SIGKILL
     assert list((tmp_path / "again" / "pareto" / "stages" / "0").glob("*.safetensors"))
     begun = stages_begun(monkeypatch)
     found = fit(tmp_path / "again", ckpt_path=str(tmp_path / "again" / "last.ckpt"))
@@ -79,10 +76,8 @@ def test_analysis_that_was_killed_resumes_with_the_same_numbers(tmp_path, monkey
     assert not (tmp_path / "again" / "pareto" / "stages").exists()
 
 
-@pytest.mark.slow
 def test_stages_of_an_earlier_fit_are_not_used_for_a_new_one(tmp_path):
-    code = f"from {__name__} import killed; killed({str(tmp_path)!r})"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True)
+    done(killed, tmp_path)
     stale = list((tmp_path / "pareto" / "stages" / "0").glob("*.safetensors"))
     assert stale
     assert fit(tmp_path, damping=1.0).influence.metadata["options"]["damping"] == 1.0
@@ -121,7 +116,7 @@ def interrupted(folder, stages):
             signal.raise_signal(signal.SIGINT)
 
     analysis.estimate = with_progress(progress)
-    fit_and_tell(Path(folder), stages)
+    fit_and_tell(folder, stages)
 
 
 def fit_and_tell(folder, stages, **options):
@@ -131,16 +126,14 @@ def fit_and_tell(folder, stages, **options):
     return callback
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stages", [True, False])
 def test_interruption_says_how_to_resume_and_resuming_is_announced(tmp_path, capsys, stages):
-    code = f"from {__name__} import interrupted; interrupted({str(tmp_path)!r}, {stages})"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True, text=True)
-    assert "The analysis was interrupted." in done.stdout, done.stderr
-    assert (f"Finished stages are kept in {tmp_path / 'pareto'}. To resume:" in done.stdout) is stages
-    assert ("With ParetoCallback(dirpath=…) finished stages are kept." in done.stdout) is not stages
-    assert f"ckpt_path='{tmp_path / 'last.ckpt'}'" in done.stdout
-    assert all(len(line) <= 80 or str(tmp_path) in line for line in done.stdout.splitlines())
+    _, printed = done(interrupted, tmp_path, stages)
+    assert "The analysis was interrupted." in printed
+    assert (f"Finished stages are kept in {tmp_path / 'pareto'}. To resume:" in printed) is stages
+    assert ("With ParetoCallback(dirpath=…) finished stages are kept." in printed) is not stages
+    assert f"ckpt_path='{tmp_path / 'last.ckpt'}'" in printed
+    assert all(len(line) <= 80 or str(tmp_path) in line for line in printed.splitlines())
     callback = fit_and_tell(tmp_path, stages, ckpt_path=str(tmp_path / "last.ckpt"))
     assert callback.verdict.headroom > 0
     assert ("Resuming the interrupted analysis in" in capsys.readouterr().out) is stages
@@ -182,10 +175,8 @@ def test_advice_names_no_checkpoint_that_does_not_exist(tmp_path, monkeypatch):
     assert "fit once more" in ended.advice
 
 
-@pytest.mark.slow
 def test_stages_of_another_model_are_said_to_be_discarded(tmp_path, capsys):
-    code = f"from {__name__} import interrupted; interrupted({str(tmp_path)!r}, True)"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True)
+    done(interrupted, tmp_path, True)
     callback = ParetoCallback(dirpath=tmp_path / "pareto", damping=1.0)
     trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
     out = capsys.readouterr().out

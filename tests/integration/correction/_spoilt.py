@@ -55,4 +55,4 @@ class SpoiltData(pl.LightningDataModule):
         return DataLoader(self.train, **self.options)
 
     def val_dataloader(self):
-        return DataLoader(self.val, batch_size=50, shuffle=self.shuffle_val)
+        return DataLoader(self.val, batch_size=200, shuffle=self.shuffle_val)

@@ -1,10 +1,5 @@
 """The search for a better second fit as users see it."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +24,7 @@ from lightning_pareto.integration.tuner.messages import next_step
 from lightning_pareto.integration.tuner.project import Project
 from lightning_pareto.integration.tuner.trial import Trial
 from lightning_pareto.integration.tuner.trials import Trials
+from tests._processes import begun
 from tests.integration._models import CLASSES, Data, DictBatches, Dicts, Plain, trainer
 
 EPOCHS = 3
@@ -157,32 +153,24 @@ def test_interrupted_search_resumes(tmp_path, undisturbed, at):
     assert_same(result, expected)
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, {root!r})
-from pathlib import Path
-from tests.integration.tuner.test_tuner import Crowded, module, tuner_in
-result = tuner_in(Path({folder!r})).fit(module(), Crowded(val=300))
-print(result.after.tolist())
-"""
+def search_in(folder):
+    return tuner_in(folder).fit(module(), Crowded(val=300))
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 def test_killed_search_resumes(tmp_path, undisturbed):
-    root = str(Path(__file__).parents[3])
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT.format(root=root, folder=str(tmp_path))]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = begun(search_in, tmp_path)
     end = time.monotonic() + 120
     while len(list(tmp_path.rglob("trial.safetensors"))) < 3 and time.monotonic() < end:
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     finished = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.rglob("trial.safetensors")}
     assert 3 <= len(finished) < 5
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = search_in(tmp_path)
     kept = tmp_path / "search" / "finished"
     assert all((kept / name / "trial.safetensors").stat().st_mtime_ns == when for name, when in finished.items())
-    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), undisturbed[0].after)
+    assert_same(result, undisturbed[0])
 
 
 def test_finished_search_starts_over(tmp_path, capsys):
