@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import runpy
 import sys
 import tempfile
+import warnings
 
 
 def begun(work, *arguments):
@@ -27,3 +29,17 @@ def done(work, *arguments):
         process.join()
         printed.seek(0)
         return process.exitcode, printed.read()
+
+
+def printed_by(script, *arguments, folder="."):
+    """What a script prints that is run in a folder, as by ``python script arguments``."""
+
+    def run():
+        os.chdir(folder)
+        sys.argv, sys.path[0] = [str(script), *arguments], str(script.parent)
+        warnings.resetwarnings()
+        runpy.run_path(str(script), run_name="__main__")
+
+    code, printed = done(run)
+    assert code == 0, printed[-3000:]
+    return printed

@@ -2,30 +2,22 @@
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests._processes import printed_by
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 YES = "Pareto improvement possible: YES"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")]
 
 
-def output_of(name, tmp_path, *arguments):
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=250,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def output_of(name, tmp_path):
+    output = printed_by(EXAMPLES / name, folder=tmp_path)
     assert not list(tmp_path.iterdir()), "an example leaves no files"
-    return done.stdout
+    return output
 
 
 def percent(pattern, text):

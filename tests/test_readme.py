@@ -3,7 +3,6 @@
 import gzip
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_pareto import InfluenceMatrix, ParetoSampler
+from tests._processes import printed_by
 from tests.integration._models import Data, Plain, datasets
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ def project(tmp_path, monkeypatch):
     """A user's project in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    train, val = datasets(noise=0.3, train=600, val=400)
+    train, val = datasets(noise=0.3, train=320, val=200)
     for name in ("best.ckpt", "first.ckpt"):
         torch.save({"state_dict": Plain().state_dict()}, name)
     return {
@@ -64,22 +64,11 @@ def test_there_are_two_commands():
     assert tests == 'pip install -e ".[dev]" && python -m pytest\n'
 
 
-def run_example(name, *arguments):
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / name, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 def test_quickstart_shows_what_it_promises(tmp_path):
     picture = tmp_path / "digits.png"
-    output = run_example("quickstart.py", "--picture", str(picture))
+    output = printed_by(ROOT / "examples" / "quickstart.py", "--picture", str(picture))
     assert "Pareto improvement possible: YES" in output
     seeds = re.findall(r"seed (\d): improvable (\S+); flipped labels found with AUC ([\d.]+)", output)
     assert [seed for seed, _, _ in seeds] == list("01234")
@@ -117,9 +106,11 @@ def tiny_fashion(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.distributed
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 def test_fashion_mnist_runs_from_a_folder_with_its_options(tiny_fashion):
+    script = ROOT / "examples" / "fashion_mnist.py"
     sizes = ["--samples", "400", "--val-samples", "200", "--seeds", "2", "--epochs", "2", "--imbalance", "0.2"]
-    output = run_example("fashion_mnist.py", "--data", str(tiny_fashion), "--devices", "2", *sizes)
+    output = printed_by(script, "--data", str(tiny_fashion), "--devices", "2", *sizes)
     assert len(re.findall(r"^seed \d: improvable", output, re.MULTILINE)) == 2, "each seed once, by rank zero"
     assert "2 seeds" in output
     assert "T-shirt" in output

@@ -65,7 +65,7 @@ class ByHand(Scheduled):
         optimizer.step()
 
 
-def fit(tmp_path, *callbacks, model=None, data=None, max_epochs=6, seed=0, ckpt_path=None, **options):
+def fit(tmp_path, *callbacks, model=None, data=None, max_epochs=5, seed=0, ckpt_path=None, **options):
     torch.manual_seed(seed)
     model = Scheduled() if model is None else model()
     fitted = trainer(tmp_path, Spoils(), *callbacks, max_epochs=max_epochs, **options)
