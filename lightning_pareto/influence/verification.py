@@ -22,8 +22,8 @@ from lightning_pareto.influence.task import BatchError
 VERIFICATION_SAMPLES = 5
 """How many samples to compare on. It takes at least two to tell the layouts apart."""
 
-BATCHES_CHECKED, LARGEST_BATCH = 5, 16
-"""How many batches, and of how many samples, must keep the samples in order."""
+BATCHES_CHECKED, SMALL_BATCH, LARGEST_BATCH = 5, 16, 64
+"""How many batches must keep the samples in order, of how many samples, and how large the last one is at most."""
 
 LOGIT_TOLERANCE = 1e-3
 """Largest relative change of the logits at which an expansion of shared tensors is accepted."""
@@ -107,15 +107,15 @@ def misread_layers(data: GradientPass) -> list[Layer]:
     """Layers of the plan that see the samples of some batch in another order, or mixed, or that have other uses there.
 
     The few samples of :func:`verify` may be in the model's order by chance, for instance if all are equally long. They
-    may also miss a branch of the model. So in some batches, one of them as large as the loader's, half of the samples
-    get no signal, and must get no gradient in any layer. The others' must add up to the gradient by autograd.
+    may also miss a branch of the model. So in some batches, one of them as large as the loader's or nearly, half of the
+    samples get no signal, and must get no gradient in any layer. The others' must add up to the gradient by autograd.
     """
     found: dict[Layer, None] = {}
-    size = min(size_of_batches(data.loader), data.probe.memory.batch or LARGEST_BATCH, LARGEST_BATCH, data.size)
+    size = min(size_of_batches(data.loader), data.probe.memory.batch or SMALL_BATCH, SMALL_BATCH, data.size)
     order = data.sample(BATCHES_CHECKED * size, seed=1).indices
     batches = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
     if data.batch_size > size and not data.one_by_one:
-        batches[-1:] = [data.sample(data.batch_size, seed=2).indices]
+        batches[-1:] = [data.sample(min(data.batch_size, LARGEST_BATCH), seed=2).indices]
     for number, batch in enumerate(data.batches_of(batches)):
         with data.locating_errors(batches[number]):
             forward = data.probe.forward(batch)
