@@ -101,12 +101,16 @@ def apply(
     return None
 
 
-def _checked_weights(remedy: Remedy, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    size = len(remedy.weights.values)
-    if weights.shape != (size,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+def _checked_weights(remedy: Remedy, proposed: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    name, size = remedy.candidate.name, len(remedy.weights)
+    if proposed.shape != (size,):
         raise ValueError(
-            f"{remedy.candidate.name!r} proposes a tensor of shape {tuple(weights.shape)}. Weights for a fit are "
-            f"{size} finite numbers >= 0, one per training sample, and not all zero"
+            f"{name!r} proposes a tensor of shape {tuple(proposed.shape)}. Weights for a fit have the shape ({size},), "
+            "one per training sample"
         )
+    try:
+        weights = SampleWeights(proposed).values
+    except ValueError as error:
+        raise ValueError(f"{name!r} proposes weights that no fit can use: {error}") from error
     scaled: npt.NDArray[np.float64] = weights / weights.mean()
     return scaled

@@ -150,9 +150,17 @@ def test_candidate_that_returns_nothing_is_refused(tmp_path):
         tuner_in(tmp_path, candidates=[lambda evidence: None]).fit(module(), Crowded(val=300))
 
 
-@pytest.mark.parametrize("weights", [torch.ones(3), -torch.ones(400), torch.zeros(400), torch.full((400,), torch.nan)])
-def test_weights_that_no_fit_can_use_are_refused(tmp_path, weights):
-    with pytest.raises(ValueError, match=r"'<lambda>' proposes a tensor .* 400 finite numbers >= 0"):
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        (torch.ones(3), r"a tensor of shape \(3,\)\. Weights for a fit have the shape \(400,\)"),
+        (-torch.ones(400), "weights that no fit can use: weights must be finite and ≥ 0, found -1"),
+        (torch.zeros(400), "weights that no fit can use: weights must not all be zero"),
+        (torch.full((400,), torch.nan), "weights that no fit can use: weights must be finite and ≥ 0, found nan"),
+    ],
+)
+def test_weights_that_no_fit_can_use_are_refused(tmp_path, weights, reason):
+    with pytest.raises(ValueError, match=f"'<lambda>' proposes {reason}"):
         tuner_in(tmp_path, candidates=[lambda evidence: weights]).fit(module(), Crowded(val=300))
 
 
