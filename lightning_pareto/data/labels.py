@@ -73,10 +73,15 @@ def _integers(item: Any) -> list[int]:
     return [int(array) for array in arrays if array.ndim == 0 and array.dtype.kind in "iu"]
 
 
-def stored_class_names(dataset: Any, count: int) -> list[str] | None:
-    """``dataset.classes``, also through Subsets, if they are ``count`` different names."""
+def stored_classes(dataset: Any) -> list[str]:
+    """``dataset.classes``, also through Subsets; empty if there are none."""
     while isinstance(dataset, Subset) and not hasattr(dataset, "classes"):
         dataset = dataset.dataset
     found = getattr(dataset, "classes", None)
-    names = list(map(str, found)) if isinstance(found, (list, tuple)) else []
+    return list(map(str, found)) if isinstance(found, (list, tuple)) else []
+
+
+def stored_class_names(dataset: Any, count: int) -> list[str] | None:
+    """The stored classes if they are ``count`` different names."""
+    names = stored_classes(dataset)
     return names if len(names) == len(set(names)) == count else None

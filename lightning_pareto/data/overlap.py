@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.stats import fisher_exact
-from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_pareto.display.warning import warn
 
@@ -124,12 +124,16 @@ def _sources(dataset: Any, depth: int = 0) -> Iterator[tuple[Any, Indices]]:
 
 def _wrapped(dataset: Any) -> Any:
     """The dataset of as many samples that another one wraps, as to transform them; None if there is none."""
-    for name in ("dataset", "subset"):
-        inner: Any = getattr(dataset, name, None)
-        sized = inner is not dataset and hasattr(inner, "__getitem__") and isinstance(inner, Sized)
-        if sized and len(inner) == len(dataset):
-            return inner
-    return None
+    held: list[Any] = [
+        inner
+        for name, inner in getattr(dataset, "__dict__", {}).items()
+        if inner is not dataset
+        and (isinstance(inner, Dataset) or name in ("dataset", "subset"))
+        and hasattr(inner, "__getitem__")
+        and isinstance(inner, Sized)
+        and len(inner) == len(dataset)
+    ]
+    return held[0] if len(held) == 1 else None
 
 
 def _placed(source: tuple[Any, Indices]) -> tuple[Any, Indices]:

@@ -59,7 +59,7 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     for submodule in modes:
         submodule.training = False
     try:
-        with unchanged_buffers(module):
+        with unchanged_state(module):
             yield
     finally:
         for submodule, training in modes.items():
@@ -67,14 +67,24 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unchanged_buffers(module: nn.Module) -> Iterator[None]:
-    """Restore all buffers on exit. Observers and running means may change them in every forward pass, in any mode."""
+def unchanged_state(module: nn.Module) -> Iterator[None]:
+    """Restore all buffers, counters and kept tensors on exit, which a forward pass may change in any mode."""
     named = [(each, name, buffer) for each in module.modules() for name, buffer in each.named_buffers(recurse=False)]
     kept = [found for found in named if not is_lazy(found[2])]
     values = [buffer.detach().clone() for _, _, buffer in kept]
+    plain = (int, float, str, Tensor, type(None))
+    attributes = [
+        (each, name, value)
+        for each in module.modules()
+        for name, value in vars(each).items()
+        if isinstance(value, plain)
+    ]
     try:
         yield
     finally:
+        for owner, name, value in attributes:
+            if name in vars(owner) and vars(owner)[name] is not value:
+                vars(owner)[name] = value
         for (owner, name, buffer), value in zip(kept, values, strict=True):
             if getattr(owner, name, buffer) is not buffer:
                 setattr(owner, name, buffer)

@@ -236,6 +236,7 @@ class TakesOurs(Plain):
         return super().training_step(batch["ours"], batch_idx)
 
 
+@pytest.mark.filterwarnings("ignore:the task cannot read the training batches in training mode")
 @pytest.mark.parametrize("mode", ["min_size", "max_size", "max_size_cycle"])
 def test_several_train_loaders_require_a_choice(tmp_path, mode):
     with pytest.raises(TypeError, match=r"found dict(.|\n)*train_dataloader=…"):

@@ -362,7 +362,9 @@ class Augmented(Dataset):
         return image, target
 
 
-@pytest.mark.filterwarnings("ignore:the training dataset returns a different sample each time")
+@pytest.mark.filterwarnings(
+    "ignore:the training dataset returns a different sample each time", "ignore:training_step has another loss"
+)
 def test_image_classifier_with_batch_norm_augmentation_and_schedule(tmp_path):
     torch.manual_seed(0)
     train = DataLoader(Augmented(160, 0, True), batch_size=32, shuffle=True, drop_last=True)

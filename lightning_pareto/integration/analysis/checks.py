@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_pareto.arguments import checked_names
-from lightning_pareto.data.labels import first_label_out_of_range
+from lightning_pareto.data.labels import first_label_out_of_range, stored_classes
 from lightning_pareto.data.loaders import read_batches, refuse_part, samples_chosen
 from lightning_pareto.data.overlap import refuse_overlap
+from lightning_pareto.display.terminal import listed
 from lightning_pareto.influence.categories import Categories, read_categories
+from lightning_pareto.influence.fingerprint import fingerprint_of_contents
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.sample_checks import check_loss
 from lightning_pareto.influence.task import BatchError
@@ -99,6 +101,8 @@ def check_data(
             _compare_loaders(trainer, data, train)
         if not joined:
             refuse_overlap(train.dataset, validation.dataset)
+        if data.class_names is None:
+            _compare_classes(train.dataset, validation.dataset)
         names = data.names_of_classes(trainer, classes)
     loaders = validation_loaders(trainer)
     if data.val_dataloader_idx == 0 and len(loaders) > 1:
@@ -190,6 +194,23 @@ def _compare_loaders(trainer: pl.Trainer, data: DataSource, own: "DataLoader[Any
             f"{data.owner}(train_dataloader=…) has other samples than the fit, or in another order: sample {index} has "
             "another label. Influence and weights belong to dataset indices, so both must have the same samples in the "
             "same order"
+        )
+    contents = [fingerprint_of_contents(each) for each in (own, fitted)]
+    if None not in contents and contents[0] != contents[1]:
+        rank_zero_warn(
+            f"{data.owner}(train_dataloader=…) has samples with the labels of the fit's, but other contents. With "
+            "another transform, all is well. With other samples or another order, influence is that of other samples"
+        )
+
+
+def _compare_classes(train: Any, validation: Any) -> None:
+    """Refuse datasets that number their classes differently, as folders do where one lacks a class."""
+    ours, theirs = stored_classes(train), stored_classes(validation)
+    if ours and theirs and ours != theirs:
+        raise ValueError(
+            f"the training dataset has the classes {listed(ours, 5)}, the validation dataset {listed(theirs, 5)}, so "
+            "the same label stands for different classes. Give both the same list of classes, with an empty folder for "
+            "one that is missing. If only the names differ, pass class_names=[…]"
         )
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.hooks import RemovableHandle
 
 from lightning_pareto.data.loaders import read_batches, size_of_batches
-from lightning_pareto.influence.gradients import unchanged_buffers
+from lightning_pareto.influence.gradients import unchanged_state
 from lightning_pareto.influence.measures import logit_gradient
 from lightning_pareto.influence.task import ClassificationTask
 from lightning_pareto.integration.trainer.batches import transfer_of
@@ -29,6 +29,9 @@ from lightning_pareto.reweighting.weighted_dataset import weights_in_batch
 TOLERANCE, GRADIENT_TOLERANCE = 0.01, 0.02
 """Relative difference of the losses of a batch, or their gradients, that counts as rounding, as in half precision."""
 
+LOGIT_TOLERANCE, LOSS_TOLERANCE = 0.05, 0.05
+"""Relative difference of the logits, and share of the loss beside the expected one, that are not reported."""
+
 LAST = 3
 """How many comparisons count at the end, one an epoch. At the start, different losses may have similar values."""
 
@@ -38,11 +41,13 @@ class LossComparison:
 
     These must be proportional, with one factor for all samples, or with the weights of a :class:`WeightedDataset`.
     Class weights and soft labels change them even where they leave the loss as it is. The graph of the step itself
-    is used, so the network takes no further backward pass.
+    is used, so the network takes no further backward pass. The logits must be those of the step, and the loss must be
+    what the factor tells, so nothing else is added to it.
 
     If the logits are not in this graph, the values are compared. The task's loss is computed in training mode, as
-    ``training_step`` is about to. Buffers and random states are restored, so the fit is the same to the bit, and
-    dropout draws what it will draw in the step. A batch that the task cannot read is left out.
+    ``training_step`` is about to, on a copy of the batch. Buffers, counters and random states are restored, so the fit
+    is the same to the bit, and dropout draws what it will draw in the step. A batch that the task cannot read is left
+    out.
 
     Args:
         task: whose loss influence is computed of.
@@ -57,7 +62,7 @@ class LossComparison:
         """Forget the previous fit."""
         self.stop()
         self._comparisons: list[str] = []  # what is different, empty for nothing
-        self._warned = self._warned_of_none = False
+        self._warned = self._warned_of_none = self._tried = False
 
     def stop(self) -> None:
         """Remove the hook and forget the batch."""
@@ -65,19 +70,22 @@ class LossComparison:
             self._handle.remove()
         self._handle, self._targets, self._weights = None, torch.empty(0), torch.empty(0)
         self._values: tuple[float, ...] = ()  # of the task's loss: mean and sum
+        self._expected = torch.empty(0)  # logits of the task
         self._outputs: list[Tensor] = []  # logits in the step
-        self._differences: list[float] = []  # of gradients, one a backward pass
+        self._differences: list[tuple[float, str]] = []  # one a backward pass: how large, and what is different
 
     def begin_batch(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
         """Compute the loss of a batch before its step, and listen for the step's logits."""
         self.stop()
+        self._tried = True
         outputs: list[tuple[nn.Module, Tensor]] = []
         try:
+            batch = copy.deepcopy(batch)  # forward may change it in place
             self._targets = self._task.read_targets(copy.copy(batch))
             listening = _listening(outputs, module, len(self._targets))
             context = trainer.precision_plugin.forward_context()
-            with isolate_rng(), torch.no_grad(), unchanged_buffers(module), context, listening:
-                logits = self._task.read_logits(module, copy.copy(batch), self._targets)
+            with isolate_rng(), torch.no_grad(), unchanged_state(module), context, listening:
+                logits = self._expected = self._task.read_logits(module, copy.copy(batch), self._targets)
                 losses = self._task.loss(logits.float(), self._targets)
             found = weights_in_batch(getattr(trainer.train_dataloader, "dataset", None), batch)
             self._weights = torch.ones_like(losses) if found is None else found.to(losses)
@@ -101,8 +109,7 @@ class LossComparison:
         if not values:
             return
         if differences:
-            least = min(differences)
-            different = f"its gradients with respect to the logits differ by {least:.0%}" * (least > GRADIENT_TOLERANCE)
+            _, different = min(differences)
         elif isinstance(found, Tensor) and found.numel() == 1:
             trained = float(found) * trainer.accumulate_grad_batches  # Lightning has divided it
             expected = min(values, key=lambda value: abs(value - trained))
@@ -151,7 +158,9 @@ class LossComparison:
             self._warn_of_none(reason)
 
     def warn(self) -> None:
-        """Warn, once a fit, if the losses differ in half of the last comparisons or more."""
+        """Warn, once a fit, if the losses differ in half of the last comparisons or more, or if there are none."""
+        if self._tried and not self._comparisons:
+            self._warn_of_none("the task cannot read the training batches in training mode, or no step returned a loss")
         last = self._comparisons[-LAST:]
         different = [each for each in last if each]
         if last and 2 * len(different) >= len(last) and not self._warned:
@@ -159,7 +168,8 @@ class LossComparison:
             rank_zero_warn(
                 f"training_step has another loss than the one whose influence is computed: {different[-1]}. "
                 "Class weights, label smoothing, soft labels (MixUp), weights that the step ignores, "
-                "another output than the logits of forward, or augmentation in the step? Describe it with a "
+                "another output than the logits of forward, auxiliary losses, or normalisation and augmentation in the "
+                "step (these belong in the dataset or in on_after_batch_transfer)? Describe it with a "
                 "ClassificationTask, for instance "
                 "ClassificationTask(loss=lambda logits, targets: torch.nn.functional.cross_entropy(logits, targets, "
                 'reduction="none", label_smoothing=0.1))'
@@ -177,20 +187,33 @@ class LossComparison:
         if wanted and isinstance(output, Tensor) and output.requires_grad and output.shape[:1] == self._targets.shape:
             self._outputs.append(output)
 
-    def _difference(self, loss: Tensor) -> list[float]:
-        """Largest relative difference of the gradients with respect to the logits, in a list; empty for none."""
+    def _difference(self, loss: Tensor) -> list[tuple[float, str]]:
+        """The largest difference between both losses and what it is, "" for nothing; in a list that may be empty."""
         if not self._outputs or not _allows_two_passes(loss, {output.grad_fn for output in self._outputs}):
             return []
         gradients = torch.autograd.grad(loss, self._outputs, retain_graph=True, allow_unused=True)
-        differences = []
+        differences, explained = [], 0.0
         for found, output in zip(gradients, self._outputs, strict=True):
             if found is not None and found.any():
                 expected = self._weights[:, None] * logit_gradient(self._task.loss, output, self._targets)
-                trained, unit = (_before_log_softmax(each.float(), output) for each in (found, expected))
-                unit = nn.functional.normalize(unit, dim=0)
-                along = (trained @ unit).clamp(min=0) * unit
-                differences.append(float((trained - along).norm() / trained.norm()))
-        return [max(differences)] if differences and all(map(math.isfinite, differences)) else []
+                trained, right = (_before_log_softmax(each.float(), output) for each in (found, expected))
+                factor = float((trained @ right).clamp(min=0) / (right @ right))
+                differences.append(float((trained - factor * right).norm() / trained.norm()))
+                losses = self._task.loss(output.detach().float(), self._targets)
+                explained += factor * float((self._weights * losses).sum())
+        if not differences or not all(map(math.isfinite, differences)):
+            return []
+        largest = max(differences)
+        if largest > GRADIENT_TOLERANCE:
+            return [(2 + largest, f"its gradients with respect to the logits differ by {largest:.0%}")]
+        nearest = min(float((output.detach() - self._expected).norm()) for output in self._outputs)
+        moved = nearest / max(float(self._expected.norm()), 1e-9)
+        if moved > LOGIT_TOLERANCE:
+            return [(1 + moved, f"its logits differ by {moved:.0%}, since the step changes the inputs")]
+        rest = abs(float(loss) - explained) / max(abs(float(loss)), 1e-3)
+        if rest > LOSS_TOLERANCE:
+            return [(rest, f"{rest:.0%} of it are not in the loss of the analysis")]
+        return [(0.0, "")]
 
 
 @contextlib.contextmanager

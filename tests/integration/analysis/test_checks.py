@@ -112,6 +112,7 @@ class Stages(Callback):
         self.training.append(trainer.training)
 
 
+@pytest.mark.filterwarnings("ignore:the task cannot read the training batches in training mode")
 def test_check_and_analysis_run_as_validation_and_restore_the_stage(tmp_path):
     callback, stages = ParetoCallback(verbose=False), Stages()
     options = {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 0}  # the loaders are set up for the check
@@ -270,7 +271,8 @@ def test_own_train_loader_in_another_order_is_refused(tmp_path):
         trainer(tmp_path, callback).fit(Plain(), datamodule=Data(train, val))
     augmented = TensorDataset(train.tensors[0] + 0.01, train.tensors[1])
     callback = ParetoCallback(train_dataloader=DataLoader(augmented, 30), verbose=False)
-    trainer(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data(train, val))
+    with pytest.warns(UserWarning, match="has samples with the labels of the fit's, but other contents"):
+        trainer(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data(train, val))
 
 
 def test_validation_samples_that_are_trained_on_are_refused(tmp_path):

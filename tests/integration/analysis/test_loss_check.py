@@ -247,3 +247,72 @@ class Caches(Noisy):
 
 def test_buffers_that_forward_replaces_do_no_harm(tmp_path):
     assert not warned(tmp_path, Caches())
+
+
+class Normalises(Plain):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(self((x - 3) / 0.5), y)
+
+
+class Perturbs(Plain):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(self(x + 1.5 * torch.randn_like(x)), y)
+
+
+@pytest.mark.parametrize("kind", [Normalises, Perturbs])
+def test_step_that_changes_the_inputs_is_told(tmp_path, kind):
+    assert len(warned(tmp_path, kind(), about="since the step changes the inputs")) == 1
+    with pytest.warns(UserWarning, match="its logits differ by"):
+        analyse(kind(), Data(), trainer=trainer(tmp_path), verbose=False, folds=3)
+
+
+class Pulls(Noisy):
+    """Has an auxiliary loss that does not go through the logits."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + 10 * self.network[0].weight.square().sum()
+
+
+def test_part_of_the_loss_that_does_not_come_from_the_logits_is_told(tmp_path):
+    assert len(warned(tmp_path, Pulls(), about="are not in the loss of the analysis")) == 1
+
+
+class OtherOutputs(Noisy):
+    """Returns something else in training, which the task cannot read."""
+
+    def forward(self, x):
+        return (super().forward(x), x) if self.training else super().forward(x)
+
+    def training_step(self, batch, batch_idx):
+        return weighted(self(batch[0])[0], batch[1])
+
+
+def test_loss_that_is_never_compared_is_told(tmp_path):
+    assert len(warned(tmp_path, OtherOutputs(), about="its loss was not compared")) == 1
+
+
+class Careless(Plain):
+    """Changes its inputs, a counter and what it remembers in every forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.last = 0, None
+
+    def forward(self, x):
+        self.calls += 1
+        before, self.last = self.last, x.mean().detach()
+        return self.network(x.mul_(0.5)) + 0.01 * (self.calls + (0.0 if before is None else before))
+
+
+def test_comparison_leaves_batches_counters_and_kept_tensors_as_they_were(tmp_path):
+    weights = []
+    for callbacks in ([], [ParetoCallback(verbose=False, checkpoint="last")]):
+        torch.manual_seed(0)
+        model, data = Careless(), Data()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer(tmp_path, *callbacks, num_sanity_val_steps=0).fit(model, datamodule=data)
+        weights.append(model.network[0].weight)
+    assert torch.equal(*weights)
