@@ -1,5 +1,6 @@
 """What a candidate may know, and what it has to return."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -167,22 +168,33 @@ class _Function:
     """A candidate from a function of the user's."""
 
     propose: Propose = field(repr=False)  # its address differs from run to run
+    number: int = 1
 
     @property
     def name(self) -> str:
-        return getattr(self.propose, "__name__", type(self.propose).__name__).replace("_", " ")
+        name = getattr(self.propose, "__name__", type(self.propose).__name__).replace("_", " ")
+        return name if self.number == 1 else f"{name} ({self.number})"
 
 
 def as_candidates(given: Sequence[Candidate | Propose]) -> tuple[Candidate, ...]:
-    """The candidates, also those that are functions. A TypeError says what else was found."""
+    """The candidates, also those that are functions, numbered if they share a name. A TypeError refuses others."""
+    if not isinstance(given, Sequence):
+        raise TypeError(f"candidates must be a list, candidates=[…], found {given!r:.80}")
     found: list[Candidate] = []
+    functions = Counter[str]()
     for each in given:
+        if isinstance(each, type):
+            raise TypeError(f"candidates contain the class {each.__name__}: pass an instance, {each.__name__}()")
         if not isinstance(each, Candidate) and not callable(each):
             raise TypeError(
                 f"a candidate has a name and propose(evidence), or is a function of the evidence, found {each!r:.80}"
             )
-        candidate: Candidate = each if isinstance(each, Candidate) else _Function(each)
-        found.append(candidate)
+        if isinstance(each, Candidate):
+            found.append(each)
+        else:
+            name = _Function(each).name
+            functions[name] += 1
+            found.append(_Function(each, functions[name]))
     return tuple(found)
 
 

@@ -147,6 +147,11 @@ def size_of_batches(loader: "DataLoader[Any]") -> int:
     return loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 64
 
 
+def together(loader: "DataLoader[Any]", indices: Sequence[int]) -> list[Sequence[int]]:
+    """These samples as one batch, or one by one if the loader does so, since they may differ in size."""
+    return [indices] if size_of_batches(loader) > 1 else [[index] for index in indices]
+
+
 def with_sampler(
     loader: "DataLoader[Any]",
     sampler: Sampler[int],

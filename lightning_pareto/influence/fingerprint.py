@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.data.labels import fingerprint_of_labels
-from lightning_pareto.data.loaders import read_batches
+from lightning_pareto.data.loaders import read_batches, together
 from lightning_pareto.influence.passes import GradientPass
 
 HASHED_SAMPLES = 8
@@ -37,17 +37,20 @@ def fingerprint_of_data(data: GradientPass) -> str:
     order, the labels or the transform. It misses changes in the inputs of other samples. A dataset with random samples
     gets a new digest each time. The probe must be open.
     """
-    batch = data.batch_of(_few(data.size))
-    forward = data.probe.forward(batch)
-    loss = data.probe.task.loss(forward.logits.detach().float(), forward.targets)
-    return fingerprint_of([data.size, fingerprint_of_labels(data.loader.dataset), batch, forward.targets, loss])
+    found: list[Any] = [data.size, fingerprint_of_labels(data.loader.dataset)]
+    for batch in data.batches_of(together(data.loader, _few(data.size))):
+        forward = data.probe.forward(batch)
+        loss = data.probe.task.loss(forward.logits.detach().float(), forward.targets)
+        found += [batch, forward.targets, loss]
+    return fingerprint_of(found)
 
 
 def fingerprint_of_contents(loader: "DataLoader[Any]") -> str | None:
     """Digest of a few samples of a loader, as its collate function returns them; None if they change between reads."""
-    few = _few(len(loader.dataset))  # type: ignore[arg-type]
-    first, second = map(fingerprint_of, read_batches(loader, [few, few]))
-    return first if first == second else None
+    few = together(loader, _few(len(loader.dataset)))  # type: ignore[arg-type]
+    found = list(map(fingerprint_of, read_batches(loader, few + few)))
+    first, second = found[: len(few)], found[len(few) :]
+    return fingerprint_of(first) if first == second else None
 
 
 def _few(size: int) -> list[int]:

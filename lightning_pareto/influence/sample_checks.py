@@ -63,7 +63,8 @@ def check_rows(data: GradientPass) -> GradientPass:
     batch, *alone = few.batches_of([few.indices, *([index] for index in few.indices)])
     alone_labels, labels = torch.cat(list(map(few.probe.task.read_targets, alone))), few.probe.task.read_targets(batch)
     few.check_labels(few.indices, alone_labels)
-    if not torch.equal(alone_labels, labels) and torch.equal(alone_labels.sort().values, labels.sort().values):
+    other_labels = not torch.equal(alone_labels, labels)
+    if (other_labels and torch.equal(alone_labels.sort().values, labels.sort().values)) or _is_reordered(batch, alone):
         warn(
             f"the collate function of the {data.name} loader changes the order of the samples, so they are read one by "
             "one, which is slow. Keep their order in collate_fn, and sort in the model instead"
@@ -141,6 +142,26 @@ def _check_loader(few: GradientPass, batch: Any) -> None:
             "indices of its sampler. Influence belongs to dataset indices: use a plain DataLoader"
             + (", for the analysis at least: train_dataloader=DataLoader(dataset, …)" * (few.name == "training"))
         )
+
+
+def _is_reordered(batch: Any, alone: Sequence[Any]) -> bool:
+    """Whether some row of a batch, perhaps padded at its end, is another one of the samples than its own."""
+    leaves = [_tensors(each) for each in (batch, *alone)]
+    if len(set(map(len, leaves))) > 1:
+        return False
+    return any(
+        not _begins_with(row, ones[i]) and any(_begins_with(row, one) for one in ones)
+        for rows, *ones in zip(*leaves, strict=True)
+        if rows.ndim > 1 and len(rows) == len(alone)
+        for i, row in enumerate(rows)
+    )
+
+
+def _begins_with(row: Tensor, one: Tensor) -> bool:
+    """Whether a row of a batch, (…), holds a sample that was read alone, (1, …), and then perhaps padding."""
+    if one.ndim != row.ndim + 1 or len(one) != 1 or one.numel() < 2:
+        return False
+    return torch.equal(row[tuple(map(slice, one.shape[1:]))], one[0])
 
 
 def _same(batch: Any, other: Any) -> bool:

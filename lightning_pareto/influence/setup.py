@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.data.labels import fingerprint_of_items, fingerprint_of_labels
-from lightning_pareto.data.loaders import check_map_style
+from lightning_pareto.data.loaders import check_map_style, size_of_batches
 from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.gradients import GradientProbe
 from lightning_pareto.influence.layers import Layer, patterns_without, select_layers
@@ -104,7 +104,8 @@ def _verified(
     probe = train.probe
     with train.shard.agreement("comparison with autograd"):
         train, validation = check_rows(train), check_rows(validation)
-        batch, classes = check_samples(train.sample(VERIFICATION_SAMPLES, seed=0))
+        few = VERIFICATION_SAMPLES if size_of_batches(train.loader) > 1 else 1  # samples of other sizes fit in no batch
+        batch, classes = check_samples(train.sample(few, seed=0))
         check_labels(train, classes)
         verify(probe, batch)
     for data in (train, validation):

@@ -263,6 +263,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
                 with once(self._warned):
                     rehearse(trainer, pl_module, self.data, self.options, self._category_names, self._say)
             checks.warn_of_averaging(trainer, self, self.options.checkpoint)
+            checks.warn_of_untrained(trainer, pl_module, self.options.influence.layers)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

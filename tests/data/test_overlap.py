@@ -37,6 +37,16 @@ class Pictures(Dataset):
         return len(self.data)
 
 
+class Augmented(Dataset):
+    """Wraps a part under a name of its own."""
+
+    def __init__(self, part):
+        self.mine = part
+
+    def __len__(self):
+        return len(self.mine)
+
+
 class Making(Dataset):
     """Makes what it wraps whenever it is asked."""
 
@@ -61,6 +71,7 @@ class Making(Dataset):
         (Subset(ConcatDataset([Subset(WHOLE, [0, 1]), Subset(WHOLE, [8, 9])]), [1, 3]), Subset(WHOLE, [9, 0]), 1),
         (Transformed(Subset(WHOLE, range(8))), Transformed(Subset(WHOLE, range(6, 10))), 2),
         (TensorDataset(X[:6], Y[:6]), TensorDataset(X[4:], Y[4:]), 2),
+        (Augmented(Subset(WHOLE, range(8))), Augmented(Subset(WHOLE, range(6, 10))), 2),
     ],
 )
 def test_shared_samples_are_counted(one, other, shared):

@@ -34,6 +34,56 @@ def test_collate_function_that_sorts_is_read_one_by_one():
             assert_near(scores(train, val), expected, RELATIVE[torch.float32])
 
 
+def padded(samples):
+    """Pads texts."""
+    texts, labels = zip(*samples, strict=True)
+    return nn.utils.rnn.pad_sequence(texts, batch_first=True), torch.stack(labels)
+
+
+def by_length(samples):
+    """Sorts texts by their length and pads them, as for packed sequences."""
+    return padded(sorted(samples, key=lambda sample: -len(sample[0])))
+
+
+class Sums(nn.Module):
+    """Reads texts of any length."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 2)
+
+    def forward(self, x):
+        return self.layer(x.sum(1, keepdim=True))
+
+
+def test_collate_function_that_sorts_is_found_though_all_compared_labels_are_alike():
+    generator, rare = torch.Generator().manual_seed(0), (torch.arange(200) % 40 == 7).long()
+    data = [(torch.rand(3 + i % 5, generator=generator), label) for i, label in enumerate(rare)]
+    plain, model = DataLoader(data, 20, collate_fn=padded), Sums()
+    expected = estimate_influence(model, plain, plain, curvature="identity").scores
+    with pytest.warns(UserWarning, match="the collate function of the training loader changes the order"):
+        found = estimate_influence(model, DataLoader(data, 20, collate_fn=by_length), plain, curvature="identity")
+    assert_near(found.scores, expected, RELATIVE[torch.float32])
+
+
+def test_samples_of_different_sizes_are_read_one_by_one_as_the_loader_does():
+    generator = torch.Generator().manual_seed(0)
+    data = [(torch.rand(3 + i % 5, generator=generator), torch.tensor(i % 2)) for i in range(40)]
+    model = Sums()
+    expected = estimate_influence(model, *[DataLoader(data, 8, collate_fn=padded)] * 2, curvature="identity")
+    found = estimate_influence(model, *[DataLoader(data, 1)] * 2, curvature="identity")
+    assert_near(found.scores, expected.scores, RELATIVE[torch.float32])
+    gradients = torch.stack([grad_of(model, x, y) for x, y in data])
+    labels = torch.tensor([int(y) for _, y in data])
+    expected = gradients @ torch.stack([gradients[labels == k].mean(0) for k in range(2)]).T
+    assert_near(found.scores, expected, RELATIVE[torch.float32])
+
+
+def grad_of(model, x, y):
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(model(x[None]), y[None]), list(model.parameters()))
+    return torch.cat([each.flatten() for each in gradients])
+
+
 class SortsTexts(nn.Module):
     """Sorts a batch by length for a recurrent layer, and sorts the result back."""
 

@@ -16,12 +16,12 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_pareto.arguments import checked_names
 from lightning_pareto.data.labels import first_label_out_of_range, stored_classes
-from lightning_pareto.data.loaders import read_batches, refuse_part, samples_chosen
+from lightning_pareto.data.loaders import read_batches, refuse_part, samples_chosen, together
 from lightning_pareto.data.overlap import refuse_overlap
 from lightning_pareto.display.terminal import listed
 from lightning_pareto.influence.categories import Categories, read_categories
 from lightning_pareto.influence.fingerprint import fingerprint_of_contents
-from lightning_pareto.influence.layers import select_layers
+from lightning_pareto.influence.layers import patterns_without, select_layers
 from lightning_pareto.influence.sample_checks import check_loss
 from lightning_pareto.influence.task import BatchError
 from lightning_pareto.integration.analysis.checkpoints import Checkpoint, monitoring_checkpoint
@@ -132,6 +132,23 @@ def check_size(trainer: pl.Trainer, data: DataSource, batch: Any) -> None:
         )
 
 
+def warn_of_untrained(trainer: pl.Trainer, module: pl.LightningModule, layers: Sequence[str] | None) -> None:
+    """Warn of parameters that influence covers, and that no optimizer changes."""
+    trained = {id(p) for each in trainer.optimizers for group in each.param_groups for p in group["params"]}
+    covered = {
+        name: parameter
+        for layer in select_layers(module, layers)
+        for name, parameter in zip(layer.names, layer.parameters, strict=True)
+    }
+    idle = [name for name, p in covered.items() if id(p) not in trained]
+    if trained and idle:
+        advice = [*(layers or ()), *patterns_without(idle, covered.keys() - set(idle))]
+        rank_zero_warn(
+            f"no optimizer has {len(idle)} of the parameter tensors that influence covers ({listed(idle, 4)}), so it "
+            f"is that of another fit. Set requires_grad=False for them, or leave them out: layers={advice}"
+        )
+
+
 def warn_of_averaging(trainer: pl.Trainer, callback: pl.Callback, checkpoint: Checkpoint) -> None:
     """Warn if the weights are averaged only after the analysis has read them."""
     if not isinstance(checkpoint, str) or (checkpoint != "last" and monitoring_checkpoint(trainer) is not None):
@@ -183,13 +200,17 @@ def _compare_loaders(trainer: pl.Trainer, data: DataSource, own: "DataLoader[Any
     if data.train_dataloader is None or not isinstance(fitted, DataLoader) or fitted.batch_sampler is None:
         return
     size: int = len(own.dataset)  # type: ignore[arg-type]
-    few = [range(0, size, max(1, size // SAMPLES_TRIED))[:SAMPLES_TRIED]]
+    few = range(0, size, max(1, size // SAMPLES_TRIED))[:SAMPLES_TRIED]
+
+    def labels(loader: "DataLoader[Any]") -> Tensor:
+        return torch.cat([data.task.read_targets(batch) for batch in read_batches(loader, together(loader, few))])
+
     try:
-        ours, theirs = (data.task.read_targets(next(read_batches(each, few))) for each in (own, fitted))
+        ours, theirs = labels(own), labels(fitted)
     except BatchError:  # the trainer's batches may be of another kind
         return
     if len(ours) == len(theirs) and not torch.equal(ours.cpu(), theirs.cpu()):
-        index = few[0][int((ours.cpu() != theirs.cpu()).int().argmax())]
+        index = few[int((ours.cpu() != theirs.cpu()).int().argmax())]
         raise ValueError(
             f"{data.owner}(train_dataloader=…) has other samples than the fit, or in another order: sample {index} has "
             "another label. Influence and weights belong to dataset indices, so both must have the same samples in the "

@@ -210,7 +210,8 @@ class LossComparison:
         moved = nearest / max(float(self._expected.norm()), 1e-9)
         if moved > LOGIT_TOLERANCE:
             return [(1 + moved, f"its logits differ by {moved:.0%}, since the step changes the inputs")]
-        rest = abs(float(loss) - explained) / max(abs(float(loss)), 1e-3)
+        value = float(loss.detach())
+        rest = abs(value - explained) / max(abs(value), 1e-3)
         if rest > LOSS_TOLERANCE:
             return [(rest, f"{rest:.0%} of it are not in the loss of the analysis")]
         return [(0.0, "")]

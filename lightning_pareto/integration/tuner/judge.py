@@ -204,14 +204,17 @@ class Judge:
     ) -> ParetoResult:
         change, number = one.against(incumbent), one.harmless_fit((incumbent, given), self.falls)
         assert number is not None
-        by = "" if one.finalist.candidate is None else f"{one.finalist.name[0].upper()}{one.finalist.name[1:]}: "
-        reason = f"{by}{_measured(change)}{self._rising(change)}. No category falls{self._beyond}."
+        made = one.finalist.name if one.finalist.candidate is not None else f"a fit with weights ({one.finalist.name})"
         if one.finalist.fits[number][0] is None:
-            reason = f"With half of the validation data and no weights, {reason[0].lower()}{reason[1:]}"
+            made = "fits with half of the validation data and no weights"
+        text = f"{_measured(change)}{self._rising(change)}. No category falls{self._beyond}."
+        reason = f"{made[0].upper()}{made[1:]}: {text[0].lower()}{text[1:]}"
         if joined is not None:
             more = _points(one.beyond(joined))
-            rest = f"The weights contribute {more}, the validation data the rest."
-            reason += f" {rest if not by else f'Fits with validation data and without weights are {more} behind.'}"
+            if one.finalist.candidate is None:
+                reason += f" The weights contribute {more}, the validation data the rest."
+            else:
+                reason += f" Fits with validation data and without weights are {more} behind."
         return _result(given, incumbent, (one, number), compared=change, reason=reason, summaries=summaries)
 
     def _objection(self, best: Tried, ordinaries: Sequence[TrialResult]) -> str:

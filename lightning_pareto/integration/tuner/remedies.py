@@ -1,6 +1,7 @@
 """Applies a candidate to the model of a trial, without a fit."""
 
 import copy
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -40,8 +41,12 @@ class Remedy:
 
     @property
     def key(self) -> str:
-        """A text that differs for other candidates, samples or weights."""
-        return fingerprint_of([repr(self.candidate), self.candidate.name, self.known, self.weights.values])
+        """A text that differs for other candidates, also for changed code, and for other samples or weights."""
+        try:
+            code = inspect.getsource(self.candidate.propose)
+        except (OSError, TypeError):  # as of partial functions, or of what was typed into an interpreter
+            code = ""
+        return fingerprint_of([repr(self.candidate), self.candidate.name, code, self.known, self.weights.values])
 
 
 def apply(

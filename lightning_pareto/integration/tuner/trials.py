@@ -83,7 +83,8 @@ class Trials:
             self.finished[key] = result
             self._data = self._data or result.data
             if self.log is not None:
-                self.log.report(trial.name, None if trial.unmeasured else result.outcome, self.epochs_spent)
+                measured = not trial.unmeasured and result.proposed is None  # weights are measured in their own fits
+                self.log.report(trial.name, result.outcome if measured else None, self.epochs_spent)
         return self.finished[key]
 
     def influence(self, trial: Trial) -> InfluenceMatrix:

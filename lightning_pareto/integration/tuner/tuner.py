@@ -191,8 +191,8 @@ class ParetoTuner:
             OSError: if ``dirpath`` cannot be written.
             TypeError: for anything but a LightningModule and a LightningDataModule with the loaders, or if the factory
                 does not make new Trainers.
-            ValueError: if ``max_epochs_spent`` is too small for a first fit and one second fit, or from the checks that
-                :class:`ParetoCallback` makes before a fit.
+            ValueError: if ``max_epochs_spent`` is too small for a first fit and two second ones, or from the checks
+                that :class:`ParetoCallback` makes before a fit.
         """
         _check_kinds(model, datamodule)
         _check_loaders(datamodule, self.options.include_validation)

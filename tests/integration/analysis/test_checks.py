@@ -275,6 +275,30 @@ def test_own_train_loader_in_another_order_is_refused(tmp_path):
         trainer(tmp_path, callback, max_epochs=1).fit(Plain(), datamodule=Data(train, val))
 
 
+class Head(Plain):
+    """Trains its last layer only, but leaves the others trainable."""
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.network[-1].parameters())
+
+
+def test_parameters_without_an_optimizer_are_told(tmp_path):
+    with pytest.warns(UserWarning, match=r"no optimizer has 2 of .*layers=\['!network\.0\.\*'\]"):
+        trainer(tmp_path, ParetoCallback(verbose=False), max_epochs=1).fit(Head(), datamodule=Data())
+    trainer(tmp_path, ParetoCallback(layers=["network.3.*"], verbose=False), max_epochs=1).fit(
+        Head(), datamodule=Data()
+    )
+
+
+def test_classes_that_are_numbered_differently_are_refused(tmp_path):
+    train, val = datasets()
+    val.classes = ("east", "west", "south")
+    with pytest.raises(ValueError, match="the same label stands for different classes"):
+        trainer(tmp_path, ParetoCallback()).fit(Plain(), datamodule=Data(train, val))
+    named = ParetoCallback(class_names=list("enws"), verbose=False)
+    trainer(tmp_path, named, max_epochs=1).fit(Plain(), datamodule=Data(train, val))
+
+
 def test_validation_samples_that_are_trained_on_are_refused(tmp_path):
     whole = datasets()[0]
     data = Data(Subset(whole, range(200)), Subset(whole, range(150, 240)))

@@ -18,7 +18,7 @@ def test_better_model_is_found_without_another_fit(tmp_path):
     assert result.weights is None
     assert [trial.name for trial in result.trials][2:4] == ["half 1, weighted steps", "half 2, weighted steps"]
     assert result.epochs_spent == 3 * EPOCHS, "weights are fitted, too, and harm a class"
-    assert result.reason.startswith("Weighted steps: The mean accuracy changes by +")
+    assert result.reason.startswith("Weighted steps: the mean accuracy changes by +")
     before, fresh = module(), Crowded.fresh()
     before.load_state_dict(ordinary_weights(tmp_path))
     assert accuracy(model, fresh).mean() > accuracy(before, fresh).mean() + 0.01
@@ -205,3 +205,55 @@ def test_defaults_are_for_a_direct_search_of_mass_preserving_weights():
 def test_anything_else_is_refused():
     with pytest.raises(TypeError, match="a candidate has a name"):
         ParetoTuner(lambda: None, candidates=["steps"])
+
+
+def test_functions_of_one_name_are_all_tried(tmp_path):
+    def scaled(factor):
+        def candidate(evidence):
+            name, bias = list(evidence.module.named_parameters())[-1]
+            return {name: factor * bias.detach()}
+
+        return candidate
+
+    few = {"candidates": [scaled(0.5), scaled(0.9), scaled(1.1)], "max_epochs_spent": 3 * EPOCHS}
+    result = tuner_in(tmp_path, **few).fit(module(), Crowded(val=300))
+    halves = [trial.name for trial in result.trials if trial.name.startswith("half 1")]
+    assert halves == ["half 1, candidate", "half 1, candidate (2)", "half 1, candidate (3)"]
+
+
+def test_candidate_whose_code_has_changed_is_run_again(tmp_path):
+    class Fails:
+        name = "mine"
+
+        def __repr__(self):
+            return "the same"
+
+        def propose(self, evidence):
+            if len(Fails.calls) == 1:
+                raise RuntimeError("a mistake")
+            Fails.calls.append(evidence)
+            return {}
+
+    class Mended(Fails):
+        def propose(self, evidence):
+            Mended.calls.append(evidence)
+            return {}
+
+    Fails.calls = []
+    options = {"max_epochs_spent": 3 * EPOCHS}
+    with pytest.raises(RuntimeError, match="a mistake"):
+        tuner_in(tmp_path, candidates=[Fails()], **options).fit(module(), Crowded(val=300))
+    tuner_in(tmp_path, candidates=[Mended()], **options).fit(module(), Crowded(val=300))
+    assert len(Fails.calls) == 3, "the half of the mistaken one is made again"
+
+
+@pytest.mark.parametrize(
+    ("candidates", "reason"),
+    [
+        ([HeadRefit], r"pass an instance, HeadRefit\(\)"),
+        (HeadRefit(), r"must be a list, candidates=\[…\]"),
+    ],
+)
+def test_class_or_single_candidate_is_refused_at_once(candidates, reason):
+    with pytest.raises(TypeError, match=reason):
+        TuningOptions(candidates=candidates)

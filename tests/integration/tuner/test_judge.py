@@ -211,7 +211,9 @@ def test_validation_data_alone_need_no_proof_but_must_do_no_harm():
     found = chosen(GIVEN, GIVEN, joined=with_validation_data(small, small))
     assert (found.accepted, found.weights, found.ckpt_path) == (False, None, "a")
     assert found.after.mean() > found.before.mean()
-    assert found.reason.startswith("With half of the validation data and no weights, the mean accuracy changes by +0.5")
+    assert found.reason.startswith(
+        "Fits with half of the validation data and no weights: the mean accuracy changes by +0.5"
+    )
     found = chosen(GIVEN, GIVEN, joined=with_validation_data(harmful, harmful))
     assert found.ckpt_path == "given"
     assert "'dog' would fall beyond chance" in found.reason

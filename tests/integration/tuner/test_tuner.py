@@ -93,7 +93,9 @@ def test_better_model_is_found_and_returned(tmp_path):
     assert len(tuner.influence.labels) == len(result.weights) == 400
     assert result.epochs_spent == sum(trial.epochs for trial in result.trials) == 3 * EPOCHS
     assert (result.p_values > 0.0125).all()
-    assert str(result).startswith("Better model accepted:\nThe mean accuracy changes by +")
+    assert str(result).startswith(
+        "Better model accepted:\nA fit with weights (budget 0.15): the mean accuracy changes by +"
+    )
     kept = list((tmp_path / "search").rglob("*.ckpt"))
     assert kept == [Path(result.ckpt_path)]
 
