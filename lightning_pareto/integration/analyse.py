@@ -60,7 +60,8 @@ def analyse(
 
     Args:
         model: the trained model.
-        datamodule: its data, with the training set of the fit; None if the module defines the loaders.
+        datamodule: its data, with the training set of the fit; None if the module defines the loaders. Its ``setup`` is
+            called again, so a random split must be seeded, or validation samples will be some that were trained on.
         trainer: runs the analysis. By default a Trainer with one device and no logger, which leaves the results in
             ``pareto`` in the working directory.
         train_dataloaders: the loader of the training samples, instead of a DataModule.

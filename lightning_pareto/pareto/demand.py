@@ -47,7 +47,7 @@ def chosen_categories(names: Sequence[str], targets: Targets) -> npt.NDArray[np.
     """Resolve ``targets`` to a mask over the categories, (K,).
 
     Raises:
-        ValueError: for an unknown name or an index out of range.
+        ValueError: for an unknown name, an index out of range, or no target at all.
     """
     chosen = np.zeros(len(names), dtype=bool)
     if isinstance(targets, (str, int, float, np.number)):
@@ -57,6 +57,8 @@ def chosen_categories(names: Sequence[str], targets: Targets) -> npt.NDArray[np.
         if not isinstance(index, (int, np.integer)) or isinstance(index, bool) or not 0 <= index < len(names):
             raise ValueError(f"unknown target {target!r}, expected one of {list(names)} or its index")
         chosen[index] = True
+    if not chosen.any() and len(names):
+        raise ValueError("targets is empty: name some categories, or pass None for all")
     return chosen
 
 

@@ -152,7 +152,7 @@ OPTIONS = [
     Case("a target below zero", verdict(targets=-1), ValueError, "unknown target -1", "expected one of"),
     Case("a target that is half", verdict(targets=0.5), ValueError, "unknown target 0.5", "expected one of"),
     Case("a mask for targets", verdict(targets=[True, False, True]), ValueError, "unknown target True", "expected one of"),
-    Case("no targets", verdict(targets=[]), ValueError, "none of the targets", "has validation samples"),
+    Case("no targets", verdict(targets=[]), ValueError, "targets is empty", "pass None for all"),
     Case("a target without samples", verdict(GAP, targets=["cat", "dog"]), ValueError, "must have validation samples, found none of dog", "Drop these targets"),
     Case("nothing but gaps", verdict(InfluenceMatrix(np.full((2, 2), NAN), [0, 1])), ValueError, "no category", "validation samples"),
     Case("floors without targets", verdict(floors=0.1), ValueError, "need not gain", r"targets=\[...\]"),

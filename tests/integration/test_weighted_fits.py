@@ -66,6 +66,7 @@ def sampled():
     return DataLoader(datasets()[0], 30, sampler=sampler), DataLoader(datasets()[1], 40), own
 
 
+@pytest.mark.filterwarnings("ignore:the task cannot read the training batches in training mode")  # of x, y and weight
 @pytest.mark.parametrize("apply", ["resampling", "loss"])
 def test_analysis_knows_the_weights_of_the_fit(tmp_path, apply):
     plain, made = DataLoader(datasets()[0], 30), weights()

@@ -4,6 +4,7 @@ import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -96,14 +97,20 @@ def apply(
             f"{remedy.candidate.name!r} returns {type(found).__name__}. Return new values by name, {{}} if nothing is "
             "better, or a tensor of weights for a fit"
         )
-    wrong = [name for name, value in found.items() if name not in fitted or value.shape != fitted[name].shape]
+    wrong = [name for name, value in found.items() if name not in fitted or not _fits(value, fitted[name])]
     if wrong:
         raise ValueError(
-            f"{remedy.candidate.name!r} proposes values for {wrong[:4]}, which are not parameters or buffers of "
-            f"{type(module).__name__}, or have another shape there"
+            f"{remedy.candidate.name!r} proposes values for {wrong[:4]}, which are not finite tensors with the name "
+            f"and the shape of a parameter or buffer of {type(module).__name__}"
         )
     module.load_state_dict(dict(found), strict=False)
     return None
+
+
+def _fits(value: Any, present: torch.Tensor) -> bool:
+    if not isinstance(value, torch.Tensor) or value.shape != present.shape:
+        return False
+    return bool(torch.isfinite(value).all()) or not bool(torch.isfinite(present).all())  # as masks with infinities
 
 
 def _checked_weights(remedy: Remedy, proposed: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

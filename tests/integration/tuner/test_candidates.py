@@ -6,6 +6,7 @@ import torch
 
 from lightning_pareto import HeadRefit, ParetoTuner, WeightedSteps
 from lightning_pareto.integration.tuner.options import CANDIDATES, TuningOptions
+from tests.integration._models import CLASSES
 from tests.integration.tuner.test_tuner import EPOCHS, Crowded, accuracy, module, ordinary_weights, tuner_in
 
 STEPS = [WeightedSteps()]
@@ -164,11 +165,20 @@ def test_weights_that_no_fit_can_use_are_refused(tmp_path, weights, reason):
         tuner_in(tmp_path, candidates=[lambda evidence: weights]).fit(module(), Crowded(val=300))
 
 
-def test_values_that_fit_no_parameter_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("head.weight_of_another_model", torch.zeros(3)),
+        ("network.3.bias", torch.zeros(3)),
+        ("network.3.bias", np.zeros(CLASSES)),
+        ("network.3.bias", torch.full((CLASSES,), torch.nan)),
+    ],
+)
+def test_values_that_fit_no_parameter_are_refused(tmp_path, name, value):
     def elsewhere(evidence):
-        return {"head.weight_of_another_model": torch.zeros(3)}
+        return {name: value}
 
-    with pytest.raises(ValueError, match=r"'elsewhere' proposes values for \['head.weight_of_another_model'\]"):
+    with pytest.raises(ValueError, match=rf"'elsewhere' proposes values for \['{name}'\]"):
         tuner_in(tmp_path, candidates=[elsewhere]).fit(module(), Crowded(val=300))
 
 
