@@ -123,17 +123,21 @@ def _sources(dataset: Any, depth: int = 0) -> Iterator[tuple[Any, Indices]]:
 
 
 def _wrapped(dataset: Any) -> Any:
-    """The dataset of as many samples that another one wraps, as to transform them; None if there is none."""
-    held: list[Any] = [
-        inner
-        for name, inner in getattr(dataset, "__dict__", {}).items()
-        if inner is not dataset
-        and (isinstance(inner, Dataset) or name in ("dataset", "subset"))
-        and hasattr(inner, "__getitem__")
-        and isinstance(inner, Sized)
-        and len(inner) == len(dataset)
-    ]
-    return held[0] if len(held) == 1 else None
+    """The dataset of as many samples that another one wraps, as to transform them; None if it is not clear which."""
+    attributes = getattr(dataset, "__dict__", {}).values()
+    usual = [getattr(dataset, name, None) for name in ("dataset", "subset")]
+    for held in (usual, [each for each in attributes if isinstance(each, Dataset)]):
+        found = {id(each): each for each in held if each is not dataset and _has_as_many(each, dataset)}
+        if found:
+            return next(iter(found.values())) if len(found) == 1 or held is usual else None
+    return None
+
+
+def _has_as_many(one: Any, dataset: Any) -> bool:
+    try:
+        return hasattr(one, "__getitem__") and isinstance(one, Sized) and len(one) == len(dataset)
+    except (TypeError, NotImplementedError):  # a length that is there in name only
+        return False
 
 
 def _placed(source: tuple[Any, Indices]) -> tuple[Any, Indices]:

@@ -26,6 +26,9 @@ Uses = dict[Layer, list[tuple[Use, Tensor]]]
 SILENCE = 1e-6
 """Largest output gradient of a sample without a signal, relative to those with one, that counts as rounding."""
 
+LARGEST_KEPT = 2**20
+"""Largest number of elements of a tensor in an attribute that is restored after forward passes."""
+
 
 class MixedSamplesError(BatchError):
     """The input of :attr:`layer` does not keep the samples apart."""
@@ -68,23 +71,26 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unchanged_state(module: nn.Module) -> Iterator[None]:
-    """Restore all buffers, counters and kept tensors on exit, which a forward pass may change in any mode."""
+    """Restore buffers, counters and tensors in attributes on exit, which a forward pass may change in any mode."""
     named = [(each, name, buffer) for each in module.modules() for name, buffer in each.named_buffers(recurse=False)]
     kept = [found for found in named if not is_lazy(found[2])]
     values = [buffer.detach().clone() for _, _, buffer in kept]
-    plain = (int, float, str, Tensor, type(None))
     attributes = [
-        (each, name, value)
+        (each, name, value, value.detach().clone() if isinstance(value, Tensor) else torch.empty(0))
         for each in module.modules()
+        if not any(map(is_lazy, each.parameters(recurse=False)))
         for name, value in vars(each).items()
-        if isinstance(value, plain)
+        if _is_counter(value)
     ]
     try:
         yield
     finally:
-        for owner, name, value in attributes:
+        for owner, name, value, content in attributes:
             if name in vars(owner) and vars(owner)[name] is not value:
                 vars(owner)[name] = value
+            if isinstance(value, Tensor) and value.shape == content.shape and not torch.equal(value, content):
+                with torch.no_grad():
+                    value.copy_(content)
         for (owner, name, buffer), value in zip(kept, values, strict=True):
             if getattr(owner, name, buffer) is not buffer:
                 setattr(owner, name, buffer)
@@ -93,6 +99,13 @@ def unchanged_state(module: nn.Module) -> Iterator[None]:
             elif not torch.equal(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)
+
+
+def _is_counter(value: Any) -> bool:
+    """Whether an attribute may count forward passes, or keep something from one to the next. Data sets are too large."""
+    if isinstance(value, Tensor):
+        return value.numel() <= LARGEST_KEPT
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
 @contextlib.contextmanager

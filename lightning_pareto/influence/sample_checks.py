@@ -64,7 +64,8 @@ def check_rows(data: GradientPass) -> GradientPass:
     alone_labels, labels = torch.cat(list(map(few.probe.task.read_targets, alone))), few.probe.task.read_targets(batch)
     few.check_labels(few.indices, alone_labels)
     other_labels = not torch.equal(alone_labels, labels)
-    if (other_labels and torch.equal(alone_labels.sort().values, labels.sort().values)) or _is_reordered(batch, alone):
+    reordered = other_labels and torch.equal(alone_labels.sort().values, labels.sort().values)
+    if reordered or (_is_reordered(batch, alone) and _same(batch, few.batch_of(few.indices))):
         warn(
             f"the collate function of the {data.name} loader changes the order of the samples, so they are read one by "
             "one, which is slow. Keep their order in collate_fn, and sort in the model instead"
@@ -145,15 +146,14 @@ def _check_loader(few: GradientPass, batch: Any) -> None:
 
 
 def _is_reordered(batch: Any, alone: Sequence[Any]) -> bool:
-    """Whether some row of a batch, perhaps padded at its end, is another one of the samples than its own."""
+    """Whether the rows of a batch, perhaps padded at their ends, are the samples, but not each its own."""
     leaves = [_tensors(each) for each in (batch, *alone)]
     if len(set(map(len, leaves))) > 1:
         return False
     return any(
-        not _begins_with(row, ones[i]) and any(_begins_with(row, one) for one in ones)
+        not all(map(_begins_with, rows, ones)) and all(any(_begins_with(row, one) for one in ones) for row in rows)
         for rows, *ones in zip(*leaves, strict=True)
         if rows.ndim > 1 and len(rows) == len(alone)
-        for i, row in enumerate(rows)
     )
 
 

@@ -107,6 +107,9 @@ def _verified(
         few = VERIFICATION_SAMPLES if size_of_batches(train.loader) > 1 else 1  # samples of other sizes fit in no batch
         batch, classes = check_samples(train.sample(few, seed=0))
         check_labels(train, classes)
+        if few == 1 and size_of_batches(validation.loader) > 1:  # one sample does not tell the layouts apart
+            more = validation.sample(VERIFICATION_SAMPLES, seed=0)
+            batch = more.batch_of(more.indices)
         verify(probe, batch)
     for data in (train, validation):
         for layer in data.run("comparison of batches", functools.partial(misread_layers, data)):

@@ -193,7 +193,6 @@ def test_batch_hooks_get_the_number_of_the_loader(tmp_path):
     np.testing.assert_array_equal(callback.influence.scores, expected.scores)
 
 
-@pytest.mark.filterwarnings("ignore:ParetoCallback.train_dataloader=.*other contents")
 def test_train_dataloader_can_be_replaced_even_without_a_whole_batch(tmp_path):
     x, y = datasets()[0].tensors
     plain = DataLoader(TensorDataset(x * 2, y), batch_size=500, drop_last=True)

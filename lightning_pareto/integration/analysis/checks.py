@@ -20,7 +20,6 @@ from lightning_pareto.data.loaders import read_batches, refuse_part, samples_cho
 from lightning_pareto.data.overlap import refuse_overlap
 from lightning_pareto.display.terminal import listed
 from lightning_pareto.influence.categories import Categories, read_categories
-from lightning_pareto.influence.fingerprint import fingerprint_of_contents
 from lightning_pareto.influence.layers import patterns_without, select_layers
 from lightning_pareto.influence.sample_checks import check_loss
 from lightning_pareto.influence.task import BatchError
@@ -102,7 +101,7 @@ def check_data(
         if not joined:
             refuse_overlap(train.dataset, validation.dataset)
         if data.class_names is None:
-            _compare_classes(train.dataset, validation.dataset)
+            _compare_classes(train.dataset, validation.dataset, classes)
         names = data.names_of_classes(trainer, classes)
     loaders = validation_loaders(trainer)
     if data.val_dataloader_idx == 0 and len(loaders) > 1:
@@ -144,8 +143,8 @@ def warn_of_untrained(trainer: pl.Trainer, module: pl.LightningModule, layers: S
     if trained and idle:
         advice = [*(layers or ()), *patterns_without(idle, covered.keys() - set(idle))]
         rank_zero_warn(
-            f"no optimizer has {len(idle)} of the parameter tensors that influence covers ({listed(idle, 4)}), so it "
-            f"is that of another fit. Set requires_grad=False for them, or leave them out: layers={advice}"
+            f"no optimizer has {len(idle)} of the parameter tensors that influence covers ({listed(idle, 4)}). If "
+            f"the logits depend on them, it is that of another fit: set requires_grad=False, or layers={advice}"
         )
 
 
@@ -216,22 +215,16 @@ def _compare_loaders(trainer: pl.Trainer, data: DataSource, own: "DataLoader[Any
             "another label. Influence and weights belong to dataset indices, so both must have the same samples in the "
             "same order"
         )
-    contents = [fingerprint_of_contents(each) for each in (own, fitted)]
-    if None not in contents and contents[0] != contents[1]:
-        rank_zero_warn(
-            f"{data.owner}(train_dataloader=…) has samples with the labels of the fit's, but other contents. With "
-            "another transform, all is well. With other samples or another order, influence is that of other samples"
-        )
 
 
-def _compare_classes(train: Any, validation: Any) -> None:
-    """Refuse datasets that number their classes differently, as folders do where one lacks a class."""
+def _compare_classes(train: Any, validation: Any, count: int) -> None:
+    """Warn of datasets that number their classes differently, as folders do where one lacks a class."""
     ours, theirs = stored_classes(train), stored_classes(validation)
-    if ours and theirs and ours != theirs:
-        raise ValueError(
-            f"the training dataset has the classes {listed(ours, 5)}, the validation dataset {listed(theirs, 5)}, so "
-            "the same label stands for different classes. Give both the same list of classes, with an empty folder for "
-            "one that is missing. If only the names differ, pass class_names=[…]"
+    if count in (len(ours), len(theirs)) and any(one != other for one, other in zip(ours, theirs, strict=False)):
+        rank_zero_warn(
+            f"the training dataset has the classes {listed(ours, 5)}, the validation dataset {listed(theirs, 5)}. If "
+            "labels are positions in these lists, the same label stands for different classes: give both the same "
+            "list, with an empty folder for a class that is missing. If only the names differ, pass class_names=[…]"
         )
 
 

@@ -256,9 +256,25 @@ class Normalises(Plain):
 
 
 class Perturbs(Plain):
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Linear(2, 4)
+
     def training_step(self, batch, batch_idx):
         x, y = batch
         return F.cross_entropy(self(x + 1.5 * torch.randn_like(x)), y)
+
+
+class Tosses(Noisy):
+    """Draws a number that changes no input, but the numbers of dropout."""
+
+    def training_step(self, batch, batch_idx):
+        torch.rand(1)
+        return super().training_step(batch, batch_idx)
+
+
+def test_dropout_that_draws_other_numbers_is_not_told(tmp_path):
+    assert not warned(tmp_path, Tosses())
 
 
 @pytest.mark.parametrize("kind", [Normalises, Perturbs])
