@@ -102,7 +102,7 @@ def unchanged_state(module: nn.Module) -> Iterator[None]:
 
 
 def _is_counter(value: Any) -> bool:
-    """Whether an attribute may count forward passes, or keep something from one to the next. Data sets are too large."""
+    """Whether an attribute may count forward passes, or keep something from one to the next. Larger ones hold data."""
     if isinstance(value, Tensor):
         return value.numel() <= LARGEST_KEPT
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
