@@ -29,9 +29,9 @@ if TYPE_CHECKING:
         StagesError,
         average_influence,
         estimate_influence,
+        label_quality,
     )
     from lightning_pareto.integration import (
-        Analysis,
         Correction,
         CourseCorrection,
         ParetoCallback,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from lightning_pareto.linprog import InfeasibleError, LinearProgramError
     from lightning_pareto.pareto import ParetoVerdict, check_pareto
     from lightning_pareto.report import (
+        Analysis,
         SamplePreviews,
         SampleTable,
         render_report,
@@ -53,12 +54,13 @@ if TYPE_CHECKING:
     )
     from lightning_pareto.report.figures import (
         plot_accuracy,
+        plot_ceiling,
         plot_comparison,
         plot_exchange_rates,
+        plot_frontier,
         plot_headroom,
         plot_influence,
         plot_predicted,
-        plot_search,
         plot_weights,
     )
     from lightning_pareto.reweighting import SampleWeights, WeightedDataset, reweight
@@ -128,13 +130,15 @@ __all__ = [
     "check_pareto",
     "compare_models",
     "estimate_influence",
+    "label_quality",
     "plot_accuracy",
+    "plot_ceiling",
     "plot_comparison",
     "plot_exchange_rates",
+    "plot_frontier",
     "plot_headroom",
     "plot_influence",
     "plot_predicted",
-    "plot_search",
     "plot_weights",
     "render_report",
     "reweight",

@@ -68,10 +68,10 @@ def test_there_are_two_commands():
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 def test_quickstart_shows_what_it_promises(tmp_path):
     picture = tmp_path / "digits.png"
-    output = printed_by(ROOT / "examples" / "quickstart.py", "--picture", str(picture))
+    output = printed_by(ROOT / "examples" / "quickstart.py", "--seeds", "3", "--picture", str(picture))
     assert "Pareto improvement possible: YES" in output
     seeds = re.findall(r"seed (\d): improvable (\S+); flipped labels found with AUC ([\d.]+)", output)
-    assert [seed for seed, _, _ in seeds] == list("01234")
+    assert [seed for seed, _, _ in seeds] == list("012")
     assert {answer for _, answer, _ in seeds} == {"yes"}
     assert min(float(auc) for _, _, auc in seeds) >= 0.95
     means = re.search(r"^mean +(\d.*)$", output, re.MULTILINE)[1].split("  ")

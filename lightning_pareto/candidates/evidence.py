@@ -2,14 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.gradients import Forward
 from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.influence.measures import read_outcome
 from lightning_pareto.influence.passes import GradientPass
 
 Proposed = Mapping[str, Tensor] | Tensor
@@ -67,7 +70,7 @@ class Evidence:
 
         def rows() -> Tensor:
             found = torch.zeros(0, 0, dtype=torch.float64)
-            for indices, _, forward in self.validation(stage):
+            for indices, _, forward in replace(self.validation, differentiable=False)(stage):
                 part = read(forward).detach().cpu().double()
                 if not len(found):
                     found = torch.zeros(len(known), part.shape[1], dtype=torch.float64)
@@ -89,9 +92,11 @@ class Evidence:
         table = self.of_known("candidate", both)
         return table[:, :-1], table[:, -1].long()
 
-    def means(self, values: Tensor) -> Tensor:
-        """Means of a value of each known sample, (n,), over the categories that have some, (at most K,)."""
-        return category_means(values, self.category, self.categories)
+    def outcome(self) -> Outcome:
+        """Predictions of the known samples under the module's present parameters."""
+        read = self.of_known("candidate", lambda forward: read_outcome(forward.logits, forward.targets)).numpy()
+        names = self.influence.category_names
+        return Outcome(self.category.numpy(), read[:, 1] > 0, read[:, 2], names, read[:, 0].astype(np.int64))
 
 
 @runtime_checkable

@@ -4,11 +4,13 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_pareto.arguments import checked_count, checked_number
 from lightning_pareto.candidates.evidence import Evidence
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, fit_curvature
 from lightning_pareto.influence.curvature.base import Directions
 from lightning_pareto.influence.layers import Layer
@@ -68,65 +70,76 @@ class WeightedSteps:
         fisher = Fisher.draw("sampled", train.size, evidence.seed, train.probe.task.loss)
         sample = train.sample(self.curvature_samples, evidence.seed)
         curvature = fit_curvature("ekfac", sample, damping=self.damping, fisher=fisher)
-        before = _accuracy(evidence)[0]
-        best, moved = _score(evidence, before), False
+        before, moved = evidence.outcome(), False
+        best = _score(before, before)
         for _ in range(self.steps):
-            step, length = curvature.solve(weighted_gradient(train, evidence.weights)), 0.0
-            for tried in LENGTHS:
-                with _moved(step, tried):
-                    score = _score(evidence, before)
-                if score > best:
-                    best, length = score, tried
+            gradient = weighted_gradients(train, evidence.weights[:, None])
+            length, best = line_search(evidence, step := curvature.solve(gradient), before, best)
             if not length:
                 break
-            _move(step, length)
+            move(step, length)
             moved = True
         names = {name for layer in train.probe.layers for name in layer.names} if moved else set()
         return {name: p.detach().clone() for name, p in evidence.module.named_parameters() if name in names}
 
 
-def weighted_gradient(train: GradientPass, weights: Tensor) -> Directions:
-    """Gradient of the mean weighted loss, (1, R, O, I) for every layer, on all processes.
+def weighted_gradients(train: GradientPass, weights: Tensor) -> Directions:
+    """Gradients of D weighted mean losses, (D, R, O, I) for every layer, on all processes.
 
     Args:
-        train: a pass over the training samples.
-        weights: one weight per dataset index, (N,).
+        train: a pass over training samples.
+        weights: D weights per dataset index, (N, D), perhaps of more samples than those of the pass.
     """
-    loss = train.probe.task.loss
+    loss, layers = train.probe.task.loss, train.probe.layers
 
     def sums() -> dict[Layer, Tensor]:
-        sums: dict[Layer, Tensor] = {}
+        sums: dict[nn.Parameter, Tensor] = {}
+        shapes: dict[Layer, torch.Size] = {}
         for indices, _, forward in train("weighted gradient"):
             signal = logit_gradient(loss, forward.logits, forward.targets)
-            signal = signal * weights[indices, None].to(signal)
-            for layer, part, factors in forward.backward(signal):
-                if layer not in sums:
-                    sums[layer] = factors.zeros(1)
-                factors.add_to(sums[layer], torch.zeros(len(signal[part]), dtype=torch.int64, device=signal.device))
-        return sums
+            for column, weight in enumerate(weights[indices].T.to(signal)):
+                for parameter, total in forward.totals(weight[:, None] * signal, layers):
+                    if parameter not in sums:
+                        sums[parameter] = total.new_zeros(weights.shape[1], *total.shape)
+                    sums[parameter][column] += total
+            new = {layer for layer in layers if layer not in shapes and layer.parameters[0] in sums}
+            for layer, _, factors in forward.backward(signal, omit=set(layers) - new) if new else ():
+                shapes[layer] = factors.zeros(0).shape[1:]
+        return {layer: layer.pack([sums[p] for p in layer.parameters], shape) for layer, shape in shapes.items()}
 
     totals = train.all_reduce(train.run("weighted gradient", sums))
     if not totals:
         raise CurvatureError("the model's output depends on no covered parameter: cover other layers, layers=[…]")
-    return {layer: total / float(weights.sum()) for layer, total in totals.items()}
+    mass = weights[torch.tensor(train.indices)].sum(dim=0)
+    return {layer: total / mass.to(total)[:, None, None, None] for layer, total in totals.items()}
 
 
-def _accuracy(evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """Accuracy of the categories that occur, and the mean probability of their labels."""
-    logits, labels = evidence.read()
-    right = (logits.argmax(dim=1) == labels).double()
-    probability = logits.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
-    return evidence.means(right), evidence.means(probability)
+def line_search(evidence: Evidence, step: Directions, before: Outcome, best: float = 0.0) -> tuple[float, float]:
+    """The length of a step with the best score on the known samples, and this score; 0 if no length is better.
+
+    Args:
+        evidence: the known samples, and the module before the step.
+        step: (1, R, O, I) for every layer.
+        before: how the fitted model predicts the known samples.
+        best: score to beat; that of ``before`` by default.
+    """
+    length, best = 0.0, best or _score(before, before)
+    for tried in LENGTHS:
+        with _moved(step, tried):
+            score = _score(evidence.outcome(), before)
+        if score > best:
+            length, best = tried, score
+    return length, best
 
 
-def _score(evidence: Evidence, before: Tensor) -> float:
-    accuracy, probability = _accuracy(evidence)
-    falls = (accuracy - before).clamp(max=0)
-    return float(accuracy.mean() + PENALTY * falls.mean() + TIE * probability.mean())
+def _score(outcome: Outcome, before: Outcome) -> float:
+    falls = np.minimum(outcome.accuracy - before.accuracy, 0)
+    return float(outcome.macro + PENALTY * np.nanmean(falls) + TIE * np.nanmean(outcome.soft_accuracy))
 
 
 @torch.no_grad()
-def _move(step: Directions, length: float) -> None:
+def move(step: Directions, length: float) -> None:
+    """Subtract a step, (1, R, O, I) for every layer, from the parameters."""
     for layer, direction in step.items():
         for parameter, change in zip(layer.parameters, layer.unpack(direction), strict=True):
             parameter.sub_(length * change[0].to(parameter))
@@ -136,7 +149,7 @@ def _move(step: Directions, length: float) -> None:
 def _moved(step: Directions, length: float) -> Iterator[None]:
     """Move the parameters for a while."""
     kept = [parameter.detach().clone() for layer in step for parameter in layer.parameters]
-    _move(step, length)
+    move(step, length)
     try:
         yield
     finally:

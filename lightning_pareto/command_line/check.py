@@ -1,5 +1,6 @@
 """``lightning-pareto check``: prints the verdict and returns it as an exit code."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.columns import all_values
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.pareto.verdict import check_pareto
+from lightning_pareto.report.analysis import Analysis, measured_in
 
 CODES = {"yes": 0, "not proven": 10, "no": 11, "underfitted": 12}
 
 
 def run(options: Any) -> int:
     """Print the verdict and return its exit code."""
-    influence = InfluenceMatrix.load(find(options.path, "influence"))
+    path = find(options.path, "influence")
+    influence = InfluenceMatrix.load(path)
     verdict = check_pareto(
         influence,
         budget=options.budget,
@@ -25,7 +28,10 @@ def run(options: Any) -> int:
         targets=chosen(influence.category_names, options.targets),
         floors=limits(options.floors),
     )
-    say(as_json(as_mapping(verdict)) if options.json else str(verdict))
+    analysis = Analysis(influence, verdict, path.parent, *measured_in(path.parent))
+    if verdict.budget != influence.asked("budget", verdict.budget):
+        analysis = replace(analysis, after_step=None)  # the step was made for another budget
+    say(as_json(as_mapping(verdict)) if options.json else str(analysis))
     return 0 if options.exit_zero else exit_code(verdict)
 
 

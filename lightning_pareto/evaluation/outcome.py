@@ -32,6 +32,7 @@ class Outcome:
         correct: whether the label was predicted, (n,).
         probability: probability that the model gives to the label, (n,).
         category_names: names of the K categories.
+        predicted: predicted label of each sample, (n,); None if it is unknown.
 
     Raises:
         ValueError: if the arrays do not fit together.
@@ -46,14 +47,14 @@ class Outcome:
     correct: npt.NDArray[np.bool_]
     probability: Float
     category_names: tuple[str, ...]
+    predicted: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        shape, count = self.category.shape, len(self.category_names)
-        if len(shape) != 1 or self.correct.shape != shape or self.probability.shape != shape:
-            raise ValueError(
-                f"category, correct and probability must be (n,), found {shape}, {self.correct.shape} and "
-                f"{self.probability.shape}"
-            )
+        count, given = len(self.category_names), {n: v for n, v in vars(self).items() if isinstance(v, np.ndarray)}
+        shape = self.category.shape
+        if len(shape) != 1 or any(values.shape != shape for values in given.values()):
+            found = ", ".join(f"{name} {values.shape}" for name, values in given.items())
+            raise ValueError(f"all arrays must be (n,), one entry per sample, found {found}")
         if not np.issubdtype(self.category.dtype, np.integer):
             raise ValueError(f"categories must be integers, found {self.category.dtype}")
         if self.correct.dtype != bool:
@@ -102,12 +103,12 @@ class Outcome:
             found = found.astype(np.float64)
             if found.min() < 0 or found.max() > 1:
                 found = special.softmax(found, axis=1)
-            correct, probability = found.argmax(axis=1) == truth, found[np.arange(len(truth)), truth]
+            probability, found = found[np.arange(len(truth)), truth], found.argmax(axis=1)
         else:
-            correct = found == truth
-            probability = np.asarray(correct, dtype=np.float64)
+            probability = np.asarray(found == truth, dtype=np.float64)
         category = truth if categories is None else np.asarray(categories)
-        return cls(category, correct, probability, checked_names(category_names, "category_names"))
+        names = checked_names(category_names, "category_names")
+        return cls(category, found == truth, probability, names, predicted=found)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the outcome to ``path`` (safetensors), whole or not at all."""
@@ -123,14 +124,15 @@ class Outcome:
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays as a file can hold them."""
-        correct = self.correct.astype(np.uint8)
-        return {"category": self.category, "correct": correct, "probability": self.probability}
+        given = {name: values for name, values in vars(self).items() if isinstance(values, np.ndarray)}
+        return given | {"correct": self.correct.astype(np.uint8)}
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, Any]) -> "Outcome":
         """The outcome whose :attr:`arrays` and names were stored."""
         names = tuple(map(str, metadata["category_names"]))
-        return cls(arrays["category"], arrays["correct"].astype(bool), arrays["probability"], names)
+        correct = arrays["correct"].astype(bool)
+        return cls(arrays["category"], correct, arrays["probability"], names, arrays.get("predicted"))
 
     @property
     def support(self) -> npt.NDArray[np.int64]:
@@ -157,6 +159,24 @@ class Outcome:
         """Mean probability of the true label in each category, (K,). It is less noisy than the accuracy."""
         return self._mean(self.probability)
 
+    @property
+    def mistaken_for(self) -> list[tuple[int, float] | None]:
+        """The label that samples of each category are most often mistaken for, with its share of them; K of them.
+
+        None for a category without mistakes, and for all if the predictions are unknown.
+        """
+        found: list[tuple[int, float] | None] = [None] * len(self.category_names)
+        if self.predicted is None:
+            return found
+        support = self.support
+        for k in range(len(found)):
+            wrong = self.predicted[(self.category == k) & ~self.correct]
+            if len(wrong):
+                labels, counts = np.unique(wrong, return_counts=True)
+                most = int(counts.argmax())
+                found[k] = int(labels[most]), float(counts[most] / support[k])
+        return found
+
     def count(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """How many of the chosen samples, (n,) bool, each category has, (K,)."""
         counts: npt.NDArray[np.int64] = np.bincount(self.category[chosen], minlength=len(self.category_names))
@@ -164,7 +184,8 @@ class Outcome:
 
     def on(self, chosen: npt.NDArray[np.bool_]) -> "Outcome":
         """The outcome on the chosen samples only, (n,) bool."""
-        return Outcome(self.category[chosen], self.correct[chosen], self.probability[chosen], self.category_names)
+        given = {name: values[chosen] for name, values in vars(self).items() if isinstance(values, np.ndarray)}
+        return Outcome(**given, category_names=self.category_names)
 
     def placed(self, chosen: npt.NDArray[np.bool_], whole: "Outcome") -> "Outcome":
         """Put this outcome on some samples into an outcome on all of them.
@@ -178,9 +199,13 @@ class Outcome:
         """
         if not np.array_equal(self.category, whole.category[chosen]):
             raise ValueError(OTHER_SAMPLES)
-        correct, probability = whole.correct.copy(), whole.probability.copy()
-        correct[chosen], probability[chosen] = self.correct, self.probability
-        return Outcome(whole.category, correct, probability, whole.category_names)
+        placed = {}
+        for name, values in vars(whole).items():
+            own = getattr(self, name)
+            if isinstance(values, np.ndarray) and own is not None:
+                placed[name] = values.copy()
+                placed[name][chosen] = own
+        return Outcome(**placed, category_names=whole.category_names)
 
     def _mean(self, values: npt.NDArray[Any]) -> Float:
         sums, support = np.bincount(self.category, weights=values, minlength=len(self.category_names)), self.support

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_pareto.display.columns import Column, Columns, chosen_cells
 from lightning_pareto.display.notebook import data_frame, html_table
 from lightning_pareto.display.terminal import printable, printable_line, text_table, wrapped
+from lightning_pareto.evaluation.change import ClasswiseChange
 from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.storage.artifacts import consistent_parts, load_artifact, save_artifact
@@ -30,6 +32,39 @@ class TrialSummary:
     epochs: int
     macro: float
     worst: float
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """What one kind of remedy achieved, on validation samples that it does not know, against the best ordinary model.
+
+    Attributes:
+        name: what was tried.
+        change: change of each category's accuracy, (K,); NaN without samples.
+        low: lower end of its 95 % interval, (K,).
+        high: upper end, (K,).
+        harmed: which categories fall beyond chance, (K,).
+        mean: change of the mean accuracy over the categories.
+        mean_error: its standard error.
+        worst: change of the lowest accuracy.
+        returned: whether a model of this kind was returned.
+    """
+
+    name: str
+    change: Float
+    low: Float
+    high: Float
+    harmed: npt.NDArray[np.bool_]
+    mean: float
+    mean_error: float
+    worst: float
+    returned: bool = False
+
+    @classmethod
+    def of(cls, name: str, change: ClasswiseChange, harmed: npt.NDArray[np.bool_]) -> "Attempt":
+        """What a change amounts to."""
+        low, high = change.interval
+        return cls(name, change.accuracy, low, high, harmed, change.macro, change.macro_error, change.worst)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,6 +94,8 @@ class ParetoResult:
         best_epoch: number of epochs trained when validation chose it.
         epochs_spent: epochs trained in all trials.
         trials: all trials, in order.
+        ordinary: validation accuracy of the best ordinary model in each category, (K,), on all validation samples.
+        attempts: what was tried in order to beat it.
     """
 
     category_names: tuple[str, ...]
@@ -76,6 +113,8 @@ class ParetoResult:
     best_epoch: int
     epochs_spent: int
     trials: tuple[TrialSummary, ...]
+    ordinary: Float
+    attempts: tuple[Attempt, ...] = ()
 
     def __post_init__(self) -> None:
         for name in _ARRAYS:
@@ -114,9 +153,29 @@ class ParetoResult:
             *([COLUMNS["refused"].meaning] if "refused" in shown else []),
             f"{self.epochs_spent} epochs spent in {len(self.trials)} trials.",
         ]
+        tried = [*text_table(self.attempt_cells(24)), ""] if self.attempts else []
         head = [f"{self.headline}:", *map(printable_line, wrapped(self.reason))]
         model = f"Model: {printable_line(self.ckpt_path)}"
-        return "\n".join([*head, "", *text_table(columns), "", *wrapped(*notes), model])
+        return "\n".join([*head, "", *text_table(columns), "", *tried, *wrapped(*notes), model])
+
+    def attempt_cells(self, longest: int = 60) -> dict[str, list[str]]:
+        """Cells of a table of the attempts, by heading, with changes in points."""
+        tried = self.attempts
+        return {
+            "tried": [printable(one.name, longest) + " (returned)" * one.returned for one in tried],
+            "mean": [f"{100 * one.mean:+.1f} ± {100 * one.mean_error:.1f}" for one in tried],
+            "lowest": [f"{100 * one.worst:+.1f}" for one in tried],
+            "classes harmed": [str(int(one.harmed.sum())) for one in tried],
+        }
+
+    @property
+    def reached(self) -> tuple[Float, Float]:
+        """Lowest and highest accuracy of each category, (K,) each, that any attempt without harm has reached.
+
+        The ordinary model counts as one. The highest of several is too optimistic: each has an error of its own.
+        """
+        changes = [np.zeros_like(self.ordinary), *(one.change for one in self.attempts if not one.harmed.any())]
+        return self.ordinary + np.nanmin(changes, axis=0), self.ordinary + np.nanmax(changes, axis=0)
 
     def _repr_html_(self) -> str:
         columns = {"category": self.category_names, **chosen_cells(COLUMNS, self.shown_columns, self)}
@@ -136,10 +195,13 @@ class ParetoResult:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the result to ``path`` (safetensors), whole or not at all."""
         arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
+        for name in _OF_ATTEMPTS if self.attempts else ():
+            arrays[f"attempts {name}"] = np.stack([np.asarray(getattr(one, name), np.float64) for one in self.attempts])
         if self.weights is not None:
             arrays |= {"weights": self.weights.values, "predicted_gain": np.asarray(self.weights.predicted_gain)}
         fields = {name: getattr(self, name) for name in _FIELDS}
         fields |= {"category_names": self.category_names, "trials": list(map(astuple, self.trials))}
+        fields["attempts"] = [(one.name, one.mean, one.mean_error, one.worst, one.returned) for one in self.attempts]
         about = {} if self.weights is None else dict(self.weights.metadata)
         return save_artifact(path, "result", arrays, {**fields, "weights": about})
 
@@ -155,10 +217,15 @@ class ParetoResult:
             fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
             fields |= {name: kind(metadata[name]) for name, kind in _FIELDS.items()}
             trials = tuple(TrialSummary(*row) for row in metadata["trials"])
-            return cls(category_names=names, weights=weights, trials=trials, **fields)
+            attempts = []
+            for number, (name, *rest) in enumerate(metadata["attempts"]):
+                change, low, high, harmed = (arrays[f"attempts {each}"][number] for each in _OF_ATTEMPTS)
+                attempts.append(Attempt(name, change, low, high, harmed > 0, *rest))
+            return cls(category_names=names, weights=weights, trials=trials, attempts=tuple(attempts), **fields)
 
 
-_ARRAYS = ("before", "after", "support", "p_values", "refused")
+_ARRAYS = ("before", "after", "support", "p_values", "refused", "ordinary")
+_OF_ATTEMPTS = ("change", "low", "high", "harmed")
 _FIELDS: dict[str, type] = {
     "gain": float,
     "gain_error": float,

@@ -14,6 +14,7 @@ How :func:`estimate_influence` works, with the modules that do it:
 from lightning_pareto.influence.averaging import average_influence
 from lightning_pareto.influence.curvature import CurvatureError
 from lightning_pareto.influence.estimate import estimate_influence
+from lightning_pareto.influence.label_quality import label_quality
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import StagesError
@@ -28,4 +29,5 @@ __all__ = [
     "StagesError",
     "average_influence",
     "estimate_influence",
+    "label_quality",
 ]

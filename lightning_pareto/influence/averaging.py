@@ -59,6 +59,7 @@ def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
     unit = np.mean([np.where(matrix.scores.any(axis=0), matrix.scale, 0) for matrix in matrices], axis=0)
     factors = [np.nan_to_num(unit / matrix.scale) for matrix in matrices]
     folds = [matrix.fold_scores for matrix in matrices if matrix.fold_scores is not None]
+    read = [matrix.probabilities for matrix in matrices if matrix.probabilities is not None]
     metadata = dict(first.metadata)
     if len(matrices) > 1:
         metadata["checkpoint"] = [matrix.metadata.get("checkpoint") for matrix in matrices]
@@ -68,6 +69,7 @@ def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
         first,
         scores=_mean([matrix.scores for matrix in matrices], factors),
         fold_scores=_mean(folds, factors) if folds else None,
+        probabilities=np.mean(read, axis=0) if read else None,
         metadata=metadata,
     )
 

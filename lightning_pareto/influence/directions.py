@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_pareto.influence.categories import Cells
 from lightning_pareto.influence.curvature.base import CurvatureError, Directions
-from lightning_pareto.influence.factors import DotProducts
+from lightning_pareto.influence.factors import DotProducts, to_float64
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.measures import Measure, logit_gradient
 from lightning_pareto.influence.passes import GradientPass
@@ -37,13 +37,14 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
     """Dot products of every training sample's loss gradient with every direction.
 
     Returns:
-        Scores (N, D) in float32, labels (N,) and predicted labels (N,), complete on every process.
+        Scores (N, D), labels (N,) and probabilities of the classes (N, C), complete on every process.
     """
     products = {layer: DotProducts(direction) for layer, direction in directions.items()}
     width = len(next(iter(directions.values())))
 
-    def rows() -> tuple[Tensor, Tensor]:
-        scores, labels = torch.zeros(train.size, width), torch.zeros(2, train.size, dtype=torch.int64)
+    def rows() -> tuple[Tensor, Tensor, Tensor]:
+        scores, labels = torch.zeros(train.size, width), torch.zeros(train.size, dtype=torch.int64)
+        probabilities = torch.zeros(train.size, 0)
         for indices, _, forward in train("scores"):
             with train.locating_errors(indices):
                 signal = logit_gradient(measure, forward.logits, forward.targets)
@@ -53,9 +54,11 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
             if not torch.isfinite(found).all():
                 raise CurvatureError("influence scores are not finite: raise the damping or look for a diverged model")
             scores[indices] = found.float()
-            labels[0, indices], labels[1, indices] = forward.targets.cpu(), forward.logits.argmax(dim=1).cpu()
-        return scores, labels
+            if not probabilities.shape[1]:
+                probabilities = torch.zeros(train.size, forward.logits.shape[1])
+            labels[indices] = forward.targets.cpu()
+            probabilities[indices] = to_float64(forward.logits.detach()).softmax(dim=1).cpu().float()
+        return scores, labels, probabilities
 
-    scores, labels = train.run("scoring pass", rows)
-    given, predicted = train.shard.sum(labels)
-    return train.shard.sum(scores), given, predicted
+    scores, labels, probabilities = train.run("scoring pass", rows)
+    return train.shard.sum(scores), train.shard.sum(labels), train.shard.sum(probabilities)

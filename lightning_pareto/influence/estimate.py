@@ -3,9 +3,9 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +22,7 @@ from lightning_pareto.display.warning import warn
 from lightning_pareto.influence.categories import Categories, Cells, scan, warn_about_absent
 from lightning_pareto.influence.copies import Projections, check_copies
 from lightning_pareto.influence.curvature import FisherName
+from lightning_pareto.influence.curvature.base import Curvature
 from lightning_pareto.influence.fingerprint import (
     fingerprint_of,
     fingerprint_of_contents,
@@ -31,7 +32,7 @@ from lightning_pareto.influence.fingerprint import (
 from lightning_pareto.influence.matrix import InfluenceMatrix, average_folds, checked_weights
 from lightning_pareto.influence.measures import MeasureName, get_measure
 from lightning_pareto.influence.options import CurvatureName, Execution, InfluenceOptions, Reading
-from lightning_pareto.influence.passes import PlanChangedError, Progress, silent
+from lightning_pareto.influence.passes import GradientPass, PlanChangedError, Progress, silent
 from lightning_pareto.influence.plan import Plan
 from lightning_pareto.influence.scoring import Scoring
 from lightning_pareto.influence.setup import set_up
@@ -168,6 +169,27 @@ def estimate_influence(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Estimated:
+    """An influence matrix and what it was computed with.
+
+    Attributes:
+        influence: the matrix.
+        module: the module, in evaluation mode.
+        train: a pass over the training samples.
+        validation: a pass over the validation samples.
+        cells: folds and categories of the validation samples.
+        curvature: the curvature of the training loss.
+    """
+
+    influence: InfluenceMatrix
+    module: nn.Module
+    train: GradientPass
+    validation: GradientPass
+    cells: Cells
+    curvature: Curvature
+
+
 def estimate(
     module: nn.Module,
     train_dataloader: "DataLoader[Any]",
@@ -178,6 +200,22 @@ def estimate(
     execution: Execution,
 ) -> InfluenceMatrix:
     """Same as :func:`estimate_influence`, with its options as objects."""
+    loaders = train_dataloader, val_dataloader
+    with estimating(module, *loaders, reading=reading, options=options, execution=execution) as found:
+        return found.influence
+
+
+@contextlib.contextmanager
+def estimating(
+    module: nn.Module,
+    train_dataloader: "DataLoader[Any]",
+    val_dataloader: "DataLoader[Any]",
+    *,
+    reading: Reading,
+    options: InfluenceOptions,
+    execution: Execution,
+) -> Iterator[Estimated]:
+    """Same as :func:`estimate`, with the passes open and finished stages kept for what is done with the influence."""
     with set_up(
         module, train_dataloader, val_dataloader, task=reading.task, layers=options.layers, execution=execution
     ) as (train, validation):
@@ -212,7 +250,8 @@ def estimate(
         found = None
         while found is None:
             with contextlib.suppress(PlanChangedError):  # now it loops over a layer, so earlier results do not fit
-                found = scoring.of_all(limit)
+                curvature = scoring.curvature()
+                found = scoring.of_all(curvature, limit)
         if reading.categories is None:
             samples = torch.bincount(found["labels"], minlength=len(cells.names)).tolist()
             rest = "weights can affect these classes only through samples of other classes"
@@ -227,9 +266,8 @@ def estimate(
             "categories": "classes" if reading.categories is None else "own",
             "self_influence": itself,
         }
-        result = _assemble(found, cells, weights, metadata)
+        yield Estimated(_assemble(found, cells, weights, metadata), module, train, validation, cells, curvature)
         stages.clear()
-    return result
 
 
 def _warn_of_unused(names: Sequence[str]) -> None:
@@ -251,7 +289,8 @@ def _assemble(
         average_folds(by_fold, support),
         found["labels"].numpy(),
         cells.names,
-        predicted=found["predicted"].numpy(),
+        predicted=found["probabilities"].argmax(dim=1).numpy(),
+        probabilities=found["probabilities"].numpy(),
         weights=weights,
         support=support.sum(axis=0),
         fold_scores=by_fold if folds > 1 else None,

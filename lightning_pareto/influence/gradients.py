@@ -236,6 +236,12 @@ class Forward:
                 found.setdefault(use.layer, []).append((use, gradient))
         return found, [None if g is None else self._unscaled(g) for g in gradients[len(wanted) :]]
 
+    def totals(self, signal: Tensor, layers: Sequence[Layer]) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield the gradient of all samples together for each parameter of the layers that the signal reaches."""
+        parameters = [p for layer in layers for p in layer.parameters]
+        found = self.uses_and_totals(signal, layers, omit=[use.layer for use in self._uses])[1]
+        yield from ((p, total) for p, total in zip(parameters, found, strict=True) if total is not None)
+
     def _unscaled(self, gradient: Tensor) -> Tensor:
         gradient = _at_least_float32(gradient.to_dense() if gradient.is_sparse else gradient)
         return gradient if self._scale == 1 else gradient / self._scale

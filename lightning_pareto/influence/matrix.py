@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class InfluenceMatrix:
         fold_scores: (F, N, K) the same scores from each of F disjoint parts of the validation set, for cross-fitting.
         fold_support: (F, K) number of validation samples of each category in each fold.
         predicted: (N,) the model's own predictions of the training labels.
+        probabilities: (N, C) the model's probabilities of the C classes for each training sample.
         weights: (N,) sample weights that the model was fitted with, scaled to mean 1. None stands for equal weights.
         metadata: how it was computed, JSON-serialisable.
 
@@ -61,6 +62,7 @@ class InfluenceMatrix:
     fold_scores: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     fold_support: npt.NDArray[np.int64] | None = field(default=None, repr=False)
     predicted: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+    probabilities: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     weights: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -84,6 +86,8 @@ class InfluenceMatrix:
         if self.weights is not None:
             object.__setattr__(self, "weights", checked_weights(self.weights, n))
         shapes = {"labels": (n,), "predicted": (n,), "support": (k,), "fold_support": (folds, k)}
+        if self.probabilities is not None:
+            shapes["probabilities"] = (n, max(*np.shape(self.probabilities)[-1:], int(np.max(self.labels)) + 1))
         for name, shape in (shapes | {"fold_scores": (folds, n, k)}).items():
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _as_array(getattr(self, name), shape, name))
@@ -128,6 +132,11 @@ class InfluenceMatrix:
         """Names of the label classes; empty if the categories are not the classes."""
         own = self.metadata.get("categories") == "own"
         return () if own or int(self.labels.max()) >= len(self.category_names) else self.category_names
+
+    @property
+    def confidence(self) -> npt.NDArray[np.float32] | None:
+        """Probability that the model gives to each training label, (N,); None if it is unknown."""
+        return None if self.probabilities is None else self.probabilities[np.arange(len(self.labels)), self.labels]
 
     @property
     def present(self) -> npt.NDArray[np.bool_]:
@@ -181,6 +190,7 @@ class InfluenceMatrix:
             self.category_names,
             support=support.sum(axis=0),
             predicted=self.predicted,
+            probabilities=self.probabilities,
             weights=self.weights,
             metadata={**self.metadata, "of_folds": chosen},
         )
@@ -201,8 +211,8 @@ class InfluenceMatrix:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the matrix to ``path`` (safetensors), atomically."""
-        names = ("scores", "labels", "support", "predicted", "weights", "fold_scores", "fold_support")
-        arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        arrays = {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
         described = {"category_names": list(self.category_names), "metadata": dict(self.metadata)}
         return save_artifact(path, "influence", arrays, described)
 
@@ -248,14 +258,16 @@ def sample_columns(
     total: npt.NDArray[np.float64],
     scores: npt.NDArray[np.floating],
     category_names: Sequence[str],
+    more: Mapping[str, npt.NDArray[Any] | None] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Columns of a table of training samples by name; a category called like another column gets a prefix."""
     columns: dict[str, npt.NDArray[Any]] = {"given": given}
     if predicted is not None:
         columns["predicted"] = predicted
+    columns |= {name: values for name, values in (more or {}).items() if values is not None}
     columns["total"] = total
     for k, name in enumerate(category_names):
-        taken = name in ("index", "given", "given_name", "predicted", "total", "weight")
+        taken = name in ("index", "given", "given_name", "predicted", "confidence", "quality", "total", "weight")
         columns[f"influence on {name}" if taken else name] = scores[:, k]
     return columns
 
@@ -298,11 +310,11 @@ def _as_scores(values: Any) -> np.ndarray:
 
 
 def _as_array(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """Return scores of folds as float32, or labels or numbers of samples as int64."""
+    """Return scores of folds and probabilities as float32, or labels or numbers of samples as int64."""
     array = _to_numpy(values)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, found {array.shape}")
-    if name == "fold_scores":
+    if name in ("fold_scores", "probabilities"):
         return array.astype(np.float32, copy=False)
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_pareto.influence.factors import flush_tiny
+from lightning_pareto.influence.factors import flush_tiny, to_float64
 from lightning_pareto.influence.task import BatchError
 
 MeasureName = Literal["loss", "soft_error"]
@@ -21,6 +21,15 @@ def soft_error(logits: Tensor, targets: Tensor) -> Tensor:
 def get_measure(name: MeasureName, loss: Measure) -> Measure:
     """Return the measure called ``name``; ``"loss"`` is the task's own loss."""
     return loss if name == "loss" else soft_error
+
+
+def read_outcome(logits: Tensor, targets: Tensor) -> Tensor:
+    """Prediction, whether it is the label (0 or 1), and probability of the label, (B, 3) in float64."""
+    exact = to_float64(logits.detach())
+    targets = targets.to(exact.device)
+    predicted = exact.argmax(dim=1)
+    probability = exact.softmax(dim=1).gather(1, targets[:, None]).squeeze(1)
+    return torch.stack([predicted.double(), (predicted == targets).double(), probability], dim=1)
 
 
 def logit_gradient(measure: Measure, logits: Tensor, targets: Tensor) -> Tensor:

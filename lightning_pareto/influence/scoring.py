@@ -55,7 +55,7 @@ class Scoring:
         return sum(layer.size for layer in self.train.probe.layers)
 
     def curvature(self) -> Curvature:
-        """The curvature of the training loss."""
+        """Fit the curvature of the training loss."""
         options, task, train = self.options, self.train.probe.task, self.train
         fitted = None if self.weights is None else torch.from_numpy(self.weights)
         fisher = Fisher.draw(options.resolved_fisher, train.size, options.seed, task.loss, fitted)
@@ -72,21 +72,20 @@ class Scoring:
         )
 
     def of_block(self, curvature: Curvature, block: range) -> Tensors:
-        """Scores (N, D) of the D directions in a block, labels (N,), predictions (N,), and which layers contribute."""
+        """Scores (N, D) of the D directions in a block, what was read of the samples, and which layers contribute."""
         train, task = self.train, self.train.probe.task
         gradients = category_gradients(self.validation, get_measure(self.options.measure, task.loss), self.cells, block)
         with train.shard.agreement("solving for the directions"):
             directions = curvature.solve(gradients) if gradients else {}
         if not directions:
             raise CurvatureError("the model's output depends on no covered parameter: cover other layers, layers=[…]")
-        scores, labels, predicted = score(train, task.loss, directions)
+        scores, labels, probabilities = score(train, task.loss, directions)
         reached = torch.tensor([layer in directions for layer in train.probe.layers])
-        return {"scores": scores, "labels": labels, "predicted": predicted, "reached": reached}
+        return {"scores": scores, "labels": labels, "probabilities": probabilities, "reached": reached}
 
-    def of_all(self, max_memory: float | None) -> Tensors:
+    def of_all(self, curvature: Curvature, max_memory: float | None) -> Tensors:
         """The same for all directions, in blocks whose copies fit into ``max_memory`` GiB."""
-        curvature, width = self.curvature(), self.width(max_memory)
-        parts = []
+        parts, width = [], self.width(max_memory)
         for start in range(0, self.directions, width):
             block = range(start, min(start + width, self.directions))
             name = f"scores of directions {block.start} to {block.stop}"

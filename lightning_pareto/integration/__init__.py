@@ -1,6 +1,6 @@
 """Lightning: the only package that imports it."""
 
-from lightning_pareto.integration.analyse import Analysis, analyse
+from lightning_pareto.integration.analyse import analyse
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.compare import compare_models
 from lightning_pareto.integration.correction import Correction, CourseCorrection
@@ -8,7 +8,6 @@ from lightning_pareto.integration.datamodule import ReweightedDataModule, reweig
 from lightning_pareto.integration.tuner import ParetoTuner
 
 __all__ = [
-    "Analysis",
     "Correction",
     "CourseCorrection",
     "ParetoCallback",

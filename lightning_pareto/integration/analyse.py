@@ -2,44 +2,19 @@
 
 import functools
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.callback import ParetoCallback
 from lightning_pareto.integration.trainer.internals import keeping_gradients, only, running_instead_of_training
 from lightning_pareto.integration.trainer.namespaces import counterpart, is_a
 from lightning_pareto.integration.trainer.processes import rank_zero_warn
-from lightning_pareto.pareto.verdict import ParetoVerdict
+from lightning_pareto.report.analysis import Analysis
 from lightning_pareto.report.html.page import write_report
-
-
-@dataclass(frozen=True, eq=False)
-class Analysis:
-    """What :func:`analyse` found out.
-
-    Attributes:
-        influence: influence of every training sample on every category.
-        verdict: whether every category can still gain.
-        folder: where both are kept, and the report; None if they could not be written.
-
-    Example:
-        >>> from lightning_pareto import check_pareto
-        >>> influence = InfluenceMatrix([[1.0, -1.0], [0.5, 2.0]], [0, 1])
-        >>> Analysis(influence, check_pareto(influence, budget=0.2), folder=None).verdict.answer
-        'no'
-    """
-
-    influence: InfluenceMatrix
-    verdict: ParetoVerdict
-    folder: Path | None
-
-    def __str__(self) -> str:
-        return str(self.verdict)
 
 
 def analyse(
@@ -71,7 +46,8 @@ def analyse(
             ParetoCallback, if it has one.
 
     Returns:
-        Influence and verdict. The report is ``report.html`` in their folder, if its extra is installed.
+        Influence, verdict and what was measured. The report is ``report.html`` in their folder, if its extra is
+        installed.
 
     Raises:
         ValueError: if the checkpoint cannot be loaded.
@@ -93,7 +69,7 @@ def analyse(
     work = functools.partial(_run, trainer, callback)
     with keeping_gradients(model), only(trainer, callback), running_instead_of_training(trainer, work):
         trainer.fit(model, datamodule=datamodule, **loaders)
-    return Analysis(callback.influence, callback.verdict, callback.written_to)
+    return callback.analysis
 
 
 def _check_arguments(datamodule: Any, trainer: Any, loaders: dict[str, Any], options: dict[str, Any]) -> None:

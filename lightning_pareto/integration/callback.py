@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_pareto.data.unchanged import unchanged
 from lightning_pareto.display.terminal import printable_line
 from lightning_pareto.display.warning import once, warn
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.categories import Categories
 from lightning_pareto.influence.curvature import FisherName
 from lightning_pareto.influence.matrix import InfluenceMatrix
@@ -24,8 +25,8 @@ from lightning_pareto.integration.analysis.checkpoints import Checkpoint, checkp
 from lightning_pareto.integration.analysis.loss_check import LossComparison
 from lightning_pareto.integration.analysis.previews import save_previews
 from lightning_pareto.integration.analysis.rehearsal import rehearse
-from lightning_pareto.integration.analysis.run import AnalysisOptions, Question, influence_of, verdict_on
-from lightning_pareto.integration.output.files import save_influence, save_verdict
+from lightning_pareto.integration.analysis.run import AnalysisOptions, Question, influence_of, measure_step, verdict_on
+from lightning_pareto.integration.output.files import save_analysis, save_influence
 from lightning_pareto.integration.output.last_fit import LastFit
 from lightning_pareto.integration.output.log_verdict import log_verdict, show_verdict
 from lightning_pareto.integration.output.results_folder import ResultsFolder, prepare_results_folder
@@ -39,6 +40,7 @@ from lightning_pareto.pareto.demand import Targets, chosen_categories, per_categ
 from lightning_pareto.pareto.significance import LEAST_FOLDS
 from lightning_pareto.pareto.verdict import DEFAULT_LEVEL, ParetoVerdict
 from lightning_pareto.pareto.wording import NO_FOLDS
+from lightning_pareto.report.analysis import Analysis
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, RECORD_FILE, VERDICT_FILE, contains_results
 
 KEPT = "pareto_classwise"
@@ -213,7 +215,12 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
     @property
     def verdict(self) -> ParetoVerdict:
         """The verdict of the last fit. Errors are those of :attr:`influence`."""
-        return self._last_fit.verdict
+        return self._last_fit.analysis.verdict
+
+    @property
+    def analysis(self) -> Analysis:
+        """Influence, verdict and what was measured in the last fit. Errors are those of :attr:`influence`."""
+        return self._last_fit.analysis
 
     def consumer(self, trainer: pl.Trainer) -> ClasswiseMetrics | None:
         """See :class:`ValidationCallback`; None if the trainer is barebones and would log nothing."""
@@ -353,6 +360,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
                 warn(f"ParetoCallback failed after the fit. The trained model is kept: {error}")
 
     def _influence_and_verdict(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        measured: list[tuple[Outcome | None, Outcome | None]] = []
         with once(self._warned):
             influence = influence_of(
                 trainer,
@@ -364,10 +372,13 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
                 say=self._say,
                 metadata=self.question.metadata,
                 earlier=self._earlier_checkpoints,
+                then=lambda estimated: measured.append(measure_step(estimated, self.question)),
             )
-        self._judge(trainer, influence)
+        self._judge(trainer, influence, *measured[-1])
 
-    def _judge(self, trainer: pl.Trainer, influence: InfluenceMatrix) -> None:
+    def _judge(
+        self, trainer: pl.Trainer, influence: InfluenceMatrix, outcome: Outcome | None, after_step: Outcome | None
+    ) -> None:
         """Keep the influence before anything else happens to it. Then reach a verdict, keep, print and log it."""
         assert self.results_folder is not None
         first = trainer.is_global_zero
@@ -377,15 +388,16 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
         if saved:
             self._last_fit.announce(folder)
         verdict = verdict_on(influence, self.question, folder if saved else None)
-        self._last_fit.keep_verdict(verdict)
+        analysis = Analysis(influence, verdict, folder if saved else None, outcome, after_step)
+        self._last_fit.keep_analysis(analysis)
         if saved:
-            saved = save_verdict(verdict, folder)
+            saved = save_analysis(analysis, folder)
             resumption.remove_stages(folder)
         if saved:
             save_previews(trainer, self.data, influence, folder)
         if first:
             where = f"Influence and verdict: {printable_line(str(folder))}" if saved else ""
-            self._say(f"\n{verdict}\n\n{where}\n")
+            self._say(f"\n{analysis}\n\n{where}\n")
         failed = log_verdict(trainer, verdict)
         if first and self.log_figures:
             show_verdict(trainer, verdict, folder, failed)

@@ -34,8 +34,17 @@ TOO_FEW_SAMPLES = f"Fewer than {ENOUGH_SAMPLES} validation samples in total prov
 UNDERFITTED = "UNDERFITTED: plain further training would help every category. Train longer first."
 
 
-def describe(verdict: ParetoVerdict, next_step: bool = True) -> str:
-    """The answer, the reasons, a row for each category, and, unless ``next_step`` is False, what to do next."""
+def describe(verdict: ParetoVerdict) -> str:
+    """The answer, the reasons, a row for each category, and what to do next."""
+    lines = [headline(verdict), *evidence(verdict)]
+    if verdict.answer == "yes":
+        targets = "" if asks_for_all(verdict) else ", targets=[...]"
+        lines += wrapped(f"Next: weights = reweight(influence{targets}), then fit again with these weights.")
+    return "\n".join(lines)
+
+
+def evidence(verdict: ParetoVerdict) -> list[str]:
+    """The reasons, a row for each category, and what the numbers mean."""
     regions = verdict.regions
     paragraphs = [
         "Gain: predicted drop of the validation measure, in units of the category's mean absolute influence. "
@@ -48,11 +57,7 @@ def describe(verdict: ParetoVerdict, next_step: bool = True) -> str:
         "This is a first-order statement about this model. It says whether there is something to gain. Only a second "
         "fit shows how much of it is kept, and by which categories.",
     ]
-    if next_step and verdict.answer == "yes":
-        targets = "" if asks_for_all(verdict) else ", targets=[...]"
-        paragraphs.append(f"Next: weights = reweight(influence{targets}), then fit again with these weights.")
-    head = headline(verdict)
-    return "\n".join([head, *_reasons(verdict), "", *_table(verdict), "", *wrapped(*paragraphs)])
+    return [*_reasons(verdict), "", *_table(verdict), "", *wrapped(*paragraphs)]
 
 
 def asks_for_all(verdict: ParetoVerdict) -> bool:

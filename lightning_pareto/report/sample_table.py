@@ -31,6 +31,8 @@ class SampleTable:
         given: label, (n,).
         predicted: the model's own prediction, (n,); None if the influence matrix does not hold it.
         total: influence on the validation set as a whole, see :meth:`InfluenceMatrix.total`, (n,).
+        quality: how well the label fits, see :func:`label_quality`, (n,); below zero for a suspect.
+        confidence: probability that the model gives to the label, (n,); None if the matrix does not hold it.
         influence: influence on each category, (n, K).
         category_names: names of the K categories.
         class_names: names of the labels, which are printed in place of the numbers. Empty if they have none.
@@ -43,8 +45,10 @@ class SampleTable:
     given: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64] | None
     total: npt.NDArray[np.float64]
+    quality: npt.NDArray[np.float64]
     influence: npt.NDArray[np.float32]
     category_names: tuple[str, ...]
+    confidence: npt.NDArray[np.float32] | None = None
     class_names: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
     previews: Mapping[int, Preview] = field(default_factory=dict)
@@ -55,7 +59,8 @@ class SampleTable:
     @property
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """Label, prediction, total and influence on each category by name, (n,) each."""
-        return sample_columns(self.given, self.predicted, self.total, self.influence, self.category_names)
+        more = {"confidence": self.confidence, "quality": self.quality}
+        return sample_columns(self.given, self.predicted, self.total, self.influence, self.category_names, more)
 
     @property
     def harms(self) -> npt.NDArray[np.int64]:
@@ -98,6 +103,8 @@ class SampleTable:
         cells = {"index": list(map(str, self.index[:most])), "given": self._names(self.given[:most])}
         if self.predicted is not None:
             cells["predicted"] = self._names(self.predicted[:most])
+        if self.confidence is not None:
+            cells["confidence"] = [f"{100 * value:.0f}%" for value in self.confidence[:most]]
         cells["total"] = [number(value, "{:+.3g}") for value in self.total[:most]]
         cells["harms"] = [f"{harmed} of {len(self.category_names)}" for harmed in self.harms[:most]]
         for name in self.shown:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from lightning_pareto.display.notebook import MOST_ROWS
 from lightning_pareto.display.warning import warn
+from lightning_pareto.influence.label_quality import label_quality
 from lightning_pareto.influence.matrix import InfluenceMatrix, check_type
 from lightning_pareto.report.previews import Preview, previews_of
 from lightning_pareto.report.sample_table import SampleTable
@@ -17,9 +18,10 @@ from lightning_pareto.report.sample_table import SampleTable
 def suspected_samples(
     influence: InfluenceMatrix, count: int = 100, *, dataset: Any = None, preview: Callable[[Any], Any] | None = None
 ) -> SampleTable:
-    """The training samples that harm most over all categories: suspected wrong labels, the worst first.
+    """The training samples with the lowest :func:`label_quality`: suspected wrong labels, the worst first.
 
-    Look at them before you believe it. A rare but correct sample can harm on average too.
+    They harm the validation set, or the model itself gives another label. Look at them before you believe it. A rare
+    but correct sample can harm on average too.
 
     Args:
         influence: the influence matrix.
@@ -42,8 +44,8 @@ def suspected_samples(
         array([1])
     """
     check_type(influence)
-    order = influence.total().argsort(kind="stable")
-    table = _table("Suspected wrong labels: the samples that harm most", influence, order, count)
+    order = label_quality(influence).argsort(kind="stable")
+    table = _table("Suspected wrong labels, by influence and by the model's confidence", influence, order, count)
     return replace(table, previews=_previews(table.index[:MOST_ROWS], len(influence.labels), dataset, preview))
 
 
@@ -102,6 +104,8 @@ def _table(
         given=influence.labels[order],
         predicted=None if influence.predicted is None else influence.predicted[order],
         total=influence.total()[order],
+        quality=label_quality(influence)[order],
+        confidence=None if influence.confidence is None else influence.confidence[order],
         influence=influence.scores[order],
         category_names=influence.category_names,
         class_names=influence.class_names,

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 INFLUENCE_FILE = "influence.safetensors"
+OUTCOME_FILE = "outcome.safetensors"
+STEP_FILE = "step.safetensors"
 VERDICT_FILE = "verdict.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
 RESULT_FILE = "result.safetensors"
@@ -16,6 +18,9 @@ RUN_FOLDER = "pareto"
 
 FINISHED_FOLDER = "finished"
 """Folder of a finished search's trials. The trial ``influence_*`` holds the influence."""
+
+OF_INFLUENCE = (OUTCOME_FILE, STEP_FILE, VERDICT_FILE)
+"""Files that belong to an influence, in the order in which they are written."""
 
 RESULT_FILES = (INFLUENCE_FILE, VERDICT_FILE, RESULT_FILE, RECORD_FILE, WEIGHTS_FILE)
 """Files written by a fit or a search, and the weights computed from them."""

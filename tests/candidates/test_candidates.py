@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from lightning_pareto import Candidate, ClassBalanced, HeadRefit, InTurn, Shard, WeightedSteps
 from lightning_pareto.candidates.evidence import as_candidates
-from lightning_pareto.candidates.weighted_steps import weighted_gradient
+from lightning_pareto.candidates.weighted_steps import weighted_gradients
 from tests._asserts import assert_near
-from tests._oracles import flat_sample_gradients
 from tests._tolerances import RELATIVE, TWO_PROCESSES
 from tests.candidates._evidence import CLASSES, evidence_of, mixture
 
@@ -73,14 +72,37 @@ def noisy():
     return fitted(x, given), (x, given), validation[::2], fresh[::2], weights / weights.mean()
 
 
-def test_weighted_gradient_is_that_of_autograd():
+class Shared(nn.Module):
+    """A recurrent layer, which is looped over, grouped convolutions and an embedding."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.cell = nn.Embedding(6, 4), nn.GRU(4, 4, batch_first=True)
+        self.mix, self.norm, self.head = nn.Conv1d(4, 4, 1, groups=2), nn.LayerNorm(4), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        ids = (x.abs() * 2).long().clamp(max=5)
+        found = self.cell(self.tokens(ids))[0].transpose(1, 2)
+        return self.head(self.norm(self.mix(found).mean(dim=2)))
+
+
+@pytest.mark.filterwarnings("ignore:.*parameter tensors are used in a way")
+@pytest.mark.parametrize("make", [network, Shared])
+def test_weighted_gradients_are_those_of_autograd(make):
     x, y, _ = mixture(90, 0)
-    module, weights = network().double(), torch.rand(90, generator=torch.Generator().manual_seed(3)).double()
+    module, weights = make().double(), torch.rand(90, 2, generator=torch.Generator().manual_seed(3)).double()
     with evidence_of(module, (x.double(), y), (x[:30].double() + 1, y[:30])) as evidence:
-        found = weighted_gradient(evidence.train, weights)
-        parts = [part[0].flatten() for layer in evidence.train.probe.layers for part in layer.unpack(found[layer])]
-    expected = (weights[:, None] * flat_sample_gradients(module, x.double(), y)).sum(0) / weights.sum()
-    assert_near(torch.cat(parts), expected, RELATIVE[torch.float64])
+        chosen = evidence.train.sample(60, seed=1)
+        found = weighted_gradients(chosen, weights)
+        parts = {n: p for layer in found for n, p in zip(layer.names, layer.unpack(found[layer]), strict=True)}
+        few = list(chosen.indices)
+    losses = F.cross_entropy(module(x[few].double()), y[few], reduction="none")
+    for column in range(2):
+        total = (weights[few, column] * losses).sum() / weights[few, column].sum()
+        expected = torch.autograd.grad(total, module.parameters(), retain_graph=True)
+        for (name, _), gradient in zip(module.named_parameters(), expected, strict=True):
+            assert_near(parts[name][column], gradient, RELATIVE[torch.float64])
 
 
 def test_steps_undo_wrong_labels():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import lightning_pareto
-from lightning_pareto import InfluenceMatrix, ParetoVerdict, SampleWeights, check_pareto, reweight
+from lightning_pareto import InfluenceMatrix, ParetoVerdict, SampleWeights, check_pareto, label_quality, reweight
 from lightning_pareto.command_line import main
 from lightning_pareto.command_line.inputs import find
 from lightning_pareto.pareto.wording import NO_FOLDS
@@ -217,9 +217,9 @@ def test_export_of_suspects(run_folder, tmp_path, capsys):
     path = tmp_path / "suspects.json"
     found = strict(printed(capsys, "export", run_folder, "--what", "suspects", "--count", "7", "-o", path, "--json"))
     assert (found["rows"], found["format"], found["written"]) == (7, "json", str(path))
-    assert found["columns"] == ["index", "given", "given_name", "predicted", "total", *NAMES, "weight"]
+    assert found["columns"] == ["index", "given", "given_name", "predicted", "quality", "total", *NAMES, "weight"]
     rows = strict(path.read_text())
-    assert [row["index"] for row in rows] == matrix().total().argsort()[:7].tolist()
+    assert [row["index"] for row in rows] == label_quality(matrix()).argsort()[:7].tolist()
     assert [list(row) for row in rows] == [found["columns"]] * 7
     weights = reweight(matrix()).values
     np.testing.assert_allclose([row["weight"] for row in rows], weights[[row["index"] for row in rows]])

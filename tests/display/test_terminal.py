@@ -37,6 +37,7 @@ from lightning_pareto.display.terminal import (
     wrapped,
 )
 from lightning_pareto.evaluation.outcome import Outcome
+from lightning_pareto.evaluation.result import Attempt
 from lightning_pareto.integration.tuner.judge import Judge, Tried
 from lightning_pareto.integration.tuner.messages import TrialLog
 from lightning_pareto.integration.tuner.search import Finalist
@@ -242,6 +243,8 @@ def test_results_with_long_names_fit_eighty_columns():
         best_epoch=10,
         epochs_spent=1234,
         trials=(),
+        ordinary=values[0],
+        attempts=(Attempt(LONG_NAMES[0], *values, values[0] > 0.5, -0.5, 0.1, -1.0, True),),
     )
     for text in (str(trade_off_samples(matrix, *LONG_NAMES[:2])), repr(reweight(matrix)), str(result)):
         assert max(map(len, text.splitlines())) <= WIDTH, text

@@ -50,12 +50,26 @@ def test_pooling_takes_each_model_on_its_own_samples():
     assert pooled([(second, other)]).probability.tolist() == [0.2, 0.4]
 
 
+def test_predictions_go_with_their_samples_and_tell_what_a_category_is_mistaken_for():
+    labels, predictions = [0, 0, 0, 0, 1, 1, 2], [1, 2, 1, 0, 1, 1, 0]
+    whole = Outcome.of(labels, predictions, ["cat", "dog", "cow"])
+    assert whole.mistaken_for == [(1, 0.5), None, (0, 1.0)]
+    some = np.arange(7) % 2 == 1
+    assert whole.on(some).predicted.tolist() == [2, 0, 1]
+    other = Outcome.of(labels, labels, ["cat", "dog", "cow"])
+    assert other.on(some).placed(some, whole).predicted.tolist() == [1, 0, 1, 0, 1, 1, 0]
+    assert pooled([(whole, some), (other, ~some)]).mistaken_for == [(2, 0.25), None, None]
+    unknown = outcome([1, 0], [0, 0], [0.9, 0.4])
+    assert unknown.mistaken_for == [None, None, None]
+    assert unknown.on(np.array([True, False])).predicted is None
+
+
 @pytest.mark.parametrize(
     ("category", "correct", "probability", "message"),
     [
         ([0, 1], [1, 0], [0.5, 0.5], r"must be bool, found int64: correct = predictions == labels"),
-        ([0, 1], [True], [0.5, 0.5], r"must be \(n,\), found \(2,\), \(1,\) and \(2,\)"),
-        ([[0]], [[True]], [[0.5]], r"must be \(n,\), found \(1, 1\)"),
+        ([0, 1], [True], [0.5, 0.5], r"must be \(n,\), .* category \(2,\), correct \(1,\), probability \(2,\)"),
+        ([[0]], [[True]], [[0.5]], r"must be \(n,\), .* category \(1, 1\)"),
         ([0.0, 1.0], [True, True], [0.5, 0.5], "categories must be integers, found float64"),
         ([0, 3], [True, True], [0.5, 0.5], r"lie in \[0, 3\), one name for each"),
         ([-1, 0], [True, True], [0.5, 0.5], r"lie in \[0, 3\), one name for each"),

@@ -38,6 +38,9 @@ def test_text_says_what_was_decided_and_what_it_rests_on(accepted):
     assert "on validation samples that the weights have not seen" in text
     assert "counts as beyond chance if it is so for all categories together (Holm)" in text
     assert "31 epochs spent in 4 trials." in text
+    better, worse = accepted.attempts
+    assert f"steps (returned) {100 * better.mean:+.1f} ± 1.0 {100 * better.worst:+.1f} 0" in text
+    assert f"{100 * worse.worst:+.1f} 1" in text
     assert text.endswith("Model: /runs/best.ckpt")
     assert str(replace(accepted, accepted=False)).startswith("Better model not accepted:\n")
 
@@ -60,7 +63,7 @@ def test_notebook_shows_the_same_cells(accepted):
 
 def test_data_frame_holds_shares(accepted):
     frame = accepted.to_pandas()
-    assert list(frame.columns) == ["before", "after", "support", "p_values", "change"]
+    assert list(frame.columns) == ["before", "after", "support", "p_values", "ordinary", "change"]
     np.testing.assert_array_equal(frame["change"], accepted.after - accepted.before)
 
 
@@ -70,6 +73,9 @@ def test_file_holds_everything(tmp_path, accepts):
     again = ParetoResult.load(found.save(tmp_path / "result.safetensors"))
     assert str(again) == str(found)
     assert again.trials == found.trials
+    for ours, theirs in zip(again.attempts, found.attempts, strict=True):
+        for name, value in vars(theirs).items():
+            np.testing.assert_array_equal(getattr(ours, name), value)
     assert (again.gain, again.gain_error, again.best_epoch) == (found.gain, found.gain_error, found.best_epoch)
     assert (again.weights is None) != accepts
     if accepts:

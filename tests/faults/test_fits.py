@@ -19,6 +19,7 @@ from lightning_pareto import (
     ReweightedDataModule,
 )
 from lightning_pareto.integration.analysis import run as analysis
+from lightning_pareto.report.analysis import read_analysis
 from lightning_pareto.report.html.run import read_run
 from tests.faults._struck import HOWS, before, ended, strike, striking
 from tests.integration._models import CLASSES, Data, Plain, trainer
@@ -54,7 +55,7 @@ def scoring(how):
         if stage == "scores" and done == 1:
             strike(how)
 
-    analysis.estimate = with_progress(progress)
+    analysis.estimating = with_progress(progress)
 
 
 POINTS = {
@@ -62,9 +63,11 @@ POINTS = {
     "linear program": lambda how: setattr(analysis, "check_pareto", striking(how)),
     "writing of the influence": lambda how: setattr(InfluenceMatrix, "save", striking(how)),
     "between influence and verdict": lambda how: setattr(ParetoVerdict, "save", striking(how)),
-    "renaming of the verdict": lambda how: setattr(
+    "small step": lambda how: setattr(analysis, "judge_step", striking(how)),
+    "renaming of the outcome": lambda how: setattr(
         Path, "replace", before(Path.replace, striking(how, count=4))
     ),  # after two stages and the influence
+    "renaming of the verdict": lambda how: setattr(Path, "replace", before(Path.replace, striking(how, count=6))),
 }
 
 
@@ -98,6 +101,7 @@ def test_analysis_resumes(tmp_path, undisturbed, point, how):
     found = fit(tmp_path, ckpt_path=str(tmp_path / "last.ckpt"))
     np.testing.assert_array_equal(found.influence.fold_scores, expected.influence.fold_scores)
     assert found.verdict.headroom == expected.verdict.headroom
+    assert str(found.analysis) == str(expected.analysis) == str(read_analysis(tmp_path / "pareto"))
     np.testing.assert_array_equal(found.verdict.held_out_gain, expected.verdict.held_out_gain)
     assert not (tmp_path / "pareto" / "stages").exists()
     assert torch.equal(trained_in(tmp_path), weights)
@@ -201,11 +205,13 @@ def test_failing_disk_leaves_an_earlier_pair_together(tmp_path, monkeypatch, wha
     owner, method = (InfluenceMatrix, "save") if what == "influence" else (Path, "rename")
     with monkeypatch.context() as context:
         context.setattr(owner, method, fail)
-        what = "influence could not be written" if what == "influence" else "the old verdict could not be removed"
-        with pytest.warns(UserWarning, match=f"{what}(.|\n)*Influence and verdict are in memory only"):
+        message = "influence could not be written(.|\n)*Influence and verdict are in memory only"
+        with pytest.warns(UserWarning, match=message):
             found = fit(tmp_path, damping=1.0)
     run = read_run(tmp_path / "pareto")
     np.testing.assert_array_equal(run.influence.scores, old.influence.scores)
+    np.testing.assert_array_equal(run.outcome.correct, old.analysis.outcome.correct)
+    np.testing.assert_array_equal(run.after_step.correct, old.analysis.after_step.correct)
     assert run.verdict.headroom == old.verdict.headroom != found.verdict.headroom
     assert stage.exists(), "nothing is removed if nothing can be written"
     assert not list((tmp_path / "pareto").glob(".*"))

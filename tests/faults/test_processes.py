@@ -57,7 +57,7 @@ def since(folder):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_forked_processes_end_with_the_one_that_was_killed(tmp_path, monkeypatch, rank):
-    monkeypatch.setattr(analysis, "estimate", killing(rank, tmp_path))
+    monkeypatch.setattr(analysis, "estimating", killing(rank, tmp_path))
     with pytest.raises(ProcessExitedException, match=f"process {rank} terminated with signal SIGKILL"):
         two(tmp_path, ParetoCallback(verbose=False), max_epochs=1).fit(Plain(), datamodule=Data())
     assert since(tmp_path) < SOON
@@ -89,7 +89,7 @@ def test_hanging_process_ends_the_analysis_after_the_timeout_of_the_strategy(tmp
         (tmp_path / "stopped").write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    monkeypatch.setattr(analysis, "estimate", striking(1, tmp_path, stop))
+    monkeypatch.setattr(analysis, "estimating", striking(1, tmp_path, stop))
     callback = ParetoCallback(verbose=False)
     strategy = DDPStrategy(timeout=timedelta(seconds=WAITS), start_method="fork")
     with pytest.raises(ProcessExitedException):
@@ -110,7 +110,7 @@ from tests.faults.test_processes import killing
 from tests.integration._models import Data, Plain, trainer
 
 folder = Path(sys.argv[1])
-analysis.estimate = killing(1, folder)
+analysis.estimating = killing(1, folder)
 callback, model = ParetoCallback(verbose=False), Plain()
 trainer(folder, callback, strategy="ddp", devices=2, max_epochs=1).fit(model, datamodule=Data())
 try:

@@ -4,9 +4,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
-from lightning_pareto.datasets import gaussian_classes
+from lightning_pareto.datasets import Rows, gaussian_classes
 
 CLASSES = 4
 
@@ -85,7 +85,7 @@ class Dicts(Dataset):
         return {"features": self.x[i], "labels": self.y[i]}
 
 
-class Named(TensorDataset):
+class Named(Rows):
     classes = ("east", "north", "west", "south")
 
 

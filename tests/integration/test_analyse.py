@@ -42,7 +42,8 @@ def test_analysis_equals_that_of_the_callback_after_the_fit(tmp_path):
     fitted.fit(model, datamodule=data)
     found = analyse(model, data, trainer(tmp_path), verbose=False)
     np.testing.assert_array_equal(found.influence.scores, callback.influence.scores)
-    assert str(found) == str(found.verdict) == str(callback.verdict)
+    assert str(found) == str(callback.analysis)
+    assert str(found.verdict) == str(callback.verdict)
     assert found.folder == tmp_path / "pareto_1"
     assert InfluenceMatrix.load(found.folder / "influence.safetensors").category_names == data.train.classes
     assert (found.folder / "report.html").is_file()

@@ -33,11 +33,38 @@ def test_influence_and_verdict_are_in_memory_and_on_disk_after_a_fit(tmp_path, c
     assert callback.influence.category_names == ("east", "north", "west", "south")
     np.testing.assert_array_equal(callback.influence.labels, datasets()[0].tensors[1])
     output = capsys.readouterr().out
-    assert str(callback.verdict) in output
+    assert str(callback.analysis) in output
     assert f"Influence and verdict: {tmp_path / 'pareto'}" in output
     stored = InfluenceMatrix.load(tmp_path / "pareto" / "influence.safetensors")
     np.testing.assert_array_equal(stored.scores, callback.influence.scores)
     assert str(ParetoVerdict.load(tmp_path / "pareto" / "verdict.safetensors")) == str(callback.verdict)
+
+
+def test_outcome_is_that_of_the_analysed_model_and_the_step_leaves_it_as_it_was(tmp_path):
+    model, callback = Plain(), ParetoCallback(verbose=False)
+    trainer(tmp_path, callback, max_epochs=5).fit(model, datamodule=Data())
+    x, y = datasets()[1].tensors
+    with torch.no_grad():
+        logits = model.eval()(x)
+    outcome, step = callback.analysis.outcome, callback.analysis.step
+    np.testing.assert_array_equal(outcome.predicted, logits.argmax(dim=1))
+    np.testing.assert_array_equal(outcome.category, y)
+    assert step.before is outcome
+    assert step.after.probability.shape == outcome.probability.shape
+    assert np.abs(step.after.probability - outcome.probability).max() > 0.01, "every sample is predicted again"
+
+
+def test_failing_step_loses_nothing(tmp_path, monkeypatch):
+    def fails(*_):
+        raise ArithmeticError("no step today")
+
+    monkeypatch.setattr("lightning_pareto.integration.analysis.run.judge_step", fails)
+    callback = ParetoCallback(verbose=False)
+    with pytest.warns(UserWarning, match="no small step was measured: no step today"):
+        trainer(tmp_path, callback).fit(Plain(), datamodule=Data())
+    assert callback.analysis.outcome is callback.analysis.step is None
+    assert "Accuracy today" not in str(callback.analysis)
+    assert str(callback.verdict.answer).upper() in str(callback.analysis)
 
 
 def test_too_few_folds_for_a_proof_are_reported_before_the_first_step(tmp_path):

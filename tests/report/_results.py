@@ -4,8 +4,8 @@ import functools
 
 import numpy as np
 
-from lightning_pareto import InfluenceMatrix, ParetoResult, check_pareto, reweight
-from lightning_pareto.evaluation.result import TrialSummary
+from lightning_pareto import InfluenceMatrix, Outcome, ParetoResult, check_pareto, reweight
+from lightning_pareto.evaluation.result import Attempt, TrialSummary
 
 
 def influence(k=3, n=120, absent=(), names=None, folds=4, seed=0, drift=-0.05):
@@ -54,7 +54,29 @@ def result(matrix, seed=0, accepted=True, trials=((15, 0.8, 0.6), (0, 0.8, 0.6),
         best_epoch=9,
         epochs_spent=sum(trial[0] for trial in trials),
         trials=tuple(TrialSummary(f"trial {i}", *trial) for i, trial in enumerate(trials)),
+        ordinary=before,
+        attempts=(
+            attempt("steps", after - before, returned=accepted),
+            attempt("a fit with weights (budget 0.2)", before - after, harmed=[0]),
+        ),
     )
+
+
+def attempt(name, change, harmed=(), returned=False):
+    low, high = change - 0.05, change + 0.05
+    falls = np.isin(np.arange(len(change)), harmed)
+    return Attempt(name, change, low, high, falls, float(np.nanmean(change)), 0.01, float(np.nanmin(change)), returned)
+
+
+def outcomes(k=3, absent=(), names=None, each=60, seed=0):
+    """Predictions before and after a small step, which mends a third of the mistakes."""
+    rng = np.random.default_rng(seed)
+    present = [label for label in range(k) if label not in absent]
+    labels = np.repeat(present, each)
+    predicted = np.where(rng.random(len(labels)) < 0.7, labels, (labels + 1) % k)
+    mended = np.where(rng.random(len(labels)) < 1 / 3, labels, predicted)
+    names = names or [f"class {i}" for i in range(k)]
+    return tuple(Outcome.of(labels, found, names) for found in (predicted, mended))
 
 
 def everything(k=3, n=120, absent=(), names=None):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_pareto import InfluenceMatrix, estimate_influence, suspected_samples, trade_off_samples
+from lightning_pareto import InfluenceMatrix, estimate_influence, label_quality, suspected_samples, trade_off_samples
 from lightning_pareto.report.previews import png_data, preview_of
 from tests._oracles import loader
 
@@ -40,7 +40,30 @@ def test_printed_labels_are_names_if_the_categories_are_the_classes():
 
 def test_categories_count_by_their_validation_samples():
     found = suspected_samples(influence(support=[9, 1])).index
-    assert found.tolist() == (SCORES @ [0.9, 0.1]).argsort().tolist()
+    assert found.tolist() == (SCORES @ np.sqrt([2 * 9, 3 * 1])).argsort().tolist()
+
+
+def test_suspects_go_by_the_models_confidence_too():
+    probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.99, 0.01], [0.2, 0.8], [0.95, 0.05]])
+    table = suspected_samples(influence(probabilities=probabilities))
+    assert table.index[0] == 4, "the model is sure of another label, and the influence is negative as well"
+    np.testing.assert_allclose(table.confidence, [probabilities[i][[0, 1, 0, 1, 1][i]] for i in table.index], rtol=1e-6)
+    np.testing.assert_allclose(table.quality, label_quality(influence(probabilities=probabilities))[table.index])
+    assert (np.diff(table.quality) >= 0).all()
+    assert "confidence" in str(table).splitlines()[2]
+    assert [row["confidence"] for row in table.rows()] == pytest.approx(table.confidence.tolist())
+
+
+def test_label_quality_counts_classes_by_their_frequencies_in_both_sets():
+    support = [16, 4]
+    shares = np.sqrt([2 * 16, 3 * 4])
+    total = SCORES @ (shares / shares.sum())
+    np.testing.assert_allclose(label_quality(influence(support=support)), np.arcsinh(total / np.abs(total).mean()))
+    own = influence(support=support, metadata={"categories": "own"})
+    total = own.total()
+    np.testing.assert_allclose(label_quality(own), np.arcsinh(total / np.abs(total).mean()))
+    nothing = InfluenceMatrix(np.zeros((3, 2)), [0, 1, 0], probabilities=np.full((3, 2), 0.5))
+    assert label_quality(nothing)[1] > label_quality(nothing)[0], "a rare class has the larger margin"
 
 
 def test_trade_offs_help_one_category_and_harm_the_other():
@@ -63,7 +86,7 @@ def test_table_can_be_written_as_csv_and_needs_pandas_for_a_frame(tmp_path, monk
     table = suspected_samples(influence(predicted=[0, 0, 1, 1, 1]), 3)
     with table.to_csv(tmp_path / "new" / "suspects.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["index", "given", "predicted", "total", "cat", "dog"]
+    assert list(rows[0]) == ["index", "given", "predicted", "quality", "total", "cat", "dog"]
     assert [int(row["index"]) for row in rows] == table.index.tolist()
     assert float(rows[0]["dog"]) == pytest.approx(table.influence[0, 1])
     monkeypatch.setitem(sys.modules, "pandas", None)
@@ -231,5 +254,14 @@ def test_order_of_trade_offs_does_not_depend_on_the_scale_of_a_category():
 
 def test_rows_are_plain_values():
     rows = list(suspected_samples(influence(predicted=[0, 0, 1, 1, 1]), 2).rows())
-    assert rows[0] == {"index": 2, "given": 0, "predicted": 1, "total": -2.5, "cat": 3.0, "dog": -8.0}
+    quality = label_quality(influence())[2]
+    assert rows[0] == {
+        "index": 2,
+        "given": 0,
+        "predicted": 1,
+        "quality": quality,
+        "total": -2.5,
+        "cat": 3.0,
+        "dog": -8.0,
+    }
     assert {type(value) for value in rows[1].values()} == {int, float}

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import lightning_pareto
 from lightning_pareto import ArtifactError, InfluenceMatrix, ParetoResult, ParetoVerdict, SampleWeights, check_pareto
 from lightning_pareto.evaluation.outcome import Outcome
+from lightning_pareto.evaluation.result import Attempt
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 from lightning_pareto.storage.artifacts import STALE_SECONDS, load_artifact, remove_temporary_files, save_artifact
 
@@ -76,6 +77,8 @@ def result():
         best_epoch=3,
         epochs_spent=9,
         trials=(),
+        ordinary=np.array([0.5, 0.6, np.nan]),
+        attempts=(Attempt("a try", *np.full((3, 3), 0.1), np.array([True, False, False]), 0.1, 0.02, -0.1),),
     )
 
 

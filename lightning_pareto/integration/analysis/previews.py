@@ -29,7 +29,7 @@ def save_previews(trainer: pl.Trainer, data: DataSource, influence: InfluenceMat
     try:
         path.unlink(missing_ok=True)
         suspects = suspected_samples(influence, MOST)
-        loader, indices = data.train(trainer), suspects.index[suspects.total < 0].tolist()
+        loader, indices = data.train(trainer), suspects.index[suspects.quality < 0].tolist()
         with isolate_rng():
             samples: Any = loader.dataset
             if loader.num_workers:

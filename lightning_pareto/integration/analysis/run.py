@@ -9,12 +9,15 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lightning_pareto.candidates.judged_step import judge_step
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.averaging import average_influence
 from lightning_pareto.influence.cost import Cost, forecast
-from lightning_pareto.influence.estimate import estimate
+from lightning_pareto.influence.estimate import Estimated, estimating
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.influence.options import Execution, InfluenceOptions, Reading
+from lightning_pareto.influence.sharding import LostProcessError
 from lightning_pareto.influence.stages import StagesError
 from lightning_pareto.integration.analysis.checkpoints import (
     Checkpoint,
@@ -25,10 +28,12 @@ from lightning_pareto.integration.analysis.checkpoints import (
 from lightning_pareto.integration.analysis.resumption import STAGES, remove_stages, stages_kept
 from lightning_pareto.integration.trainer.batches import transfer_of, validating
 from lightning_pareto.integration.trainer.data_source import DataSource
-from lightning_pareto.integration.trainer.processes import shard_of, warnings_on_rank_zero
+from lightning_pareto.integration.trainer.processes import rank_zero_warn, shard_of, warnings_on_rank_zero
 from lightning_pareto.integration.trainer.progress import progress_of
+from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.pareto.demand import Limits, Targets, check_floors
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options, check_pareto
+from lightning_pareto.reweighting.reweight import solve_mass_preserving
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE
 
 
@@ -104,6 +109,7 @@ def influence_of(
     say: Callable[[str], None] | None = None,
     metadata: Mapping[str, Any] | None = None,
     earlier: Mapping[str, int | None] | None = None,
+    then: Callable[[Estimated], None] | None = None,
 ) -> InfluenceMatrix:
     """Estimate influence at the chosen weights, all processes together.
 
@@ -118,6 +124,7 @@ def influence_of(
         say: takes a line for the user on rank zero; None for silence.
         metadata: entries to add to the result's metadata.
         earlier: checkpoints of earlier fits, see :func:`checkpoints_of_earlier_fits`.
+        then: is called for each checkpoint while its weights are loaded, on every process.
 
     Raises:
         Exception: whatever the estimate raises, on every process.
@@ -128,19 +135,25 @@ def influence_of(
     if stages_kept(folder):
         tell(f"Resuming the interrupted analysis in {folder}.")
 
+    def estimated() -> InfluenceMatrix:
+        with estimating(module, **arguments) as found:
+            if then is not None:
+                then(found)
+            return found.influence
+
     def influence_at(number: int, path: str | None) -> InfluenceMatrix:
         with weights_of(module, path, shard, options.required) as used, progress_of(trainer, say) as progress:
             stages = None if folder is None else folder / STAGES / str(number)
             arguments["execution"] = replace(arguments["execution"], progress=progress, stages_dir=stages)
             try:
-                influence = estimate(module, **arguments)
+                influence = estimated()
             except StagesError:  # they belong to an earlier model; every process sees the same files
                 assert folder is not None
                 tell("Its stages belong to another model or other options: the analysis starts over.")
                 if trainer.is_global_zero:
                     remove_stages(folder)
                 trainer.strategy.barrier()
-                influence = estimate(module, **arguments)
+                influence = estimated()
         name = "last weights" if used is None else Path(used).name
         return replace(influence, metadata={**influence.metadata, **(metadata or {}), "checkpoint": name})
 
@@ -179,6 +192,21 @@ def arguments_of(
     )
     loaders = {"train_dataloader": train, "val_dataloader": validation}
     return {**loaders, "reading": reading, "options": options.influence, "execution": execution}
+
+
+def measure_step(estimated: Estimated, question: Question) -> tuple[Outcome | None, Outcome | None]:
+    """The model's outcome and that after a small step, see :func:`judge_step`. An error becomes a warning."""
+
+    def weigh(influence: InfluenceMatrix) -> Float:
+        return solve_mass_preserving(influence, question.targets, question.budget)
+
+    try:
+        return judge_step(estimated, weigh)
+    except LostProcessError:
+        raise
+    except Exception as error:  # the influence is worth more
+        rank_zero_warn(f"no small step was measured: {error}")
+        return None, None
 
 
 def verdict_on(influence: InfluenceMatrix, question: Question, folder: Path | None) -> ParetoVerdict:

@@ -1,45 +1,45 @@
-"""Writes influence and verdict to a results folder. A crash never leaves a verdict next to another fit's influence."""
+"""Writes the results of an analysis to a folder. A crash never leaves a verdict next to another fit's influence."""
 
 import contextlib
 from pathlib import Path
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.trainer.processes import rank_zero_warn
-from lightning_pareto.pareto.verdict import ParetoVerdict
-from lightning_pareto.storage.run_folders import INFLUENCE_FILE, VERDICT_FILE
+from lightning_pareto.report.analysis import Analysis
+from lightning_pareto.storage.run_folders import INFLUENCE_FILE, OF_INFLUENCE, OUTCOME_FILE, STEP_FILE, VERDICT_FILE
 
 
 def save_influence(influence: InfluenceMatrix, folder: Path) -> bool:
-    """Write the influence to ``folder``, replacing an earlier influence and its verdict.
+    """Write the influence to ``folder``, replacing an earlier influence and what belongs to it.
 
     Returns:
         Whether it worked. If not, the earlier files are unchanged, and a warning says so.
     """
-    verdict, aside = folder / VERDICT_FILE, folder / f".{VERDICT_FILE}.replaced"
+    aside = {name: folder / f".{name}.replaced" for name in OF_INFLUENCE if (folder / name).exists()}
+    moved: dict[str, Path] = {}
     try:
-        judged = verdict.exists()
-        if judged:
-            verdict.rename(aside)
-    except OSError as error:
-        _warn_of_memory(f"nothing was written to {folder}, because the old verdict could not be removed ({error})")
-        return False
-    try:
+        for name in reversed(aside):  # the verdict first
+            moved[name] = (folder / name).rename(aside[name])
         influence.save(folder / INFLUENCE_FILE)
     except OSError as error:
         with contextlib.suppress(OSError):
-            if judged:
-                aside.rename(verdict)
-        _warn_of_memory(f"the influence could not be written to {folder} ({error})")
+            for name, path in moved.items():
+                path.rename(folder / name)
+        _warn_of_memory(f"the influence could not be written to {folder}, or an old result not removed ({error})")
         return False
     with contextlib.suppress(OSError):
-        aside.unlink(missing_ok=True)
+        for path in moved.values():
+            path.unlink(missing_ok=True)
     return True
 
 
-def save_verdict(verdict: ParetoVerdict, folder: Path) -> bool:
-    """Write the verdict next to its influence. Returns whether it worked; a warning says if not."""
+def save_analysis(analysis: Analysis, folder: Path) -> bool:
+    """Write verdict, outcome and step next to their influence. Returns whether it worked; a warning says if not."""
+    parts = {OUTCOME_FILE: analysis.outcome, STEP_FILE: analysis.after_step, VERDICT_FILE: analysis.verdict}
     try:
-        verdict.save(folder / VERDICT_FILE)
+        for name, part in parts.items():
+            if part is not None:
+                part.save(folder / name)
     except OSError as error:
         rank_zero_warn(
             f"the verdict could not be written to {folder} ({error}) and is in memory only. Write it elsewhere in this "

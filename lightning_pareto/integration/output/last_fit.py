@@ -5,16 +5,16 @@ from typing import Any
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.trainer.processes import SharedMessage
-from lightning_pareto.pareto.verdict import ParetoVerdict
+from lightning_pareto.report.analysis import Analysis, read_analysis
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, VERDICT_FILE
 
 
 class LastFit:
-    """Influence and verdict of the last fit: in memory if this process computed them, else on disk."""
+    """The results of the last fit: in memory if this process computed them, else on disk."""
 
     def __init__(self) -> None:
         self._influence: InfluenceMatrix | None = None
-        self._verdict: ParetoVerdict | None = None
+        self._analysis: Analysis | None = None
         self._error: Exception | None = None
         self._fit = 0  # number of the fit that they belong to
         self._message = SharedMessage()
@@ -39,9 +39,9 @@ class LastFit:
         self._fit = self._message.fits
         self._influence = influence
 
-    def keep_verdict(self, verdict: ParetoVerdict) -> None:
-        """Keep the verdict on that influence."""
-        self._verdict = verdict
+    def keep_analysis(self, analysis: Analysis) -> None:
+        """Keep the verdict on that influence, and what was measured."""
+        self._analysis = analysis
 
     def keep_error(self, error: Exception) -> None:
         """Keep the reason why a result is missing."""
@@ -64,13 +64,13 @@ class LastFit:
         return self._influence or InfluenceMatrix.load(self._file(INFLUENCE_FILE))
 
     @property
-    def verdict(self) -> ParetoVerdict:
-        """The verdict; RuntimeError if there is none."""
+    def analysis(self) -> Analysis:
+        """Influence, verdict and what was measured; RuntimeError if there is no verdict."""
         self._forget_if_old()
-        return self._verdict or ParetoVerdict.load(self._file(VERDICT_FILE))
+        return self._analysis or read_analysis(self._file(VERDICT_FILE).parent)
 
     def _forget(self) -> None:
-        self._influence = self._verdict = self._error = None
+        self._influence = self._analysis = self._error = None
 
     def _forget_if_old(self) -> None:
         """Forget what is in memory if a later fit has begun in other processes."""

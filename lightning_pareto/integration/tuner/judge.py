@@ -1,6 +1,7 @@
 """Chooses the model that a search returns: one that does no harm."""
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from lightning_pareto.display.terminal import listed
 from lightning_pareto.evaluation.change import ClasswiseChange, Tolerance, tolerance_of
 from lightning_pareto.evaluation.outcome import Outcome, pooled
-from lightning_pareto.evaluation.result import ParetoResult, TrialSummary
+from lightning_pareto.evaluation.result import Attempt, ParetoResult, TrialSummary
 from lightning_pareto.integration.tuner.search import Finalist
 from lightning_pareto.integration.tuner.trial_result import TrialResult
 
@@ -49,6 +50,14 @@ class Tried:
 
     finalist: Finalist
     results: tuple[TrialResult, ...]
+
+    @property
+    def name(self) -> str:
+        """What was tried, in words."""
+        if self.finalist.fits[0][0] is None:
+            return "fits with half of the validation data and no weights"
+        weights = f"a fit with weights ({self.finalist.name})"
+        return self.finalist.name if self.finalist.candidate is not None else weights
 
     @property
     def measured_on(self) -> npt.NDArray[np.bool_]:
@@ -163,15 +172,19 @@ class Judge:
         ordinaries, summaries = (incumbent, given), [result.summary for result in trials]
         serves = joined is not None and joined.against(incumbent).macro >= 0
         more = joined if serves and joined is not None and joined.is_harmless(ordinaries, self.falls) else None
+        kinds = tried if joined is None else [joined, *tried]
+        made = {one: (one.against(incumbent), one.harmed(ordinaries, self.falls)) for one in kinds}
+        attempts = {one: Attempt.of(one.name, change, harmed) for one, (change, harmed) in made.items()}
+        report = functools.partial(_result, given, incumbent, summaries=summaries, attempts=attempts)
         count = max(planned, len(tried))
         better = [one for one in tried if self._gains(one, incumbent, more, count)]
         harmless = [one for one in better if one.is_harmless(ordinaries, self.falls)]
         if harmless:
             chosen = _preferred(harmless, incumbent)
-            return self._accept(chosen, given, incumbent, more, summaries), chosen
+            return self._accept(chosen, given, incumbent, more, report), chosen
         refused = max(tried, key=lambda one: one.against(incumbent).macro, default=None)
         if more is not None:
-            result = self._accept(more, given, incumbent, None, summaries)
+            result = self._accept(more, given, incumbent, None, report)
             return (result if refused is None else _with_refused(result, refused.beyond(more))), more
         best = refused or joined
         if best is None:
@@ -180,7 +193,7 @@ class Judge:
             change = best.against(incumbent)
             reason = f"{_measured(change)}, {self._objection(best, ordinaries)}"
         reason = f"{reason}. The best ordinary model is returned."
-        result = _result(given, incumbent, None, compared=change, reason=reason, summaries=summaries)
+        result = report(None, compared=change, reason=reason)
         return (result if refused is None else _with_refused(result, refused.against(incumbent))), None
 
     def _gains(self, one: Tried, incumbent: TrialResult, joined: Tried | None, count: int) -> bool:
@@ -200,13 +213,11 @@ class Judge:
         given: TrialResult,
         incumbent: TrialResult,
         joined: Tried | None,
-        summaries: list[TrialSummary],
+        report: Callable[..., ParetoResult],
     ) -> ParetoResult:
         change, number = one.against(incumbent), one.harmless_fit((incumbent, given), self.falls)
         assert number is not None
-        made = one.finalist.name if one.finalist.candidate is not None else f"a fit with weights ({one.finalist.name})"
-        if one.finalist.fits[number][0] is None:
-            made = "fits with half of the validation data and no weights"
+        made = one.name
         text = f"{_measured(change)}{self._rising(change)}. No category falls{self._beyond}."
         reason = f"{made[0].upper()}{made[1:]}: {text[0].lower()}{text[1:]}"
         if joined is not None:
@@ -215,7 +226,7 @@ class Judge:
                 reason += f" The weights contribute {more}, the validation data the rest."
             else:
                 reason += f" Fits with validation data and without weights are {more} behind."
-        return _result(given, incumbent, (one, number), compared=change, reason=reason, summaries=summaries)
+        return report((one, number), compared=change, reason=reason)
 
     def _objection(self, best: Tried, ordinaries: Sequence[TrialResult]) -> str:
         harmed = best.harmed(ordinaries, self.falls)
@@ -273,6 +284,7 @@ def _result(
     compared: ClasswiseChange,
     reason: str,
     summaries: list[TrialSummary],
+    attempts: Mapping[Tried, Attempt],
 ) -> ParetoResult:
     change, weights, model = ClasswiseChange(given.outcome, incumbent.outcome), None, incumbent
     better = False
@@ -299,6 +311,10 @@ def _result(
         best_epoch=model.best_epoch,
         epochs_spent=sum(trial.epochs for trial in summaries),
         trials=tuple(summaries),
+        ordinary=incumbent.outcome.accuracy,
+        attempts=tuple(
+            replace(attempt, returned=accepted is not None and one is accepted[0]) for one, attempt in attempts.items()
+        ),
     )
 
 

@@ -29,7 +29,7 @@ from lightning_pareto.integration.tuner.trainer_factory import TrainerFactory
 from lightning_pareto.integration.tuner.trials import Trials
 from lightning_pareto.pareto.demand import Targets
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_pareto
-from lightning_pareto.pareto.wording import describe
+from lightning_pareto.pareto.wording import evidence, headline
 from lightning_pareto.storage.run_folders import RESULT_FILE
 
 
@@ -235,7 +235,7 @@ class ParetoTuner:
         start = find_starting_model(trials, options, checkpoint)
         self.influence = start.influence
         self.verdict = verdict = check_pareto(self.influence, budget=question.budget, level=question.level)
-        log.say(f"\n{describe(verdict, next_step=False)}\n")
+        log.say("\n".join(["", headline(verdict), *evidence(verdict), ""]))
         situation = situation_of(trials, options, start, self._callback)
         fits = FinalFits(trials, options, start, situation)
         ordinary = fits.ordinary()

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_pareto.data.loaders import with_sampler
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.categories import names_of_categories, read_categories
-from lightning_pareto.influence.factors import to_float64
+from lightning_pareto.influence.measures import read_outcome
 from lightning_pareto.integration.trainer.batches import read_only, transfer_of
 from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.processes import shard_of
@@ -21,7 +21,7 @@ MOST_NUMBERED = 10_000
 
 
 class OutcomeRecorder(Consumer):
-    """Records category, correctness and probability of the label of every validation sample.
+    """Records category, prediction and probability of the label of every validation sample.
 
     Args:
         source: how batches are read.
@@ -29,16 +29,13 @@ class OutcomeRecorder(Consumer):
 
     def __init__(self, source: DataSource) -> None:
         self._source = source
-        self._parts = [torch.empty(4, 0, dtype=torch.float64)]
+        self._parts = [torch.empty(5, 0, dtype=torch.float64)]
 
     def update(self, batch: Any, logits: Tensor, targets: Tensor, count: int) -> None:
         """See :class:`Consumer`."""
         categories = self._source.categories
         category = targets if categories is None else read_categories(categories, batch, targets)
-        exact = to_float64(logits)
-        probability = exact.softmax(dim=1).gather(1, targets.to(exact.device)[:, None]).squeeze(1)
-        columns = (category, exact.argmax(dim=1) == targets.to(exact.device), probability)
-        part = torch.stack([column.cpu().double() for column in columns])
+        part = torch.cat([category.cpu().double()[:, None], read_outcome(logits, targets).cpu()], dim=1).T
         classes = torch.full((1, part.shape[1]), float(logits.shape[1]), dtype=torch.float64)
         self._parts.append(torch.cat([part, classes])[:, :count])
 
@@ -52,23 +49,24 @@ class OutcomeRecorder(Consumer):
         sizes = torch.zeros(shard.count, dtype=torch.int64)
         sizes[shard.index] = mine.shape[1]
         sizes = shard.sum(sizes)
-        table = torch.zeros(4, int(sizes.sum()), dtype=torch.float64)
+        table = torch.zeros(5, int(sizes.sum()), dtype=torch.float64)
         start = int(sizes[: shard.index].sum())
         table[:, start : start + mine.shape[1]] = mine
-        category, correct, probability, classes = shard.sum(table).numpy()
+        category, predicted, correct, probability, classes = shard.sum(table).numpy()
         if self._source.categories is None:
             names = self._source.names_of_classes(trainer, int(classes.max()))
         else:
             most = max(len(category), MOST_NUMBERED)
             names = names_of_categories(torch.from_numpy(category), self._source.category_names, most)
-        return Outcome(category.astype(int), correct > 0, probability, names)
+        return Outcome(category.astype(int), correct > 0, probability, names, predicted.astype(int))
 
 
 def state_of_outcome(outcome: Outcome | None) -> dict[str, Any] | None:
     """An outcome as a checkpoint can hold it and load it safely."""
     if outcome is None:
         return None
-    return {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in vars(outcome).items()}
+    given = {name: value for name, value in vars(outcome).items() if value is not None}
+    return {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in given.items()}
 
 
 def outcome_of_state(state: dict[str, Any] | None) -> Outcome | None:

@@ -1,4 +1,4 @@
-"""Accuracy of each class: before and after, in several arms, and along a search."""
+"""Accuracy of each class: before and after, in several arms, and what a search has reached."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from lightning_pareto.pareto.admissible import Float
 from lightning_pareto.report.figures.canvas import (
     BLUE,
     COLOURS,
+    GREEN,
     GREY,
     MARKERS,
     ORANGE,
@@ -122,11 +123,12 @@ def plot_comparison(comparison: ClasswiseComparison, ax: "Axes | None" = None) -
     return figure, ax
 
 
-def plot_search(result: ParetoResult, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
-    """Draw the mean and the worst class accuracy of each trial over the epochs spent so far.
+def plot_frontier(result: ParetoResult, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+    """Draw what each attempt of a search gained in the mean and in the lowest class, against the ordinary model.
 
-    Filled markers are complete fits (the longest trials), open markers are short trials. The line is the best mean so
-    far. The validation samples also chose among the trials, so the highest accuracy of many is too optimistic.
+    All are measured on validation samples that they do not know, with the standard error of the mean. A cross marks an
+    attempt that harmed some class beyond chance, a ring the one that was returned. The best of several looks better
+    than it is, by up to about one error.
 
     Args:
         result: result of the search.
@@ -139,17 +141,66 @@ def plot_search(result: ParetoResult, ax: "Axes | None" = None) -> "tuple[Figure
         ImportError: if matplotlib is not installed.
     """
     figure, ax = axes_to_draw_in(ax, 4.2)
-    epochs = np.array([trial.epochs for trial in result.trials], dtype=np.int64)
-    spent, complete = epochs.cumsum(), epochs == epochs.max(initial=0)
-    mean, worst = (100 * np.array([getattr(trial, name) for trial in result.trials]) for name in ("macro", "worst"))
-    series = {"mean over the classes": (mean, BLUE, "o"), "worst class": (worst, ORANGE, "s")}
-    for name, (values, colour, marker) in series.items():
-        faces = [colour if filled else "none" for filled in complete]
-        ax.scatter(spent, values, s=28, marker=marker, edgecolors=colour, facecolors=faces, label=name)
-    ax.step(spent, np.fmax.accumulate(mean), where="post", color=GREY, linewidth=1.2, label="best mean so far")
-    ax.set_xlabel("epochs spent (filled: complete fits, open: short trials)")
-    ax.set_ylabel("validation accuracy in %")
-    ax.grid(axis="y", alpha=0.3)
+    ax.axhline(0, color=GREY, linewidth=1)
+    ax.axvline(0, color=GREY, linewidth=1)
+    ax.plot(0, 0, "s", color=GREY, markersize=6, label="the ordinary model")
+    shown = {"without harm": (BLUE, "o", False), "harms a class": (ORANGE, "x", True)}
+    for label, (colour, marker, harmful) in shown.items():
+        chosen = [one for one in result.attempts if bool(one.harmed.any()) == harmful]
+        if chosen:
+            mean, error = (100 * np.array([getattr(one, name) for one in chosen]) for name in ("mean", "mean_error"))
+            worst = 100 * np.array([one.worst for one in chosen])
+            ax.errorbar(mean, worst, xerr=error, fmt=marker, color=colour, markersize=6, elinewidth=1.2, label=label)
+    returned = [one for one in result.attempts if one.returned]
+    if returned:
+        at = [[100 * one.mean for one in returned], [100 * one.worst for one in returned]]
+        ax.plot(*at, "o", color=GREEN, fillstyle="none", markersize=14, markeredgewidth=1.6, label="returned")
+    _number_points(ax, result)
+    ax.set_xlabel("change of the mean accuracy over the classes, in points (± standard error)")
+    ax.set_ylabel("change of the lowest accuracy, in points")
     ax.spines[["top", "right"]].set_visible(False)
+    legend_above(ax)
+    return figure, ax
+
+
+def _number_points(ax: "Axes", result: ParetoResult) -> None:
+    """Number the attempts in their order, where a name would not fit. Equal ones share a place."""
+    places: dict[tuple[float, float], list[str]] = {}
+    for number, one in enumerate(result.attempts, start=1):
+        places.setdefault((round(100 * one.mean, 2), round(100 * one.worst, 2)), []).append(str(number))
+    for place, numbers in places.items():
+        ax.annotate(", ".join(numbers), place, xytext=(5, 5), textcoords="offset points", fontsize=8)
+
+
+def plot_ceiling(result: ParetoResult, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+    """Draw the lowest and the highest accuracy of each class that any attempt without harm has reached.
+
+    This is the ceiling as far as it is known: what was tried, and no bound for what was not. The thin line is the 95 %
+    interval of the change that reached the highest accuracy. It ignores that this attempt was the best of several.
+
+    Args:
+        result: result of the search.
+        ax: axes to draw in. By default, a new figure.
+
+    Returns:
+        The figure and the axes.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    count = len(result.category_names)
+    figure, ax = axes_to_draw_in(ax, height_of_rows(count))
+    rows, (lowest, highest) = np.arange(count), result.reached
+    harmless = [one for one in result.attempts if not one.harmed.any()]
+    ends = np.array([result.ordinary, result.ordinary])
+    for row in rows:
+        best = max(harmless, key=lambda one: np.nan_to_num(one.change[row]), default=None)
+        if best is not None and best.change[row] > 0:
+            ends[:, row] += best.low[row], best.high[row]
+    ax.hlines(rows, *(100 * ends.clip(0, 1)), color=BLUE, linewidth=1, alpha=0.6, label="95 % interval of the highest")
+    ax.hlines(rows, 100 * lowest, 100 * highest, color=BLUE, linewidth=5, alpha=0.45, label="reached without harm")
+    ax.plot(100 * result.ordinary, rows, "s", color=GREY, markersize=5, label="ordinary model")
+    name_rows(ax, result.category_names, np.isnan(result.ordinary))
+    ax.set_xlabel("validation accuracy in %")
     legend_above(ax)
     return figure, ax

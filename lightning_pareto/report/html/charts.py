@@ -23,7 +23,11 @@ CAPTIONS = {
     "exchange_rates": "Relative gain that the column's class loses at the margin for one more unit of the row's class. "
     "Hatched classes have gain to spare and lose nothing yet.",
     "accuracy": "Validation accuracy of each class, with a 95 % interval for each model separately.",
-    "search": "Each trial of the search at its end. The highest is biased upwards, because trials were chosen by it.",
+    "frontier": "What each attempt gained against the ordinary model, by its number in the table. Crosses harm some "
+    "class.",
+    "ceiling": "Accuracy that each class has reached in any attempt without harm: the ceiling as far as it is known. "
+    "The highest of several is a little too optimistic.",
+    "step": "Accuracy of each class before and after the small step, with a 95 % interval for each model separately.",
     "influence": "Influence of each training sample on the two classes that trade off most. On the dashed line one "
     "class gains what the other loses. Samples in the lower left harm both.",
     "weights": "Share of each class whose weight falls (orange) or rises (blue).",
@@ -67,8 +71,11 @@ def charts(run: Run) -> dict[str, Chart]:
         add("exchange_rates", lambda ax: figures.plot_exchange_rates(verdict, ax), side, max(side, 4.6))
     if result is not None:
         add_rows("accuracy", lambda ax: figures.plot_accuracy(result, ax=ax), len(run.category_names))
-        if result.trials:
-            add("search", lambda ax: figures.plot_search(result, ax), 3.4)
+        if result.attempts:
+            add("frontier", lambda ax: figures.plot_frontier(result, ax), 3.6)
+            add_rows("ceiling", lambda ax: figures.plot_ceiling(result, ax), len(run.category_names))
+    elif run.step is not None:
+        add_rows("step", run.step.plot, len(run.category_names))
     if influence is not None and verdict is not None and (pair := _strongest_trade_off(verdict)) is not None:
         add("influence", lambda ax: figures.plot_influence(influence, *pair, ax=ax), 4.8)
     if influence is not None and weights is not None and len(weights) == len(influence.labels):

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning_pareto.display.terminal import printable
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
+from lightning_pareto.report import story
 from lightning_pareto.report.html import tables, words
 from lightning_pareto.report.html.charts import charts
 from lightning_pareto.report.html.run import Run, read_run, results_folder_of
@@ -55,6 +57,8 @@ def render_report(
     weights: SampleWeights | None = None,
     result: ParetoResult | None = None,
     previews: SamplePreviews | None = None,
+    outcome: Outcome | None = None,
+    after_step: Outcome | None = None,
     title: str = "",
 ) -> str:
     """Return the report of results in memory as one HTML document.
@@ -65,6 +69,8 @@ def render_report(
         weights: the weights of a second fit.
         result: the result of a search for a second fit.
         previews: pictures and texts of the suspected samples.
+        outcome: the model's predictions of the validation samples, for the accuracy of each class.
+        after_step: those after one small step, see :class:`Analysis`.
         title: name of the run.
 
     Returns:
@@ -74,7 +80,7 @@ def render_report(
         ValueError: with neither verdict nor result, or if the results have different categories.
         ImportError: without matplotlib and Jinja2: ``pip install 'lightning_pareto[report]'``.
     """
-    return _page(Run(verdict, influence, weights, result, previews), title)
+    return _page(Run(verdict, influence, weights, result, previews, outcome, after_step), title)
 
 
 def _page(run: Run, title: str) -> str:
@@ -90,23 +96,29 @@ def _page(run: Run, title: str) -> str:
         lstrip_blocks=True,
     )
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    columns, suspects = tables.class_columns(run), tables.suspects(run)
+    today, columns, suspects = tables.accuracy_columns(run), tables.evidence_columns(run), tables.suspects(run)
+    verdict, step = run.verdict, run.step
+    attempts = {} if run.result is None else run.result.attempt_cells()
     return environment.get_template("report.html.j2").render(
         title=printable(title, 80),
         version=version("lightning_pareto"),
         style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
-        badge="" if run.verdict is None else run.verdict.answer,
+        badge="" if verdict is None else verdict.answer,
         lines=[
-            *([] if run.verdict is None else [words.verdict_line(run.verdict)]),
+            *(() if verdict is None else story.answer(verdict)),
             *([] if run.result is None else [words.result_line(run.result)]),
         ],
+        accuracy="" if run.outcome is None else story.accuracy_today(run.outcome),
+        measured="" if step is None else story.step_measured(step),
+        following=None if verdict is None or run.result is not None else story.next_step(verdict, step),
+        tables={name: (each, tables.rows_of(each)) for name, each in {"today": today, "evidence": columns}.items()},
+        attempt_heads=list(attempts),
+        attempts=list(zip(*attempts.values(), strict=True)),
         cautions=list(words.cautions(run)),
-        evidence=[] if run.verdict is None else list(words.evidence(run.verdict)),
-        lacking=[] if run.verdict is None else words.distance_from_proof(run.verdict),
-        columns=columns,
-        rows=list(zip(*(column.cells for column in columns), strict=True)),
+        evidence=[] if verdict is None else list(words.evidence(verdict)),
+        lacking=[] if verdict is None else words.distance_from_proof(verdict),
         suspects=suspects,
         classes=len(run.category_names),
         trials=() if run.result is None else run.result.trials,

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from lightning_pareto.evaluation.change import ClasswiseChange
+from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
+from lightning_pareto.report.analysis import measured_in, step_of
 from lightning_pareto.report.previews import SamplePreviews
 from lightning_pareto.reweighting.weights import SampleWeights
 from lightning_pareto.storage.artifacts import ArtifactError
@@ -42,11 +45,14 @@ class Run:
     weights: SampleWeights | None = None
     result: ParetoResult | None = None
     previews: SamplePreviews | None = None
+    outcome: Outcome | None = None
+    after_step: Outcome | None = None
 
     def __post_init__(self) -> None:
         if self.verdict is None and self.result is None:
             raise ValueError("expected a verdict, a result or both, found neither: verdict = check_pareto(influence)")
-        parts = {"verdict": self.verdict, "result": self.result, "influence": self.influence}
+        parts: dict[str, Any] = {"verdict": self.verdict, "result": self.result, "influence": self.influence}
+        parts |= {"outcome": self.outcome, "step": self.after_step}
         names = {what: tuple(part.category_names or ()) for what, part in parts.items() if part is not None}
         if len(set(names.values())) > 1:
             raise ValueError(f"expected results of one run, found different categories: {names}")
@@ -57,6 +63,11 @@ class Run:
         part = self.verdict or self.result
         assert part is not None
         return part.category_names
+
+    @property
+    def step(self) -> ClasswiseChange | None:
+        """What a small step changed, see :class:`Analysis`."""
+        return None if self.verdict is None else step_of(self.verdict, self.outcome, self.after_step)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -87,7 +98,8 @@ def read_run(folder: Path) -> Run:
     weights = _read(home / WEIGHTS_FILE, SampleWeights.load) or (result.weights if result else None)
     try:
         influence = _read(analysed / INFLUENCE_FILE, InfluenceMatrix.load)
-        return Run(verdict, influence, weights, result, _read(analysed / SAMPLES_FILE, SamplePreviews.load))
+        previews = _read(analysed / SAMPLES_FILE, SamplePreviews.load)
+        return Run(verdict, influence, weights, result, previews, *measured_in(home))
     except ValueError as error:
         raise error if isinstance(error, ArtifactError) else ArtifactError(f"{home}: {error}") from error
 

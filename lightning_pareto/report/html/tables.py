@@ -16,11 +16,15 @@ from lightning_pareto.pareto.columns import COLUMNS as VERDICT_COLUMNS
 from lightning_pareto.report.html.run import Run
 from lightning_pareto.report.samples import suspected_samples
 from lightning_pareto.report.shown_previews import preview_html
+from lightning_pareto.report.story import MISTAKEN, OUTCOME_COLUMNS, STEP_COLUMN, mistake
 
 T = TypeVar("T")
 
 VERDICT = ("support", "held_out_gain", "standard_error", "lower_bound", "together", "alone", "prices")
-"""Columns of the verdict that the report shows."""
+"""Columns of the verdict that the report shows as evidence."""
+
+MISTAKES = "The class that most of the wrong predictions are, and its share of the validation samples."
+"""What the column of mistakes means."""
 
 RESULT = ("before", "after", "change", "refused", "p_values")
 """Columns of a search's result that the report shows."""
@@ -48,25 +52,49 @@ class TableColumn:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A training sample that harms some classes, with a preview if there is one."""
+    """A training sample whose label is suspected, with a preview if there is one."""
 
     index: int
     given: str
     predicted: str | None
     harms: int
+    confidence: str | None
     preview: Html | None
 
 
-def class_columns(run: Run) -> list[TableColumn]:
-    """The columns of the table of classes, without empty ones."""
-    names = [printable(name, LONGEST_NAME) for name in run.category_names]
-    columns = [TableColumn("Class", "Name of the class or category.", [Cell(name, name) for name in names])]
-    if run.verdict is not None:
-        needed = ("samples_needed",) if run.verdict.answer == "not proven" else ()
-        columns += _columns(VERDICT_COLUMNS, VERDICT + needed, run.verdict)
+def accuracy_columns(run: Run) -> list[TableColumn]:
+    """The columns of the table of accuracies, without empty ones: today, after the small step, after the search."""
+    columns: list[TableColumn] = []
+    if run.outcome is not None:
+        columns += _columns(OUTCOME_COLUMNS, tuple(OUTCOME_COLUMNS), run.outcome)
+        if run.outcome.predicted is not None:
+            found = run.outcome.mistaken_for
+            cells = [Cell(mistake(each, run.class_names, LONGEST_NAME), each and each[1]) for each in found]
+            columns.append(TableColumn(MISTAKEN.capitalize(), MISTAKES, cells))
+    if run.step is not None:
+        columns += _columns({"change": STEP_COLUMN}, ("change",), run.step)
     if run.result is not None:
         columns += _columns(RESULT_COLUMNS, RESULT, run.result)
-    return [column for column in columns if any(cell.key is not None for cell in column.cells)]
+    return _named(run, columns)
+
+
+def evidence_columns(run: Run) -> list[TableColumn]:
+    """The columns of the table of the verdict, without empty ones."""
+    if run.verdict is None:
+        return []
+    needed = ("samples_needed",) if run.verdict.answer == "not proven" else ()
+    return _named(run, list(_columns(VERDICT_COLUMNS, VERDICT + needed, run.verdict)))
+
+
+def rows_of(columns: Sequence[TableColumn]) -> list[tuple[Cell, ...]]:
+    """The rows of a table."""
+    return list(zip(*(column.cells for column in columns), strict=True))
+
+
+def _named(run: Run, columns: list[TableColumn]) -> list[TableColumn]:
+    full = [column for column in columns if any(cell.key is not None for cell in column.cells)]
+    names = [printable(name, LONGEST_NAME) for name in run.category_names]
+    return [TableColumn("Class", "Name of the class or category.", [Cell(name, name) for name in names]), *full]
 
 
 def _columns(declared: Columns[T], names: Sequence[str], result: T) -> Iterator[TableColumn]:
@@ -78,13 +106,13 @@ def _columns(declared: Columns[T], names: Sequence[str], result: T) -> Iterator[
 
 
 def suspects(run: Run) -> list[Suspect]:
-    """The most harmful samples, with a preview if there is one."""
+    """The most suspected samples, with a preview if there is one."""
     if run.influence is None:
         return []
     table = suspected_samples(run.influence, MOST_SUSPECTS)
     previews = {} if run.previews is None else run.previews.of
     found = []
-    for row in (row for row in range(len(table)) if table.total[row] < 0):
+    for row in (row for row in range(len(table)) if table.quality[row] < 0):
         preview = previews.get(int(table.index[row]))
         found.append(
             Suspect(
@@ -92,6 +120,7 @@ def suspects(run: Run) -> list[Suspect]:
                 given=_label(run, int(table.given[row])),
                 predicted=None if table.predicted is None else _label(run, int(table.predicted[row])),
                 harms=int(table.harms[row]),
+                confidence=None if table.confidence is None else f"{table.confidence[row]:.0%}",
                 preview=None if preview is None else preview_html(preview, f"Sample {table.index[row]}"),
             )
         )

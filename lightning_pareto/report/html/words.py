@@ -13,9 +13,7 @@ from lightning_pareto.pareto.significance import ENOUGH_SAMPLES
 from lightning_pareto.pareto.wording import (
     NO_FOLDS,
     TOO_FEW_SAMPLES,
-    asks_for_all,
     obstacles,
-    target_names,
 )
 from lightning_pareto.report.html.run import Run
 
@@ -33,21 +31,6 @@ class Fact:
     name: str
     value: str
     meaning: str
-
-
-def verdict_line(verdict: ParetoVerdict) -> str:
-    """The verdict in one sentence."""
-    who = f"{target_names(verdict)} (while the others hold their floors)"
-    who = "every class" if asks_for_all(verdict) else who
-    if np.isnan(verdict.p_value) and verdict.answer != "no":
-        return f"Nothing is proven: whether {who} can still gain cannot be tested without held-out folds."
-    return {
-        "underfitted": f"Yes, but the model is underfitted: {who} would gain from plain further training. Train longer "
-        "first.",
-        "yes": f"Yes: held-out validation data show that {who} can still gain from reweighting the training data.",
-        "no": f"No: within the budget, no reweighting of the training data helps {who} at once, not even in sample.",
-        "not proven": f"Not proven: held-out validation data do not show that {who} can still gain.",
-    }[verdict.answer]
 
 
 def result_line(result: ParetoResult) -> str:

@@ -39,13 +39,13 @@ def killed(folder):
         if stage == "scores" and done == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    analysis.estimate = with_progress(progress)
+    analysis.estimating = with_progress(progress)
     fit(folder)
 
 
 def with_progress(progress):
     """The estimate of influence, reporting to this function first."""
-    whole = analysis.estimate
+    whole = analysis.estimating
 
     def estimate(*arguments, execution, **options):
         def both(*report):
@@ -59,7 +59,7 @@ def with_progress(progress):
 
 def stages_begun(monkeypatch):
     begun = []
-    monkeypatch.setattr(analysis, "estimate", with_progress(lambda stage, done, _: done or begun.append(stage)))
+    monkeypatch.setattr(analysis, "estimating", with_progress(lambda stage, done, _: done or begun.append(stage)))
     return begun
 
 
@@ -115,7 +115,7 @@ def interrupted(folder, stages):
         if stage == "scores" and done == 1:
             signal.raise_signal(signal.SIGINT)
 
-    analysis.estimate = with_progress(progress)
+    analysis.estimating = with_progress(progress)
     fit_and_tell(folder, stages)
 
 

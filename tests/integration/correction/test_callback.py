@@ -1,6 +1,7 @@
 """CourseCorrection in real fits."""
 
 import csv
+import functools
 import json
 from dataclasses import replace
 
@@ -201,11 +202,23 @@ def configured(name):
     return options.pop("callbacks", list)(), options
 
 
+@functools.cache
+def ordinary_fit(name, folder):
+    """The state after a fit without the callback, its steps and its epochs."""
+    callbacks, options = configured(name)
+    fitted = fit(folder, *callbacks, **options)
+    return state(fitted), fitted.global_step, fitted.current_epoch
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("ordinary")
+
+
 @WARNINGS
 @pytest.mark.parametrize("name", NAMES)
-def test_rerun_that_is_not_kept_leaves_no_trace(tmp_path, name):
-    callbacks, options = configured(name)
-    expected = state(fit(tmp_path, *callbacks, **options))
+def test_rerun_that_is_not_kept_leaves_no_trace(tmp_path, shared, name):
+    expected, *_ = ordinary_fit(name, shared)
     callbacks, options = configured(name)
     callback = never_kept()
     found = state(fit(tmp_path, *callbacks, callback, **options))
@@ -219,19 +232,17 @@ BETTER = Rules.better
 
 @WARNINGS
 @pytest.mark.parametrize("name", NAMES)
-def test_rerun_is_kept_in_every_kind_of_fit(tmp_path, name, monkeypatch):
+def test_rerun_is_kept_in_every_kind_of_fit(tmp_path, shared, name, monkeypatch):
     # Versions of Lightning draw batches differently, and with some draws another class loses a little.
     monkeypatch.setattr(Rules, "better", lambda rules, *outcomes: BETTER(replace(rules, level=0.0001), *outcomes))
-    callbacks, options = configured(name)
-    ordinary, plain = Spied(), fit(tmp_path, *callbacks, **options)
+    ordinary, (_, steps, epochs) = Spied(), ordinary_fit(name, shared)
     callbacks, options = configured(name)
     callback, spied = quiet(max_corrections=1, level=0.2), Spied()
     fitted = fit(tmp_path, *callbacks, callback, spied, **options)
     (done,) = callback.corrections
     assert done.epoch == SPOILT
     assert done.accepted, str(done)
-    assert fitted.global_step == plain.global_step
-    assert fitted.current_epoch == plain.current_epoch
+    assert (fitted.global_step, fitted.current_epoch) == (steps, epochs)
     assert len(ordinary.rates) == 0
     if not options.get("model"):
         return

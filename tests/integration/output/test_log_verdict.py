@@ -25,7 +25,7 @@ def test_failing_logger_loses_nothing(tmp_path, capsys):
     fitted = trainer(tmp_path, callback, logger=loggers, log_every_n_steps=1)
     with pytest.warns(UserWarning, match="Unreachable did not accept the verdict's numbers: service is away"):
         fitted.fit(Plain(), datamodule=Data())
-    assert str(callback.verdict) in capsys.readouterr().out
+    assert str(callback.analysis) in capsys.readouterr().out
     np.testing.assert_array_equal(loggers[0].saved.scores, callback.influence.scores)
     assert fitted.callback_metrics["pareto/headroom"] == pytest.approx(callback.verdict.headroom)
     assert "pareto/headroom" in (tmp_path / "there" / "version_0" / "metrics.csv").read_text()

@@ -17,7 +17,7 @@ from lightning_pareto import (
     ParetoVerdict,
     write_report,
 )
-from lightning_pareto.datasets import gaussian_classes
+from lightning_pareto.datasets import Rows, gaussian_classes
 from lightning_pareto.integration.tuner import search
 from lightning_pareto.integration.tuner.final_fits import FinalFits
 from lightning_pareto.integration.tuner.messages import next_step
@@ -39,7 +39,7 @@ class Crowded(Data):
         wrong = (train.true % 2 == 0) & (torch.rand(400, generator=generator) < noise)
         given = torch.where(wrong, train.true + 1, train.true)
         self.swapped = wrong.numpy()
-        super().__init__(TensorDataset(train.inputs, given), self.fresh(val, 2, distance))
+        super().__init__(Rows(train.inputs, given), self.fresh(val, 2, distance))
 
     @staticmethod
     def fresh(size=5000, seed=3, distance=3.0):

@@ -12,12 +12,13 @@ from lightning_pareto import (
     SampleWeights,
     check_pareto,
     plot_accuracy,
+    plot_ceiling,
     plot_comparison,
     plot_exchange_rates,
+    plot_frontier,
     plot_headroom,
     plot_influence,
     plot_predicted,
-    plot_search,
     plot_weights,
 )
 from lightning_pareto.report.figures.canvas import ABSENT, labels_of
@@ -38,13 +39,14 @@ def drawings(k, absent=(), names=None):
         "headroom": lambda ax: plot_headroom(verdict, ax),
         "influence": lambda ax: plot_influence(matrix, present[0], present[1], ax),
         "predicted": lambda ax: plot_predicted(found.before, found.after, matrix.category_names, ax),
-        "search": lambda ax: plot_search(found, ax),
+        "frontier": lambda ax: plot_frontier(found, ax),
+        "ceiling": lambda ax: plot_ceiling(found, ax),
         "weights": lambda ax: plot_weights(weights, matrix.labels, ax=ax),
     }
 
 
 NAMES = list(drawings(2))
-ROWS = ["accuracy", "comparison", "headroom", "weights"]
+ROWS = ["accuracy", "ceiling", "comparison", "headroom", "weights"]
 
 
 @pytest.fixture(scope="module")
@@ -227,15 +229,31 @@ def test_weights_are_counted_per_class():
         plot_weights(weights, [0, 1])
 
 
-def test_search_is_drawn_over_the_epochs_spent():
+def test_frontier_shows_what_harms_and_what_was_returned():
     found = result(influence())
-    _, ax = plot_search(found)
-    mean, worst = (dots.get_offsets() for dots in ax.collections)
-    np.testing.assert_allclose(mean, [[15, 80], [15, 80], [16, 70], [31, 90]])
-    np.testing.assert_allclose(worst, [[15, 60], [15, 60], [16, 30], [31, 70]])
-    filled = [bool(len(face) and face[-1]) for face in ax.collections[0].get_facecolors()]
-    assert filled == [True, False, False, True]
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), [80, 80, 80, 90])
+    _, ax = plot_frontier(found)
+    drawn = dict(zip(ax.get_legend_handles_labels()[1], ax.get_legend_handles_labels()[0], strict=True))
+    assert set(drawn) == {"the ordinary model", "without harm", "harms a class", "returned"}
+    better, worse = found.attempts
+    for label, one in {"without harm": better, "harms a class": worse}.items():
+        line = drawn[label].lines[0]
+        np.testing.assert_allclose([line.get_xdata()[0], line.get_ydata()[0]], [100 * one.mean, 100 * one.worst])
+    np.testing.assert_allclose(drawn["returned"].get_xdata(), [100 * better.mean])
+    assert [text.get_text() for text in ax.texts] == ["1", "2"]
+    refused = plot_frontier(result(influence(), accepted=False))[1]
+    assert "returned" not in refused.get_legend_handles_labels()[1]
+
+
+def test_ceiling_is_what_was_reached_without_harm():
+    found = result(influence())
+    lowest, highest = found.reached
+    change = found.attempts[0].change
+    np.testing.assert_allclose(lowest, found.ordinary + np.minimum(change, 0))
+    np.testing.assert_allclose(highest, found.ordinary + np.maximum(change, 0))
+    _, ax = plot_ceiling(found)
+    reached = next(lines for lines in ax.collections if lines.get_label() == "reached without harm")
+    ends = np.array([segment[:, 0] for segment in reached.get_segments()])
+    np.testing.assert_allclose(ends.T, [100 * lowest, 100 * highest])
 
 
 def test_every_arm_is_drawn_and_all_look_different():

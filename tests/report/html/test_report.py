@@ -27,7 +27,7 @@ from lightning_pareto import (
 from lightning_pareto.report.html.charts import inline_svg
 from lightning_pareto.report.previews import png_data
 from lightning_pareto.report.shown_previews import preview_html
-from tests.report._results import everything, influence, result
+from tests.report._results import everything, influence, outcomes, result
 from tests.report.html._page import parse
 
 EVIL = '</script><script>alert(1)</script><img src=x onerror=alert(2)> " onclick="alert(3)'
@@ -42,9 +42,9 @@ def previews(matrix, text=None):
 @pytest.fixture(scope="module")
 def page():
     matrix, verdict, weights, found = everything(3, absent=(1,), names=NAMES)
-    text = render_report(
-        verdict, influence=matrix, weights=weights, result=found, previews=previews(matrix), title="a run"
-    )
+    today, after = outcomes(3, absent=(1,), names=NAMES)
+    results = {"influence": matrix, "weights": weights, "result": found, "outcome": today, "after_step": after}
+    text = render_report(verdict, **results, previews=previews(matrix), title="a run")
     return parse(text), matrix, verdict, found
 
 
@@ -61,7 +61,7 @@ def test_report_begins_with_the_verdict_and_its_evidence(page):
     tree, _, verdict, found = page
     assert tree.one("title").text == "Pareto report: a run"
     assert verdict.answer == "yes"
-    assert tree.one("h1").text.startswith("Yes: held-out validation data show that every class can still gain")
+    assert tree.one("h1").text.startswith("The model can still improve on every class with these data: other weights")
     facts = {
         div.one("dt").text: div.one("dd", class_="value").text for div in tree.one("dl", class_="facts").all("div")
     }
@@ -77,23 +77,48 @@ def test_report_begins_with_the_verdict_and_its_evidence(page):
     assert "90% interval: {:+.3f} to {:+.3f}".format(*verdict.worst_interval) in meaning
 
 
-def test_table_has_a_row_for_each_class(page):
+def test_tables_have_a_row_for_each_class(page):
     tree, _, verdict, found = page
-    table = next(tree.all("table"))
-    assert [row[0] for row in rows_of(table)] == NAMES
-    assert column(table, "Held-out gain")["cow"] == f"{verdict.held_out_gain[2]:+.3f}".replace("-", "−")
-    assert (
-        column(table, "Held-out gain")["dog"] == column(table, "Before")["dog"] == column(table, "Price")["dog"] == "–"
-    )
-    assert column(table, "Samples") == {"cat": "60", "dog": "0", "cow": "60"}
-    assert column(table, "After")["cat"] == f"{100 * found.after[0]:.1f}"
-    keys = {td["data-key"] for td in table.all("td")}
+    accuracy, evidence, _ = tree.all("table", class_="sortable")
+    assert [row[0] for row in rows_of(accuracy)] == [row[0] for row in rows_of(evidence)] == NAMES
+    assert column(evidence, "Held-out gain")["cow"] == f"{verdict.held_out_gain[2]:+.3f}".replace("-", "−")
+    assert column(evidence, "Held-out gain")["dog"] == column(evidence, "Price")["dog"] == "–"
+    assert column(evidence, "Samples") == column(accuracy, "Samples") == {"cat": "60", "dog": "0", "cow": "60"}
+    assert column(accuracy, "After")["cat"] == f"{100 * found.after[0]:.1f}"
+    today, after = outcomes(3, absent=(1,), names=NAMES)
+    assert column(accuracy, "Accuracy, %")["cat"] == f"{100 * today.accuracy[0]:.1f}"
+    assert column(accuracy, "Mostly mistaken for")["cat"] == f"dog ({1 - today.accuracy[0]:.0%})"
+    change = 100 * (after.accuracy - today.accuracy)
+    assert column(accuracy, "One step, points") == {"cat": f"{change[0]:+.1f}", "dog": "–", "cow": f"{change[2]:+.1f}"}
+    keys = {td["data-key"] for td in evidence.all("td")}
     assert str(float(verdict.prices[0])) in keys
+
+
+def test_story_comes_in_the_order_of_the_readers_questions(page):
+    tree, matrix, verdict, _ = page
+    today, after = outcomes(3, absent=(1,), names=NAMES)
+    heads = [
+        "Accuracy per class",
+        "What was measured to help",
+        "Samples to look at",
+        "Evidence",
+        "When not to trust this",
+    ]
+    shown = [h2.text for h2 in tree.all("h2")]
+    assert [head for head in shown if head in heads] == heads
+    attempts = next(table for table in tree.all("table") if "class" not in table.attributes)
+    assert [row[1] for row in rows_of(attempts)] == ["steps (returned)", "a fit with weights (budget 0.2)"]
+    assert [row[-1] for row in rows_of(attempts)] == ["0", "1"]
+    alone = parse(render_report(verdict, influence=matrix, outcome=today, after_step=after))
+    assert "one small step with weights made from the other half" in alone.text
+    assert "What to do next" in [h2.text for h2 in alone.all("h2")], "after a search it is known"
+    assert "weights = reweight(influence)" in alone.one("pre").text
+    assert "What to do next" not in shown
 
 
 def test_headings_are_buttons_and_state_their_order(page):
     tree, *_ = page
-    for table in tree.all("table"):
+    for table in tree.all("table", class_="sortable"):
         for head in table.one("thead").all("th"):
             assert head["aria-sort"] == "none"
             assert head["scope"] == "col"
@@ -104,7 +129,7 @@ def test_suspects_are_shown_with_the_names_of_their_labels(page):
     tree, matrix, *_ = page
     cards = [li for ul in tree.all("ul", class_="suspects") for li in ul.all("li")]
     table = suspected_samples(matrix, 48)
-    assert len(cards) == (table.total < 0).sum() > 12
+    assert len(cards) == (table.quality < 0).sum() > 12
     for card, index, given, predicted in zip(cards, table.index, table.given, table.predicted, strict=False):
         words = card.text.split()
         assert words[words.index("given") + 1] == NAMES[given]
@@ -125,7 +150,7 @@ def test_only_harmful_samples_are_suspects():
 def test_all_figures_are_present_and_described(page):
     tree, *_ = page
     figures = list(tree.all("svg"))
-    assert len(figures) == 6
+    assert len(figures) == 7
     assert all(svg["role"] == "img" and len(svg["aria-label"]) > 20 for svg in figures)
     ids = [element["id"] for element in tree.all() if "id" in element.attributes]
     assert len(ids) == len(set(ids))
@@ -200,7 +225,7 @@ def test_few_and_many_classes_fit(k):
     tree = parse(render_report(verdict, influence=matrix, weights=weights, result=found))
     assert len(rows_of(next(tree.all("table")))) == k
     tall = list(tree.all("div", class_="scroll tall"))
-    assert len(tall) == (3 if k == 100 else 0)
+    assert len(tall) == (4 if k == 100 else 0)
 
 
 def test_not_proven_says_what_each_class_lacks():
@@ -212,7 +237,7 @@ def test_not_proven_says_what_each_class_lacks():
     assert verdict.answer == "not proven"
     tree = parse(render_report(verdict))
     assert tree.one("p", class_="badge not-proven").text == "not proven"
-    assert tree.one("h1").text.startswith("Not proven")
+    assert tree.one("h1").text.startswith("It is not shown that the model can still improve on every class")
     lacking = [li.text for li in tree.one("ul", class_="lacking").all("li")]
     needed = [name for name, n in zip(verdict.category_names, verdict.samples_needed, strict=True) if n > 80]
     assert {line.split(":")[0].strip() for line in lacking} == set(needed) != set()
@@ -227,15 +252,15 @@ def test_underfitted_model_should_train_longer():
     assert verdict.underfitted
     assert verdict.answer == "underfitted"
     tree = parse(render_report(verdict))
-    assert tree.one("h1").text.startswith("Yes, but the model is underfitted")
-    assert tree.one("h1").text.endswith("Train longer first.")
+    assert tree.one("h1").text.startswith("The model is not trained to its end: plain further training would help")
+    assert tree.one("p", class_="lead").text == "Train longer first."
     assert tree.one("p", class_="badge underfitted")
 
 
 def test_without_folds_nothing_is_proven():
     tree = parse(render_report(check_pareto(influence(3).of_folds([0, 1]))))
     assert tree.one("h1").text.startswith("Nothing is proven: ")
-    assert tree.one("h1").text.endswith("cannot be tested without held-out folds.")
+    assert tree.one("h1").text.endswith("was not tested.")
     assert "p-value" not in tree.one("dl", class_="facts").text
 
 
@@ -357,7 +382,7 @@ class TestOnDisk:
         previews(matrix, "a text of mine").save(tmp_path / "samples.safetensors")
         tree = parse(write_report(str(tmp_path), str(tmp_path / "new" / "page.html")).read_text("utf-8"))
         assert {quote.text for quote in tree.all("blockquote")} == {"a text of mine"}
-        assert len(list(tree.all("svg"))) == 6
+        assert len(list(tree.all("svg"))) == 7
         assert "0.1" in tree.one("dl", class_="how").text
 
     def test_folder_of_a_search_is_read(self, tmp_path):
@@ -368,7 +393,7 @@ class TestOnDisk:
         previews(matrix).save(tmp_path / "finished" / "influence_ab" / "samples.safetensors")
         tree = parse(write_report(tmp_path).read_text("utf-8"))
         assert len(list(tree.all("img"))) > 12
-        assert len(list(tree.all("svg"))) == 6
+        assert len(list(tree.all("svg"))) == 7
 
     def test_newest_of_several_runs_is_read(self, tmp_path):
         import os
@@ -385,7 +410,7 @@ class TestOnDisk:
         self.fill(tmp_path / "pareto")
         result(influence(4)).save(tmp_path / "pareto_tuner" / "result.safetensors")
         tree = parse(write_report(tmp_path).read_text("utf-8"))
-        assert "Before" not in next(tree.all("thead")).text
+        assert "Before" not in " ".join(head.text for head in tree.all("thead"))
 
     def test_folder_without_results_is_refused(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no results in .* neither verdict\.safetensors"):

@@ -1,0 +1,93 @@
+"""One small step with weights, measured on the validation samples that the weights do not know."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_pareto.candidates.evidence import Evidence
+from lightning_pareto.candidates.weighted_steps import line_search, move, weighted_gradients
+from lightning_pareto.evaluation.outcome import Outcome, pooled
+from lightning_pareto.influence.curvature.base import Curvature
+from lightning_pareto.influence.curvature.conjugate_gradients import ConjugateGradientCurvature
+from lightning_pareto.influence.estimate import Estimated
+from lightning_pareto.influence.matrix import InfluenceMatrix
+from lightning_pareto.pareto.admissible import Float
+
+Weigh = Callable[[InfluenceMatrix], Float]
+"""Makes weights of the training samples, (N,), from their influence."""
+
+LEAST_FOLDS = 2
+"""Number of folds from which on the validation set has two halves."""
+
+MOST_SAMPLES = 10_000
+"""How many training samples a step reads. More hardly change a gradient."""
+
+
+def judge_step(estimated: Estimated, weigh: Weigh) -> tuple[Outcome, Outcome | None]:
+    """Measure the model as it is, and what one second-order step on the weighted training loss makes of it.
+
+    Half of the validation folds make weights, a step and its length. The other half measures it. Then the halves change
+    places. So every validation sample is predicted by a model that it has not made, and the two outcomes can be
+    compared by paired tests. The model keeps its parameters.
+
+    Args:
+        estimated: an influence matrix and what it was computed with.
+        weigh: makes weights of the training samples, (N,), from the influence on one half.
+
+    Returns:
+        The outcome of the model, and that after the step; None if there are too few folds.
+    """
+    whole = _evidence(estimated)
+    before, folds = whole.outcome(), len(estimated.cells.support)
+    parts = [
+        (_of_samples(whole, unseen).outcome().placed(unseen.numpy(), before), unseen.numpy())
+        for unseen in (stepped(estimated, weigh) if folds >= LEAST_FOLDS else ())
+    ]
+    return before, pooled(parts) if parts else None
+
+
+def stepped(estimated: Estimated, weigh: Weigh) -> Iterator[Tensor]:
+    """Move the model by the step of either half in turn. Yields the samples that the step does not know, (n,) bool."""
+    whole, fitted = _evidence(estimated), copy.deepcopy(estimated.module.state_dict())
+    folds, categories = estimated.cells.support.shape
+    half = estimated.cells.cell // categories % 2
+    weights = [weigh(estimated.influence.of_folds(range(number, folds, 2))) for number in range(2)]
+    gradients = weighted_gradients(whole.train, torch.from_numpy(np.stack(weights, axis=1)))
+    for number in range(2):
+        known = _of_samples(whole, half == number)
+        step = _curvature(estimated).solve({layer: each[number, None] for layer, each in gradients.items()})
+        move(step, line_search(known, step, known.outcome())[0])
+        try:
+            yield half != number
+        finally:
+            estimated.module.load_state_dict(fitted)
+
+
+def _curvature(estimated: Estimated) -> Curvature:
+    """The curvature, or EK-FAC instead of conjugate gradients, since a step need not be exact."""
+    curvature = estimated.curvature
+    return curvature.preconditioner if isinstance(curvature, ConjugateGradientCurvature) else curvature
+
+
+def _evidence(estimated: Estimated) -> Evidence:
+    """All validation samples, and at most :data:`MOST_SAMPLES` training samples."""
+    categories = estimated.cells.support.shape[1]
+    return Evidence(
+        module=estimated.module,
+        train=estimated.train.sample(MOST_SAMPLES, seed=0),
+        validation=replace(estimated.validation, chosen=range(len(estimated.cells.cell))),
+        category=estimated.cells.cell % categories,
+        categories=categories,
+        influence=estimated.influence,
+        weights=torch.from_numpy(estimated.influence.present_weights),
+    )
+
+
+def _of_samples(whole: Evidence, chosen: Tensor) -> Evidence:
+    """The evidence with some of its validation samples only, (n,) bool."""
+    indices = chosen.nonzero().squeeze(1).tolist()
+    return replace(whole, validation=replace(whole.validation, chosen=indices), category=whole.category[chosen])
