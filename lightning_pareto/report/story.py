@@ -24,7 +24,7 @@ FAR, NEAR = 4.0, 1.0
 def text(analysis: "Analysis") -> str:
     """The whole story for a terminal of 80 columns."""
     verdict, outcome, step = analysis.verdict, analysis.outcome, analysis.step
-    lines = [headline(verdict), *wrapped(" ".join(answer(verdict)), "")]
+    lines = [headline(verdict), *wrapped(" ".join(answer(verdict, step)), "")]
     if outcome is not None:
         cells = accuracy_cells(outcome, step, analysis.influence.class_names)
         lines += [*wrapped(accuracy_today(outcome)), "", *_rows(cells, outcome), ""]
@@ -39,7 +39,7 @@ def text(analysis: "Analysis") -> str:
 def html(analysis: "Analysis") -> str:
     """The same for a notebook. The evidence is that of the verdict."""
     verdict, outcome, step = analysis.verdict, analysis.outcome, analysis.step
-    notes, cells = [" ".join(answer(verdict))], {}
+    notes, cells = [" ".join(answer(verdict, step))], {}
     if outcome is not None:
         notes.append(accuracy_today(outcome))
         cells = _chosen(accuracy_cells(outcome, step, analysis.influence.class_names), _lowest_first(outcome))
@@ -50,8 +50,8 @@ def html(analysis: "Analysis") -> str:
     return f"<div>{first}<details><summary>Evidence</summary>{verdict._repr_html_()}</details></div>"
 
 
-def answer(verdict: ParetoVerdict) -> tuple[str, ...]:
-    """The verdict in a sentence or two, without numbers in unknown units."""
+def answer(verdict: ParetoVerdict, step: ClasswiseChange | None = None) -> tuple[str, ...]:
+    """The verdict in a sentence or two, without numbers in unknown units. A measured step that disagrees is named."""
     who = "every class" if asks_for_all(verdict) else f"{target_names(verdict)}, while the others hold their floors"
     p_value = f"p = {verdict.p_value:.2g}".replace(" ", NO_BREAK)
     if np.isnan(verdict.p_value) and verdict.answer != "no":
@@ -71,8 +71,12 @@ def answer(verdict: ParetoVerdict) -> tuple[str, ...]:
     return (
         f"It is not shown that the model can still improve on {who} with these data: other weights of the training "
         f"samples do not help beyond chance on validation samples that they were not made from ({p_value}).",
-        _ceiling(verdict),
+        _ceiling(verdict) if step is None or step.answer != "better" else DISAGREES,
     )
+
+
+DISAGREES = "But one small step with such weights was measured to help, so this is not the ceiling."
+"""Said where the verdict promises nothing, and the measured step helps."""
 
 
 def _ceiling(verdict: ParetoVerdict) -> str:

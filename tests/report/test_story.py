@@ -80,6 +80,7 @@ def test_every_answer_says_what_to_do(answer, said, following):
     assert said in text
     assert f"Next: {following}" in text
     helped = " ".join(str(Analysis(influence(3), verdict, None, *outcomes(each=300))).split())
+    assert ("so this is not the ceiling" in helped) == (answer == "not proven")
     assert ("The step helps although the verdict promises nothing" in helped) == (answer != "underfitted")
 
 
