@@ -70,7 +70,7 @@ class WeightedSteps:
         fisher = Fisher.draw("sampled", train.size, evidence.seed, train.probe.task.loss)
         sample = train.sample(self.curvature_samples, evidence.seed)
         curvature = fit_curvature("ekfac", sample, damping=self.damping, fisher=fisher)
-        before, moved = evidence.outcome(), False
+        before, changed = evidence.outcome(), False
         best = _score(before, before)
         for _ in range(self.steps):
             gradient = weighted_gradients(train, evidence.weights[:, None])
@@ -78,8 +78,8 @@ class WeightedSteps:
             if not length:
                 break
             move(step, length)
-            moved = True
-        names = {name for layer in train.probe.layers for name in layer.names} if moved else set()
+            changed = True
+        names = {name for layer in train.probe.layers for name in layer.names} if changed else set()
         return {name: p.detach().clone() for name, p in evidence.module.named_parameters() if name in names}
 
 
@@ -125,7 +125,7 @@ def line_search(evidence: Evidence, step: Directions, before: Outcome, best: flo
     """
     length, best = 0.0, best or _score(before, before)
     for tried in LENGTHS:
-        with _moved(step, tried):
+        with moved(step, tried):
             score = _score(evidence.outcome(), before)
         if score > best:
             length, best = tried, score
@@ -146,8 +146,8 @@ def move(step: Directions, length: float) -> None:
 
 
 @contextlib.contextmanager
-def _moved(step: Directions, length: float) -> Iterator[None]:
-    """Move the parameters for a while."""
+def moved(step: Directions, length: float) -> Iterator[None]:
+    """Subtract a step, (1, R, O, I) for every layer, from the parameters for a while."""
     kept = [parameter.detach().clone() for layer in step for parameter in layer.parameters]
     move(step, length)
     try:

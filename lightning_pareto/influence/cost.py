@@ -35,6 +35,9 @@ from lightning_pareto.influence.stages import Stages
 BATCHES_TIMED = 2
 """How many batches each pass reads. The first only warms up."""
 
+BATCHES_COMPARED = 1
+"""How many batches are compared with autograd. The estimate compares more."""
+
 SMALL = 200
 """Size of the matrix whose decomposition is timed."""
 
@@ -124,8 +127,9 @@ def forecast(
     """
     clock = Clock(next(module.parameters()).device)
     execution = replace(execution, progress=clock, stages_dir=None)
+    loaders = train_dataloader, val_dataloader
     with set_up(
-        module, train_dataloader, val_dataloader, task=reading.task, layers=options.layers, execution=execution
+        module, *loaders, task=reading.task, layers=options.layers, execution=execution, compared=BATCHES_COMPARED
     ) as (train, validation):
         few, some = (
             replace(

@@ -25,7 +25,7 @@ from lightning_pareto.influence.plan import Plan
 from lightning_pareto.influence.sample_checks import check_labels, check_rows, check_samples
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.task import ClassificationTask
-from lightning_pareto.influence.verification import VERIFICATION_SAMPLES, misread_layers, verify
+from lightning_pareto.influence.verification import BATCHES_CHECKED, VERIFICATION_SAMPLES, misread_layers, verify
 
 
 @contextlib.contextmanager
@@ -37,10 +37,12 @@ def set_up(
     task: ClassificationTask,
     layers: Sequence[str] | None,
     execution: Execution,
+    compared: int = BATCHES_CHECKED,
 ) -> Iterator[tuple[GradientPass, GradientPass]]:
     """Check the loaders, put the module into evaluation mode, and compare its layers' gradients with autograd.
 
-    Yields passes over the training and the validation dataset, with one probe.
+    Yields passes over the training and the validation dataset, with one probe. ``compared`` batches of either are read
+    for it.
     """
     shard, limit = execution.shard, execution.max_memory
     for loader, name in ((train_dataloader, "train_dataloader"), (val_dataloader, "val_dataloader")):
@@ -81,7 +83,7 @@ def set_up(
             name="validation",
             known=_unread(val_dataloader),
         )
-        passes = _verified(train, validation, covered)
+        passes = _verified(train, validation, covered, compared)
         _warn_about_loops(probe.plan, layers)
         yield passes
 
@@ -98,7 +100,7 @@ def _without_cudnn() -> Iterator[None]:
 
 
 def _verified(
-    train: GradientPass, validation: GradientPass, covered: Sequence[Layer]
+    train: GradientPass, validation: GradientPass, covered: Sequence[Layer], compared: int
 ) -> tuple[GradientPass, GradientPass]:
     """The passes, once their rows are known to be samples and their probe has a plan, the same on all processes."""
     probe = train.probe
@@ -112,7 +114,7 @@ def _verified(
             batch = more.batch_of(more.indices)
         verify(probe, batch)
     for data in (train, validation):
-        for layer in data.run("comparison of batches", functools.partial(misread_layers, data)):
+        for layer in data.run("comparison of batches", functools.partial(misread_layers, data, compared)):
             probe.plan.loop(layer)
     probe.plan = Plan.from_json(train.shard.from_first(probe.plan.to_json()), covered)
     return train, validation

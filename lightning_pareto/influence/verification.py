@@ -103,16 +103,20 @@ def _route(
     return None
 
 
-def misread_layers(data: GradientPass) -> list[Layer]:
+def misread_layers(data: GradientPass, count: int = BATCHES_CHECKED) -> list[Layer]:
     """Layers of the plan that see the samples of some batch in another order, or mixed, or that have other uses there.
 
     The few samples of :func:`verify` may be in the model's order by chance, for instance if all are equally long. They
     may also miss a branch of the model. So in some batches, one of them as large as the loader's or nearly, half of the
     samples get no signal, and must get no gradient in any layer. The others' must add up to the gradient by autograd.
+
+    Args:
+        data: the samples.
+        count: number of batches.
     """
     found: dict[Layer, None] = {}
     size = min(size_of_batches(data.loader), data.probe.memory.batch or SMALL_BATCH, SMALL_BATCH, data.size)
-    order = data.sample(BATCHES_CHECKED * size, seed=1).indices
+    order = data.sample(count * size, seed=1).indices
     batches = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
     if data.batch_size > size and not data.one_by_one:
         batches[-1:] = [data.sample(min(data.batch_size, LARGEST_BATCH), seed=2).indices]

@@ -264,7 +264,7 @@ def uneven_data():
 @pytest.fixture
 def unforeseen(monkeypatch):
     """Whatever batches look like in the passes, no batch before them looks like that."""
-    monkeypatch.setattr("lightning_pareto.influence.setup.misread_layers", lambda data: [])
+    monkeypatch.setattr("lightning_pareto.influence.setup.misread_layers", lambda *_: [])
 
 
 def test_layer_looped_over_late_makes_batches_small_and_can_resume(tmp_path, unforeseen):
