@@ -160,21 +160,21 @@ class Outcome:
         return self._mean(self.probability)
 
     @property
-    def mistaken_for(self) -> list[tuple[int, float] | None]:
-        """The label that samples of each category are most often mistaken for, with its share of them; K of them.
+    def mistaken_for(self) -> list[tuple[int, int, int]]:
+        """The label that samples of each category are most often mistaken for, how often, and all mistakes; K of them.
 
-        None for a category without mistakes, and for all if the predictions are unknown.
+        Zeros for a category without mistakes, and for all if the predictions are unknown.
         """
-        found: list[tuple[int, float] | None] = [None] * len(self.category_names)
-        if self.predicted is None:
+        found = [(0, 0, 0)] * len(self.category_names)
+        predicted = self.predicted
+        if predicted is None:
             return found
-        support = self.support
         for k in range(len(found)):
-            wrong = self.predicted[(self.category == k) & ~self.correct]
+            wrong = predicted[(self.category == k) & ~self.correct]
             if len(wrong):
                 labels, counts = np.unique(wrong, return_counts=True)
                 most = int(counts.argmax())
-                found[k] = int(labels[most]), float(counts[most] / support[k])
+                found[k] = int(labels[most]), int(counts[most]), len(wrong)
         return found
 
     def count(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -114,7 +114,8 @@ def _held_out(verdict: ParetoVerdict) -> str:
     p_value = f"p = {verdict.p_value:.2g}".replace(" ", NO_BREAK)
     return (
         f"Held out, the worst {'category' if everybody else 'target'} ({printable(verdict.category_names[worst])}) "
-        f"gains {verdict.held_out_gain[worst]:+.3f}, {1 - 2 * verdict.level:.0%} interval {low:+.3f} to {high:+.3f}; "
+        f"gains {verdict.held_out_gain[worst]:+.3f}; {1 - 2 * verdict.level:.0%} interval of the least gain "
+        f"{low:+.3f} to {high:+.3f}; "
         f"{p_value} at level {verdict.level:g}{'' if everybody else ', the floors included'}."
     )
 

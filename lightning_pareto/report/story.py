@@ -11,14 +11,18 @@ from lightning_pareto.display.notebook import html_table
 from lightning_pareto.display.terminal import NO_BREAK, listed, printable, text_table, wrapped
 from lightning_pareto.evaluation.change import ClasswiseChange
 from lightning_pareto.evaluation.outcome import Outcome
+from lightning_pareto.influence.label_quality import label_quality
+from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.pareto.wording import MOST_ROWS, asks_for_all, evidence, headline, target_names
 
 if TYPE_CHECKING:
     from lightning_pareto.report.analysis import Analysis
 
-FAR, NEAR = 4.0, 1.0
-"""Times more validation samples that a proof may need: above the first, the model counts as at its ceiling."""
+FEWEST_MISTAKES = 2
+"""Fewer mistakes of one kind are not worth naming."""
+
+EVIDENCE = "Evidence. The verdict is about the loss of each class, the table above about accuracy."
 
 
 def text(analysis: "Analysis") -> str:
@@ -30,10 +34,9 @@ def text(analysis: "Analysis") -> str:
         lines += [*wrapped(accuracy_today(outcome)), "", *_rows(cells, outcome), ""]
     if step is not None:
         lines += [*wrapped(step_measured(step)), ""]
-    following, code = next_step(verdict, step)
-    return "\n".join(
-        [*lines, *wrapped(f"Next: {following}"), *(f"    {line}" for line in code), "", *evidence(verdict)]
-    )
+    for sentence, code in next_steps(verdict, step, analysis.influence):
+        lines += [*wrapped(sentence), *(f"    {line}" for line in code)]
+    return "\n".join([*lines, "", *wrapped(EVIDENCE), *evidence(verdict)])
 
 
 def html(analysis: "Analysis") -> str:
@@ -42,49 +45,40 @@ def html(analysis: "Analysis") -> str:
     notes, cells = [" ".join(answer(verdict, step))], {}
     if outcome is not None:
         notes.append(accuracy_today(outcome))
-        cells = _chosen(accuracy_cells(outcome, step, analysis.influence.class_names), _lowest_first(outcome))
+        cells = _chosen(accuracy_cells(outcome, step, analysis.influence.class_names), lowest_first(outcome))
     if step is not None:
         notes.append(step_measured(step))
-    following, code = next_step(verdict, step)
-    first = html_table(headline(verdict), cells, [*notes, f"Next: {following}", *code], left=[MISTAKEN])
+    for sentence, code in next_steps(verdict, step, analysis.influence):
+        notes += [sentence, *code]
+    first = html_table(headline(verdict), cells, notes, left=[MISTAKEN])
     return f"<div>{first}<details><summary>Evidence</summary>{verdict._repr_html_()}</details></div>"
 
 
-def answer(verdict: ParetoVerdict, step: ClasswiseChange | None = None) -> tuple[str, ...]:
-    """The verdict in a sentence or two, without numbers in unknown units. A measured step that disagrees is named."""
+def answer(verdict: ParetoVerdict, step: ClasswiseChange | None = None) -> tuple[str, str]:
+    """The answer in one sentence without numbers, and what it rests on. A measured step that disagrees comes first."""
     who = "every class" if asks_for_all(verdict) else f"{target_names(verdict)}, while the others hold their floors"
     p_value = f"p = {verdict.p_value:.2g}".replace(" ", NO_BREAK)
-    if np.isnan(verdict.p_value) and verdict.answer != "no":
-        return (f"Nothing is proven: whether the model can still improve on {who} was not tested.",)
     if verdict.answer == "underfitted":
-        return f"The model is not trained to its end: plain further training would help {who}.", "Train longer first."
+        return "The model is not trained to its end.", f"Plain further training would help {who}. Train longer first."
     if verdict.answer == "yes":
-        return (
-            f"The model can still improve on {who} with these data: other weights of the training samples help, to "
-            f"first order, also on validation samples that they were not made from ({p_value}).",
+        return f"The model can still improve on {who}, to first order.", (
+            "Other weights of the training samples lower the loss, also on validation samples that they were not made "
+            f"from ({p_value})."
         )
-    if verdict.answer == "no":
-        return (
-            f"No other weights of the training samples help {who}, not even on the samples that they are made from.",
-            "As far as weights go, this is the ceiling of these data.",
-        )
-    return (
-        f"It is not shown that the model can still improve on {who} with these data: other weights of the training "
-        f"samples do not help beyond chance on validation samples that they were not made from ({p_value}).",
-        _ceiling(verdict) if step is None or step.answer != "better" else DISAGREES,
-    )
-
-
-DISAGREES = "But one small step with such weights was measured to help, so this is not the ceiling."
-"""Said where the verdict promises nothing, and the measured step helps."""
-
-
-def _ceiling(verdict: ParetoVerdict) -> str:
-    needed = verdict.samples_needed[verdict.targets & verdict.present]
-    have = verdict.support[verdict.targets & verdict.present]
-    if np.isfinite(needed).all() and (needed <= FAR * have).all():
-        return "With a few times more validation samples this may still change."
-    return "As far as weights go, the model looks as if it were at the ceiling of these data."
+    if np.isnan(verdict.p_value) and verdict.answer != "no":
+        shown = f"Whether other weights of the training samples help {who} was not tested, for lack of folds"
+    elif verdict.answer == "no":
+        shown = f"No weights of the training samples help {who} at once, not even on the samples they are made from"
+    else:
+        shown = f"Other weights of the training samples do not help {who} at once beyond chance ({p_value})"
+    if step is not None and step.answer == "better":
+        return "The model can still improve on average.", f"One small step was measured to help. {shown}."
+    first = f"It is not shown that the model can still improve on {who}."
+    if step is None:
+        return first, f"{shown}."
+    missed, count = max(0.0, 100 * step.macro_interval[1]), f"{len(step.before.category):,} validation samples"
+    more = f"With {count}, a gain of up to {missed:.1f} points in the mean can be missed."
+    return first, f"{shown}, and neither does one small step. {more}"
 
 
 def accuracy_today(outcome: Outcome) -> str:
@@ -123,20 +117,20 @@ def accuracy_cells(outcome: Outcome, step: ClasswiseChange | None, class_names: 
         cells[MISTAKEN] = [mistake(found, class_names, 16) for found in outcome.mistaken_for]
     if step is not None:
         marks = np.where(step.lost(), "▼ ", np.where(step.risen(), "▲ ", ""))
-        changes = zip(marks, STEP_COLUMN.cells(step), strict=True)
-        cells[STEP_COLUMN.heading] = [mark + change for mark, change in changes]
+        cells[STEP_COLUMN.heading] = [mark + cell for mark, cell in zip(marks, STEP_COLUMN.cells(step), strict=True)]
     return cells
 
 
-def mistake(found: tuple[int, float] | None, class_names: Sequence[str], longest: int) -> str:
+def mistake(found: tuple[int, int, int], class_names: Sequence[str], longest: int) -> str:
     """A most frequent mistake in words, see :attr:`Outcome.mistaken_for`."""
-    if found is None:
+    label, count, errors = found
+    if count < FEWEST_MISTAKES:
         return "–"
-    label, share = found
-    return f"{printable(class_names[label], longest) if class_names else label} ({share:.0%})"
+    return f"{printable(class_names[label], longest) if class_names else label} ({count} of {errors} errors)"
 
 
-def _lowest_first(outcome: Outcome) -> Sequence[int]:
+def lowest_first(outcome: Outcome) -> Sequence[int]:
+    """Numbers of the categories by their accuracy; those without samples last."""
     order: list[int] = np.argsort(outcome.accuracy, kind="stable").tolist()  # NaN last
     return order
 
@@ -147,7 +141,7 @@ def _chosen(cells: Mapping[str, Sequence[str]], rows: Sequence[int]) -> dict[str
 
 def _rows(cells: Mapping[str, Sequence[str]], outcome: Outcome) -> list[str]:
     """The table, from the lowest accuracy; of many categories only those."""
-    order = _lowest_first(outcome)
+    order = lowest_first(outcome)
     more = [f"… and {len(order) - MOST_ROWS} more with a higher accuracy"] if len(order) > MOST_ROWS else []
     return text_table(_chosen(cells, order[:MOST_ROWS]), left=[MISTAKEN]) + more
 
@@ -155,37 +149,63 @@ def _rows(cells: Mapping[str, Sequence[str]], outcome: Outcome) -> list[str]:
 def step_measured(step: ClasswiseChange) -> str:
     """What the small step changed, in accuracy points."""
     low, high = (100 * end for end in step.macro_interval)
-    risen, fallen = (list(compress(step.category_names, found)) for found in (step.risen(), step.lost()))
-    parts = [f"{listed(names, 5)} {verb}" for names, verb in ((risen, "up"), (fallen, "down")) if names]
-    mean = {True: ["the mean up"], False: ["the mean down"] if step.p_mean_loss <= step.level / 2 else []}
-    parts = [*mean[step.p_gain <= step.level / 2], *parts]
-    beyond = f"Beyond chance: {', '.join(parts)}" if parts else "Nothing changes beyond chance"
     return (
-        "Measured: one small step with weights made from the other half of the validation samples changes the mean "
-        f"accuracy by {100 * step.macro:+.1f} points (95{NO_BREAK}% interval {low:+.1f} to {high:+.1f}). {beyond}. A "
-        "whole fit with weights goes further, for better or worse."
+        "Measured: weights were made from one half of the validation samples, the model took one small second-order "
+        "step on the weighted training loss, and the other half measured it, both ways round. The mean accuracy "
+        f"changes by {100 * step.macro:+.1f} points (95{NO_BREAK}% interval {low:+.1f} to {high:+.1f}). "
+        f"{_beyond_chance(step)} A whole fit with weights moves further."
     )
 
 
-def next_step(verdict: ParetoVerdict, step: ClasswiseChange | None) -> tuple[str, list[str]]:
-    """What to do, and the code for it."""
+def _beyond_chance(step: ClasswiseChange) -> str:
+    """What rises and falls beyond chance, and the largest fall that may be chance."""
+    found = []
+    for verb, classes, p_mean in (("rises", step.risen(), step.p_gain), ("falls", step.lost(), step.p_mean_loss)):
+        names = [*(["the mean"] if p_mean <= step.level / 2 else []), *compress(step.category_names, classes)]
+        if names:
+            found.append(f"What {verb} beyond chance: {listed(names, 6)}.")
+    sentences = found or ["Nothing changes beyond chance."]
+    if step.p_gain <= step.level / 2:
+        sentences.append("Plain further training may have a part in that.")
+    worst = int(np.nanargmin(step.accuracy))
+    lost = round(-step.accuracy[worst] * step.before.support[worst])
+    if lost > 0 and not step.lost()[worst]:
+        name = printable(step.category_names[worst])
+        fall = f"{100 * step.accuracy[worst]:+.1f} points, {lost} of {step.before.support[worst]} samples"
+        sentences.append(f"The largest fall, of {name} ({fall}), may be chance.")
+    return " ".join(sentences)
+
+
+def next_steps(
+    verdict: ParetoVerdict, step: ClasswiseChange | None, influence: InfluenceMatrix | None
+) -> list[tuple[str, list[str]]]:
+    """What to do, in sentences with the code for each."""
     search = ["ParetoTuner(make_trainer).fit(model, datamodule)"]
+    found: list[tuple[str, list[str]]] = []
     if verdict.answer == "underfitted":
-        return "Train longer, and analyse again.", []
-    if verdict.answer == "yes":
+        found.append(("Next: train longer, and analyse again.", []))
+    elif verdict.answer == "yes":
         targets = "" if asks_for_all(verdict) else ", targets=[…]"
-        return (
-            "Fit again with the weights that this promises. Or let the search do it: it also tries remedies that need "
-            "no other fit, judges all of them, and returns none that harms a class.",
-            [f"weights = reweight(influence{targets})", "ReweightedDataModule(datamodule, weights)", *search],
+        fit = "trainer.fit(model, datamodule=ReweightedDataModule(datamodule, weights))"
+        found.append(
+            ("Next: train a fresh model with other weights,", [f"weights = reweight(influence{targets})", fit])
         )
-    if step is not None and step.answer == "better":
-        return (
-            "The step helps although the verdict promises nothing. The search makes such steps and judges them.",
-            search,
-        )
-    return (
-        "Keep the weights as they are. Look at the suspected samples, and compare with a fit on training and "
-        "validation data together.",
-        ["suspected_samples(influence, dataset=…)"],
-    )
+        found.append(("or let the search do it, which also tries cheaper remedies and tests each for harm:", search))
+    elif step is not None and step.answer == "better":
+        found.append(("Next: let the search make such steps. It tests each for harm to any class:", search))
+    else:
+        found.append(("Next: leave the weights alone.", []))
+    if influence is not None and (suspects := suspected_labels(influence)):
+        count = f"{suspects:,} of {len(influence.labels):,} training labels"
+        found.append((f"Influence and model speak against {count}. Look at them:", [LOOK]))
+    return found
+
+
+LOOK = "suspected_samples(influence, dataset=train_dataset)"
+
+
+def suspected_labels(influence: InfluenceMatrix) -> int:
+    """How many labels both influence and the model's prediction speak against; 0 if the predictions are unknown."""
+    if influence.predicted is None:
+        return 0
+    return int(((label_quality(influence) < 0) & (influence.predicted != influence.labels)).sum())

@@ -53,14 +53,14 @@ def test_pooling_takes_each_model_on_its_own_samples():
 def test_predictions_go_with_their_samples_and_tell_what_a_category_is_mistaken_for():
     labels, predictions = [0, 0, 0, 0, 1, 1, 2], [1, 2, 1, 0, 1, 1, 0]
     whole = Outcome.of(labels, predictions, ["cat", "dog", "cow"])
-    assert whole.mistaken_for == [(1, 0.5), None, (0, 1.0)]
+    assert whole.mistaken_for == [(1, 2, 3), (0, 0, 0), (0, 1, 1)]
     some = np.arange(7) % 2 == 1
     assert whole.on(some).predicted.tolist() == [2, 0, 1]
     other = Outcome.of(labels, labels, ["cat", "dog", "cow"])
     assert other.on(some).placed(some, whole).predicted.tolist() == [1, 0, 1, 0, 1, 1, 0]
-    assert pooled([(whole, some), (other, ~some)]).mistaken_for == [(2, 0.25), None, None]
+    assert pooled([(whole, some), (other, ~some)]).mistaken_for == [(2, 1, 1), (0, 0, 0), (0, 0, 0)]
     unknown = outcome([1, 0], [0, 0], [0.9, 0.4])
-    assert unknown.mistaken_for == [None, None, None]
+    assert unknown.mistaken_for == [(0, 0, 0)] * 3
     assert unknown.on(np.array([True, False])).predicted is None
 
 

@@ -112,8 +112,11 @@ def _page(run: Run, title: str) -> str:
         ],
         accuracy="" if run.outcome is None else story.accuracy_today(run.outcome),
         measured="" if step is None else story.step_measured(step),
-        following=None if verdict is None or run.result is not None else story.next_step(verdict, step),
-        tables={name: (each, tables.rows_of(each)) for name, each in {"today": today, "evidence": columns}.items()},
+        following=[] if verdict is None or run.result else story.next_steps(verdict, step, run.influence),
+        tables={
+            "today": (today, tables.lowest_first(run, tables.rows_of(today))),
+            "evidence": (columns, tables.rows_of(columns)),
+        },
         attempt_heads=list(attempts),
         attempts=list(zip(*attempts.values(), strict=True)),
         cautions=list(words.cautions(run)),

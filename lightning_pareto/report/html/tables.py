@@ -13,6 +13,7 @@ from lightning_pareto.display.terminal import printable
 from lightning_pareto.evaluation.result import COLUMNS as RESULT_COLUMNS
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.columns import COLUMNS as VERDICT_COLUMNS
+from lightning_pareto.report import story
 from lightning_pareto.report.html.run import Run
 from lightning_pareto.report.samples import suspected_samples
 from lightning_pareto.report.shown_previews import preview_html
@@ -23,7 +24,7 @@ T = TypeVar("T")
 VERDICT = ("support", "held_out_gain", "standard_error", "lower_bound", "together", "alone", "prices")
 """Columns of the verdict that the report shows as evidence."""
 
-MISTAKES = "The class that most of the wrong predictions are, and its share of the validation samples."
+MISTAKES = "The class that most of the wrong predictions are, and how many of them."
 """What the column of mistakes means."""
 
 RESULT = ("before", "after", "change", "refused", "p_values")
@@ -69,13 +70,18 @@ def accuracy_columns(run: Run) -> list[TableColumn]:
         columns += _columns(OUTCOME_COLUMNS, tuple(OUTCOME_COLUMNS), run.outcome)
         if run.outcome.predicted is not None:
             found = run.outcome.mistaken_for
-            cells = [Cell(mistake(each, run.class_names, LONGEST_NAME), each and each[1]) for each in found]
+            cells = [Cell(mistake(each, run.class_names, LONGEST_NAME), each[1] or None) for each in found]
             columns.append(TableColumn(MISTAKEN.capitalize(), MISTAKES, cells))
     if run.step is not None:
         columns += _columns({"change": STEP_COLUMN}, ("change",), run.step)
     if run.result is not None:
         columns += _columns(RESULT_COLUMNS, RESULT, run.result)
     return _named(run, columns)
+
+
+def lowest_first(run: Run, rows: Sequence[tuple[Cell, ...]]) -> list[tuple[Cell, ...]]:
+    """The rows by today's accuracy, if it is known."""
+    return list(rows) if run.outcome is None else [rows[k] for k in story.lowest_first(run.outcome)]
 
 
 def evidence_columns(run: Run) -> list[TableColumn]:

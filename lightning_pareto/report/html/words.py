@@ -7,6 +7,7 @@ from itertools import compress
 import numpy as np
 
 from lightning_pareto.display.terminal import listed, printable
+from lightning_pareto.evaluation.change import ClasswiseChange
 from lightning_pareto.evaluation.result import ParetoResult
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.pareto.significance import ENOUGH_SAMPLES
@@ -78,7 +79,7 @@ def evidence(verdict: ParetoVerdict) -> Iterator[Fact]:
 def cautions(run: Run) -> Iterator[str]:
     """When not to trust the report: what applies to this run first, then what always applies."""
     if run.verdict is not None:
-        yield from _about_verdict(run.verdict)
+        yield from _about_verdict(run.verdict, run.step)
     if run.result is not None:
         yield from _about_result(run.result)
     yield (
@@ -105,7 +106,7 @@ def _about_result(result: ParetoResult) -> Iterator[str]:
     )
 
 
-def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
+def _about_verdict(verdict: ParetoVerdict, step: ClasswiseChange | None) -> Iterator[str]:
     if verdict.underfitted:
         yield "The model is underfitted: what looks like a gain from reweighting may only be a gain from more training."
     if np.isnan(verdict.p_value):
@@ -118,7 +119,8 @@ def _about_verdict(verdict: ParetoVerdict) -> Iterator[str]:
         yield TOO_FEW_SAMPLES
     if verdict.answer == "not proven":
         yield "Not proven does not mean no: more validation samples may still show a small gain."
-        yield "Do not use weights if nothing is proven. On clean data such weights did harm."
+        if step is None or step.answer != "better":
+            yield "Do not use weights if nothing is proven. On clean data such weights did harm."
 
 
 def distance_from_proof(verdict: ParetoVerdict) -> list[tuple[str, str]]:
