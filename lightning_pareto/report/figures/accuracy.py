@@ -156,10 +156,10 @@ def plot_frontier(result: ParetoResult, ax: "Axes | None" = None) -> "tuple[Figu
         at = [[100 * one.mean for one in returned], [100 * one.worst for one in returned]]
         ax.plot(*at, "o", color=GREEN, fillstyle="none", markersize=14, markeredgewidth=1.6, label="returned")
     _number_points(ax, result)
-    ax.set_xlabel("change of the mean accuracy over the classes, in points (± standard error)")
-    ax.set_ylabel("change of the lowest accuracy, in points")
+    ax.set_xlabel("change of the mean accuracy, points")
+    ax.set_ylabel("change of the lowest accuracy, points")
     ax.spines[["top", "right"]].set_visible(False)
-    legend_above(ax)
+    legend_above(ax, columns=2)
     return figure, ax
 
 
@@ -197,10 +197,10 @@ def plot_ceiling(result: ParetoResult, ax: "Axes | None" = None) -> "tuple[Figur
         best = max(harmless, key=lambda one: np.nan_to_num(one.change[row]), default=None)
         if best is not None and best.change[row] > 0:
             ends[:, row] += best.low[row], best.high[row]
-    ax.hlines(rows, *(100 * ends.clip(0, 1)), color=BLUE, linewidth=1, alpha=0.6, label="95 % interval of the highest")
+    ax.hlines(rows, *(100 * ends.clip(0, 1)), color=BLUE, linewidth=1, alpha=0.6, label="its 95 % interval")
     ax.hlines(rows, 100 * lowest, 100 * highest, color=BLUE, linewidth=5, alpha=0.45, label="reached without harm")
     ax.plot(100 * result.ordinary, rows, "s", color=GREY, markersize=5, label="ordinary model")
     name_rows(ax, result.category_names, np.isnan(result.ordinary))
     ax.set_xlabel("validation accuracy in %")
-    legend_above(ax)
+    legend_above(ax, columns=2)
     return figure, ax
