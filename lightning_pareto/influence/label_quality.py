@@ -32,7 +32,7 @@ def label_quality(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:
         >>> probabilities = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8]])
         >>> scores = [[1.0, 1.0], [-1.0, -1.0], [0.5, 1.0]]
         >>> label_quality(InfluenceMatrix(scores, [0, 1, 1], probabilities=probabilities)).round(2)
-        array([ 2.63, -1.6 ,  1.61])
+        array([ 2.65, -2.01,  1.7 ])
     """
     check_type(influence)
     labels, probabilities = influence.labels, influence.probabilities

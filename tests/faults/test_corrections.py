@@ -243,7 +243,8 @@ def test_record_with_categories_without_samples_is_recognised(tmp_path):
 def test_analysis_and_corrections_of_one_fit_share_a_folder(tmp_path):
     """Also if the analysis runs after a skipped fit. Results of other fits do not join them."""
     fit(tmp_path, ParetoCallback(verbose=False), dirpath=None)
-    names = {f"correction_{SPOILT}.safetensors", "corrections.json", "influence.safetensors", "verdict.safetensors"}
+    results = {f"{name}.safetensors" for name in ("influence", "outcome", "step", "verdict")}
+    names = {f"correction_{SPOILT}.safetensors", "corrections.json"} | results
     assert set(files(tmp_path)) == {f"pareto/{name}" for name in names}
     for again in (1, 2):
         (tmp_path / "pareto" / "verdict.safetensors").unlink()
@@ -254,10 +255,7 @@ def test_analysis_and_corrections_of_one_fit_share_a_folder(tmp_path):
     (tmp_path / "pareto" / "verdict.safetensors").unlink()
     alone = trainer(tmp_path, ParetoCallback(verbose=False), max_epochs=SPOILT + 3)
     alone.fit(Plainer(), datamodule=SpoiltData(share=0.7), ckpt_path=tmp_path / f"epoch={SPOILT + 1}.ckpt")
-    assert set(files(tmp_path)) - {f"pareto/{name}" for name in names} == {
-        "pareto_1/influence.safetensors",
-        "pareto_1/verdict.safetensors",
-    }
+    assert set(files(tmp_path)) - {f"pareto/{name}" for name in names} == {f"pareto_1/{name}" for name in results}
 
 
 @pytest.mark.filterwarnings("ignore:CourseCorrection found no weights")

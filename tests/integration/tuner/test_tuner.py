@@ -277,7 +277,8 @@ def test_folder_of_a_search_makes_a_report(undisturbed, tmp_path):
     page = write_report(folder, tmp_path / "report.html").read_text("utf-8")
     assert f"{np.nanmean(result.after):.1%}" in page or not result.accepted
     assert all(trial.name in page for trial in result.trials)
-    assert "Harmful samples" in page
+    assert "Samples to look at" in page
+    assert all(attempt.name in page for attempt in result.attempts)
 
 
 def test_search_prints_its_trials_and_its_result(tmp_path, capsys):

@@ -74,7 +74,7 @@ def test_samples_of_the_processes_come_one_after_the_other(monkeypatch, count):
         if mine.dtype == torch.int64:
             return mine + torch.tensor([3, 0])
         others = torch.zeros_like(mine)
-        others[:, :3] = torch.tensor([[2.0, 2.0, 2.0], [1.0, 0.0, 1.0], [0.5, 0.25, 0.75], [3.0, 3.0, 3.0]])
+        others[:, :3] = torch.tensor([[2.0] * 3, [2.0, 0.0, 2.0], [1.0, 0.0, 1.0], [0.5, 0.25, 0.75], [3.0] * 3])
         return mine + others
 
     found = recorded(recorder, monkeypatch, process(1, 2, add))
@@ -82,6 +82,7 @@ def test_samples_of_the_processes_come_one_after_the_other(monkeypatch, count):
     assert found.category.tolist() == [2, 2, 2, *targets[:count].tolist()]
     assert found.correct.tolist() == [True, False, True, *right.tolist()]
     assert found.probability[:3].tolist() == [0.5, 0.25, 0.75]
+    assert found.predicted.tolist() == [2, 0, 2, *logits.argmax(1)[:count].tolist()]
 
 
 class Measures(Callback):
