@@ -1,6 +1,7 @@
 """One small step with weights, measured on the validation samples that the weights do not know."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Generator
 from dataclasses import replace
 
 import numpy as np
@@ -20,18 +21,18 @@ Weigh = Callable[[InfluenceMatrix], Float]
 """Makes weights of the training samples, (N,), from their influence."""
 
 LEAST_FOLDS = 2
-"""Number of folds from which on the validation set has two halves."""
+"""Least number of folds that make two halves."""
 
 MOST_SAMPLES = 5_000
 """How many training samples a step reads, so that it costs about an epoch on 10,000 samples, and less on more."""
 
 
 def judge_step(estimated: Estimated, weigh: Weigh) -> tuple[Outcome, Outcome | None]:
-    """Measure the model as it is, and what one second-order step on the weighted training loss makes of it.
+    """Measure the model as it is, and after one second-order step on the weighted training loss.
 
     Half of the validation folds make weights, a step and its length. The other half measures it. Then the halves change
-    places. So every validation sample is predicted by a model that it has not made, and the two outcomes can be
-    compared by paired tests. The model keeps its parameters.
+    places. So every validation sample is predicted by a model whose step does not know it, and the two outcomes can be
+    compared by paired tests. The model keeps its parameters. Floors of the verdict play no part.
 
     Args:
         estimated: an influence matrix and what it was computed with.
@@ -42,23 +43,27 @@ def judge_step(estimated: Estimated, weigh: Weigh) -> tuple[Outcome, Outcome | N
     """
     whole = _evidence(estimated)
     before, folds = whole.outcome(), len(estimated.cells.support)
-    parts = [
-        (_of_samples(whole, unseen).outcome().placed(unseen.numpy(), before), unseen.numpy())
-        for unseen in (stepped(estimated, weigh) if folds >= LEAST_FOLDS else ())
-    ]
-    return before, pooled(parts) if parts else None
+    if folds < LEAST_FOLDS:
+        return before, None
+    with contextlib.closing(stepped(estimated, weigh)) as steps:  # an interruption restores the parameters at once
+        parts = [
+            (_of_samples(whole, unseen).outcome().placed(unseen.numpy(), before), unseen.numpy()) for unseen in steps
+        ]
+    return before, pooled(parts)
 
 
-def stepped(estimated: Estimated, weigh: Weigh) -> Iterator[Tensor]:
+def stepped(estimated: Estimated, weigh: Weigh) -> Generator[Tensor, None, None]:
     """Move the model by the step of either half in turn. Yields the samples that the step does not know, (n,) bool."""
     whole = _evidence(estimated)
     folds, categories = estimated.cells.support.shape
     half = estimated.cells.cell // categories % 2
-    weights = [weigh(estimated.influence.of_folds(range(number, folds, 2))) for number in range(2)]
+    with estimated.train.shard.agreement("weights of a judged step"):
+        weights = [weigh(estimated.influence.of_folds(range(number, folds, 2))) for number in range(2)]
     gradients = weighted_gradients(whole.train, torch.from_numpy(np.stack(weights, axis=1)))
     for number in range(2):
         known = _of_samples(whole, half == number)
-        step = _curvature(estimated).solve({layer: each[number, None] for layer, each in gradients.items()})
+        with estimated.train.shard.agreement("judged step"):
+            step = _curvature(estimated).solve({layer: each[number, None] for layer, each in gradients.items()})
         with moved(step, line_search(known, step, known.outcome())[0]):
             yield half != number
 

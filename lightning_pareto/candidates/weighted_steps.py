@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_pareto.arguments import checked_count, checked_number
 from lightning_pareto.candidates.evidence import Evidence
@@ -90,22 +90,18 @@ def weighted_gradients(train: GradientPass, weights: Tensor) -> Directions:
         train: a pass over training samples.
         weights: D weights per dataset index, (N, D), perhaps of more samples than those of the pass.
     """
-    loss, layers = train.probe.task.loss, train.probe.layers
+    loss = train.probe.task.loss
 
     def sums() -> dict[Layer, Tensor]:
-        sums: dict[nn.Parameter, Tensor] = {}
-        shapes: dict[Layer, torch.Size] = {}
+        sums: dict[Layer, Tensor] = {}
         for indices, _, forward in train("weighted gradient"):
             signal = logit_gradient(loss, forward.logits, forward.targets)
-            for column, weight in enumerate(weights[indices].T.to(signal)):
-                for parameter, total in forward.totals(weight[:, None] * signal, layers):
-                    if parameter not in sums:
-                        sums[parameter] = total.new_zeros(weights.shape[1], *total.shape)
-                    sums[parameter][column] += total
-            new = {layer for layer in layers if layer not in shapes and layer.parameters[0] in sums}
-            for layer, _, factors in forward.backward(signal, omit=set(layers) - new) if new else ():
-                shapes[layer] = factors.zeros(0).shape[1:]
-        return {layer: layer.pack([sums[p] for p in layer.parameters], shape) for layer, shape in shapes.items()}
+            mine = weights[indices].to(signal)
+            for layer, part, factors in forward.backward(signal):
+                if layer not in sums:
+                    sums[layer] = factors.zeros(weights.shape[1])
+                factors.add_weighted(sums[layer], mine[part].to(sums[layer]))
+        return sums
 
     totals = train.all_reduce(train.run("weighted gradient", sums))
     if not totals:
@@ -140,7 +136,7 @@ def _score(outcome: Outcome, before: Outcome) -> float:
 @torch.no_grad()
 def move(step: Directions, length: float) -> None:
     """Subtract a step, (1, R, O, I) for every layer, from the parameters."""
-    for layer, direction in step.items():
+    for layer, direction in step.items() if length else ():
         for parameter, change in zip(layer.parameters, layer.unpack(direction), strict=True):
             parameter.sub_(length * change[0].to(parameter))
 

@@ -9,6 +9,7 @@ from lightning_pareto.command_line.inputs import chosen, find, limits
 from lightning_pareto.command_line.output import as_json, say
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.columns import all_values
+from lightning_pareto.pareto.demand import chosen_categories
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.pareto.verdict import check_pareto
 from lightning_pareto.report.analysis import Analysis, measured_in
@@ -29,8 +30,12 @@ def run(options: Any) -> int:
         floors=limits(options.floors),
     )
     analysis = Analysis(influence, verdict, path.parent, *measured_in(path.parent))
-    if verdict.budget != influence.asked("budget", verdict.budget):
-        analysis = replace(analysis, after_step=None)  # the step was made for another budget
+    asked = chosen_categories(influence.category_names, influence.metadata.get("targets"))
+    if (
+        verdict.budget != influence.asked("budget", verdict.budget)
+        or (asked & verdict.present != verdict.targets).any()
+    ):
+        analysis = replace(analysis, after_step=None)  # the step was made for another question
     say(as_json(as_mapping(verdict)) if options.json else str(analysis))
     return 0 if options.exit_zero else exit_code(verdict)
 

@@ -214,11 +214,12 @@ class ParetoResult:
             weights = None
             if "weights" in arrays:
                 weights = SampleWeights(arrays["weights"], arrays["predicted_gain"], names, {**metadata["weights"]})
-            fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+            unknown = {"ordinary": np.full(len(names), np.nan)}  # of results before there were attempts
+            fields: dict[str, Any] = {name: {**unknown, **arrays}[name] for name in _ARRAYS}
             fields |= {name: kind(metadata[name]) for name, kind in _FIELDS.items()}
             trials = tuple(TrialSummary(*row) for row in metadata["trials"])
             attempts = []
-            for number, (name, *rest) in enumerate(metadata["attempts"]):
+            for number, (name, *rest) in enumerate(metadata.get("attempts", ())):
                 change, low, high, harmed = (arrays[f"attempts {each}"][number] for each in _OF_ATTEMPTS)
                 attempts.append(Attempt(name, change, low, high, harmed > 0, *rest))
             return cls(category_names=names, weights=weights, trials=trials, attempts=tuple(attempts), **fields)

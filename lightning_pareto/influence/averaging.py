@@ -69,6 +69,7 @@ def average_influence(matrices: Sequence[InfluenceMatrix]) -> InfluenceMatrix:
         first,
         scores=_mean([matrix.scores for matrix in matrices], factors),
         fold_scores=_mean(folds, factors) if folds else None,
+        predicted=np.mean(read, axis=0).argmax(axis=1) if read else first.predicted,
         probabilities=np.mean(read, axis=0) if read else None,
         metadata=metadata,
     )

@@ -33,8 +33,16 @@ def category_gradients(validation: GradientPass, measure: Measure, cells: Cells,
     return {layer: total / sizes.to(total)[:, None, None, None] for layer, total in totals.items()}
 
 
-def score(train: GradientPass, measure: Measure, directions: Directions) -> tuple[Tensor, Tensor, Tensor]:
+def score(
+    train: GradientPass, measure: Measure, directions: Directions, *, probable: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
     """Dot products of every training sample's loss gradient with every direction.
+
+    Args:
+        train: the samples.
+        measure: the training loss.
+        directions: D directions.
+        probable: whether to read the probabilities. Otherwise they are (N, 0).
 
     Returns:
         Scores (N, D), labels (N,) and probabilities of the classes (N, C), complete on every process.
@@ -54,10 +62,11 @@ def score(train: GradientPass, measure: Measure, directions: Directions) -> tupl
             if not torch.isfinite(found).all():
                 raise CurvatureError("influence scores are not finite: raise the damping or look for a diverged model")
             scores[indices] = found.float()
-            if not probabilities.shape[1]:
-                probabilities = torch.zeros(train.size, forward.logits.shape[1])
             labels[indices] = forward.targets.cpu()
-            probabilities[indices] = to_float64(forward.logits.detach()).softmax(dim=1).cpu().float()
+            if not probabilities.shape[1]:
+                probabilities = torch.zeros(train.size, probable * forward.logits.shape[1])
+            if probable:
+                probabilities[indices] = to_float64(forward.logits.detach()).softmax(dim=1).cpu().float()
         return scores, labels, probabilities
 
     scores, labels, probabilities = train.run("scoring pass", rows)

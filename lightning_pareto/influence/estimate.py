@@ -40,6 +40,9 @@ from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import Stages, Tensors
 from lightning_pareto.influence.task import ClassificationTask
 
+STAGES_FORMAT = 2
+"""Changes whenever finished stages hold other tensors."""
+
 UNUSED = "not used"
 """What the metadata say of parameters that no output depends on."""
 
@@ -244,7 +247,7 @@ def estimating(
             }
         limit, cell = execution.max_memory, fingerprint_of(cells.cell)
         fitted = fingerprint_of(weights)
-        key = json.dumps([asdict(options), limit, list(cells.names), cell, fingerprints, fitted])
+        key = json.dumps([STAGES_FORMAT, asdict(options), limit, list(cells.names), cell, fingerprints, fitted])
         stages = Stages(execution.stages_dir, key, train.shard)
         scoring = Scoring(train, validation, cells, options, stages, weights)
         found = None

@@ -158,6 +158,7 @@ class GradientProbe:
 
     def forward(self, batch: Any, differentiable: bool = True) -> "Forward":
         """Run the module on one batch and keep what per-sample gradients need, or the logits only."""
+        torch.clear_autocast_cache()  # the model's own autocast may hold copies of parameters that have moved
         targets = self.task.read_targets(batch)
         plan = self.plan if differentiable else Plan({})
         recorder = Recorder(batch, len(targets), plan.direct, plan.derived, plan.expansion)
@@ -235,12 +236,6 @@ class Forward:
             if gradient is not None:
                 found.setdefault(use.layer, []).append((use, gradient))
         return found, [None if g is None else self._unscaled(g) for g in gradients[len(wanted) :]]
-
-    def totals(self, signal: Tensor, layers: Sequence[Layer]) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Yield the gradient of all samples together for each parameter of the layers that the signal reaches."""
-        parameters = [p for layer in layers for p in layer.parameters]
-        found = self.uses_and_totals(signal, layers, omit=[use.layer for use in self._uses])[1]
-        yield from ((p, total) for p, total in zip(parameters, found, strict=True) if total is not None)
 
     def _unscaled(self, gradient: Tensor) -> Tensor:
         gradient = _at_least_float32(gradient.to_dense() if gradient.is_sparse else gradient)

@@ -18,12 +18,12 @@ def label_quality(influence: InfluenceMatrix) -> npt.NDArray[np.float64]:
     each class's frequency. So neither rare classes, nor those that wrong labels swell, dominate the ranking.
 
     On eight data sets with known wrong labels it ranked them first or within a standard error of the best in average
-    precision, before influence, confidence, and out-of-fold confidence, which takes five fits more. With 96 % of every
+    precision, before influence, confidence, and out-of-fold confidence, which takes five more fits. With 96 % of every
     second class left out, confidence alone was better (0.98 against 0.97).
 
     Args:
-        influence: the influence matrix. Without :attr:`InfluenceMatrix.probabilities`, or with categories that are not
-            the classes, only what there is counts.
+        influence: the influence matrix. Without :attr:`InfluenceMatrix.probabilities` it goes by influence alone, and
+            with categories that are not the classes by :meth:`InfluenceMatrix.total`.
 
     Returns:
         (N,), without a unit. The lowest values are the most suspect. Values below zero harm, or go against the model.

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import torch
 from torch import Tensor, nn
 
 NOT = "!"
@@ -35,12 +34,6 @@ class Layer:
     def split(self) -> "list[Layer]":
         """Each parameter as a layer of its own."""
         return [Layer(name, (p,), (name,)) for name, p in zip(self.names, self.parameters, strict=True)]
-
-    def pack(self, gradients: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-        """Undo :meth:`unpack`, for the shape (R, O, I)."""
-        count, bias = len(gradients[0]), len(self.parameters) - 1
-        parts = [gradients[0].reshape(count, *shape[:2], shape[2] - bias)]
-        return torch.cat([*parts, *(part.reshape(count, *shape[:2], 1) for part in gradients[1:])], dim=3)
 
     def unpack(self, gradients: Tensor) -> list[Tensor]:
         """Split gradients, (B, R, O, I) with a bias in the last column, into (B, *shape) for each parameter."""

@@ -79,9 +79,11 @@ class Scoring:
             directions = curvature.solve(gradients) if gradients else {}
         if not directions:
             raise CurvatureError("the model's output depends on no covered parameter: cover other layers, layers=[…]")
-        scores, labels, probabilities = score(train, task.loss, directions)
+        first = block.start == 0  # the others need not read the same again
+        scores, labels, probabilities = score(train, task.loss, directions, probable=first)
         reached = torch.tensor([layer in directions for layer in train.probe.layers])
-        return {"scores": scores, "labels": labels, "probabilities": probabilities, "reached": reached}
+        found = {"scores": scores, "labels": labels, "reached": reached}
+        return found | {"probabilities": probabilities} if first else found
 
     def of_all(self, curvature: Curvature, max_memory: float | None) -> Tensors:
         """The same for all directions, in blocks whose copies fit into ``max_memory`` GiB."""

@@ -215,7 +215,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
     @property
     def verdict(self) -> ParetoVerdict:
         """The verdict of the last fit. Errors are those of :attr:`influence`."""
-        return self._last_fit.analysis.verdict
+        return self._last_fit.verdict
 
     @property
     def analysis(self) -> Analysis:
@@ -374,7 +374,7 @@ class ParetoCallback(ValidationCallback[ClasswiseMetrics]):
                 earlier=self._earlier_checkpoints,
                 then=lambda estimated: measured.append(measure_step(estimated, self.question)),
             )
-        self._judge(trainer, influence, *measured[-1])
+        self._judge(trainer, influence, *(measured[-1] if measured else (None, None)))
 
     def _judge(
         self, trainer: pl.Trainer, influence: InfluenceMatrix, outcome: Outcome | None, after_step: Outcome | None

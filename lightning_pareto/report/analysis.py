@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_pareto.display.warning import warn
 from lightning_pareto.evaluation.change import ClasswiseChange
 from lightning_pareto.evaluation.outcome import Outcome
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.pareto.result import ParetoVerdict
 from lightning_pareto.report import story
+from lightning_pareto.storage.artifacts import ArtifactError
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, OUTCOME_FILE, STEP_FILE, VERDICT_FILE
 
 
@@ -75,5 +77,13 @@ def read_analysis(folder: Path) -> Analysis:
 
 
 def measured_in(folder: Path) -> list[Outcome | None]:
-    """The outcome and that after the small step in a folder of results; None where there is none."""
-    return [Outcome.load(path) if (path := folder / name).is_file() else None for name in (OUTCOME_FILE, STEP_FILE)]
+    """The outcome and that after the small step in a folder of results; None where there is none or it is damaged."""
+    return [_optional(folder / name) for name in (OUTCOME_FILE, STEP_FILE)]
+
+
+def _optional(path: Path) -> Outcome | None:
+    try:
+        return Outcome.load(path) if path.is_file() else None
+    except ArtifactError as error:  # the rest is worth more
+        warn(f"what was measured is left out: {error}")
+        return None

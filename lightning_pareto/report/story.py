@@ -61,9 +61,10 @@ def answer(verdict: ParetoVerdict, step: ClasswiseChange | None = None) -> tuple
     if verdict.answer == "underfitted":
         return "The model is not trained to its end.", f"Plain further training would help {who}. Train longer first."
     if verdict.answer == "yes":
+        harms = step is not None and step.answer in ("harmful", "trade-off")
         return f"The model can still improve on {who}, to first order.", (
             "Other weights of the training samples lower the loss, also on validation samples that they were not made "
-            f"from ({p_value})."
+            f"from ({p_value})." + " But one small step was measured to lower the accuracy of some class." * harms
         )
     if np.isnan(verdict.p_value) and verdict.answer != "no":
         shown = f"Whether other weights of the training samples help {who} was not tested, for lack of folds"
@@ -142,7 +143,7 @@ def _chosen(cells: Mapping[str, Sequence[str]], rows: Sequence[int]) -> dict[str
 def _rows(cells: Mapping[str, Sequence[str]], outcome: Outcome) -> list[str]:
     """The table, from the lowest accuracy; of many categories only those."""
     order = lowest_first(outcome)
-    more = [f"… and {len(order) - MOST_ROWS} more with a higher accuracy"] if len(order) > MOST_ROWS else []
+    more = [f"… and {len(order) - MOST_ROWS} more"] if len(order) > MOST_ROWS else []
     return text_table(_chosen(cells, order[:MOST_ROWS]), left=[MISTAKEN]) + more
 
 

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 import lightning_pareto
-from lightning_pareto import InfluenceMatrix, ParetoVerdict, SampleWeights, check_pareto, label_quality, reweight
+from lightning_pareto import (
+    InfluenceMatrix,
+    Outcome,
+    ParetoVerdict,
+    SampleWeights,
+    check_pareto,
+    label_quality,
+    reweight,
+)
 from lightning_pareto.command_line import main
 from lightning_pareto.command_line.inputs import find
 from lightning_pareto.pareto.wording import NO_FOLDS
@@ -101,6 +109,32 @@ def test_exit_code_states_the_verdict(influence, code, answer, tmp_path, capsys)
     assert found["answer"] == answer
     assert found["improvable"] == (answer in ("yes", "underfitted"))
     assert f"{code} " in printed(capsys, "check", "--help"), "the table of codes is in the help"
+
+
+def measured(run_folder):
+    """Adds what was measured to the run."""
+    outcomes = [Outcome.of(np.arange(90) % 3, np.arange(90) % k % 3, NAMES) for k in (80, 90)]
+    for outcome, name in zip(outcomes, ("outcome", "step"), strict=True):
+        outcome.save(run_folder / "pareto" / f"{name}.safetensors")
+
+
+def test_check_shows_accuracy_and_the_step_that_answers_the_same_question(run_folder, capsys):
+    assert "Accuracy today" not in printed(capsys, "check", run_folder)
+    measured(run_folder)
+    budget = check_pareto(matrix()).budget
+    same = printed(capsys, "check", run_folder, "--budget", str(budget))
+    assert "Accuracy today, on 90 validation samples" in same
+    assert "Measured: weights were made from one half" in same
+    other = printed(capsys, "check", run_folder, "--targets", "cat", "--floors", "-1", "--exit-zero")
+    assert "Accuracy today" in other
+    assert "Measured: weights" not in other
+
+
+def test_damaged_outcome_is_left_out(run_folder):
+    measured(run_folder)
+    (run_folder / "pareto" / "outcome.safetensors").write_bytes(b"half")
+    with pytest.warns(UserWarning, match=r"what was measured is left out: .*outcome\.safetensors"):
+        assert main(["check", str(run_folder)]) == 0
 
 
 def test_check_uses_all_options(run_folder, capsys):

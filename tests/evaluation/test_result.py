@@ -7,6 +7,7 @@ import pytest
 
 from lightning_pareto import ParetoResult
 from lightning_pareto.evaluation.result import COLUMNS
+from lightning_pareto.storage.artifacts import load_artifact, save_artifact
 from tests.report._results import influence, result
 
 
@@ -73,6 +74,7 @@ def test_file_holds_everything(tmp_path, accepts):
     again = ParetoResult.load(found.save(tmp_path / "result.safetensors"))
     assert str(again) == str(found)
     assert again.trials == found.trials
+    np.testing.assert_array_equal(again.ordinary, found.ordinary)
     for ours, theirs in zip(again.attempts, found.attempts, strict=True):
         for name, value in vars(theirs).items():
             np.testing.assert_array_equal(getattr(ours, name), value)
@@ -81,3 +83,14 @@ def test_file_holds_everything(tmp_path, accepts):
     if accepts:
         np.testing.assert_array_equal(again.weights.values, found.weights.values)
         assert again.weights.metadata == dict(found.weights.metadata)
+
+
+def test_file_from_before_there_were_attempts_is_read(tmp_path):
+    found = result(influence(3))
+    arrays, metadata = load_artifact(found.save(tmp_path / "result.safetensors"), "result")
+    kept = {name: values for name, values in arrays.items() if name != "ordinary" and "attempts" not in name}
+    del metadata["attempts"]
+    again = ParetoResult.load(save_artifact(tmp_path / "old.safetensors", "result", kept, metadata))
+    assert again.attempts == ()
+    assert np.isnan(again.ordinary).all()
+    assert again.headline == found.headline

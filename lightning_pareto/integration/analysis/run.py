@@ -31,7 +31,7 @@ from lightning_pareto.integration.trainer.data_source import DataSource
 from lightning_pareto.integration.trainer.processes import rank_zero_warn, shard_of, warnings_on_rank_zero
 from lightning_pareto.integration.trainer.progress import progress_of
 from lightning_pareto.pareto.admissible import Float
-from lightning_pareto.pareto.demand import Limits, Targets, check_floors
+from lightning_pareto.pareto.demand import Limits, Targets, check_floors, chosen_categories
 from lightning_pareto.pareto.verdict import ParetoVerdict, check_options, check_pareto
 from lightning_pareto.reweighting.reweight import solve_mass_preserving
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE
@@ -75,9 +75,11 @@ class Question:
         check_floors(self.floors, self.targets)
 
     @property
-    def metadata(self) -> dict[str, float]:
+    def metadata(self) -> dict[str, Any]:
         """What the influence says about it, for :meth:`InfluenceMatrix.asked`."""
-        return {"budget": self.budget, "level": self.level}
+        targets = [self.targets] if isinstance(self.targets, (str, int)) else self.targets
+        named = None if targets is None else [each if isinstance(each, str) else int(each) for each in targets]
+        return {"budget": self.budget, "level": self.level, "targets": named}
 
 
 def cost_of(
@@ -124,20 +126,20 @@ def influence_of(
         say: takes a line for the user on rank zero; None for silence.
         metadata: entries to add to the result's metadata.
         earlier: checkpoints of earlier fits, see :func:`checkpoints_of_earlier_fits`.
-        then: is called for each checkpoint while its weights are loaded, on every process.
+        then: is called while the weights of a single checkpoint are loaded, on every process.
 
     Raises:
         Exception: whatever the estimate raises, on every process.
     """
     arguments = arguments_of(trainer, module, data, options, category_names)
-    shard = shard_of(trainer, module)
+    shard, paths = shard_of(trainer, module), checkpoints(trainer, options.checkpoint, earlier)
     tell = say if say is not None and trainer.is_global_zero else lambda _: None
     if stages_kept(folder):
         tell(f"Resuming the interrupted analysis in {folder}.")
 
     def estimated() -> InfluenceMatrix:
         with estimating(module, **arguments) as found:
-            if then is not None:
+            if then is not None and len(paths) == 1:
                 then(found)
             return found.influence
 
@@ -158,7 +160,6 @@ def influence_of(
         return replace(influence, metadata={**influence.metadata, **(metadata or {}), "checkpoint": name})
 
     with unnoticed(trainer):
-        paths = checkpoints(trainer, options.checkpoint, earlier)
         return average_influence([influence_at(number, path) for number, path in enumerate(paths)])
 
 
@@ -198,6 +199,8 @@ def measure_step(estimated: Estimated, question: Question) -> tuple[Outcome | No
     """The model's outcome and that after a small step, see :func:`judge_step`. An error becomes a warning."""
 
     def weigh(influence: InfluenceMatrix) -> Float:
+        if not (chosen_categories(influence.category_names, question.targets) & influence.present).any():
+            raise ValueError("half of the validation folds have no sample of the targets. Add some, or lower folds")
         return solve_mass_preserving(influence, question.targets, question.budget)
 
     try:

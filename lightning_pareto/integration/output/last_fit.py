@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning_pareto.influence.matrix import InfluenceMatrix
 from lightning_pareto.integration.trainer.processes import SharedMessage
+from lightning_pareto.pareto.verdict import ParetoVerdict
 from lightning_pareto.report.analysis import Analysis, read_analysis
 from lightning_pareto.storage.run_folders import INFLUENCE_FILE, VERDICT_FILE
 
@@ -68,6 +69,12 @@ class LastFit:
         """Influence, verdict and what was measured; RuntimeError if there is no verdict."""
         self._forget_if_old()
         return self._analysis or read_analysis(self._file(VERDICT_FILE).parent)
+
+    @property
+    def verdict(self) -> ParetoVerdict:
+        """The verdict alone; RuntimeError if there is none."""
+        self._forget_if_old()
+        return self._analysis.verdict if self._analysis else ParetoVerdict.load(self._file(VERDICT_FILE))
 
     def _forget(self) -> None:
         self._influence = self._analysis = self._error = None
