@@ -28,7 +28,7 @@ EVIDENCE = "Evidence. The verdict is about the loss of each class, the table abo
 def text(analysis: "Analysis") -> str:
     """The whole story for a terminal of 80 columns."""
     verdict, outcome, step = analysis.verdict, analysis.outcome, analysis.step
-    lines = [headline(verdict), *wrapped(" ".join(answer(verdict, step)), "")]
+    lines = [headline(verdict), *wrapped(" ".join(answer(verdict, step, analysis.influence)), "")]
     if outcome is not None:
         cells = accuracy_cells(outcome, step, analysis.influence.class_names)
         lines += [*wrapped(accuracy_today(outcome)), "", *_rows(cells, outcome), ""]
@@ -42,7 +42,7 @@ def text(analysis: "Analysis") -> str:
 def html(analysis: "Analysis") -> str:
     """The same for a notebook. The evidence is that of the verdict."""
     verdict, outcome, step = analysis.verdict, analysis.outcome, analysis.step
-    notes, cells = [" ".join(answer(verdict, step))], {}
+    notes, cells = [" ".join(answer(verdict, step, analysis.influence))], {}
     if outcome is not None:
         notes.append(accuracy_today(outcome))
         cells = _chosen(accuracy_cells(outcome, step, analysis.influence.class_names), lowest_first(outcome))
@@ -54,9 +54,13 @@ def html(analysis: "Analysis") -> str:
     return f"<div>{first}<details><summary>Evidence</summary>{verdict._repr_html_()}</details></div>"
 
 
-def answer(verdict: ParetoVerdict, step: ClasswiseChange | None = None) -> tuple[str, str]:
+def answer(
+    verdict: ParetoVerdict, step: ClasswiseChange | None = None, influence: InfluenceMatrix | None = None
+) -> tuple[str, str]:
     """The answer in one sentence without numbers, and what it rests on. A measured step that disagrees comes first."""
-    who = "every class" if asks_for_all(verdict) else f"{target_names(verdict)}, while the others hold their floors"
+    own = influence is not None and influence.metadata.get("categories") == "own"
+    every = "every category" if own else "every class"
+    who = every if asks_for_all(verdict) else f"{target_names(verdict)}, while the others hold their floors"
     p_value = f"p = {verdict.p_value:.2g}".replace(" ", NO_BREAK)
     if verdict.answer == "underfitted":
         return "The model is not trained to its end.", f"Plain further training would help {who}. Train longer first."
@@ -154,7 +158,7 @@ def step_measured(step: ClasswiseChange) -> str:
         "Measured: weights were made from one half of the validation samples, the model took one small second-order "
         "step on the weighted training loss, and the other half measured it, both ways round. The mean accuracy "
         f"changes by {100 * step.macro:+.1f} points (95{NO_BREAK}% interval {low:+.1f} to {high:+.1f}). "
-        f"{_beyond_chance(step)} A whole fit with weights moves further."
+        f"{_beyond_chance(step)}"
     )
 
 
@@ -167,7 +171,7 @@ def _beyond_chance(step: ClasswiseChange) -> str:
             found.append(f"What {verb} beyond chance: {listed(names, 6)}.")
     sentences = found or ["Nothing changes beyond chance."]
     if step.p_gain <= step.level / 2:
-        sentences.append("Plain further training may have a part in that.")
+        sentences.append("Plain further training may have a part in that. A whole fit with weights moves further.")
     worst = int(np.nanargmin(step.accuracy))
     lost = round(-step.accuracy[worst] * step.before.support[worst])
     if lost > 0 and not step.lost()[worst]:
@@ -188,9 +192,9 @@ def next_steps(
     elif verdict.answer == "yes":
         targets = "" if asks_for_all(verdict) else ", targets=[…]"
         fit = "trainer.fit(model, datamodule=ReweightedDataModule(datamodule, weights))"
-        found.append(
-            ("Next: train a fresh model with other weights,", [f"weights = reweight(influence{targets})", fit])
-        )
+        unsure = " and test it before you rely on it," * (step is None or step.answer != "better")
+        weights = [f"weights = reweight(influence{targets})", fit]
+        found.append((f"Next: train a fresh model with other weights,{unsure}", weights))
         found.append(("or let the search do it, which also tries cheaper remedies and tests each for harm:", search))
     elif step is not None and step.answer == "better":
         found.append(("Next: let the search make such steps. It tests each for harm to any class:", search))
@@ -198,11 +202,9 @@ def next_steps(
         found.append(("Next: leave the weights alone.", []))
     if influence is not None and (suspects := suspected_labels(influence)):
         count = f"{suspects:,} of {len(influence.labels):,} training labels"
-        found.append((f"Influence and model speak against {count}. Look at them:", [LOOK]))
+        look = f"suspected_samples(influence, {suspects}, dataset=train_dataset)"
+        found.append((f"Influence and model speak against {count}. Look at them:", [look]))
     return found
-
-
-LOOK = "suspected_samples(influence, dataset=train_dataset)"
 
 
 def suspected_labels(influence: InfluenceMatrix) -> int:

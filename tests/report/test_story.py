@@ -25,7 +25,7 @@ def test_story_comes_in_the_order_of_the_readers_questions():
         "mostly mistaken for",
         "Measured: weights were made from one half",
         f"{100 * found.step.macro:+.1f} points",
-        "Next: train a fresh model with other weights",
+        "Next: train a fresh model with other weights,",
         "weights = reweight(influence)",
         "Evidence",
         "headroom",
@@ -99,6 +99,7 @@ def test_labels_that_influence_and_model_speak_against_are_counted():
     matrix = InfluenceMatrix(scores, labels, ["cat", "dog"], predicted=[0, 0, 0, 0])
     text = str(Analysis(matrix, check_pareto(matrix), None))
     assert "Influence and model speak against 1 of 4 training labels. Look at them:" in text
+    assert "suspected_samples(influence, 1, dataset=train_dataset)" in text
     unknown = replace(matrix, predicted=None)
     assert "speak against" not in str(Analysis(unknown, check_pareto(unknown), None))
 
@@ -120,3 +121,11 @@ def test_falls_and_rises_beyond_chance_are_named():
     few[np.flatnonzero(before.correct & (before.category == 2))[:2]] = False
     text = " ".join(str(Analysis(matrix, check_pareto(matrix), None, before, replace(before, correct=few))).split())
     assert "The largest fall, of class 2 (-0.5 points, 2 of 400 samples), may be chance." in text
+
+
+def test_categories_of_the_users_own_are_not_called_classes():
+    matrix = influence(3)
+    own = replace(matrix, metadata={**matrix.metadata, "categories": "own"})
+    text = " ".join(str(Analysis(own, check_pareto(own), None)).split())
+    assert "The model can still improve on every category, to first order." in text
+    assert "and test it before you rely on it, weights = reweight(influence)" in text, "no step has confirmed it"

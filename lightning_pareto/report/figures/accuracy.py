@@ -197,7 +197,7 @@ def plot_ceiling(result: ParetoResult, ax: "Axes | None" = None) -> "tuple[Figur
         best = max(harmless, key=lambda one: np.nan_to_num(one.change[row]), default=None)
         if best is not None and best.change[row] > 0:
             ends[:, row] += best.low[row], best.high[row]
-    ax.hlines(rows, *(100 * ends.clip(0, 1)), color=BLUE, linewidth=1, alpha=0.6, label="its 95 % interval")
+    ax.hlines(rows, *(100 * ends.clip(0, 1)), color=BLUE, linewidth=1, alpha=0.6, label="interval of the highest")
     ax.hlines(rows, 100 * lowest, 100 * highest, color=BLUE, linewidth=5, alpha=0.45, label="reached without harm")
     ax.plot(100 * result.ordinary, rows, "s", color=GREY, markersize=5, label="ordinary model")
     name_rows(ax, result.category_names, np.isnan(result.ordinary))

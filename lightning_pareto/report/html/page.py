@@ -107,7 +107,7 @@ def _page(run: Run, title: str) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
         badge="" if verdict is None else verdict.answer,
         lines=[
-            *(() if verdict is None else story.answer(verdict, step)),
+            *(() if verdict is None else story.answer(verdict, step, run.influence)),
             *([] if run.result is None else [words.result_line(run.result)]),
         ],
         accuracy="" if run.outcome is None else story.accuracy_today(run.outcome),

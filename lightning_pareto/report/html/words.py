@@ -35,11 +35,11 @@ class Fact:
 
 
 def result_line(result: ParetoResult) -> str:
-    """The second fit in one sentence."""
+    """What a search has found, in one sentence."""
     if not result.accepted:
-        return f"A second fit with weights was tried and not accepted. {result.reason}"
+        return f"No better model was accepted. {result.reason}"
     means = f"{np.nanmean(result.before):.1%} before, {np.nanmean(result.after):.1%} after"
-    return f"A second fit with weights was accepted: mean accuracy over the classes {means}. {result.reason}"
+    return f"A better model was accepted: mean accuracy over the classes {means}. {result.reason}"
 
 
 def evidence(verdict: ParetoVerdict) -> Iterator[Fact]:

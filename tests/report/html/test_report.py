@@ -272,7 +272,7 @@ def test_without_folds_nothing_is_proven():
 
 def test_refused_result_alone_makes_a_report():
     tree = parse(render_report(result=result(influence(), accepted=False)))
-    assert tree.one("h1").text.startswith("A second fit with weights was tried and not accepted. The mean accuracy")
+    assert tree.one("h1").text.startswith("No better model was accepted. The mean accuracy")
     assert {th.text for th in next(tree.all("thead")).all("th")} >= {
         "Before",
         "After",
