@@ -19,6 +19,11 @@ def test_better_model_is_found_without_another_fit(tmp_path):
     assert result.weights is None
     assert [trial.name for trial in result.trials][2:4] == ["half 1, weighted steps", "half 2, weighted steps"]
     assert result.epochs_spent == 3 * EPOCHS, "weights are fitted, too, and harm a class"
+    chosen, *others = result.attempts
+    assert (chosen.name, chosen.returned, chosen.harmed.any()) == ("weighted steps", True, False)
+    assert chosen.mean == pytest.approx(result.gain)
+    np.testing.assert_allclose(result.reached[1] >= result.ordinary + chosen.change - 1e-12, True)
+    assert [(one.returned, one.harmed.any()) for one in others] == [(False, True)]
     assert result.reason.startswith("Weighted steps: the mean accuracy changes by +")
     before, fresh = module(), Crowded.fresh()
     before.load_state_dict(ordinary_weights(tmp_path))
