@@ -24,7 +24,7 @@ LEAST_FOLDS = 2
 """Least number of folds that make two halves."""
 
 MOST_SAMPLES = 5_000
-"""How many training samples a step reads, so that it costs about an epoch on 10,000 samples, and less on more."""
+"""How many training samples a step reads. On 10,000 images it costs two epochs of a small network, and less on more."""
 
 
 def judge_step(estimated: Estimated, weigh: Weigh) -> tuple[Outcome, Outcome | None]:

@@ -70,8 +70,7 @@ class WeightedSteps:
         fisher = Fisher.draw("sampled", train.size, evidence.seed, train.probe.task.loss)
         sample = train.sample(self.curvature_samples, evidence.seed)
         curvature = fit_curvature("ekfac", sample, damping=self.damping, fisher=fisher)
-        before, changed = evidence.outcome(), False
-        best = _score(before, before)
+        before, best, changed = evidence.outcome(), None, False
         for _ in range(self.steps):
             gradient = weighted_gradients(train, evidence.weights[:, None])
             length, best = line_search(evidence, step := curvature.solve(gradient), before, best)
@@ -110,7 +109,9 @@ def weighted_gradients(train: GradientPass, weights: Tensor) -> Directions:
     return {layer: total / mass.to(total)[:, None, None, None] for layer, total in totals.items()}
 
 
-def line_search(evidence: Evidence, step: Directions, before: Outcome, best: float = 0.0) -> tuple[float, float]:
+def line_search(
+    evidence: Evidence, step: Directions, before: Outcome, best: float | None = None
+) -> tuple[float, float]:
     """The length of a step with the best score on the known samples, and this score; 0 if no length is better.
 
     Args:
@@ -119,7 +120,7 @@ def line_search(evidence: Evidence, step: Directions, before: Outcome, best: flo
         before: how the fitted model predicts the known samples.
         best: score to beat; that of ``before`` by default.
     """
-    length, best = 0.0, best or _score(before, before)
+    length, best = 0.0, _score(before, before) if best is None else best
     for tried in LENGTHS:
         with moved(step, tried):
             score = _score(evidence.outcome(), before)

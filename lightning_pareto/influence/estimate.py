@@ -142,7 +142,7 @@ def estimate_influence(
 
     Source: PARETO-LP-GA (arXiv:2510.03950); EK-FAC influence (Grosse et al. 2023, arXiv:2308.03296).
     """
-    return estimate(
+    with estimating(
         module,
         train_dataloader,
         val_dataloader,
@@ -169,7 +169,8 @@ def estimate_influence(
             max_memory=max_memory,
             stages_dir=stages_dir,
         ),
-    )
+    ) as found:
+        return found.influence
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,21 +194,6 @@ class Estimated:
     curvature: Curvature
 
 
-def estimate(
-    module: nn.Module,
-    train_dataloader: "DataLoader[Any]",
-    val_dataloader: "DataLoader[Any]",
-    *,
-    reading: Reading,
-    options: InfluenceOptions,
-    execution: Execution,
-) -> InfluenceMatrix:
-    """Same as :func:`estimate_influence`, with its options as objects."""
-    loaders = train_dataloader, val_dataloader
-    with estimating(module, *loaders, reading=reading, options=options, execution=execution) as found:
-        return found.influence
-
-
 @contextlib.contextmanager
 def estimating(
     module: nn.Module,
@@ -218,7 +204,7 @@ def estimating(
     options: InfluenceOptions,
     execution: Execution,
 ) -> Iterator[Estimated]:
-    """Same as :func:`estimate`, with the passes open and finished stages kept for what is done with the influence."""
+    """Same as :func:`estimate_influence`, with its options as objects. The passes stay open until the end."""
     with set_up(
         module, train_dataloader, val_dataloader, task=reading.task, layers=options.layers, execution=execution
     ) as (train, validation):

@@ -68,7 +68,7 @@ def answer(
         harms = step is not None and step.answer in ("harmful", "trade-off")
         return f"The model can still improve on {who}, to first order.", (
             "Other weights of the training samples lower the loss, also on validation samples that they were not made "
-            f"from ({p_value})." + " But one small step was measured to lower the accuracy of some class." * harms
+            f"from ({p_value})." + " But one small step was measured to do harm, see below." * harms
         )
     if np.isnan(verdict.p_value) and verdict.answer != "no":
         shown = f"Whether other weights of the training samples help {who} was not tested, for lack of folds"

@@ -105,6 +105,19 @@ def test_weighted_gradients_are_those_of_autograd(make):
             assert_near(parts[name][column], gradient, RELATIVE[torch.float64])
 
 
+def test_evidence_reads_the_known_samples():
+    x, y, _ = mixture(90, 0)
+    module, known = network(), range(10, 40)
+    with evidence_of(module, (x, y), (x + 1, y), known=known) as evidence:
+        (logits, labels), outcome = evidence.read(), evidence.outcome()
+    with torch.no_grad():
+        expected = module(x + 1)[10:40].double()
+    assert_near(logits, expected, RELATIVE[torch.float32])
+    assert labels.tolist() == y[10:40].tolist() == outcome.category.tolist()
+    assert outcome.predicted.tolist() == expected.argmax(dim=1).tolist()
+    np.testing.assert_allclose(outcome.probability, expected.softmax(dim=1)[torch.arange(30), labels], rtol=1e-5)
+
+
 def test_steps_undo_wrong_labels():
     module, train, validation, fresh, weights = noisy()
     before = accuracy(module, *fresh)

@@ -113,6 +113,9 @@ def test_falls_and_rises_beyond_chance_are_named():
     text = " ".join(str(found).split())
     assert "What rises beyond chance: class 0, class 2." in text
     assert "What falls beyond chance: the mean, class 1." in text
+    assert "The model can still improve on every class, to first order." in text
+    assert "But one small step was measured to do harm, see below." in text
+    assert "measured to do harm" not in str(analysis())
     assert "▼ " in text
     assert "▲ " in text
     nothing = Analysis(matrix, check_pareto(matrix), None, before, before)

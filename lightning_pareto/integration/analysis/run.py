@@ -132,7 +132,7 @@ def influence_of(
         Exception: whatever the estimate raises, on every process.
     """
     arguments = arguments_of(trainer, module, data, options, category_names)
-    shard, paths = shard_of(trainer, module), checkpoints(trainer, options.checkpoint, earlier)
+    shard = shard_of(trainer, module)
     tell = say if say is not None and trainer.is_global_zero else lambda _: None
     if stages_kept(folder):
         tell(f"Resuming the interrupted analysis in {folder}.")
@@ -160,6 +160,7 @@ def influence_of(
         return replace(influence, metadata={**influence.metadata, **(metadata or {}), "checkpoint": name})
 
     with unnoticed(trainer):
+        paths = checkpoints(trainer, options.checkpoint, earlier)
         return average_influence([influence_at(number, path) for number, path in enumerate(paths)])
 
 
