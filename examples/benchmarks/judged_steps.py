@@ -5,7 +5,8 @@
 
 The cases are those of ``verdict_networks.py``. For each there is a first fit and its analysis. One second-order step is
 made with weights from either half of the validation set and measured on the other half. The same two models are then
-measured on test samples, and refits with and without the weights of ``reweight`` are compared there, paired by seeds.
+measured on test samples, beside the same step without weights, and refits with and without the weights of ``reweight``
+are compared there, paired by seeds.
 
 Prints a line for each case, with changes of the mean accuracy over the classes in points, and the cost of the step in
 epochs of plain training. Then rank correlations over all cases and within a case, how often signs agree, and how often
@@ -41,6 +42,7 @@ class Row:
         answer: the verdict's.
         judged: the step on the half of the validation set that it does not know.
         test: the same steps on test samples, in the mean of both.
+        plain: steps on the training loss without weights, likewise.
         error: standard error of the mean over the classes of ``test``, for the sampling of test data.
         refits: refits on test samples, in the mean over the pairs.
         epochs: cost of the step, in epochs of training.
@@ -50,6 +52,7 @@ class Row:
     answer: str
     judged: ClasswiseChange
     test: np.ndarray
+    plain: np.ndarray
     error: float
     refits: np.ndarray
     epochs: float
@@ -70,23 +73,27 @@ def row(case: Case, seed: int, pairs: int) -> Row:
         start = time.process_time()
         outcome, after = judge_step(estimated, weigh)
         epochs = (time.process_time() - start) / epoch
-        test = [measures(module, case.test, case.classes)[1] - before for _ in stepped(estimated, weigh)]
+        test, plain = (
+            np.mean([measures(module, case.test, case.classes)[1] - before for _ in stepped(estimated, how)], axis=0)
+            for how in (weigh, lambda influence: influence.present_weights)
+        )
     assert after is not None
     judged = ClasswiseChange(outcome, after)
     size = len(case.val[1]) / len(case.test[1])
     seeds = [1_000 + 100 * seed + pair for pair in range(pairs)]
     weights = reweight(estimated.influence, budget=BUDGET).values
     refits = [fit(case, weights, s).accuracy - fit(case, None, s).accuracy for s in seeds]
+    refits = refits or [np.full(case.classes, np.nan)]
     error = judged.macro_error * size**0.5
     answer = check_pareto(estimated.influence, budget=BUDGET).answer
-    return Row(case.name, answer, judged, np.mean(test, axis=0), error, np.mean(refits, axis=0), epochs)
+    return Row(case.name, answer, judged, test, plain, error, np.mean(refits, axis=0), epochs)
 
 
 def line(found: Row) -> str:
     judged = f"{100 * found.judged.macro:+.1f} ± {100 * found.judged.macro_error:.1f}"
     return (
         f"{found.name:<46} {found.answer:<11} {judged:>11}  {100 * found.test.mean():+5.1f}  "
-        f"{100 * found.refits.mean():+5.1f}  {found.epochs:5.1f}"
+        f"{100 * found.plain.mean():+7.1f}  {100 * found.refits.mean():+5.1f}  {found.epochs:5.1f}"
     )
 
 
@@ -119,7 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print(f"{'':<46} {'verdict':<11} {'judged':>11}   test  refits  epochs")
+    print(f"{'':<46} {'verdict':<11} {'judged':>11}   test  without  refits  epochs")
     rows = []
     for seed in range(options.first, options.first + options.repetitions):
         for case in cases(options, seed):

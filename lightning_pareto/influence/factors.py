@@ -45,6 +45,9 @@ class EigenBasis:
         return restored if self.outputs is None else self.outputs @ restored
 
 
+FEW_SUMS = 2
+"""Up to so many weighted sums are computed as one product of inputs and scaled output gradients each."""
+
 _GRAM_BLOCK = 128
 """How many rows of a symmetric matrix to compute at a time."""
 
@@ -191,8 +194,13 @@ class DenseFactors(Factors):
             sums.index_add_(0, cell, self.gradients(self.scratch))
 
     def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
-        """See :class:`Factors`."""
-        sums += (weights.T @ self.gradients(self.scratch).flatten(1)).view_as(sums)
+        """See :class:`Factors`; outer products (T = 1) and few sums take a matrix product each, not the gradients."""
+        if self.a.shape[2] > 1 and len(sums) > FEW_SUMS:
+            sums += (weights.T @ self.gradients(self.scratch).flatten(1)).view_as(sums)
+            return
+        inputs = self._columns(self.a, "a").transpose(1, 2)
+        for total, weight in zip(sums, weights.T, strict=True):
+            total += self._columns(self.g * weight[:, None, None, None], "g") @ inputs
 
     def dots(self, products: DotProducts) -> Tensor:
         """See :class:`Factors`.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_pareto.influence.embedding import EmbeddingFactors
-from lightning_pareto.influence.factors import DenseFactors, DotProducts, EigenBasis, gram
+from lightning_pareto.influence.factors import FEW_SUMS, DenseFactors, DotProducts, EigenBasis, gram
 from lightning_pareto.influence.memory import Scratch
 from tests._asserts import assert_near
 from tests._tolerances import RELATIVE
@@ -47,9 +47,10 @@ def test_agrees_with_explicit_gradients(make, shape):
         assert_near(found, torch.einsum("brti,brtj->rij", x, x), EXACT)
     directions, weights = torch.randn(3, blocks, outputs, inputs).double(), torch.randn(batch, 3).double()
     assert_near(factors.dots(DotProducts(directions)), torch.einsum("broi,droi->bd", gradients, directions), EXACT)
-    sums = torch.ones(3, blocks, outputs, inputs).double()
-    factors.add_weighted(sums, weights)
-    assert_near(sums, 1 + torch.einsum("broi,bd->droi", gradients, weights), EXACT)
+    for count in (FEW_SUMS, 3):
+        sums = torch.ones(count, blocks, outputs, inputs).double()
+        factors.add_weighted(sums, weights[:, :count])
+        assert_near(sums, 1 + torch.einsum("broi,bd->droi", gradients, weights[:, :count]), EXACT)
     for count in (1, 2):
         cells, cell = torch.ones(count, blocks, outputs, inputs).double(), torch.arange(batch) % count
         factors.add_to(cells, cell)
