@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from lightning_pareto.data.loaders import size_of_batches, with_sampler
 from lightning_pareto.display.terminal import duration, gibibytes, rounded, significant
 from lightning_pareto.display.warning import once
-from lightning_pareto.influence.categories import scan
+from lightning_pareto.influence.categories import Cells, scan
 from lightning_pareto.influence.clock import Clock
 from lightning_pareto.influence.curvature import CurvatureError
 from lightning_pareto.influence.curvature.ekfac import ENOUGH_SAMPLES
@@ -28,7 +28,7 @@ from lightning_pareto.influence.measures import get_measure
 from lightning_pareto.influence.memory import free_memory
 from lightning_pareto.influence.options import Execution, InfluenceOptions, Reading
 from lightning_pareto.influence.passes import GradientPass, PlanChangedError
-from lightning_pareto.influence.scoring import COPIES, Scoring
+from lightning_pareto.influence.scoring import Scoring, most_bytes, size_of
 from lightning_pareto.influence.setup import set_up
 from lightning_pareto.influence.stages import Stages
 
@@ -63,7 +63,7 @@ class Cost:
         categories: number of categories.
         folds: number of folds. There is a direction, a gradient over the parameters, for every category and fold.
         parameters: number of parameters that they cover.
-        memory: their memory at its peak, in GiB.
+        memory: most memory that they take, in GiB.
         free: free memory of the device for each of the processes on it, in GiB.
         epochs: duration, in epochs of training on the whole training set; None if it was not timed.
         seconds: duration in seconds; None if it was not timed.
@@ -92,10 +92,8 @@ class Cost:
     @property
     def size(self) -> str:
         """The memory and what it is for, in words."""
-        return (
-            f"{gibibytes(self.memory)} for a gradient of {rounded(self.parameters)} parameters per category and fold "
-            f"({self.categories} × {self.folds})"
-        )
+        gradients = f"a gradient of {rounded(self.parameters)} parameters per category and fold"
+        return f"up to {gibibytes(self.memory)} for {gradients} ({self.categories} × {self.folds})"
 
 
 def forecast(
@@ -149,12 +147,12 @@ def forecast(
             )
         eigenvectors = _NoEigenvectors()
         scoring = Scoring(few, some, cells, options, Stages(None, "", train.shard), eigenvectors=eigenvectors)
-        blocks = math.ceil(scoring.directions / scoring.width(execution.max_memory))
-        memory = COPIES * 4 * scoring.width(execution.max_memory) * scoring.parameters / 2**30
+        memory = most_bytes(execution.max_memory, train)
         sharing = 1 if train.device.type == "cuda" else train.shard.on_one_machine
         free = free_memory(train.device) / sharing / 2**30
         folds, categories = cells.support.shape
-        cost = Cost(categories, folds, scoring.parameters, memory, free, untimed=NO_INFLUENCE)
+        peak = scoring.peak(memory, min(folds * categories, validation.size)) / 2**30
+        cost = Cost(categories, folds, scoring.parameters, peak, free, untimed=NO_INFLUENCE)
         if len(few.indices) * FEWEST_BATCHES > train.size * BATCHES_TIMED:
             return replace(cost, untimed=FEW_BATCHES)
         if _starts_slowly(train_dataloader):
@@ -162,7 +160,7 @@ def forecast(
         if not train.shard.all(cost.fits):
             return replace(cost, untimed=NO_MEMORY)
         with contextlib.suppress(CurvatureError):
-            seconds = _seconds(scoring, blocks, clock, _batches_of_stages(train, validation, options))
+            seconds = _seconds(scoring, memory, clock, _batches_of_stages(train, validation, options))
             seconds += eigenvectors.seconds / train.shard.count
             batches = train.size / (size_of_batches(train_dataloader) * train.shard.count)
             epochs = seconds / (batches * _training_step(module, train, clock))
@@ -170,19 +168,33 @@ def forecast(
     return cost
 
 
-def _seconds(scoring: Scoring, blocks: int, clock: Clock, batches: Mapping[str, float]) -> float:
+def _seconds(scoring: Scoring, memory: float, clock: Clock, batches: Mapping[str, float]) -> float:
     """Extrapolate the duration of the whole scoring, which is linear in the number of directions, from a few."""
-    count = scoring.directions
+    count = scoring.cells.support.numel()
     more = min(count, max(8, count // 8))
     few = min(2, more)
-    narrow = replace(scoring, cells=replace(scoring.cells, cell=scoring.cells.cell % few))
+
+    def seconds(directions: int) -> tuple[float, float, int]:
+        """Seconds of solving and of scoring so many, and their bytes."""
+        some = replace(scoring, cells=_merged(scoring.cells, directions))
+        groups, solving = clock.extrapolate(partial(some.solved, curvature, 0, memory), batches)
+        return solving, clock.extrapolate(partial(some.scored, groups), batches)[1], size_of(groups)
+
     while True:
         with contextlib.suppress(PlanChangedError):
             curvature, fit = clock.extrapolate(scoring.curvature, batches)
-            _, base = clock.extrapolate(partial(narrow.of_block, curvature, range(few)), batches)
-            _, wide = clock.extrapolate(partial(scoring.of_block, curvature, range(more)), batches)
-            each = max(0.0, wide - base) / max(1, more - few)
-            return fit + blocks * max(0.0, base - few * each) + count * each
+            *narrow, _ = seconds(few)
+            *wide, size = seconds(more)
+            blocks = math.ceil(2 * size / more * count / memory)
+            each = [max(0.0, b - a) / max(1, more - few) for a, b in zip(narrow, wide, strict=True)]
+            solving, scoring_pass = (max(0.0, a - few * one) for a, one in zip(narrow, each, strict=True))
+            return fit + solving + blocks * scoring_pass + count * sum(each)
+
+
+def _merged(cells: Cells, count: int) -> Cells:
+    """The same samples in so many cells."""
+    cell = cells.cell % count
+    return Cells(cell, torch.bincount(cell, minlength=count)[None], tuple(map(str, range(count))))
 
 
 class _NoEigenvectors:

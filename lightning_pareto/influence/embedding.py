@@ -51,6 +51,14 @@ class EmbeddingFactors(Factors):
         squares = (gradients @ basis.inputs[0]).square()
         return squares.new_zeros(1, self.rows, squares.shape[1]).index_add_(1, row, squares[None])
 
+    def rotates_faster(self, samples: int, count: int) -> bool:
+        """See :class:`Factors`; only the inputs are rotated."""
+        return samples * self.positions < count * self.rows * len(self.a)
+
+    def rotated(self, basis: EigenBasis) -> "EmbeddingFactors":
+        """See :class:`Factors`."""
+        return EmbeddingFactors(self.tokens, self.a @ basis.inputs[0], self.rows)
+
     def add_to(self, sums: Tensor, cell: Tensor) -> None:
         """See :class:`Factors`."""
         index = cell[:, None] * self.rows + self.tokens
@@ -61,6 +69,10 @@ class EmbeddingFactors(Factors):
         sample, row, gradients = self._row_gradients()
         for total, weight in zip(sums[:, 0], weights.T, strict=True):
             total.index_add_(0, row, weight[sample, None] * gradients)
+
+    def along(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+        """See :class:`Factors`."""
+        return (self.a.flatten(0, 1) @ inputs).mul_(outputs[self.tokens.flatten()])
 
     def dots(self, products: DotProducts) -> Tensor:
         """See :class:`Factors`."""

@@ -34,7 +34,7 @@ from lightning_pareto.influence.measures import MeasureName, get_measure
 from lightning_pareto.influence.options import CurvatureName, Execution, InfluenceOptions, Reading
 from lightning_pareto.influence.passes import GradientPass, PlanChangedError, Progress, silent
 from lightning_pareto.influence.plan import Plan
-from lightning_pareto.influence.scoring import Scoring
+from lightning_pareto.influence.scoring import Scoring, most_bytes
 from lightning_pareto.influence.setup import set_up
 from lightning_pareto.influence.sharding import Shard
 from lightning_pareto.influence.stages import Stages, Tensors
@@ -65,6 +65,7 @@ def estimate_influence(
     fisher: FisherName | None = None,
     curvature_samples: int | None = 10_000,
     tolerance: float = 1e-3,
+    truncation: float = 0.01,
     max_memory: float | None = None,
     stages_dir: str | os.PathLike[str] | None = None,
     shard: Shard | None = None,
@@ -83,8 +84,9 @@ def estimate_influence(
     read in index order, even if the loaders shuffle or drop some. With a random transform in the dataset, the scores
     are those of one random draw, so pass loaders without augmentation.
 
-    In memory, the directions take 4 · K · folds numbers per covered parameter, unless ``max_memory`` limits them. The
-    result takes N · K · folds numbers. When memory runs out on a batch, the stage restarts with half the batch size.
+    The result takes N · K · folds numbers in memory. The directions take at most K · folds numbers per covered
+    parameter, far fewer where they are truncated, and never more than ``max_memory``. When memory runs out on a batch,
+    the stage restarts with half the batch size.
 
     Args:
         module: the trained model, on its device.
@@ -110,8 +112,12 @@ def estimate_influence(
             default is sampled for ``"ekfac"`` and exact for ``"cg"``.
         curvature_samples: fit the curvature to this many random training samples; None for all.
         tolerance: relative residual at which ``"cg"`` stops.
-        max_memory: limit in GiB for directions and intermediate results together. The directions are then solved and
-            scored in as many blocks as needed. Each block takes another pass over both datasets.
+        truncation: share of a direction's energy that may be cut off, under EK-FAC. Large layers then keep a direction
+            as a product of two thin matrices, which saves most of the memory and, in linear layers without positions,
+            of the time. At 0.01, the scores of a single fold and class keep a correlation above 0.99 with those at 0.
+            The metadata hold the lowest one of a few, measured, as ``"truncation_correlation"``.
+        max_memory: limit in GiB for the directions. They are solved and scored in as many blocks as needed, each with
+            another pass over the training set. By default a fifth of the free memory.
         stages_dir: an empty folder for finished stages. Repeat an interrupted call with the same folder, and it resumes
             after the last finished stage. The folder is removed at the end.
         shard: this process's part when several processes work together.
@@ -159,6 +165,7 @@ def estimate_influence(
             fisher=fisher,
             curvature_samples=curvature_samples,
             tolerance=tolerance,
+            truncation=truncation,
         ),
         execution=Execution(
             shard=shard or Shard(),
@@ -240,14 +247,14 @@ def estimating(
         while found is None:
             with contextlib.suppress(PlanChangedError):  # now it loops over a layer, so earlier results do not fit
                 curvature = scoring.curvature()
-                found = scoring.of_all(curvature, limit)
+                found = scoring.of_all(curvature, most_bytes(limit, train))
         if reading.categories is None:
             samples = torch.bincount(found["labels"], minlength=len(cells.names)).tolist()
             rest = "weights can affect these classes only through samples of other classes"
             warn_about_absent(cells.names, samples, kind="training", otherwise=rest)
         parameters = _methods(module, train.probe.plan, found["reached"].tolist())
         _warn_of_unused([name for name, how in parameters.items() if how == UNUSED])
-        metadata = {
+        metadata: dict[str, Any] = {
             "options": asdict(options),
             "parameters": parameters,
             "fingerprints": fingerprints,
@@ -255,6 +262,8 @@ def estimating(
             "categories": "classes" if reading.categories is None else "own",
             "self_influence": itself,
         }
+        if "correlation" in found:
+            metadata["truncation_correlation"] = float(found["correlation"])
         yield Estimated(_assemble(found, cells, weights, metadata), module, train, validation, cells, curvature)
         stages.clear()
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_pareto.influence.memory import Scratch
+from lightning_pareto.influence.memory import MOST_ELEMENTS, Scratch
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,18 @@ class DotProducts:
 
     directions: Tensor
 
+    @property
+    def numel(self) -> int:
+        """How many numbers are stored."""
+        return self.directions.numel()
+
+    def dots(self, factors: "Factors") -> Tensor:
+        """Dot product of each gradient with each direction, (B, D)."""
+        return factors.dots(self)
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
     @functools.cached_property
     def by_gradient(self) -> Tensor:
         """(R·O·I, D)."""
@@ -75,7 +87,13 @@ class DotProducts:
 
 
 class Factors(ABC):
-    """Per-sample gradients of one layer for a part of a batch."""
+    """Per-sample gradients of one layer for a part of a batch.
+
+    Attributes:
+        a: inputs, with the samples first.
+    """
+
+    a: Tensor
 
     @property
     @abstractmethod
@@ -98,6 +116,16 @@ class Factors(ABC):
     def squares(self, basis: EigenBasis) -> Tensor:
         """Sum over samples of the squared gradients in a basis, (R, O, I)."""
 
+    def rotates_faster(self, samples: int, count: int) -> bool:
+        """Whether rotating so many samples' factors takes fewer operations than rotating ``count`` gradients."""
+        outputs, inputs = self.zeros(1).shape[2:]
+        positions = self.positions // len(self.a)
+        return samples * positions * (outputs**2 + inputs**2) < count * outputs * inputs * (outputs + inputs)
+
+    @abstractmethod
+    def rotated(self, basis: EigenBasis) -> "Factors":
+        """The factors of the same gradients, expressed in a basis."""
+
     @abstractmethod
     def add_to(self, sums: Tensor, cell: Tensor) -> None:
         """Add each sample's gradient to its cell, in place: sums (cells, R, O, I), cell (B,)."""
@@ -105,6 +133,10 @@ class Factors(ABC):
     @abstractmethod
     def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
         """Add D weighted sums of the gradients, in place: sums (D, R, O, I), weights (B, D)."""
+
+    @abstractmethod
+    def along(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+        """Products of the factors' projections on n vectors, (O, n) and (I, n), at each position, (B·T, n). R = 1."""
 
     @abstractmethod
     def dots(self, products: DotProducts) -> Tensor:
@@ -186,12 +218,23 @@ class DenseFactors(Factors):
             rotated = torch.bmm(left, rotated.view(batch, outputs, inputs), out=gradients.squeeze(1))
         return rotated.view(gradients.shape).square_().sum(dim=0)
 
+    def rotated(self, basis: EigenBasis) -> "DenseFactors":
+        """See :class:`Factors`."""
+        outputs = self.g if basis.outputs is None else self.g @ basis.outputs
+        return DenseFactors(self.a @ basis.inputs, outputs, self.scratch)
+
     def add_to(self, sums: Tensor, cell: Tensor) -> None:
-        """See :class:`Factors`; a single cell takes one matrix product instead of the gradients."""
-        if len(sums) == 1:
-            sums += self._columns(self.g, "g") @ self._columns(self.a, "a").transpose(1, 2)
-        else:
-            sums.index_add_(0, cell, self.gradients(self.scratch))
+        """See :class:`Factors`; takes a matrix product for each run of samples of the same cell."""
+        start = 0
+        for each, count in zip(*(x.tolist() for x in cell.unique_consecutive(return_counts=True)), strict=True):
+            a, g = (x[start : start + count] for x in (self.a, self.g))
+            sums[each] += self._columns(g, "g") @ self._columns(a, "a").transpose(1, 2)
+            start += count
+
+    def along(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+        """See :class:`Factors`."""
+        a, g = self._columns(self.a, "a")[0].T, self._columns(self.g, "g")[0].T
+        return (a @ inputs).mul_(g @ outputs)
 
     def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
         """See :class:`Factors`; outer products (T = 1) and few sums take a matrix product each, not the gradients."""
@@ -211,10 +254,14 @@ class DenseFactors(Factors):
         outputs, inputs = products.directions.shape[2:]
         if self.a.shape[2] > 1 or min(outputs, inputs) == 1:
             return self.gradients(self.scratch).flatten(1) @ products.by_gradient
-        a = self.a.squeeze(2).transpose(0, 1)
-        along = self.scratch.buffer("along", (*a.shape[:2], products.by_input.shape[2]), a)
-        torch.bmm(a, products.by_input, out=along)  # (R, B, D·O)
-        return torch.einsum("rbdo,bro->bd", along.unflatten(2, (-1, outputs)), self.g.squeeze(2))
+        a, g = self.a.squeeze(2).transpose(0, 1), self.g.squeeze(2)
+        step = outputs * max(1, MOST_ELEMENTS // (a.shape[0] * a.shape[1] * outputs))
+        found = []
+        for by_input in products.by_input.split(step, dim=2):
+            along = self.scratch.buffer("along", (*a.shape[:2], by_input.shape[2]), a)
+            torch.bmm(a, by_input, out=along)  # (R, B, D·O)
+            found.append(torch.einsum("rbdo,bro->bd", along.unflatten(2, (-1, outputs)), g))
+        return torch.cat(found, dim=1)
 
 
 def gram(columns: Tensor) -> Tensor:

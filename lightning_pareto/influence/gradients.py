@@ -274,7 +274,7 @@ class Forward:
                 x, g = (_arranged(z, len(use.leading_shape), batch, route.layout) for z in (use.x, gradient))
             arranged.append((use.operation, x, g))
         scratch = self._memory.scratch if len(arranged) == 1 else None  # several uses must not share buffers
-        cost = sum(operation.cost(x, g) for operation, x, g in arranged)
+        cost = sum(operation.cost(x, g) for operation, x, g in arranged) + (len(arranged) > 1) * layer.size
         for part in self._parts(cost):
             factors = []
             with _mixed_on_failure(layer, uses[0][0].x, batch):

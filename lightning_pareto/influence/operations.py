@@ -61,7 +61,7 @@ class Operation(ABC):
         """
 
     def cost(self, x: Tensor, g: Tensor) -> int:
-        """How many numbers the factors and the gradient of one sample take."""
+        """How many numbers the factors of one sample take, and its gradient unless it is an outer product."""
         return 2 * g[0].numel()
 
 
@@ -88,7 +88,7 @@ class MatrixProduct(Operation):
     def cost(self, x: Tensor, g: Tensor) -> int:
         """See :class:`Operation`."""
         outputs = g.shape[-1] if self.rows is None else self.rows[1]
-        return x[0].numel() + x.shape[1] * outputs + x.shape[-1] * outputs
+        return x[0].numel() + x.shape[1] * outputs + (x.shape[1] > 1) * x.shape[-1] * outputs
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class InfluenceOptions:
     fisher: FisherName | None = None
     curvature_samples: int | None = 10_000
     tolerance: float = 1e-3
+    truncation: float = 0.01
 
     def __post_init__(self) -> None:
         for name, kind in (("curvature", CurvatureName), ("measure", MeasureName), ("fisher", FisherName)):
@@ -46,6 +47,7 @@ class InfluenceOptions:
         if self.curvature_samples is not None:
             checked_count(self.curvature_samples, "curvature_samples must be an integer ≥ 1, or None for all", least=1)
         checked_number(self.tolerance, "tolerance must be in (0, 1) (a relative residual)", lambda x: 0 < x < 1)
+        checked_number(self.truncation, "truncation must be in [0, 1) (a share of the energy)", lambda x: 0 <= x < 1)
         if isinstance(self.layers, str):
             raise ValueError(f"layers must be a list of shell patterns, found a string: layers=[{self.layers!r}]")
 

@@ -1,25 +1,39 @@
 """From passes over two datasets to the scores of the training samples, a block of directions at a time."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from lightning_pareto.influence.categories import Cells
 from lightning_pareto.influence.curvature import CurvatureError, Fisher, fit_curvature
-from lightning_pareto.influence.curvature.base import Curvature
+from lightning_pareto.influence.curvature.base import Curvature, Products
 from lightning_pareto.influence.curvature.ekfac import Eigenvectors
 from lightning_pareto.influence.directions import category_gradients, score
 from lightning_pareto.influence.fingerprint import fingerprint_of
+from lightning_pareto.influence.low_rank import LowRankProducts
 from lightning_pareto.influence.measures import get_measure
+from lightning_pareto.influence.memory import Scratch, free_memory
 from lightning_pareto.influence.options import InfluenceOptions
 from lightning_pareto.influence.passes import GradientPass
 from lightning_pareto.influence.stages import Stages, Tensors
 
-COPIES = 4
-"""How many copies of a block's directions, in float32, must fit into the memory."""
+COPIES = 3
+"""How many copies of the directions that are solved for at a time, in float32, must fit into the memory."""
+
+
+MOST_NUMBERS = 2**26
+"""Most numbers in the directions that are solved for at a time. More of them take longer, as memory is not reused."""
+
+CHECKED, CHECKED_SAMPLES = 4, 256
+"""How many directions are also scored as a whole, if they are truncated, and for how many training samples."""
+
+SHARE = 0.2
+"""Share of the free memory that directions may take by default."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +58,10 @@ class Scoring:
     weights: npt.NDArray[np.float64] | None = None
     eigenvectors: Eigenvectors | None = None
 
-    @property
-    def directions(self) -> int:
-        """Number of directions, folds times categories."""
-        return self.cells.support.numel()
+    @functools.cached_property
+    def present(self) -> Tensor:
+        """Numbers of the cells with samples, (D,). Each has a direction."""
+        return self.cells.support.flatten().nonzero().squeeze(1)
 
     @property
     def parameters(self) -> int:
@@ -71,32 +85,95 @@ class Scoring:
             eigenvectors=self.eigenvectors,
         )
 
-    def of_block(self, curvature: Curvature, block: range) -> Tensors:
-        """Scores (N, D) of the D directions in a block, what was read of the samples, and which layers contribute."""
-        train, task = self.train, self.train.probe.task
-        gradients = category_gradients(self.validation, get_measure(self.options.measure, task.loss), self.cells, block)
+    def of_all(self, curvature: Curvature, memory: float) -> Tensors:
+        """Scores of all samples and cells, (N, F·K), what was read of the samples, and which layers contribute.
+
+        Args:
+            curvature: the curvature of the training loss.
+            memory: limit in bytes for directions. They are scored in as many blocks as needed.
+        """
+        parts, start = [], 0
+        while start < len(self.present):
+            work = functools.partial(self.of_block, curvature, start, memory)
+            parts.append(self.stages.load_or_compute(f"scores from direction {start}", work, torch.device("cpu")))
+            start += parts[-1]["scores"].shape[1]
+        found = parts[0]["scores"]
+        scores = found.new_zeros(len(found), self.cells.support.numel())
+        scores[:, self.present] = torch.cat([part["scores"] for part in parts], dim=1)
+        if parts[0].pop("truncated").any():
+            work = functools.partial(self.correlation, curvature, scores)
+            parts[0] |= self.stages.load_or_compute("truncation", work, torch.device("cpu"))
+        return parts[0] | {"scores": scores}
+
+    def of_block(self, curvature: Curvature, start: int, memory: float) -> Tensors:
+        """The same for as many directions as fit into the memory, from a number on, at least one: (N, D)."""
+        return self.scored(self.solved(curvature, start, memory), first=start == 0)
+
+    def solved(self, curvature: Curvature, start: int, memory: float) -> list[Products]:
+        """The directions from a number on that fit into the memory, in groups."""
+        measure = get_measure(self.options.measure, self.train.probe.task.loss)
+        width, bases = self.width(memory), curvature.expected_bases()
+        tight = COPIES * 4 * self.parameters * len(self.present) > memory
+        groups: list[Products] = []
+        buffers = Scratch()
+        for first in range(start, len(self.present), width):
+            if groups and size_of(groups) * (1 + 1 / len(groups)) > memory / 2:
+                break
+            chosen = self.present[first : first + width]
+            gradients = category_gradients(self.validation, measure, self.cells, chosen, bases, buffers)
+            with self.train.shard.agreement("solving for the directions"):
+                found = curvature.products(gradients, self.options.truncation, tight) if gradients else {}
+            if not found:
+                raise CurvatureError(
+                    "the model's output depends on no covered parameter: cover other layers, layers=[…]"
+                )
+            groups.append(found)
+        return groups
+
+    def scored(self, groups: list[Products], first: bool = True) -> Tensors:
+        """Scores (N, D), and, in the first block, what was read of the samples."""
+        train = self.train
+        scores, labels, probabilities = score(train, train.probe.task.loss, groups, probable=first)
+        reached = torch.tensor([any(layer in found for found in groups) for layer in train.probe.layers])
+        truncated = [isinstance(products, LowRankProducts) for found in groups for products in found.values()]
+        read = {"scores": scores, "labels": labels, "reached": reached, "truncated": torch.tensor(truncated)}
+        return read | {"probabilities": probabilities} if first else read  # the others need not read the same again
+
+    def correlation(self, curvature: Curvature, scores: Tensor) -> Tensors:
+        """The lowest correlation of scores with those of whole directions, for a few directions and samples."""
+        some, train = torch.randperm(len(self.present), generator=torch.Generator().manual_seed(0)), self.train
+        chosen, measure = (
+            self.present[some[:CHECKED].sort()[0]],
+            get_measure(self.options.measure, train.probe.task.loss),
+        )
+        bases, part = curvature.expected_bases(), train.part(0, CHECKED_SAMPLES)
+        gradients = category_gradients(self.validation, measure, self.cells, chosen, bases, Scratch())
         with train.shard.agreement("solving for the directions"):
-            directions = curvature.solve(gradients) if gradients else {}
-        if not directions:
-            raise CurvatureError("the model's output depends on no covered parameter: cover other layers, layers=[…]")
-        first = block.start == 0  # the others need not read the same again
-        scores, labels, probabilities = score(train, task.loss, directions, probable=first)
-        reached = torch.tensor([layer in directions for layer in train.probe.layers])
-        found = {"scores": scores, "labels": labels, "reached": reached}
-        return found | {"probabilities": probabilities} if first else found
+            whole = curvature.products(gradients, 0.0, False)
+        exact, *_ = score(part, train.probe.task.loss, [whole], probable=False)
+        found = torch.stack([scores[: len(exact)][:, chosen].T, exact.T]).double()
+        return {"correlation": torch.stack([torch.corrcoef(pair)[0, 1] for pair in found.transpose(0, 1)]).min()}
 
-    def of_all(self, curvature: Curvature, max_memory: float | None) -> Tensors:
-        """The same for all directions, in blocks whose copies fit into ``max_memory`` GiB."""
-        parts, width = [], self.width(max_memory)
-        for start in range(0, self.directions, width):
-            block = range(start, min(start + width, self.directions))
-            name = f"scores of directions {block.start} to {block.stop}"
-            work = functools.partial(self.of_block, curvature, block)
-            parts.append(self.stages.load_or_compute(name, work, torch.device("cpu")))
-        return parts[0] | {"scores": torch.cat([part["scores"] for part in parts], dim=1)}
+    def width(self, memory: float) -> int:
+        """How many directions to solve for at a time."""
+        return max(1, min(len(self.present), int(min(memory / (8 * COPIES), MOST_NUMBERS) / self.parameters)))
 
-    def width(self, max_memory: float | None) -> int:
-        """Most directions in a block."""
-        if max_memory is None:
-            return self.directions
-        return max(1, min(self.directions, int(max_memory * 2**30 / (COPIES * 4 * self.parameters))))
+    def peak(self, memory: float, directions: int) -> float:
+        """Bytes that so many directions take at most, while they are solved for and kept."""
+        one = 4 * self.parameters
+        return max(min(memory, one * directions * (1 + COPIES)), one * (1 + COPIES))
+
+
+def size_of(groups: Sequence[Products]) -> int:
+    """Bytes of groups of directions in float32."""
+    return 4 * sum(products.numel for group in groups for products in group.values())
+
+
+def most_bytes(max_memory: float | None, train: GradientPass) -> float:
+    """The user's limit in GiB as bytes, or a share of what is free on the device, the same on all processes."""
+    if max_memory is not None:
+        return max_memory * 2**30
+    sharing = 1 if train.device.type == "cuda" else train.shard.on_one_machine
+    free = torch.zeros(train.shard.count, dtype=torch.float64)
+    free[train.shard.index] = free_memory(train.device) / sharing
+    return SHARE * float(train.shard.sum(free).min())

@@ -9,9 +9,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.influence import cost as module_of_cost
+from lightning_pareto.influence.categories import Cells
 from lightning_pareto.influence.clock import Clock
 from lightning_pareto.influence.cost import Cost, forecast
 from lightning_pareto.influence.options import Execution, InfluenceOptions, Reading
+from lightning_pareto.influence.scoring import COPIES
 from lightning_pareto.influence.sharding import Shard
 from tests._oracles import loader
 
@@ -32,11 +34,11 @@ def cost_of(*problem, options=None, **execution):
 def test_size_is_that_of_all_directions():
     found = cost_of(*problem())
     assert (found.categories, found.folds, found.parameters) == (4, 8, 84)
-    assert found.memory == pytest.approx(4 * 4 * 32 * 84 / 2**30)
+    assert found.memory == pytest.approx((1 + COPIES) * 4 * 32 * 84 / 2**30)
     assert found.seconds > 0
     assert found.epochs > 0
     assert str(found).startswith("as long as ")
-    assert str(found).endswith("less than 0.01 GiB for a gradient of 84 parameters per category and fold (4 × 8)")
+    assert str(found).endswith("up to less than 0.01 GiB for a gradient of 84 parameters per category and fold (4 × 8)")
 
 
 def test_max_memory_bounds_the_size():
@@ -84,8 +86,14 @@ def test_processes_of_a_machine_share_its_memory(monkeypatch):
 @pytest.mark.parametrize(
     ("cost", "text"),
     [
-        (Cost(10, 8, 10**6, 1500.0, 2000.0, epochs=412.0, seconds=9e5), "410 epochs of training (250 h), and 1500 GiB"),
-        (Cost(10, 8, 10**6, 1.5, 8.0, epochs=0.034, seconds=0.2), "0.034 epochs of training (0.2 s), and 1.5 GiB"),
+        (
+            Cost(10, 8, 10**6, 1500.0, 2000.0, epochs=412.0, seconds=9e5),
+            "410 epochs of training (250 h), and up to 1500 GiB",
+        ),
+        (
+            Cost(10, 8, 10**6, 1.5, 8.0, epochs=0.034, seconds=0.2),
+            "0.034 epochs of training (0.2 s), and up to 1.5 GiB",
+        ),
     ],
 )
 def test_numbers_have_no_exponents(cost, text):
@@ -130,19 +138,30 @@ def test_time_of_a_batch_counts_as_often_as_there_will_be_batches(monkeypatch):
 
 
 def test_directions_and_blocks_are_extrapolated(monkeypatch):
-    monkeypatch.setattr(Clock, "extrapolate", lambda _, work, __: (None, work()))
+    monkeypatch.setattr(Clock, "extrapolate", lambda _, work, __: work())
+    monkeypatch.setattr(module_of_cost, "replace", lambda scoring, cells: Linear(cells))
+    monkeypatch.setattr(module_of_cost, "size_of", lambda directions: 10 * directions)
 
     class Linear:
-        directions = 50
-        cells = Cost(0, 0, 0, 0.0, 0.0)
-        curvature = staticmethod(lambda: 100.0)
+        """Fitting takes 100 s; solving 7 s and 2 s for each direction; scoring 3 s and 1 s."""
 
-        def of_block(self, _curvature, block):
-            return 7.0 + 2.0 * len(block)
+        def __init__(self, cells):
+            self.cells = cells
 
-    monkeypatch.setattr(module_of_cost, "replace", lambda *_, **__: Linear())
-    monkeypatch.setattr(Cost, "cell", torch.arange(3), raising=False)
-    assert math.isclose(module_of_cost._seconds(Linear(), 3, Clock(torch.device("cpu")), {}), 100 + 3 * 7 + 50 * 2)
+        def curvature(self):
+            return None, 100.0
+
+        def solved(self, _curvature, _start, _memory):
+            directions = self.cells.support.numel()
+            return directions, 7.0 + 2.0 * directions
+
+        def scored(self, directions):
+            return None, 3.0 + 1.0 * directions
+
+    cells = Cells(torch.arange(50), torch.ones(5, 10, dtype=torch.int64), tuple("abcdefghij"))
+    memory = 2 * 500 / 3  # half of which holds a third of the directions
+    found = module_of_cost._seconds(Linear(cells), memory, Clock(torch.device("cpu")), {})
+    assert math.isclose(found, 100 + 7 + 3 * 3 + 50 * (2 + 1))
 
 
 @pytest.mark.parametrize("folds", [1, 2, 3])

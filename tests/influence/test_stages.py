@@ -11,6 +11,7 @@ from lightning_pareto.influence.fingerprint import fingerprint_of, fingerprint_o
 from lightning_pareto.influence.gradients import GradientProbe
 from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.passes import GradientPass
+from lightning_pareto.influence.scoring import COPIES
 from lightning_pareto.influence.stages import Stages
 from tests._asserts import assert_near
 from tests._oracles import loader, loaders_of_one_set
@@ -55,7 +56,11 @@ def test_resumes_after_the_last_finished_stage(problem, tmp_path, curvature, sta
 
 def test_resumes_after_the_last_finished_block_of_scores(problem, tmp_path):
     module, data = problem
-    options = {"stages_dir": tmp_path / "stages", "folds": 3, "max_memory": 16 * 75 * 3 / 2**30}
+    options = {
+        "stages_dir": tmp_path / "stages",
+        "folds": 3,
+        "max_memory": 2 * 4 * COPIES * 75 / 2**30,
+    }  # blocks of three
     passes = []
 
     def progress(name, done, _total):

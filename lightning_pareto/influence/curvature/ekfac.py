@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions
+from lightning_pareto.influence.curvature.base import Curvature, CurvatureError, Directions, Products
 from lightning_pareto.influence.curvature.fisher import Fisher
-from lightning_pareto.influence.factors import EigenBasis, flush_tiny, to_float64
+from lightning_pareto.influence.factors import DotProducts, EigenBasis, flush_tiny, to_float64
 from lightning_pareto.influence.layers import Layer
+from lightning_pareto.influence.low_rank import LowRankProducts, truncate
 from lightning_pareto.influence.passes import GradientPass
 
 Eigenvectors = Callable[[Layer, Tensor], Tensor]
@@ -73,22 +74,74 @@ class EkfacCurvature(Curvature):
 
     def solve(self, directions: Directions) -> Directions:
         """See :class:`Curvature`; leaves out layers that have no effect on the training set."""
-        effective = {layer for layer, values in self.eigenvalues.items() if float(values.max()) > 0}
-        if not effective:
-            raise CurvatureError(
-                "the model is saturated: no parameter changes its predictions on any training sample, so the curvature "
-                "is zero and influence is undefined. Use an earlier checkpoint"
-            )
+        effective = set(self._effective())
         return {layer: self._solve(layer, direction) for layer, direction in directions.items() if layer in effective}
 
     def _solve(self, layer: Layer, direction: Tensor) -> Tensor:
         basis, eigenvalues = self.bases[layer], self.eigenvalues[layer]
         return flush_tiny(basis.restore(basis.rotate(direction) / (eigenvalues + self.shift(layer))))
 
+    def expected_bases(self) -> dict[Layer, EigenBasis]:
+        """See :class:`Curvature`."""
+        return self.bases
+
+    def products(self, directions: Directions, truncation: float, tight: bool) -> Products:
+        """See :class:`Curvature`; leaves out layers that have no effect on the training set.
+
+        The energy of a direction is its mean squared product with training gradients: the sum of its squares in the
+        eigenbasis, times the eigenvalues. Here these are replaced by the products of their means over rows and columns.
+        The matrices of large layers, scaled to unit metric, are truncated where that saves memory. Half of what may be
+        cut off is shared by the layers in proportion to their energy, the other half evenly.
+        """
+        solved = {}
+        for layer in self._effective():
+            if layer in directions:
+                scale, shifted = _outer(*self._metric(layer)), self.eigenvalues[layer] + self.shift(layer)
+                solved[layer] = directions.pop(layer).mul_(scale / shifted)
+        energies = {layer: torch.linalg.vector_norm(x, dim=(1, 2, 3)) ** 2 for layer, x in solved.items()}
+        mean = torch.stack([each.double().cpu() for each in energies.values()]).mean(dim=0)
+        found: Products = {}
+        for layer in list(solved):
+            allowed = truncation / 2 * (energies[layer] + mean.to(energies[layer]))
+            found[layer] = self._product(layer, solved.pop(layer), energies[layer], allowed, tight)
+        return found
+
+    def _product(
+        self, layer: Layer, x: Tensor, energy: Tensor, allowed: Tensor, tight: bool
+    ) -> DotProducts | LowRankProducts:
+        """Products with directions, from those of unit metric, (D, R, O, I), their energy and what may be cut off."""
+        basis, (rows, columns) = self.bases[layer], self._metric(layer)
+        if x.shape[1] == 1 and (tight or basis.outputs is not None) and bool((allowed > 0).any()):
+            truncated = truncate(x[:, 0], energy, allowed)
+            if truncated is not None:
+                left, right = truncated[0] / rows[0, :, None], basis.inputs[0] @ (truncated[1] / columns[0, :, None])
+                left = left if basis.outputs is None else basis.outputs[0] @ left
+                return LowRankProducts(flush_tiny(left), flush_tiny(right))
+        return DotProducts(flush_tiny(basis.restore(x.div_(_outer(rows, columns)))))
+
+    def _effective(self) -> list[Layer]:
+        effective = [layer for layer, values in self.eigenvalues.items() if float(values.max()) > 0]
+        if not effective:
+            raise CurvatureError(
+                "the model is saturated: no parameter changes its predictions on any training sample, so the curvature "
+                "is zero and influence is undefined. Use an earlier checkpoint"
+            )
+        return effective
+
+    def _metric(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Square roots of the mean eigenvalues of rows, (R, O), and of columns, (R, I), over that of all."""
+        values = self.eigenvalues[layer]
+        mean = values.mean(dim=(1, 2), keepdim=True)[:, 0].clamp_min(torch.finfo(values.dtype).tiny)
+        rows, columns = (values.mean(dim=axis) / mean for axis in (2, 1))
+        return (rows.clamp_min(FLOOR) * mean).sqrt(), columns.clamp_min(FLOOR).sqrt()
+
     def shift(self, layer: Layer) -> float:
         """λ of a layer."""
         return self.damping * float(self.eigenvalues[layer].cpu().double().mean())
 
+
+FLOOR = 1e-3
+"""Least mean eigenvalue of a row or column in the metric of truncation, relative to the layer's mean."""
 
 ENOUGH_SAMPLES = 2_000
 """How many random samples suffice for the corrected eigenvalues, and for factors that are well determined.
@@ -144,7 +197,7 @@ class _FactorSums:
 
     def _add(self, layer: Layer, *values: Tensor) -> None:
         for total, value in zip((self.inputs, self.outputs, self.positions), values, strict=True):
-            total[layer] = total[layer] + value if layer in total else value
+            total[layer] = total[layer].add_(value) if layer in total else value
 
     def _samples_needed(self, seen: int) -> int:
         """How many samples the next layer needs in total, after ``seen`` samples; ``seen`` if none needs more."""
@@ -155,6 +208,11 @@ class _FactorSums:
         """Positions seen, relative to the number at which the layer's factors are well determined."""
         rows = max(self.inputs[layer].shape[-1], self.outputs[layer].shape[-1])
         return float(self.positions[layer]) / (POSITIONS_PER_ROW * rows)
+
+
+def _outer(rows: Tensor, columns: Tensor) -> Tensor:
+    """(R, O, I) from (R, O) and (R, I)."""
+    return rows[:, :, None] * columns[:, None, :]
 
 
 def _corrected_eigenvalues(train: GradientPass, fisher: Fisher, bases: dict[Layer, EigenBasis]) -> dict[Layer, Tensor]:

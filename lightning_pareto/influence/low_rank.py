@@ -1,0 +1,105 @@
+"""Directions of one layer as products of two thin matrices."""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_pareto.influence.factors import DenseFactors, Factors, to_float64
+from lightning_pareto.influence.memory import MOST_ELEMENTS
+
+OVERSAMPLING = 8
+"""How many more columns than the rank the randomised range finder takes."""
+
+LEAST_RANK = 16
+"""The first rank that is tried."""
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankProducts:
+    """Directions ``left @ rightᵀ`` of one layer, for dot products with per-sample gradients.
+
+    Attributes:
+        left: (D, O, r).
+        right: (D, I, r).
+    """
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def numel(self) -> int:
+        """How many numbers are stored."""
+        return self.left.numel() + self.right.numel()
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    @functools.cached_property
+    def by_output(self) -> Tensor:
+        """(O, D·r)."""
+        return self.left.transpose(0, 1).flatten(1)
+
+    @functools.cached_property
+    def by_input(self) -> Tensor:
+        """(I, D·r)."""
+        return self.right.transpose(0, 1).flatten(1)
+
+    def dots(self, factors: Factors) -> Tensor:
+        """Dot product of each gradient with each direction, (B, D).
+
+        Multiplies either the two factors by the two thin matrices, at T·r·(O + I) operations, or the gradients by the
+        directions, at O·I.
+        """
+        (count, outputs, rank), inputs, batch = self.left.shape, self.right.shape[1], len(factors.a)
+        positions = factors.positions // batch
+        dense = outputs * inputs * (1 + rank / batch) if isinstance(factors, DenseFactors) else math.inf
+        if positions * rank * (outputs + inputs) > dense:
+            gradients = factors.gradients().flatten(1)
+            step = max(1, MOST_ELEMENTS // (outputs * inputs))
+            parts = [slice(start, start + step) for start in range(0, count, step)]
+            directions = (self.left[part] @ self.right[part].transpose(1, 2) for part in parts)
+            return torch.cat([gradients @ each.flatten(1).T for each in directions], dim=1)
+        step = rank * max(1, MOST_ELEMENTS // (factors.positions * rank))
+        columns = [slice(start, start + step) for start in range(0, count * rank, step)]
+        products = (factors.along(self.by_output[:, part], self.by_input[:, part]) for part in columns)
+        return torch.cat([each.view(batch, positions, -1, rank).sum(dim=(1, 3)) for each in products], dim=1)
+
+
+def truncate(matrices: Tensor, energy: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Cut off the smallest singular values of D matrices, (D, O, I), at the least rank that suffices in the mean.
+
+    A randomised range finder with one subspace iteration finds the singular vectors. What it misses counts as cut off.
+    All have the same rank r. The mean over the matrices of what is cut off, relative to what is allowed, is at most 1.
+
+    Args:
+        matrices: the matrices X.
+        energy: ``‖X‖²`` of each, (D,).
+        allowed: how large ``‖X − L Rᵀ‖²`` may be in each, (D,).
+
+    Returns:
+        L, (D, O, r), and R, (D, I, r), with orthonormal columns; None unless they have at most half as many numbers.
+
+    Source: Halko, Martinsson and Tropp 2011, arXiv:0909.4061.
+    """
+    _, outputs, inputs = matrices.shape
+    most, rank = outputs * inputs // (2 * (outputs + inputs)), LEAST_RANK
+    generator = torch.Generator().manual_seed(0)
+    while rank // 2 < most:
+        columns = min(rank + OVERSAMPLING, outputs, inputs)
+        start = torch.randn(inputs, columns, generator=generator).to(matrices)
+        sketch = torch.linalg.qr((matrices.flatten(0, 1) @ start).unflatten(0, (-1, outputs)))[0]
+        basis = torch.linalg.qr(matrices.transpose(1, 2) @ sketch)[0]  # (D, I, q)
+        along = matrices @ basis
+        values, vectors = torch.linalg.eigh(to_float64(along.transpose(1, 2) @ along))
+        left_out = (to_float64(energy)[:, None] - values.flip(1).cumsum(dim=1)).clamp_min(0)
+        share = (left_out / to_float64(allowed)[:, None]).nan_to_num(nan=0.0)  # 0/0 for zeros
+        enough = (share.mean(dim=0) <= 1).nonzero()
+        if len(enough):
+            rank = int(enough[0]) + 1
+            chosen = vectors[:, :, -rank:].to(matrices)
+            return (along @ chosen, basis @ chosen) if rank <= most else None
+        rank *= 2
+    return None
