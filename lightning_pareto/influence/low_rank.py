@@ -13,8 +13,8 @@ from lightning_pareto.influence.memory import MOST_ELEMENTS
 OVERSAMPLING = 8
 """How many more columns than the rank the randomised range finder takes."""
 
-LEAST_RANK = 16
-"""The first rank that is tried."""
+PROBED = 4
+"""Of how many matrices the rank is found first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,22 +84,37 @@ def truncate(matrices: Tensor, energy: Tensor, allowed: Tensor) -> tuple[Tensor,
 
     Source: Halko, Martinsson and Tropp 2011, arXiv:0909.4061.
     """
-    _, outputs, inputs = matrices.shape
-    most, rank = outputs * inputs // (2 * (outputs + inputs)), LEAST_RANK
-    generator = torch.Generator().manual_seed(0)
-    while rank // 2 < most:
-        columns = min(rank + OVERSAMPLING, outputs, inputs)
-        start = torch.randn(inputs, columns, generator=generator).to(matrices)
-        sketch = torch.linalg.qr((matrices.flatten(0, 1) @ start).unflatten(0, (-1, outputs)))[0]
-        basis = torch.linalg.qr(matrices.transpose(1, 2) @ sketch)[0]  # (D, I, q)
-        along = matrices @ basis
-        values, vectors = torch.linalg.eigh(to_float64(along.transpose(1, 2) @ along))
-        left_out = (to_float64(energy)[:, None] - values.flip(1).cumsum(dim=1)).clamp_min(0)
-        share = (left_out / to_float64(allowed)[:, None]).nan_to_num(nan=0.0)  # 0/0 for zeros
-        enough = (share.mean(dim=0) <= 1).nonzero()
-        if len(enough):
-            rank = int(enough[0]) + 1
-            chosen = vectors[:, :, -rank:].to(matrices)
-            return (along @ chosen, basis @ chosen) if rank <= most else None
-        rank *= 2
+    count, outputs, inputs = matrices.shape
+    most = outputs * inputs // (2 * (outputs + inputs))
+    few = slice(None, None, -(-count // PROBED))
+    rank = _rank(_singular(matrices[few], most)[0], energy[few], allowed[few])
+    while rank <= most:
+        values, left, right = _singular(matrices, rank + OVERSAMPLING)
+        found = _rank(values, energy, allowed)
+        if found <= min(most, values.shape[1]):
+            return left[:, :, :found], right[:, :, :found]
+        rank += max(1, rank // 2)
     return None
+
+
+def _rank(values: Tensor, energy: Tensor, allowed: Tensor) -> int:
+    """The least rank that suffices, from the squared singular values, (D, q) descending; q + 1 if none of them does."""
+    left_out = (to_float64(energy)[:, None] - values.cumsum(dim=1)).clamp_min(0)
+    share = (left_out / to_float64(allowed)[:, None]).nan_to_num(nan=0.0)  # 0/0 for zeros
+    return 1 + int((share.mean(dim=0) > 1).sum())
+
+
+def _singular(matrices: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The q largest singular values of D matrices, squared, (D, q), with L, (D, O, q), and R, (D, I, q).
+
+    q is ``columns``, or the size of the matrices if that is smaller.
+    """
+    _, outputs, inputs = matrices.shape
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(inputs, min(columns, outputs, inputs), generator=generator).to(matrices)
+    sketch = torch.linalg.qr((matrices.flatten(0, 1) @ start).unflatten(0, (-1, outputs)))[0]
+    basis = torch.linalg.qr(matrices.transpose(1, 2) @ sketch)[0]  # (D, I, q)
+    along = matrices @ basis
+    values, vectors = torch.linalg.eigh(to_float64(along.transpose(1, 2) @ along))
+    vectors = vectors.flip(2).to(matrices)
+    return values.flip(1), along @ vectors, basis @ vectors

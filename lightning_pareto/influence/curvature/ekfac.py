@@ -143,12 +143,12 @@ class EkfacCurvature(Curvature):
 FLOOR = 1e-3
 """Least mean eigenvalue of a row or column in the metric of truncation, relative to the layer's mean."""
 
-ENOUGH_SAMPLES = 2_000
+ENOUGH_SAMPLES = 1_000
 """How many random samples suffice for the corrected eigenvalues, and for factors that are well determined.
 
-Measured on Fashion-MNIST (10,000 training images with 30 % wrong labels, a small convolutional net): scores with
-eigenvalues from 2,000 samples and from all samples, with another draw of labels, have a rank correlation of 0.9995. Two
-draws with all samples have 0.9997.
+Measured on Fashion-MNIST (6,000 training images with 30 % wrong labels): the scores have a rank correlation of 0.9986
+with those from 2,000 samples for a small convolutional net, and of 0.988 for an MLP. Another draw of the Fisher labels
+changes more, 0.996 and 0.935. From 500 samples it is 0.996 and 0.970.
 """
 
 POSITIONS_PER_ROW = 50
