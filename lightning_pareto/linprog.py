@@ -84,6 +84,22 @@ class LinearProgram:
         for row, (lower, upper) in enumerate(zip(row_lower, row_upper, strict=True)):
             self._check(self._highs.changeRowBounds(row, float(lower), float(upper)))
 
+    def start_from(self, basic: np.ndarray, at_upper: np.ndarray, binding: np.ndarray) -> None:
+        """Start the next solve from a basis that is nearly optimal.
+
+        Args:
+            basic: columns between their bounds, (n,) bool, as many as there are binding rows.
+            at_upper: which of the others are at their upper bound, (n,) bool.
+            binding: −1 for rows at their lower bound, 1 for those at the upper, 0 for the others, (m,).
+        """
+        status = highspy.HighsBasisStatus
+        kinds = np.array([status.kLower, status.kUpper, status.kBasic], dtype=object)
+        basis = highspy.HighsBasis()
+        basis.col_status = kinds[np.where(basic, 2, at_upper.astype(int))].tolist()
+        basis.row_status = kinds[np.where(binding == 0, 2, (binding > 0).astype(int))].tolist()
+        basis.valid = True
+        self._check(self._highs.setBasis(basis))
+
     def solve(self) -> LinearProgramSolution:
         """Solve to optimality.
 

@@ -4,7 +4,8 @@
     python examples/benchmarks/linear_programs.py
 
 The scores resemble real ones: a share of the samples harms all classes, samples affect their own class most, and there
-is noise. The shadow prices certify every answer (strong duality); the relative gap is printed. The columns:
+is noise. The size of each sample's scores is lognormal with a parameter σ. Real influences are as heavy-tailed as with
+σ = 1.5 to 2. The shadow prices certify every answer (strong duality); the relative gap is printed. The columns:
 
 * *cold*: seconds for a new program.
 * *warm*: seconds for the same program with other floors for half of the classes, mean of ten solves.
@@ -14,6 +15,7 @@ is noise. The shadow prices certify every answer (strong duality); the relative 
 """
 
 import argparse
+import itertools
 import time
 
 import numpy as np
@@ -24,15 +26,18 @@ from lightning_pareto.linprog import INFINITY, LinearProgram
 from lightning_pareto.pareto.admissible import AdmissibleSet
 from lightning_pareto.pareto.sifting import MaxMinProgram, upper_bound
 
-CASES = ((50_000, 10), (1_000_000, 10), (1_000_000, 100))
+SIGMAS = (0.0, 1.5, 2.0)
+SIZES = ((50_000, 10), (200_000, 10), (50_000, 100), (1_000_000, 10), (1_000_000, 100), (100_000, 1_000))
 
 
-def scores(samples: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def scores(samples: int, classes: int, sigma: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, samples)
     found = rng.standard_normal((samples, classes), dtype=np.float32)
     found[np.arange(samples), labels] += 2
     found[rng.random(samples) < 0.1] -= 1
+    if sigma:
+        found *= np.exp(sigma * rng.standard_normal((samples, 1), dtype=np.float32))
     return found, labels
 
 
@@ -83,20 +88,25 @@ def time_verdict(found: np.ndarray, labels: np.ndarray, folds: int = 8) -> float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--whole", action="store_true", help="also solve the smallest case in one piece")
-    parser.add_argument("--first", type=int, default=0, help="number of the first case, from 0")
-    parser.add_argument("--cases", type=int, default=len(CASES), help="stop before this case")
+    parser.add_argument("--first", type=int, default=0, help="number of the first size, from 0")
+    parser.add_argument("--sizes", type=int, default=len(SIZES), help="stop before this size")
+    parser.add_argument("--sigmas", type=float, nargs="+", default=SIGMAS, help="spread of the samples' scores")
     parser.add_argument("--no-verdict", action="store_true", help="only the linear programs")
     options = parser.parse_args()
-    print("  samples  classes   cold, s   headroom   relative gap   warm, s   its gap   verdict, s")
-    for samples, classes in CASES[options.first : options.cases]:
-        found, labels = scores(samples, classes)
+    print("  samples  classes    σ   cold, s   headroom   relative gap   warm, s   its gap   verdict, s")
+    cases = itertools.product(SIZES[options.first : options.sizes], options.sigmas)
+    for (samples, classes), sigma in cases:
+        found, labels = scores(samples, classes, sigma)
         admissible = AdmissibleSet(labels, 0.2)
         slopes = admissible.slopes(found) / column_scale(found)
         start = time.perf_counter()
         answer = MaxMinProgram(slopes, admissible.capacity).solve()
         cold = time.perf_counter() - start
         gap = upper_bound(slopes, admissible.capacity, answer.prices) / answer.value - 1
-        print(f"{samples:9,d}  {classes:7d}   {cold:7.2f}   {answer.value / samples:8.4f}   {gap:12.1e}", end="")
+        print(
+            f"{samples:9,d}  {classes:7d}  {sigma:3.1f}   {cold:7.2f}   {answer.value / samples:8.4f}   {gap:12.1e}",
+            end="",
+        )
         seconds, gap = time_warm(slopes, admissible.capacity)
         print(f"   {seconds:7.3f}   {gap:7.1e}", end="", flush=True)
         whole = solve_whole(slopes, admissible.capacity) if options.whole and samples <= 50_000 else None

@@ -7,10 +7,11 @@
 reduced cost of column i is r_i = Σ_k λ_k slope_ik − μ. Then d is optimal if every column with r_i > 0 is at its top and
 every column with r_i < 0 is at 0. At a vertex, at most K + 1 columns are strictly between their bounds.
 
-**Sifting.** So almost all columns can be fixed at a bound, and the LP is solved over the remaining few thousand:
+**Sifting.** So almost all columns can be fixed at a bound, and the LP is solved over the remaining few:
 
-1. Solve the LP for a random tenth of the columns, in the same way, and take its prices as a guess.
-2. Fix the columns whose reduced costs are clear under these prices. The others are free.
+1. Take prices near the optimal ones from the smoothed dual.
+2. Fix the columns whose reduced costs are clear under these prices, relative to the length of the column's slopes. The
+   others are free.
 3. Solve the LP over the free columns. Its prices may show that some fixed columns are at the wrong bound.
 4. Free these columns and repeat from 3, until there are none. A round at most doubles the number of free columns, and
    frees those with the smallest guessed reduced costs first.
@@ -32,12 +33,16 @@ import numpy.typing as npt
 
 from lightning_pareto.linprog import INFINITY, InfeasibleError, LinearProgram, LinearProgramError
 from lightning_pareto.pareto.admissible import Float
+from lightning_pareto.pareto.dual import SmoothedDual
 
 MAX_DIRECT = 2_000
 """Number of columns up to which the LP is solved directly: all of them are free from the start."""
 
-BAND = 8.0
-"""Number of free columns in the first round, in units of √N. Prices from a subsample have errors of order 1/√N."""
+LEAST_FREE, FREE_PER_ROW = 500, 2
+"""Least number of free columns in the first round, and per row. An optimum has one between its bounds per row."""
+
+BINDING = 1e-4
+"""Least price, relative to the mean one, at which a row is taken to bind in the first basis."""
 
 MISPLACED = 1e-7
 """Reduced cost above which a column counts as being at the wrong bound. The unit is max(1, mean absolute slope)."""
@@ -82,7 +87,7 @@ class MaxMinProgram:
         slopes: (N, K), finite and of order one, because the solver's tolerances are absolute.
         capacity: B ≥ 0.
         targets: which rows are in T, (K,) bool. All by default.
-        start: initial prices, (K,), for instance from a similar program. By default they come from a random tenth.
+        start: initial prices, (K,), for instance from a similar program.
         top: upper bounds of d, (N,). 1 by default.
     """
 
@@ -100,6 +105,7 @@ class MaxMinProgram:
         self._top = np.ones(n) if top is None else top
         self._targets = np.ones(k, dtype=bool) if targets is None else targets
         self._unit = max(float(np.abs(slopes).mean()), 1.0)
+        self._lengths = np.maximum(np.linalg.norm(slopes, axis=1), 1e-9 * self._unit)
         self._guess: Float = np.zeros(n)
         self._free: npt.NDArray[np.bool_] = np.zeros(n, dtype=bool)
         self._program: LinearProgram | None = None
@@ -119,7 +125,7 @@ class MaxMinProgram:
         self._capacity = self._capacity if capacity is None else capacity
         reuse = bool(self._free.any() and self._fixed.sum() <= self._capacity)
         if not reuse:
-            self._choose_free(self._prices_of_a_tenth(floors) if self._start is None else self._start)
+            self._choose_free(self._start, floors)
         while True:
             found, reached = self._solve_free(floors)
             reduced = self._slopes @ found.prices - found.capacity_price
@@ -129,8 +135,8 @@ class MaxMinProgram:
             misplaced &= ~self._free & (self._top > 0)
             if not misplaced.any():
                 break
-            if reuse and reached:  # the free columns suited the last floors: choose new ones by the new prices
-                self._choose_free(found.prices)
+            if reuse:  # the free columns suited the last floors: choose new ones for these
+                self._choose_free(self._start, floors)
                 reuse = False
                 continue
             distance = np.where(misplaced, np.abs(self._guess), np.inf)
@@ -148,30 +154,36 @@ class MaxMinProgram:
             )
         return found
 
-    def _choose_free(self, prices: Float) -> None:
-        """Fix the columns whose reduced costs are clear under these prices, and free the others."""
-        n = len(self._slopes)
+    def _choose_free(self, start: Float | None, floors: Float) -> None:
+        """Fix the columns whose reduced costs are clear under prices near the optimal ones, and free the others."""
+        n, k = self._slopes.shape
+        free = max(LEAST_FREE, FREE_PER_ROW * k)
         if n > MAX_DIRECT:
-            self._guess = self._reduced(prices)
+            dual = SmoothedDual(self._slopes, self._capacity, self._targets, floors, self._top, self._lengths)
+            prices = dual.prices(start, free)
+            self._guess = self._reduced(prices) / self._lengths
         self._free[:] = False
         self._fixed = np.where(self._guess > 0, self._top, 0.0)
-        self._release(_smallest(np.abs(self._guess), max(MAX_DIRECT, int(BAND * np.sqrt(n)))))
+        self._release(_smallest(np.abs(self._guess), free if n > MAX_DIRECT else n))
+        if n > MAX_DIRECT:
+            self._program = self._program_over(self._targets, INFINITY, *self._row_bounds(floors))
+            self._start_from(prices)
+
+    def _start_from(self, prices: Float) -> None:
+        """Start the LP over the free columns from the basis that near-optimal prices suggest."""
+        assert self._program is not None
+        guess, spent = self._guess[self._free], self._fixed.sum() + self._top[self._free & (self._guess > 0)].sum()
+        binding = np.append(-1 * (prices > BINDING * prices.mean()), spent > 0.99 * self._capacity)
+        basic = np.append(_smallest(np.abs(guess), int(np.abs(binding).sum()) - 1), True)  # t is basic as well
+        self._program.start_from(basic, np.append(guess > 0, False), binding)
+
+    def _row_bounds(self, floors: Float) -> tuple[Float, Float]:
+        lower = np.append(floors - self._offset, -INFINITY)
+        return lower, np.append(np.full(len(floors), INFINITY), self._capacity - self._fixed.sum())
 
     def _reduced(self, prices: Float) -> Float:
         values: Float = self._slopes @ prices
         return values - _threshold(values, self._capacity, self._top)
-
-    def _prices_of_a_tenth(self, floors: Float) -> Float:
-        """Prices of the same LP over a random tenth of the columns."""
-        n, k = self._slopes.shape
-        if n <= MAX_DIRECT:
-            return np.zeros(k)
-        sample = np.random.default_rng(0).choice(n, n // 10, replace=False)
-        tenth = MaxMinProgram(self._slopes[sample], self._capacity / 10, self._targets, top=self._top[sample])
-        try:
-            return tenth.solve(floors / 10).prices
-        except FloorsError:  # a tenth may miss tight floors by chance
-            return tenth.solve().prices
 
     def _release(self, columns: npt.NDArray[np.bool_]) -> None:
         self._free |= columns
@@ -181,8 +193,7 @@ class MaxMinProgram:
 
     def _solve_free(self, floors: Float) -> tuple[MaxMin, bool]:
         """Solve over the free columns, and return whether they reach the floors."""
-        lower = np.append(floors - self._offset, -INFINITY)
-        upper = np.append(np.full(len(floors), INFINITY), self._capacity - self._fixed.sum())
+        lower, upper = self._row_bounds(floors)
         if self._program is None:
             self._program = self._program_over(self._targets, INFINITY, lower, upper)
         else:

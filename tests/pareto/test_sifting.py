@@ -32,7 +32,7 @@ def lp_sizes(monkeypatch):
 def sift_early(monkeypatch):
     """Sift programs of more than 20 columns, starting with few free ones."""
     monkeypatch.setattr(sifting, "MAX_DIRECT", 20)
-    monkeypatch.setattr(sifting, "BAND", 0.0)
+    monkeypatch.setattr(sifting, "LEAST_FREE", 20)
 
 
 def solve_max_min(slopes, budget):
