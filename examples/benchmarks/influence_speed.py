@@ -212,9 +212,17 @@ class Stopwatch:
 
 
 def kronfluence_scores(
-    model: nn.Module, train: TensorDataset, val: TensorDataset, classes: int, device: torch.device = CPU
+    model: nn.Module,
+    train: TensorDataset,
+    val: TensorDataset,
+    classes: int,
+    device: torch.device = CPU,
+    rank: int | None = None,
 ) -> tuple[np.ndarray, float, float]:
-    """Kronfluence's scores summed over each class, (N, K), and the seconds of its factors and of its class passes."""
+    """Kronfluence's scores summed over each class, (N, K), and the seconds of its factors and of its class passes.
+
+    With a rank, it truncates the gradients of the single validation samples, which it cannot sum up then.
+    """
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
     from kronfluence.task import Task
@@ -245,10 +253,12 @@ def kronfluence_scores(
                 train,
                 per_device_query_batch_size=BATCH,
                 per_device_train_batch_size=BATCH,
-                score_args=ScoreArguments(aggregate_query_gradients=True, damping_factor=None),
+                score_args=ScoreArguments(
+                    aggregate_query_gradients=rank is None, damping_factor=None, query_gradient_low_rank=rank
+                ),
             )
             scores = analyzer.load_pairwise_scores(f"class {k}")
-            columns.append(scores["all_modules"].squeeze(0).numpy() / len(members))
+            columns.append(scores["all_modules"].sum(dim=0).numpy() / len(members))
         return np.stack(columns, axis=1), between - start, now(device) - between
 
 
