@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(MODELS), help="run only the models whose names contain these")
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 50, 100, 200, 1_000])
     parser.add_argument("--train", type=int, help="number of training samples, other than that of the model")
-    parser.add_argument("--val", type=int, default=2_000, help="number of validation samples")
+    parser.add_argument("--val", type=int, default=1_000, help="number of validation samples")
     parser.add_argument("--folds", type=int, default=8, help="folds of the validation set")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')

@@ -96,9 +96,8 @@ def _fewer_layers(module: pl.LightningModule, layers: Sequence[str] | None) -> l
 def _warn_of_cost(cost: Cost, fit: float, layers: list[str]) -> None:
     if not cost.fits:
         rank_zero_warn(
-            f"the analysis after the fit needs {cost.size}, but only {gibibytes(cost.free)} are free. Bound it: "
-            f"ParetoCallback(max_memory={significant(max(cost.free / 4, 0.1), 1)}), which takes more passes. Or lower "
-            f"folds, not below 3, or cover fewer parameters, layers={layers}"
+            f"the analysis after the fit needs {cost.size}, but only {gibibytes(cost.free)} are free. Cover fewer "
+            f"parameters, layers={layers}, or lower max_memory if you have set it"
         )
     elif cost.epochs is not None and cost.epochs > fit and (cost.seconds or 0.0) > LONG:
         rank_zero_warn(
