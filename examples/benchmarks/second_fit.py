@@ -95,6 +95,19 @@ def report(name: str, results: list[dict[str, Any]]) -> None:
             f"  {arm}: accepted {accepted} of {len(results)}, measured gain {100 * gain:+.2f}; "
             f"verdicts {[notes['verdict'] for notes in about]}"
         )
+        report_attempts(about)
+
+
+def report_attempts(about: list[dict[str, Any]]) -> None:
+    """Print what each remedy of the searches achieved on validation samples that it did not know."""
+    attempts = [attempt for notes in about for attempt in notes.get("attempts", [])]
+    for name in dict.fromkeys(attempt[0] for attempt in attempts):
+        tried = [attempt[1:] for attempt in attempts if attempt[0] == name]
+        mean, worst, harmed, returned = (np.array(values, dtype=float) for values in zip(*tried, strict=True))
+        print(
+            f"    {name:<40} {len(tried)} tried  {100 * mean.mean():+6.2f} ± {_error(100 * mean):4.2f}  worst "
+            f"{100 * worst.mean():+6.2f}  harm in {(harmed > 0).sum():.0f}, returned in {returned.sum():.0f}"
+        )
 
 
 def run(name: str, make: Callable[[], Case], options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -171,6 +171,7 @@ def search_arm(**options: Any) -> Callable[[Seed], Arm]:
             "verdict": tuner.verdict.answer,
             "gain": [result.gain, result.gain_error],
             "reason": result.reason,
+            "attempts": [(a.name, a.mean, a.worst, int(a.harmed.sum()), a.returned) for a in result.attempts],
         }
 
     return arm

@@ -185,7 +185,7 @@ def _seconds(scoring: Scoring, memory: float, clock: Clock, batches: Mapping[str
             curvature, fit = clock.extrapolate(scoring.curvature, batches)
             *narrow, _ = seconds(few)
             *wide, size = seconds(more)
-            blocks = math.ceil(2 * size / more * count / memory)
+            blocks = max(1, math.ceil(2 * size / more * count / memory))
             each = [max(0.0, b - a) / max(1, more - few) for a, b in zip(narrow, wide, strict=True)]
             solving, scoring_pass = (max(0.0, a - few * one) for a, one in zip(narrow, each, strict=True))
             return fit + solving + blocks * scoring_pass + count * sum(each)

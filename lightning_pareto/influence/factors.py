@@ -52,9 +52,12 @@ _GRAM_BLOCK = 128
 """How many rows of a symmetric matrix to compute at a time."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class DotProducts:
-    """Directions of one layer, (D, R, O, I), laid out for dot products with per-sample gradients."""
+    """Directions of one layer, (D, R, O, I), laid out for dot products with per-sample gradients.
+
+    The first use of a layout makes it. ``directions`` is a view of it from then on, so that they are kept only once.
+    """
 
     directions: Tensor
 
@@ -73,17 +76,23 @@ class DotProducts:
     @functools.cached_property
     def by_gradient(self) -> Tensor:
         """(R·O·I, D)."""
-        return self.directions.flatten(1).T.contiguous()
+        found = self.directions.flatten(1).T.contiguous()
+        self.directions = found.T.unflatten(1, self.directions.shape[1:])
+        return found
 
     @functools.cached_property
     def by_row(self) -> Tensor:
         """(V, I, D), for an embedding."""
-        return self.directions[:, 0].permute(1, 2, 0).contiguous()
+        found = self.directions[:, 0].permute(1, 2, 0).contiguous()
+        self.directions = found.permute(2, 0, 1)[:, None]
+        return found
 
     @functools.cached_property
     def by_input(self) -> Tensor:
         """(R, I, D·O)."""
-        return self.directions.permute(1, 3, 0, 2).flatten(2)
+        found = self.directions.permute(1, 3, 0, 2).flatten(2)
+        self.directions = found.unflatten(2, (len(self), -1)).permute(2, 0, 3, 1)
+        return found
 
 
 class Factors(ABC):

@@ -25,7 +25,6 @@ from lightning_pareto.influence.stages import Stages, Tensors
 COPIES = 3
 """How many copies of the directions that are solved for at a time, in float32, must fit into the memory."""
 
-
 MOST_NUMBERS = 2**26
 """Most numbers in the directions that are solved for at a time. More of them take longer, as memory is not reused."""
 
@@ -113,7 +112,6 @@ class Scoring:
         """The directions from a number on that fit into the memory, in groups."""
         measure = get_measure(self.options.measure, self.train.probe.task.loss)
         width, bases = self.width(memory), curvature.expected_bases()
-        tight = COPIES * 4 * self.parameters * len(self.present) > memory
         groups: list[Products] = []
         buffers = Scratch()
         for first in range(start, len(self.present), width):
@@ -122,7 +120,7 @@ class Scoring:
             chosen = self.present[first : first + width]
             gradients = category_gradients(self.validation, measure, self.cells, chosen, bases, buffers)
             with self.train.shard.agreement("solving for the directions"):
-                found = curvature.products(gradients, self.options.truncation, tight) if gradients else {}
+                found = curvature.products(gradients, self.options.truncation) if gradients else {}
             if not found:
                 raise CurvatureError(
                     "the model's output depends on no covered parameter: cover other layers, layers=[…]"
@@ -141,16 +139,14 @@ class Scoring:
 
     def correlation(self, curvature: Curvature, scores: Tensor) -> Tensors:
         """The lowest correlation of scores with those of whole directions, for a few directions and samples."""
-        some, train = torch.randperm(len(self.present), generator=torch.Generator().manual_seed(0)), self.train
-        chosen, measure = (
-            self.present[some[:CHECKED].sort()[0]],
-            get_measure(self.options.measure, train.probe.task.loss),
-        )
-        bases, part = curvature.expected_bases(), train.part(0, CHECKED_SAMPLES)
+        train, loss = self.train.part(0, CHECKED_SAMPLES), self.train.probe.task.loss
+        order = torch.randperm(len(self.present), generator=torch.Generator().manual_seed(0))
+        chosen = self.present[order[:CHECKED].sort()[0]]
+        bases, measure = curvature.expected_bases(), get_measure(self.options.measure, loss)
         gradients = category_gradients(self.validation, measure, self.cells, chosen, bases, Scratch())
         with train.shard.agreement("solving for the directions"):
-            whole = curvature.products(gradients, 0.0, False)
-        exact, *_ = score(part, train.probe.task.loss, [whole], probable=False)
+            whole = curvature.products(gradients, truncation=0.0)
+        exact, *_ = score(train, loss, [whole], probable=False)
         found = torch.stack([scores[: len(exact)][:, chosen].T, exact.T]).double()
         return {"correlation": torch.stack([torch.corrcoef(pair)[0, 1] for pair in found.transpose(0, 1)]).min()}
 

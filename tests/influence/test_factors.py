@@ -91,3 +91,13 @@ def test_embedding_counts_only_positions_with_a_gradient():
     tokens = torch.tensor([[0, 2], [2, 2]])
     a = torch.tensor([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 3.0]]])
     assert EmbeddingFactors(tokens, a, 4).covariances()[1].tolist() == [[0, 0, 2, 0]]
+
+
+@pytest.mark.parametrize("layout", ["by_gradient", "by_row", "by_input"])
+def test_layouts_share_the_memory_of_the_directions(layout):
+    directions = torch.randn(3, 1, 4, 5)
+    products = DotProducts(directions.clone())
+    found = getattr(products, layout)
+    assert torch.equal(products.directions, directions)
+    assert products.directions.untyped_storage().data_ptr() == found.untyped_storage().data_ptr()
+    assert (len(products), products.numel) == (3, 60)

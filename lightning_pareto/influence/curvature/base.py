@@ -32,13 +32,12 @@ class Curvature(ABC):
         """The bases in which :meth:`products` expects directions. For all other layers, they are plain gradients."""
         return {}
 
-    def products(self, directions: Directions, truncation: float, tight: bool) -> Products:  # noqa: ARG002
+    def products(self, directions: Directions, truncation: float) -> Products:  # noqa: ARG002
         """Apply (H + λI)⁻¹ to each of the D directions, and lay out the results for dot products with gradients.
 
         Args:
             directions: (D, R, O, I) for every layer, in its basis. Their memory is used, and may be reused later.
             truncation: share of the results' energy that may be cut off, see :meth:`EkfacCurvature.products`.
-            tight: whether memory matters more than speed.
         """
         return {layer: DotProducts(direction) for layer, direction in self.solve(directions).items()}
 

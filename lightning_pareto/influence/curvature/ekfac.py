@@ -85,7 +85,7 @@ class EkfacCurvature(Curvature):
         """See :class:`Curvature`."""
         return self.bases
 
-    def products(self, directions: Directions, truncation: float, tight: bool) -> Products:
+    def products(self, directions: Directions, truncation: float) -> Products:
         """See :class:`Curvature`; leaves out layers that have no effect on the training set.
 
         The energy of a direction is its mean squared product with training gradients: the sum of its squares in the
@@ -103,15 +103,13 @@ class EkfacCurvature(Curvature):
         found: Products = {}
         for layer in list(solved):
             allowed = truncation / 2 * (energies[layer] + mean.to(energies[layer]))
-            found[layer] = self._product(layer, solved.pop(layer), energies[layer], allowed, tight)
+            found[layer] = self._product(layer, solved.pop(layer), energies[layer], allowed)
         return found
 
-    def _product(
-        self, layer: Layer, x: Tensor, energy: Tensor, allowed: Tensor, tight: bool
-    ) -> DotProducts | LowRankProducts:
+    def _product(self, layer: Layer, x: Tensor, energy: Tensor, allowed: Tensor) -> DotProducts | LowRankProducts:
         """Products with directions, from those of unit metric, (D, R, O, I), their energy and what may be cut off."""
         basis, (rows, columns) = self.bases[layer], self._metric(layer)
-        if x.shape[1] == 1 and (tight or basis.outputs is not None) and bool((allowed > 0).any()):
+        if x.shape[1] == 1 and bool((allowed > 0).any()):
             truncated = truncate(x[:, 0], energy, allowed)
             if truncated is not None:
                 left, right = truncated[0] / rows[0, :, None], basis.inputs[0] @ (truncated[1] / columns[0, :, None])
