@@ -93,16 +93,15 @@ class EkfacCurvature(Curvature):
         The matrices of large layers, scaled to unit metric, are truncated where that saves memory. Half of what may be
         cut off is shared by the layers in proportion to their energy, the other half evenly.
         """
-        solved = {}
+        solved, found = Directions(), Products()
         for layer in self._effective():
             if layer in directions:
                 scale, shifted = _outer(*self._metric(layer)), self.eigenvalues[layer] + self.shift(layer)
                 solved[layer] = directions.pop(layer).mul_(scale / shifted)
         energies = {layer: torch.linalg.vector_norm(x, dim=(1, 2, 3)) ** 2 for layer, x in solved.items()}
-        mean = torch.stack([each.double().cpu() for each in energies.values()]).mean(dim=0)
-        found: Products = {}
+        mean = torch.stack([*energies.values()]).mean(dim=0) if energies else None
         for layer in list(solved):
-            allowed = truncation / 2 * (energies[layer] + mean.to(energies[layer]))
+            allowed = truncation / 2 * (energies[layer] + mean)
             found[layer] = self._product(layer, solved.pop(layer), energies[layer], allowed)
         return found
 
