@@ -108,7 +108,7 @@ class EkfacCurvature(Curvature):
     def _product(self, layer: Layer, x: Tensor, energy: Tensor, allowed: Tensor) -> DotProducts | LowRankProducts:
         """Products with directions, from those of unit metric, (D, R, O, I), their energy and what may be cut off."""
         basis, (rows, columns) = self.bases[layer], self._metric(layer)
-        if x.shape[1] == 1 and bool((allowed > 0).any()):
+        if x.shape[1] == 1 and x[0].numel() >= LARGE and bool((allowed > 0).any()):
             truncated = truncate(x[:, 0], energy, allowed)
             if truncated is not None:
                 left, right = truncated[0] / rows[0, :, None], basis.inputs[0] @ (truncated[1] / columns[0, :, None])
@@ -136,6 +136,9 @@ class EkfacCurvature(Curvature):
         """λ of a layer."""
         return self.damping * float(self.eigenvalues[layer].cpu().double().mean())
 
+
+LARGE = 10_000
+"""Number of parameters from which a layer's directions are truncated. Below, they cost next to nothing."""
 
 FLOOR = 1e-3
 """Least mean eigenvalue of a row or column in the metric of truncation, relative to the layer's mean."""
