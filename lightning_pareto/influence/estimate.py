@@ -84,9 +84,9 @@ def estimate_influence(
     read in index order, even if the loaders shuffle or drop some. With a random transform in the dataset, the scores
     are those of one random draw, so pass loaders without augmentation.
 
-    The result takes N · K · folds numbers in memory. The directions take at most K · folds numbers per covered
-    parameter, far fewer where they are truncated, and never more than ``max_memory``. When memory runs out on a batch,
-    the stage restarts with half the batch size.
+    The result takes N · K · folds numbers in memory. The directions take up to K · folds numbers per covered parameter,
+    far fewer where they are truncated, within ``max_memory``. When memory runs out on a batch, the stage restarts with
+    half the batch size.
 
     Args:
         module: the trained model, on its device.
@@ -116,8 +116,9 @@ def estimate_influence(
             as a product of two thin matrices, which saves most of the memory and, in linear layers without positions,
             of the time. At 0.01, the scores of a single fold and class keep a correlation above 0.99 with those at 0.
             The metadata hold the lowest one of a few, measured, as ``"truncation_correlation"``.
-        max_memory: limit in GiB for the directions. They are solved and scored in as many blocks as needed, each with
-            another pass over the training set. By default a fifth of the free memory.
+        max_memory: limit in GiB for the directions, of which one at least is always taken. They are solved and scored
+            in as many blocks as needed, each with another pass over the training set. By default a fifth of the free
+            memory.
         stages_dir: an empty folder for finished stages. Repeat an interrupted call with the same folder, and it resumes
             after the last finished stage. The folder is removed at the end.
         shard: this process's part when several processes work together.
@@ -262,7 +263,7 @@ def estimating(
             "categories": "classes" if reading.categories is None else "own",
             "self_influence": itself,
         }
-        if "correlation" in found:
+        if "correlation" in found and torch.isfinite(found["correlation"]):
             metadata["truncation_correlation"] = float(found["correlation"])
         yield Estimated(_assemble(found, cells, weights, metadata), module, train, validation, cells, curvature)
         stages.clear()

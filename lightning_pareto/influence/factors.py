@@ -227,13 +227,26 @@ class DenseFactors(Factors):
             rotated = torch.bmm(left, rotated.view(batch, outputs, inputs), out=gradients.squeeze(1))
         return rotated.view(gradients.shape).square_().sum(dim=0)
 
+    @property
+    def _narrow(self) -> bool:
+        """Whether the blocks are single rows or columns, which products would take one by one."""
+        return min(self.a.shape[3], self.g.shape[3]) == 1
+
     def rotated(self, basis: EigenBasis) -> "DenseFactors":
         """See :class:`Factors`."""
-        outputs = self.g if basis.outputs is None else self.g @ basis.outputs
-        return DenseFactors(self.a @ basis.inputs, outputs, self.scratch)
+        shape = (len(self.a), self.a.shape[2])
+        a = self._rotated(self.a, basis.inputs, "a").unflatten(1, shape).transpose(0, 1)
+        if basis.outputs is None:
+            return DenseFactors(a, self.g, self.scratch)
+        return DenseFactors(
+            a, self._rotated(self.g, basis.outputs, "g").unflatten(1, shape).transpose(0, 1), self.scratch
+        )
 
     def add_to(self, sums: Tensor, cell: Tensor) -> None:
         """See :class:`Factors`; takes a matrix product for each run of samples of the same cell."""
+        if self._narrow:
+            sums.index_add_(0, cell, self.gradients(self.scratch))
+            return
         start = 0
         for each, count in zip(*(x.tolist() for x in cell.unique_consecutive(return_counts=True)), strict=True):
             a, g = (x[start : start + count] for x in (self.a, self.g))
@@ -247,7 +260,7 @@ class DenseFactors(Factors):
 
     def add_weighted(self, sums: Tensor, weights: Tensor) -> None:
         """See :class:`Factors`; outer products (T = 1) and few sums take a matrix product each, not the gradients."""
-        if self.a.shape[2] > 1 and len(sums) > FEW_SUMS:
+        if self._narrow or (self.a.shape[2] > 1 and len(sums) > FEW_SUMS):
             sums += (weights.T @ self.gradients(self.scratch).flatten(1)).view_as(sums)
             return
         inputs = self._columns(self.a, "a").transpose(1, 2)
@@ -260,8 +273,8 @@ class DenseFactors(Factors):
         Forms the gradients first, at O·I·(T + D) operations a sample, unless they are outer products (T = 1). Then it
         multiplies the inputs by the directions, at O·I·D, which avoids moving O·I numbers a sample through memory.
         """
-        outputs, inputs = products.directions.shape[2:]
-        if self.a.shape[2] > 1 or min(outputs, inputs) == 1:
+        outputs = self.g.shape[3]
+        if self.a.shape[2] > 1 or self._narrow:
             return self.gradients(self.scratch).flatten(1) @ products.by_gradient
         a, g = self.a.squeeze(2).transpose(0, 1), self.g.squeeze(2)
         step = outputs * max(1, MOST_ELEMENTS // (a.shape[0] * a.shape[1] * outputs))

@@ -1,7 +1,6 @@
 """Directions of one layer as products of two thin matrices."""
 
 import functools
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,9 @@ from lightning_pareto.influence.memory import MOST_ELEMENTS
 
 OVERSAMPLING = 8
 """How many more columns than the rank the randomised range finder takes."""
+
+MOST_SHARE = 2.0
+"""How much more than what is allowed may be cut off a single matrix."""
 
 PROBED = 4
 """Of how many matrices the rank is found first."""
@@ -55,9 +57,9 @@ class LowRankProducts:
         """
         (count, outputs, rank), inputs, batch = self.left.shape, self.right.shape[1], len(factors.a)
         positions = factors.positions // batch
-        dense = outputs * inputs * (1 + rank / batch) if isinstance(factors, DenseFactors) else math.inf
-        if positions * rank * (outputs + inputs) > dense:
-            gradients = factors.gradients().flatten(1)
+        dense = outputs * inputs * (1 + rank / batch)
+        if isinstance(factors, DenseFactors) and positions * rank * (outputs + inputs) > dense:
+            gradients = factors.gradients(factors.scratch).flatten(1)
             step = max(1, MOST_ELEMENTS // (outputs * inputs))
             parts = [slice(start, start + step) for start in range(0, count, step)]
             directions = (self.left[part] @ self.right[part].transpose(1, 2) for part in parts)
@@ -72,11 +74,12 @@ def truncate(matrices: Tensor, energy: Tensor, allowed: Tensor) -> tuple[Tensor,
     """Cut off the smallest singular values of D matrices, (D, O, I), at the least rank that suffices in the mean.
 
     A randomised range finder with one subspace iteration finds the singular vectors. What it misses counts as cut off.
-    All have the same rank r. The mean over the matrices of what is cut off, relative to what is allowed, is at most 1.
+    All have the same rank r. What is cut off, relative to what is allowed, is at most 1 in the mean over the matrices
+    that are not zero, and at most 2 in any of them.
 
     Args:
         matrices: the matrices X.
-        energy: ``‖X‖²`` of each, (D,).
+        energy: ``‖X‖²`` of each, (D,), finite.
         allowed: how large ``‖X − L Rᵀ‖²`` may be in each, (D,).
 
     Returns:
@@ -101,7 +104,8 @@ def _rank(values: Tensor, energy: Tensor, allowed: Tensor) -> int:
     """The least rank that suffices, from the squared singular values, (D, q) descending; q + 1 if none of them does."""
     left_out = (to_float64(energy)[:, None] - values.cumsum(dim=1)).clamp_min(0)
     share = (left_out / to_float64(allowed)[:, None]).nan_to_num(nan=0.0)  # 0/0 for zeros
-    return 1 + int((share.mean(dim=0) > 1).sum())
+    count = (energy > 0).sum().clamp_min(1)
+    return 1 + int(((share.sum(dim=0) > count) | (share.amax(dim=0) > MOST_SHARE)).sum())
 
 
 def _singular(matrices: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,6 +119,7 @@ def _singular(matrices: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor]:
     sketch = torch.linalg.qr((matrices.flatten(0, 1) @ start).unflatten(0, (-1, outputs)))[0]
     basis = torch.linalg.qr(matrices.transpose(1, 2) @ sketch)[0]  # (D, I, q)
     along = matrices @ basis
-    values, vectors = torch.linalg.eigh(to_float64(along.transpose(1, 2) @ along))
+    exact = to_float64(along)
+    values, vectors = torch.linalg.eigh(exact.transpose(1, 2) @ exact)
     vectors = vectors.flip(2).to(matrices)
     return values.flip(1), along @ vectors, basis @ vectors

@@ -74,7 +74,10 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How the passes over the data run, see :func:`estimate_influence`. It affects the numbers only by rounding."""
+    """How the passes over the data run, see :func:`estimate_influence`.
+
+    It affects the numbers only by rounding, except that ``max_memory`` changes what is truncated together.
+    """
 
     shard: Shard = field(default_factory=Shard)
     transfer: Callable[[Any], Any] | None = None

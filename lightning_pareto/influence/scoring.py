@@ -99,13 +99,13 @@ class Scoring:
         found = parts[0]["scores"]
         scores = found.new_zeros(len(found), self.cells.support.numel())
         scores[:, self.present] = torch.cat([part["scores"] for part in parts], dim=1)
-        if parts[0].pop("truncated").any():
-            work = functools.partial(self.correlation, curvature, scores)
+        if any(bool(part.pop("truncated").any()) for part in parts):
+            work = functools.partial(self.correlation, curvature, scores, memory)
             parts[0] |= self.stages.load_or_compute("truncation", work, torch.device("cpu"))
         return parts[0] | {"scores": scores}
 
     def of_block(self, curvature: Curvature, start: int, memory: float) -> Tensors:
-        """The same for as many directions as fit into the memory, from a number on, at least one: (N, D)."""
+        """The same from one of the cells with samples on, as many as fit into the memory, at least one: (N, D)."""
         return self.scored(self.solved(curvature, start, memory), first=start == 0)
 
     def solved(self, curvature: Curvature, start: int, memory: float) -> list[Products]:
@@ -115,7 +115,8 @@ class Scoring:
         groups: list[Products] = []
         buffers = Scratch()
         for first in range(start, len(self.present), width):
-            if groups and size_of(groups) * (1 + 1 / len(groups)) > memory / 2:
+            taken = int(self.train.shard.from_first(str(size_of(groups))))  # ranks might differ by rounding
+            if groups and taken * (1 + 1 / len(groups)) > memory / 2:
                 break
             chosen = self.present[first : first + width]
             gradients = category_gradients(self.validation, measure, self.cells, chosen, bases, buffers)
@@ -137,18 +138,22 @@ class Scoring:
         read = {"scores": scores, "labels": labels, "reached": reached, "truncated": torch.tensor(truncated)}
         return read | {"probabilities": probabilities} if first else read  # the others need not read the same again
 
-    def correlation(self, curvature: Curvature, scores: Tensor) -> Tensors:
-        """The lowest correlation of scores with those of whole directions, for a few directions and samples."""
+    def correlation(self, curvature: Curvature, scores: Tensor, memory: float) -> Tensors:
+        """The lowest correlation of scores with those of whole directions, for a few directions and samples.
+
+        NaN if the scores of none of these directions vary.
+        """
         train, loss = self.train.part(0, CHECKED_SAMPLES), self.train.probe.task.loss
         order = torch.randperm(len(self.present), generator=torch.Generator().manual_seed(0))
-        chosen = self.present[order[:CHECKED].sort()[0]]
+        chosen = self.present[order[: min(CHECKED, self.width(memory))].sort()[0]]
         bases, measure = curvature.expected_bases(), get_measure(self.options.measure, loss)
         gradients = category_gradients(self.validation, measure, self.cells, chosen, bases, Scratch())
         with train.shard.agreement("solving for the directions"):
             whole = curvature.products(gradients, truncation=0.0)
         exact, *_ = score(train, loss, [whole], probable=False)
         found = torch.stack([scores[: len(exact)][:, chosen].T, exact.T]).double()
-        return {"correlation": torch.stack([torch.corrcoef(pair)[0, 1] for pair in found.transpose(0, 1)]).min()}
+        varied = [torch.corrcoef(pair)[0, 1] for pair in found.transpose(0, 1) if bool((pair[1] != pair[1, 0]).any())]
+        return {"correlation": torch.stack(varied).min() if varied else torch.tensor(torch.nan)}
 
     def width(self, memory: float) -> int:
         """How many directions to solve for at a time."""

@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from lightning_pareto import Shard, estimate_influence
+from lightning_pareto import CurvatureError, Shard, estimate_influence
 from lightning_pareto.influence.embedding import EmbeddingFactors
 from lightning_pareto.influence.factors import DenseFactors
 from lightning_pareto.influence.low_rank import LowRankProducts, truncate
@@ -65,6 +65,25 @@ def test_zeros_lose_nothing_and_change_no_other():
     assert not found[1].any()
     error = (matrices - found).square().sum(dim=(1, 2)) / energy
     assert 0.001 < error[0] < 0.015
+
+
+@pytest.mark.parametrize("others", ["zero", "of rank one"])
+def test_a_single_matrix_does_not_pay_for_the_others(others):
+    matrices = torch.randn(128, 64, 1).double() @ torch.randn(128, 1, 96).double() * (others != "zero")
+    matrices[1] = torch.randn(64, 96).double() @ torch.diag(0.8 ** torch.arange(96).double())
+    energy = matrices.square().sum(dim=(1, 2))
+    left, right = truncate(matrices, energy, 0.01 * energy)
+    lost = (matrices - left @ right.transpose(1, 2)).square().sum(dim=(1, 2))[1] / energy[1]
+    assert lost <= 0.02 * (1 + 1e-9)
+
+
+def test_huge_matrices_do_not_overflow():
+    matrices = 1e18 * decaying(3, 60, 90).float()
+    energy = matrices.square().sum(dim=(1, 2))
+    left, right = truncate(matrices, energy, 0.01 * energy)
+    assert left.shape[2] < 10
+    assert torch.isfinite(left).all()
+    assert torch.isfinite(right).all()
 
 
 @pytest.mark.parametrize("positions", [1, 2, 100])
@@ -140,6 +159,42 @@ def test_what_is_measured_is_the_correlation_with_whole_directions(all_layers, m
     found = estimate_influence(module, *data, truncation=0.05)
     lowest = min(correlations(found, estimate_influence(module, *data, truncation=0.0)))
     assert found.metadata["truncation_correlation"] == pytest.approx(lowest, abs=1e-6)
+
+
+class Sure(Net):
+    """Certain of class 0 where the first token is 39."""
+
+    def forward(self, tokens):
+        certain = torch.tensor([1e4, 0.0, 0.0])
+        return torch.where(tokens[:, :1] == 39, certain, super().forward(tokens))
+
+
+def test_zero_directions_are_not_compared(all_layers, monkeypatch):
+    """A class that is predicted with certainty has no gradient."""
+    torch.manual_seed(0)
+    x, y = torch.randint(39, (150, 6)), torch.arange(150) % 3
+    x_val = torch.where((y == 0)[:, None], 39, torch.randint(39, (150, 6)))
+    monkeypatch.setattr("lightning_pareto.influence.scoring.CHECKED", 1000)
+    found = estimate_influence(Sure(), loader(x, y, batch_size=50), loader(x_val, y, batch_size=50), folds=2)
+    assert not found.fold_scores[:, :, 0].any()
+    assert 0.9 < found.metadata["truncation_correlation"] <= 1
+
+
+class Halves(nn.Module):
+    """Positive samples and negative ones take different layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.positive, self.negative = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.positive(x) if x[0, 0] > 0 else self.negative(x)
+
+
+def test_data_sets_that_reach_no_common_layer_are_refused():
+    x, y = torch.rand(30, 4) + 0.1, torch.arange(30) % 3
+    with pytest.raises(CurvatureError, match="depends on no covered parameter"):
+        estimate_influence(Halves(), loader(x, y), loader(-x, y))
 
 
 def _on_two(rank, path, max_memory):

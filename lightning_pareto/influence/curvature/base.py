@@ -14,7 +14,7 @@ Directions = dict[Layer, Tensor]
 
 
 Products = dict[Layer, DotProducts | LowRankProducts]
-"""The same, for dot products with per-sample gradients."""
+"""D directions of each covered layer, laid out for dot products with per-sample gradients."""
 
 
 class CurvatureError(ArithmeticError):
@@ -36,7 +36,7 @@ class Curvature(ABC):
         """Apply (H + λI)⁻¹ to each of the D directions, and lay out the results for dot products with gradients.
 
         Args:
-            directions: (D, R, O, I) for every layer, in its basis. Their memory is used, and may be reused later.
+            directions: (D, R, O, I) for every layer, in its basis. They are overwritten, and their memory is reused.
             truncation: share of the results' energy that may be cut off, see :meth:`EkfacCurvature.products`.
         """
         return {layer: DotProducts(direction) for layer, direction in self.solve(directions).items()}

@@ -99,7 +99,9 @@ class EkfacCurvature(Curvature):
                 scale, shifted = _outer(*self._metric(layer)), self.eigenvalues[layer] + self.shift(layer)
                 solved[layer] = directions.pop(layer).mul_(scale / shifted)
         energies = {layer: torch.linalg.vector_norm(x, dim=(1, 2, 3)) ** 2 for layer, x in solved.items()}
-        mean = torch.stack([*energies.values()]).mean(dim=0) if energies else None
+        if not solved:
+            return found
+        mean = torch.stack([*energies.values()]).mean(dim=0)
         for layer in list(solved):
             allowed = truncation / 2 * (energies[layer] + mean)
             found[layer] = self._product(layer, solved.pop(layer), energies[layer], allowed)
@@ -108,7 +110,8 @@ class EkfacCurvature(Curvature):
     def _product(self, layer: Layer, x: Tensor, energy: Tensor, allowed: Tensor) -> DotProducts | LowRankProducts:
         """Products with directions, from those of unit metric, (D, R, O, I), their energy and what may be cut off."""
         basis, (rows, columns) = self.bases[layer], self._metric(layer)
-        if x.shape[1] == 1 and x[0].numel() >= LARGE and bool((allowed > 0).any()):
+        large = x.shape[1] == 1 and x[0].numel() >= LARGE
+        if large and bool((allowed > 0).any()) and bool(torch.isfinite(energy).all()):
             truncated = truncate(x[:, 0], energy, allowed)
             if truncated is not None:
                 left, right = truncated[0] / rows[0, :, None], basis.inputs[0] @ (truncated[1] / columns[0, :, None])
@@ -126,7 +129,7 @@ class EkfacCurvature(Curvature):
         return effective
 
     def _metric(self, layer: Layer) -> tuple[Tensor, Tensor]:
-        """Square roots of the mean eigenvalues of rows, (R, O), and of columns, (R, I), over that of all."""
+        """Square roots of the mean eigenvalues of rows, (R, O), and of columns relative to all, (R, I)."""
         values = self.eigenvalues[layer]
         mean = values.mean(dim=(1, 2), keepdim=True)[:, 0].clamp_min(torch.finfo(values.dtype).tiny)
         rows, columns = (values.mean(dim=axis) / mean for axis in (2, 1))
