@@ -8,8 +8,10 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from lightning_pareto import CurvatureError, Shard, estimate_influence
+from lightning_pareto.influence.curvature.ekfac import EkfacCurvature
 from lightning_pareto.influence.embedding import EmbeddingFactors
 from lightning_pareto.influence.factors import DenseFactors
+from lightning_pareto.influence.layers import select_layers
 from lightning_pareto.influence.low_rank import LowRankProducts, truncate
 from tests._asserts import assert_near
 from tests._oracles import loader
@@ -214,3 +216,11 @@ def test_two_processes_get_the_same_scores(all_layers, tmp_path, max_memory):
     for rank in range(2):
         found = np.load(tmp_path / f"{rank}.npy")
         assert np.abs(found - expected.fold_scores).max() < 1e-3 * np.abs(expected.fold_scores).max()
+
+
+def test_metric_is_that_of_the_eigenvalues_where_these_are_products():
+    layer = select_layers(nn.Linear(6, 4))[0]
+    rows, columns = torch.rand(2, 4).double() + 0.1, torch.rand(2, 7).double() + 0.1
+    eigenvalues = rows[:, :, None] * columns[:, None]
+    found = EkfacCurvature({}, {layer: eigenvalues}, damping=0.1)._metric(layer)
+    assert_near(found[0][:, :, None] * found[1][:, None], eigenvalues.sqrt(), EXACT)
