@@ -25,10 +25,9 @@ from lightning_pareto.influence.curvature.ekfac import ENOUGH_SAMPLES
 from lightning_pareto.influence.factors import to_float64
 from lightning_pareto.influence.layers import Layer
 from lightning_pareto.influence.measures import get_measure
-from lightning_pareto.influence.memory import free_memory
 from lightning_pareto.influence.options import Execution, InfluenceOptions, Reading
 from lightning_pareto.influence.passes import GradientPass, PlanChangedError
-from lightning_pareto.influence.scoring import Scoring, most_bytes, size_of
+from lightning_pareto.influence.scoring import Scoring, free_bytes, most_bytes, size_of
 from lightning_pareto.influence.setup import set_up
 from lightning_pareto.influence.stages import Stages
 
@@ -148,8 +147,7 @@ def forecast(
         eigenvectors = _NoEigenvectors()
         scoring = Scoring(few, some, cells, options, Stages(None, "", train.shard), eigenvectors=eigenvectors)
         memory = most_bytes(execution.max_memory, train)
-        sharing = 1 if train.device.type == "cuda" else train.shard.on_one_machine
-        free = free_memory(train.device) / sharing / 2**30
+        free = free_bytes(train) / 2**30
         folds, categories = cells.support.shape
         peak = scoring.peak(memory, min(folds * categories, validation.size)) / 2**30
         cost = Cost(categories, folds, scoring.parameters, peak, free, untimed=NO_INFLUENCE)

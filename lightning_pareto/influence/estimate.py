@@ -114,8 +114,8 @@ def estimate_influence(
         tolerance: relative residual at which ``"cg"`` stops.
         truncation: share of a direction's energy that may be cut off, under EK-FAC. Large layers then keep a direction
             as a product of two thin matrices, which saves most of the memory and, in linear layers without positions,
-            of the time. At 0.01, the scores of a single fold and class keep a correlation above 0.99 with those at 0.
-            The metadata hold the lowest one of a few, measured, as ``"truncation_correlation"``.
+            of the time. At 0.01, the scores of a single fold and class keep a correlation of about 0.99 or more with
+            those at 0. The metadata hold the lowest one of a few, measured, as ``"truncation_correlation"``.
         max_memory: limit in GiB for the directions, of which one at least is always taken. They are solved and scored
             in as many blocks as needed, each with another pass over the training set. By default a fifth of the free
             memory.

@@ -174,7 +174,11 @@ def most_bytes(max_memory: float | None, train: GradientPass) -> float:
     """The user's limit in GiB as bytes, or a share of what is free on the device, the same on all processes."""
     if max_memory is not None:
         return max_memory * 2**30
-    sharing = 1 if train.device.type == "cuda" else train.shard.on_one_machine
     free = torch.zeros(train.shard.count, dtype=torch.float64)
-    free[train.shard.index] = free_memory(train.device) / sharing
+    free[train.shard.index] = free_bytes(train)
     return SHARE * float(train.shard.sum(free).min())
+
+
+def free_bytes(train: GradientPass) -> float:
+    """Free memory of the device in bytes, for each of the processes on it."""
+    return free_memory(train.device) / (1 if train.device.type == "cuda" else train.shard.on_one_machine)

@@ -157,17 +157,19 @@ class MaxMinProgram:
     def _choose_free(self, start: Float | None, floors: Float) -> None:
         """Fix the columns whose reduced costs are clear under prices near the optimal ones, and free the others."""
         n, k = self._slopes.shape
-        free = max(LEAST_FREE, FREE_PER_ROW * k)
-        if n > MAX_DIRECT:
-            dual = SmoothedDual(self._slopes, self._capacity, self._targets, floors, self._top, self._lengths)
-            prices = dual.prices(start, free)
-            self._guess = self._reduced(prices) / self._lengths
         self._free[:] = False
+        if n <= MAX_DIRECT:
+            self._fixed = np.zeros(n)
+            self._release(np.ones(n, dtype=bool))
+            return
+        free = max(LEAST_FREE, FREE_PER_ROW * k)
+        dual = SmoothedDual(self._slopes, self._capacity, self._targets, floors, self._top, self._lengths)
+        prices = dual.prices(start, free)
+        self._guess = self._reduced(prices) / self._lengths
         self._fixed = np.where(self._guess > 0, self._top, 0.0)
-        self._release(_smallest(np.abs(self._guess), free if n > MAX_DIRECT else n))
-        if n > MAX_DIRECT:
-            self._program = self._program_over(self._targets, INFINITY, *self._row_bounds(floors))
-            self._start_from(prices)
+        self._release(_smallest(np.abs(self._guess), free))
+        self._program = self._program_over(self._targets, INFINITY, *self._row_bounds(floors))
+        self._start_from(prices)
 
     def _start_from(self, prices: Float) -> None:
         """Start the LP over the free columns from the basis that near-optimal prices suggest."""

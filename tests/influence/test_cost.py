@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_pareto.influence import cost as module_of_cost
+from lightning_pareto.influence import scoring
 from lightning_pareto.influence.categories import Cells
 from lightning_pareto.influence.clock import Clock
 from lightning_pareto.influence.cost import Cost, forecast
@@ -71,14 +72,14 @@ def test_spawned_workers_are_not_timed():
 
 
 def test_directions_that_do_not_fit_are_not_timed(monkeypatch):
-    monkeypatch.setattr(module_of_cost, "free_memory", lambda _: 0.0)
+    monkeypatch.setattr(scoring, "free_memory", lambda _: 0.0)
     found = cost_of(*problem())
     assert not found.fits
     assert_untimed(found, "too little memory")
 
 
 def test_processes_of_a_machine_share_its_memory(monkeypatch):
-    monkeypatch.setattr(module_of_cost, "free_memory", lambda _: 2.0**40)
+    monkeypatch.setattr(scoring, "free_memory", lambda _: 2.0**40)
     monkeypatch.setattr(Shard, "on_one_machine", 4)
     assert cost_of(*problem()).free == 2.0**8
 

@@ -12,7 +12,6 @@ from lightning_pareto.influence.low_rank import LowRankProducts
 Directions = dict[Layer, Tensor]
 """D directions in the parameters of each covered layer, (D, R, O, I)."""
 
-
 Products = dict[Layer, DotProducts | LowRankProducts]
 """D directions of each covered layer, laid out for dot products with per-sample gradients."""
 
